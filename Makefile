@@ -1,0 +1,45 @@
+# Every command sets up what it needs first: uv (in .uv/ unless it is on PATH) and the locked environment.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+PYTHON ?= python3
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+UV_VERSION := 0.13.9
+RUN := .venv/bin
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: help setup demo test test-faults lint ui clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready  ## the environment of uv.lock in .venv, byte-compiled
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "tidemill needs Python 3.11 or newer; install it, or name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "This Python has no venv; install it (Debian: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+.venv/.ready: uv.lock pyproject.toml | $(UV)
+	$(UV) sync --locked --quiet
+	@touch $@
+
+demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days
+	@$(RUN)/tidemill demo
+
+lint: setup  ## style, types and layer contracts
+	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
+
+test: lint  ## lint and the tests
+	$(RUN)/pytest -m "not faults"
+
+test-faults: setup  ## the slower proofs of what tidemill survives
+	$(RUN)/pytest -m faults --timeout 1200
+
+ui: setup  ## the Dagster UI on the demo's instance
+	@$(RUN)/tidemill ui
+
+clean:  ## remove the environment, not the data in .tidemill/
+	rm -rf .venv .uv

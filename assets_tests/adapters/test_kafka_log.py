@@ -1,0 +1,139 @@
+"""What only real Kafka can show of the event log: big records, clocks, speed, a broker's death."""
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tidemill.adapters import broker
+from tidemill.adapters import kafka as real
+from tidemill.core.errors import LogUnavailable
+
+NOON = 1_370_088_000_000
+
+
+def create(at: real.Cluster, partitions: int = 1, **config: str) -> str:
+    name = uuid.uuid4().hex
+    assert real.create_topic(at, name, partitions, config)
+    assert not real.create_topic(at, name, partitions, config)
+    return name
+
+
+def put(at: real.Cluster, topic: str, partition: int, rows: Sequence[tuple[int, bytes]]) -> None:
+    producer = real.producer(at, {"message.max.bytes": 10_000_000})
+    for timestamp, value in rows:
+        producer.produce(topic, value, partition=partition, timestamp=timestamp)
+    assert producer.flush(60) == 0
+
+
+@pytest.fixture(scope="module")
+def at(kafka: str) -> real.Cluster:
+    return real.Cluster(kafka, 20)
+
+
+@pytest.fixture(scope="module")
+def log(at: real.Cluster) -> Iterator[real.KafkaLog]:
+    with real.KafkaLog(at) as log:
+        yield log
+
+
+def test_records_with_the_brokers_time_are_counted(at: real.Cluster, log: real.KafkaLog) -> None:
+    created = create(at)
+    appended = create(at, **{"message.timestamp.type": "LogAppendTime"})
+    for topic in (created, appended):
+        put(at, topic, 0, [(NOON, b"x")] * 3)
+    (chunk,) = log.read(created, {0: (0, 3)})
+    assert (chunk.appended, chunk.timestamps) == (0, [NOON] * 3)
+    (chunk,) = log.read(appended, {0: (0, 3)})
+    assert chunk.appended == 3
+    assert all(stamp is not None and stamp > NOON for stamp in chunk.timestamps)
+
+
+def test_a_record_of_three_megabytes_comes_whole(at: real.Cluster, log: real.KafkaLog) -> None:
+    topic = create(at, 4, **{"max.message.bytes": "4000000"})
+    big = os.urandom(3_000_000)
+    for partition in range(4):
+        put(at, topic, partition, [(NOON, b"a"), (NOON, big), (NOON, b"z")])
+    found = dict.fromkeys(range(4), b"")
+    begun = time.monotonic()
+    for chunk in log.read(topic, dict.fromkeys(range(4), (0, 3))):
+        found[chunk.partition] += b"".join(value or b"" for value in chunk.values)
+    assert time.monotonic() - begun < 5
+    assert found == dict.fromkeys(range(4), b"a" + big + b"z")
+
+
+def test_records_may_be_stamped_long_ago_and_far_ahead(
+    at: real.Cluster, log: real.KafkaLog
+) -> None:
+    topic = create(at)
+    stamps = [1, NOON, 4_102_444_800_000]
+    put(at, topic, 0, [(stamp, b"x") for stamp in stamps])
+    (chunk,) = log.read(topic, {0: (0, 3)})
+    assert chunk.timestamps == stamps
+
+
+def test_small_ranges_are_cheap(at: real.Cluster, log: real.KafkaLog) -> None:
+    topic = create(at, 4)
+    for partition in range(4):
+        put(at, topic, partition, [(NOON, b"x" * 300)] * 5000)
+    times = []
+    for start in range(0, 4750, 250):
+        begun = time.monotonic()
+        ranges = dict.fromkeys(range(4), (start, start + 250))
+        assert sum(len(chunk.offsets) for chunk in log.read(topic, ranges)) == 1000
+        times.append(time.monotonic() - begun)
+    assert sorted(times)[len(times) // 2] < 0.1  # 10 ms on a quiet machine
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[broker.Broker]:
+    """A broker that a test may harm."""
+    try:
+        yield broker.start(tmp_path)
+    finally:
+        broker.stop(tmp_path)
+
+
+def test_a_broker_that_is_away_is_named_within_the_time_budget(mortal: broker.Broker) -> None:
+    at = real.Cluster(mortal.bootstrap_servers, 2)
+    topic = create(at)
+    put(at, topic, 0, [(NOON, b"x")] * 100)
+    with real.KafkaLog(at) as log:
+        assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
+        os.kill(mortal.pid, signal.SIGSTOP)
+        try:
+            for ask in (
+                lambda: log.topic(topic),
+                lambda: log.extents(topic),
+                lambda: list(log.read(topic, {0: (0, 100)})),
+            ):
+                begun = time.monotonic()
+                with pytest.raises(LogUnavailable, match=mortal.bootstrap_servers):
+                    ask()
+                assert time.monotonic() - begun < 4
+        finally:
+            os.kill(mortal.pid, signal.SIGCONT)
+        assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
+
+
+def test_a_read_goes_on_after_the_broker_died_and_came_again(
+    mortal: broker.Broker, tmp_path: Path
+) -> None:
+    at = real.Cluster(mortal.bootstrap_servers, 30)
+    topic = create(at)
+    put(at, topic, 0, [(NOON, os.urandom(2000)) for _ in range(60_000)])
+    with real.KafkaLog(at) as log:
+        chunks = log.read(topic, {0: (0, 60_000)})
+        found = next(chunks).offsets
+        os.kill(mortal.pid, signal.SIGKILL)
+        again = threading.Thread(target=broker.start, args=[tmp_path])
+        again.start()
+        for chunk in chunks:
+            found += chunk.offsets
+        again.join()
+    assert found == [*range(60_000)]

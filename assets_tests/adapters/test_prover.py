@@ -1,0 +1,209 @@
+"""A damaged model kills a child, never the process that asks."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from tidemill.adapters.feature_function import load_feature_function
+from tidemill.adapters.memory import LocalProver
+from tidemill.adapters.prover.forked import ForkedProver
+from tidemill.core import learner
+from tidemill.core.errors import BundleUnfit, FeatureSkew, SpecInvalid
+from tidemill.core.features import FeatureFunction
+from tidemill.core.spec import ModelSpec
+from tidemill.ports import Prover
+
+
+def made(trees: int = 30, function: FeatureFunction | None = None) -> bytes:
+    draw = np.random.default_rng(0)
+    size = draw.normal(size=800)
+    frame = pl.DataFrame(
+        {
+            "_partition": pl.Series([0] * 800, dtype=pl.Int32),
+            "_offset": range(800),
+            "_timestamp": range(800),
+            "size": size,
+            "place": [f"p{i % 7}" for i in range(800)],
+            "late": (size + draw.normal(size=800) > 0).astype(np.float64),
+        }
+    )
+    spec = ModelSpec.model_validate(
+        {
+            "topic": "t",
+            "fields": {"size": "number", "place": "category"},
+            "label": "late",
+            "features": function.reference if function else None,
+            "windows": {"start": "2013-02-01"},
+            "learner": {"retrain": {"trees": trees, "rate": 0.1, "min_rows": 20}},
+        }
+    )
+    return learner.fit(
+        spec,
+        frame,
+        parent=None,
+        continue_=False,
+        golden=frame,
+        window=None,
+        seed=1,
+        num_threads=1,
+        function=function,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle() -> bytes:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def prover() -> Iterator[ForkedProver]:
+    with ForkedProver(seconds=10) as running:
+        yield running
+
+
+def damaged(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
+    found, changes = re.subn(pattern, replacement, bundle, count=count)
+    assert changes
+    return found
+
+
+def test_a_sound_bundle_is_proven_and_quickly(prover: ForkedProver, bundle: bytes) -> None:
+    prover.prove(bundle)
+    started = time.perf_counter()
+    for _ in range(5):
+        prover.prove(bundle)
+    assert (time.perf_counter() - started) / 5 < 1  # 30 ms on a quiet machine
+
+
+@pytest.fixture(params=["in a forked child", "in this process"])
+def either(request: pytest.FixtureRequest, prover: ForkedProver) -> Prover:
+    """What every prover does, shown on the real one and on the one in memory."""
+    return LocalProver() if request.param == "in this process" else prover
+
+
+def test_a_sound_bundle_is_proven(either: Prover, bundle: bytes) -> None:
+    either.prove(bundle)
+
+
+def test_a_wrong_answer_comes_back_as_skew(either: Prover, bundle: bytes) -> None:
+    with pytest.raises(FeatureSkew, match="golden row 0"):
+        either.prove(damaged(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
+
+
+def test_what_is_no_bundle_is_unfit(either: Prover) -> None:
+    with pytest.raises(BundleUnfit):
+        either.prove(b"no bundle")
+
+
+def test_trees_cut_together_with_their_sizes_are_skew(prover: ForkedProver, bundle: bytes) -> None:
+    """LightGBM loads such a text without a word and predicts something else."""
+    head, _, rest = bundle.partition(b"\nTree=29\n")
+    assert rest
+    fewer = damaged(head + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
+    with pytest.raises(FeatureSkew):
+        prover.prove(fewer)
+
+
+def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
+    cyclic = damaged(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
+    cyclic = damaged(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
+    cyclic = damaged(cyclic, rb"tree_sizes=.*\n", b"")
+    with ForkedProver(seconds=1) as impatient, pytest.raises(BundleUnfit):
+        impatient.prove(cyclic)
+
+
+def test_a_child_that_dies_is_named_by_its_signal(prover: ForkedProver, bundle: bytes) -> None:
+    wild = damaged(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
+    wild = damaged(wild, rb"tree_sizes=.*\n", b"")
+    with pytest.raises(BundleUnfit, match=r"SIGSEGV|SIGABRT|LightGBM"):
+        prover.prove(wild)
+    prover.prove(bundle)
+
+
+def test_no_damage_reaches_the_asking_process(bundle: bytes) -> None:
+    """Flipped bytes and cut tails, all over the bundle: refused, or the answers are the same."""
+    with ForkedProver(seconds=2) as prover:
+        _damage_everywhere(prover, bundle)
+
+
+def _damage_everywhere(prover: ForkedProver, bundle: bytes) -> None:
+    draw = np.random.default_rng(1)
+    survived = 0
+    for _ in range(60):
+        at = int(draw.integers(0, len(bundle)))
+        flipped = bytearray(bundle)
+        flipped[at] ^= 1 << int(draw.integers(0, 8))
+        for bad in (bytes(flipped), bundle[:at]):
+            try:
+                prover.prove(bad)
+                survived += 1
+            except (BundleUnfit, FeatureSkew):
+                pass
+    assert survived < 60  # a flip in what no golden row reads changes no golden answer
+    prover.prove(bundle)
+
+
+def test_a_killed_helper_is_replaced(prover: ForkedProver, bundle: bytes) -> None:
+    prover.prove(bundle)
+    was = prover.pid
+    assert was is not None
+    os.kill(was, signal.SIGKILL)
+    prover.prove(bundle)
+    assert prover.pid not in (None, was)
+
+
+def test_a_helper_killed_at_work_is_replaced(prover: ForkedProver, bundle: bytes) -> None:
+    prover.prove(bundle)
+    was = prover.pid
+    assert was is not None
+    killer = threading.Timer(0.02, os.kill, (was, signal.SIGKILL))
+    killer.start()
+    for _ in range(10):
+        prover.prove(bundle)
+    killer.join()
+    assert prover.pid != was
+
+
+def test_the_helper_ends_with_its_prover(bundle: bytes) -> None:
+    with ForkedProver() as short:
+        short.prove(bundle)
+        assert short.pid is not None
+        helper = psutil.Process(short.pid)
+    assert not helper.is_running()
+
+
+def test_the_helper_ends_when_its_pipe_is_closed(bundle: bytes) -> None:
+    short = ForkedProver()
+    short.prove(bundle)
+    assert short._helper is not None
+    assert short._helper.stdin is not None
+    short._helper.stdin.close()  # as by the death of the process that holds it
+    assert short._helper.wait(timeout=10) == 0
+    short.close()
+
+
+def test_the_feature_function_is_loaded_in_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = "def f(frame):\n    return frame.with_columns(twice=frame['size'] * 2)\n"
+    module = tmp_path / "proved_features.py"
+    module.write_text(source)
+    bundle = made(5, load_feature_function("proved_features:f"))
+    with ForkedProver() as prover:
+        prover.prove(bundle)
+        module.write_text(source + "# changed\n")
+        with pytest.raises(FeatureSkew, match="was trained with the feature function"):
+            prover.prove(bundle)
+        module.unlink()
+        with pytest.raises(SpecInvalid, match="cannot be imported"):
+            prover.prove(bundle)

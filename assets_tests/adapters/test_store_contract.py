@@ -1,0 +1,108 @@
+"""What every store promises, over all its adapters."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Barrier, Thread
+
+import pytest
+
+from tidemill import failpoints
+from tidemill.adapters.files import FileStore
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.core.errors import Refused, StoreFull
+from tidemill.ports import Store
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda _: MemoryStore(),
+    "files": lambda path: FileStore(path / "store"),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return STORES[request.param](tmp_path)
+
+
+def test_what_was_put_is_there(store: Store) -> None:
+    assert store.put("m/a.json", b"one")
+    assert store.get("m/a.json") == b"one"
+    assert store.get("m/b.json") is None
+
+
+def test_the_first_writer_wins(store: Store) -> None:
+    assert store.put("m/a.json", b"one")
+    assert not store.put("m/a.json", b"two")
+    assert store.get("m/a.json") == b"one"
+
+
+def test_of_many_writers_at_once_one_wins(store: Store) -> None:
+    start, wins = Barrier(8), []
+
+    def write(i: int) -> None:
+        start.wait()
+        if store.put("m/race", b"%d" % i):
+            wins.append(i)
+
+    threads = [Thread(target=write, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert store.get("m/race") == b"%d" % wins[0]
+
+
+def test_a_replaced_name_has_the_new_bytes(store: Store) -> None:
+    store.replace("m/a.json", b"one")
+    store.replace("m/a.json", b"two")
+    assert store.get("m/a.json") == b"two"
+
+
+def test_names_come_in_order_and_only_of_the_folder(store: Store) -> None:
+    for name in ("m/b/2", "m/b/1", "m/bc/3", "n/b/4"):
+        store.put(name, b"")
+    assert list(store.names("m/b/")) == ["m/b/1", "m/b/2"]
+    assert list(store.names("x/")) == []
+
+
+def test_a_deleted_name_is_free_again(store: Store) -> None:
+    store.put("m/a", b"one")
+    store.delete("m/a")
+    store.delete("m/a")
+    assert store.put("m/a", b"two")
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
+def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    with pytest.raises(Refused):
+        store.put(name, b"x")
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("place", ["put.written", "put.synced"])
+def test_a_full_disk_is_named_and_leaves_nothing(place: str, tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    failpoints.arm(f"{place}:enospc")
+    with pytest.raises(StoreFull, match="No space left"):
+        store.put("m/a", b"x")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert store.put("m/a", b"x")
+
+
+def test_a_failed_fsync_discards_the_file_and_is_not_retried(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    failpoints.arm("put.written:eio")
+    with pytest.raises(OSError, match="Input/output"):
+        store.put("m/a", b"x")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_unfinished_files_are_no_names_and_are_swept(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    store.put("m/a", b"x")
+    (tmp_path / "m/.tmp").mkdir(exist_ok=True)
+    (tmp_path / "m/.tmp/left").write_bytes(b"half")
+    assert list(store.names("")) == ["m/a"]
+    store.sweep("m")
+    assert not (tmp_path / "m/.tmp").exists()

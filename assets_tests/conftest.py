@@ -1,0 +1,39 @@
+"""What several rooms' tests need: one real Kafka for the whole session."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import Bench
+from tidemill import failpoints
+from tidemill.adapters import broker
+
+
+@pytest.fixture(scope="session")
+def kafka_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the session's broker."""
+    return tmp_path_factory.mktemp("kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_folder: Path) -> Iterator[str]:
+    """The bootstrap servers of a broker on a free port, with data that end with the session."""
+    with broker.running(kafka_folder) as servers:
+        yield servers
+
+
+@pytest.fixture
+def bench(kafka: str, tmp_path: Path) -> Bench:
+    """A fresh model `m…` with its defs.yaml and an empty topic, over the session's Kafka."""
+    made = Bench(kafka, tmp_path, f"m{uuid.uuid4().hex[:12]}")
+    made.define()
+    made.create_topic()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _no_failpoint_is_left_armed() -> Iterator[None]:
+    yield
+    failpoints.arm("")

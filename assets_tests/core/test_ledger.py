@@ -1,0 +1,103 @@
+"""Every reader of the same records sees the same deployments."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.core import canonical
+from tidemill.core.ledger import Chain, Entry, Kind, chain, personal_since
+from tidemill.core.log import LedgerRecord
+
+
+def entry(
+    after: Chain, digest: str = "d", kind: Kind = "deploy", as_of_ms: int | None = None,
+    evidence: str | None = "report",
+) -> Entry:  # fmt: skip
+    seq, prev = after.next
+    return Entry(
+        model=after.model, seq=seq, kind=kind, digest=digest, as_of=None, as_of_ms=as_of_ms,
+        verdict=None, evidence=evidence, by="test", why="a test", prev=prev,
+    )  # fmt: skip
+
+
+def records(*values: bytes) -> list[LedgerRecord]:
+    return [LedgerRecord(offset, value) for offset, value in enumerate(values)]
+
+
+def grown(*digests: str, model: str = "m") -> list[bytes]:
+    values: list[bytes] = []
+    for digest in digests:
+        values.append(canonical.encode(entry(chain(model, records(*values)), digest)))
+    return values
+
+
+def test_entries_that_follow_one_another_stand() -> None:
+    standing = chain("m", records(*grown("a", "b", "c")))
+    assert [s.entry.digest for s in standing.standing] == ["a", "b", "c"]
+    assert standing.head is not None
+    assert standing.head.entry.seq == 2
+
+
+def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
+    first = grown("a")
+    head = chain("m", records(*first))
+    left, right = canonical.encode(entry(head, "l")), canonical.encode(entry(head, "r"))
+    after = chain("m", records(*first, left, right))
+    assert [s.entry.digest for s in after.standing] == ["a", "l"]
+    assert [v.offset for v in after.void] == [2]
+    later = canonical.encode(entry(after, "x"))
+    assert chain("m", records(*first, left, right, later)).void == after.void
+
+
+def test_the_same_bytes_again_are_void() -> None:
+    values = grown("a", "b")
+    again = chain("m", records(*values, values[-1]))
+    assert len(again.standing) == 2
+    assert [v.offset for v in again.void] == [2]
+
+
+def test_an_edited_entry_voids_what_follows_it() -> None:
+    values = grown("a", "b", "c")
+    edited = values[1].replace(b'"b"', b'"x"')
+    assert [s.entry.digest for s in chain("m", records(values[0], edited, values[2])).standing] == [
+        "a",
+        "x",
+    ]
+
+
+def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
+    ours, theirs = grown("a", "b"), grown("z", model="n")
+    mixed = records(ours[0], b"\xff\x00", theirs[0], b"{}", ours[1])
+    assert [s.entry.digest for s in chain("m", mixed).standing] == ["a", "b"]
+    assert [s.entry.digest for s in chain("n", mixed).standing] == ["z"]
+
+
+@given(st.lists(st.sampled_from("mn"), max_size=12))
+def test_interleaving_of_models_never_matters(order: list[str]) -> None:
+    values = {model: grown(*(f"{model}{i}" for i in range(order.count(model))), model=model)
+              for model in "mn"}  # fmt: skip
+    queues = {model: iter(values[model]) for model in "mn"}
+    mixed = records(*(next(queues[model]) for model in order))
+    for model in "mn":
+        assert [s.entry.seq for s in chain(model, mixed).standing] == list(
+            range(order.count(model))
+        )
+
+
+def test_a_report_takes_persons_entries_once_in_order_and_not_before_their_time() -> None:
+    values = grown("a")
+    for kind, as_of in (("rollback", 100), ("deploy", 150), ("approve", 300), ("rollback", 100)):
+        at = chain("m", records(*values))
+        by_gate = kind == "deploy"
+        made = entry(at, kind, kind, as_of, "report" if by_gate else None)  # type: ignore[arg-type]
+        values.append(canonical.encode(made))
+    whole = chain("m", records(*values))
+    assert [s.entry.seq for s in personal_since(whole, -1, 100)] == [1]
+    assert [s.entry.seq for s in personal_since(whole, 1, 200)] == []
+    assert [s.entry.seq for s in personal_since(whole, 1, 300)] == [3, 4]
+    assert [s.entry.seq for s in personal_since(whole, 4, 900)] == []
+
+
+def test_the_gates_own_roll_back_is_no_persons() -> None:
+    gate = entry(Chain("m"), kind="rollback", evidence="report")
+    assert not gate.personal
+    assert entry(Chain("m"), kind="rollback", evidence=None).personal

@@ -1,0 +1,96 @@
+"""A boundary is where the stream as a whole passes the window's end, not where one record does."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.core.plans import BoundarySearch, Observation
+
+END = 1000
+
+
+def boundary(timestamps: list[int], confirm: int = 4) -> int | None:
+    search = BoundarySearch(END, confirm)
+    search.feed(enumerate(timestamps))
+    return search.found
+
+
+def rest(timestamps: list[int], confirm: int = 4) -> int | None:
+    search = BoundarySearch(END, confirm)
+    search.feed(enumerate(timestamps))
+    return search.rest()
+
+
+def naive(timestamps: list[int], confirm: int, complete: bool) -> int | None:
+    """DESIGN's words, record by record."""
+    for i, timestamp in enumerate(timestamps):
+        if timestamp < END:
+            continue
+        following = timestamps[i + 1 : i + 1 + confirm]
+        below = sum(t < END for t in following)
+        if len(following) - below >= confirm - confirm // 2:
+            return i
+        if below <= confirm // 2 and not complete:
+            return None  # undecided: the log has not come far enough
+        if complete and 2 * below <= len(following):
+            return i
+    return None
+
+
+def test_it_is_the_first_record_at_or_after_the_end() -> None:
+    assert boundary([998, 999, 1000, 1001, 1002]) == 2
+
+
+def test_a_record_exactly_at_the_end_belongs_to_the_next_window() -> None:
+    assert boundary([1000, 1000, 1000]) == 0
+
+
+def test_one_record_stamped_in_the_future_moves_nothing() -> None:
+    assert boundary([998, 9999, 998, 998, 999, 1000, 1001, 1002]) == 5
+
+
+def test_half_of_the_following_records_confirm_it_without_waiting_for_the_rest() -> None:
+    assert boundary([999, 1000, 998, 1001, 1002]) == 1
+    assert boundary([999, 1000, 998, 1001]) is None
+
+
+def test_without_a_record_behind_the_end_there_is_none() -> None:
+    assert boundary([1, 2, 3]) is None
+    assert rest([1, 2, 3]) is None
+
+
+def test_for_a_finished_stream_the_records_that_are_there_decide() -> None:
+    assert rest([999, 1000, 1001]) == 1
+    assert rest([999, 1000]) == 1
+    assert rest([9999, 998, 998, 1000]) == 3
+
+
+@given(
+    st.lists(st.integers(990, 1010), max_size=60),
+    st.sampled_from([2, 3, 4, 5, 20]),
+)
+def test_the_streaming_search_finds_what_the_definition_says(
+    timestamps: list[int], confirm: int
+) -> None:
+    found = naive(timestamps, confirm, complete=False)
+    assert boundary(timestamps, confirm) == found
+    if found is None:
+        assert rest(timestamps, confirm) == naive(timestamps, confirm, complete=True)
+
+
+@given(st.lists(st.integers(990, 1010), max_size=60), st.integers(1, 7))
+def test_how_the_records_are_cut_into_chunks_changes_nothing(
+    timestamps: list[int], size: int
+) -> None:
+    records = list(enumerate(timestamps))
+    search = BoundarySearch(END, 4)
+    for i in range(0, len(records), size):
+        if search.feed(records[i : i + size]):
+            break
+    assert search.found == boundary(timestamps)
+
+
+def test_an_end_that_moved_or_a_clock_that_went_back_starts_the_idle_time_anew() -> None:
+    seen = Observation(10, 100, 100).again(10, 400)
+    assert seen.still_for == 300
+    assert seen.again(11, 500).still_for == 0
+    assert seen.again(10, 50).still_for == 0

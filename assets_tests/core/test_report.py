@@ -1,0 +1,357 @@
+"""Reports: streams of windows judged from predictions; what a report holds and shows."""
+
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.core import canonical, report, scoring
+from tidemill.core.errors import ScoreInvalid
+from tidemill.core.gate import Taken
+from tidemill.core.records import Candidate, FileRef, Sample
+from tidemill.core.report import Case, Inputs, Report, Rows
+from tidemill.core.report_markdown import escape
+from tidemill.core.scoring import Array
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+
+N, HOUR = 960, 3_600_000
+
+
+def spec_of(**changes: Any) -> ModelSpec:
+    told: dict[str, Any] = {
+        "topic": "tides",
+        "fields": {"sky": "category", "height": "number"},
+        "label": "flood",
+        "windows": {"start": "2024-01-01"},
+        "gate": {"slices": ["sky"]},
+    }
+    return ModelSpec.model_validate(told | changes)
+
+
+SPEC = spec_of()
+
+
+def candidate_of(window: Window, digest: str, parent: str, holdout: str | None) -> Candidate:
+    return Candidate(
+        model="floods", line="line", window=window.key, kind="continue", batch="0" * 64,
+        parent=parent, digest=digest, trees=1, tree_digest="0" * 64, holdout=holdout,
+        tail_rows=N // 5, since_retrain=1, sample=Sample(FileRef("sample", "0" * 64, 1)), seed=0,
+        libraries={},
+    )  # fmt: skip
+
+
+def case_of(window: Window, previous: Report | None = None, **changes: Any) -> Case:
+    candidate = candidate_of(window, f"k{window.key}", changes.pop("parent", "initial"), "holdout")
+    case = Case(
+        model="floods", spec=SPEC, window=window, candidate=candidate, initial="initial",
+        previous=previous, inputs=Inputs(None, "1" * 64, "2" * 64),
+    )  # fmt: skip
+    return replace(case, **changes)
+
+
+def first() -> Window:
+    return SPEC.calendar.first
+
+
+def rows_of(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> Rows:
+    n = len(label)
+    times = window.start + np.arange(n, dtype=np.int64) * (24 * HOUR // max(n, 1))
+    values = ["clear", "rain", None, "fog"] * (n // 4) if sky is None else sky
+    tail = np.arange(n) >= n - N // 5
+    return Rows(label, times, tail, {"sky": pl.Series(values, dtype=pl.String)})
+
+
+class Sea:
+    """Binary labels of which each model knows a share of the logit, from the fit it made."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = np.random.default_rng(seed)
+
+    def window(self) -> tuple[Array, Array]:
+        logit = self.draw.normal(-1, 1.5, N)
+        return logit, (self.draw.random(N) < 1 / (1 + np.exp(-logit))).astype(float)
+
+    @staticmethod
+    def told(logit: Array, knows: float) -> Array:
+        return np.asarray(1 / (1 + np.exp(-(knows * logit - 1 * (1 - knows)))))
+
+
+def turn(
+    windows: int,
+    knows: Callable[[int], float],
+    seed: int = 1,
+    entries: Mapping[int, tuple[Taken, ...]] | None = None,
+    permuted: bool = False,
+) -> list[Report]:
+    """Judge a stream; the candidate of window w knows `knows(w)` of the truth, the initial model
+    `knows(0)`, and the holdout fit what its candidate knows."""
+    sea, made = Sea(seed), {"initial": knows(0)}
+    reports: list[Report] = []
+    window, parent = first(), "initial"
+    for w in range(1, windows + 1):
+        logit, label = sea.window()
+        label = sea.draw.permutation(label) if permuted else label
+        digest = f"k{w:03}"
+        made[digest] = knows(w)
+        case = case_of(
+            window,
+            reports[-1] if reports else None,
+            candidate=candidate_of(window, digest, parent, f"h{w:03}"),
+            entries=(entries or {}).get(w, ()),
+        )
+        rows = rows_of(window, label)
+        predictions = {d: sea.told(logit, made[d]) for d in report.scored(case).values()}
+        on_tail = sea.told(logit[rows.tail], knows(w))
+        reports.append(report.judge(case, rows, predictions, on_tail))
+        window, parent = SPEC.calendar.after(window), digest
+    return reports
+
+
+def verdicts(reports: list[Report]) -> list[str]:
+    return [made.verdict for made in reports]
+
+
+# Streams.
+
+
+def test_a_model_against_itself_is_never_promoted() -> None:
+    for seed in range(3):
+        reports = turn(30, lambda w: 0.7, seed)
+        assert verdicts(reports) == ["keep"] * 30
+        assert {made.state.champion for made in reports} == {"initial"}
+        assert all(made.comparisons[-1].estimate.t is None for made in reports)
+
+
+def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
+    reports = turn(24, lambda w: min(1.0, 0.2 + w / 10))
+    assert verdicts(reports)[0] == "promote"
+    assert "roll_back" not in verdicts(reports)
+    assert reports[-1].state.baseline != "initial"
+    sums = reports[-1].running.sums
+    assert sums["champion"] < sums["initial"]
+
+
+def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out() -> None:
+    reports = turn(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approved("k012", 14))
+    back = verdicts(reports).index("roll_back")
+    assert back == 13  # window 14 judges the model that a person let in before it
+    assert reports[back].judged.champion == "k012"
+    assert reports[back].state.champion == reports[back].judged.baseline
+    assert {made.state.mode for made in reports[back:]} == {"RECOVERY"}
+    assert verdicts(reports)[back + 1 :] == ["keep"] * (20 - back - 1)
+
+
+def _approved(digest: str, w: int) -> dict[int, tuple[Taken, ...]]:
+    return {w: (Taken(7, "f" * 64, "approve", digest),)}
+
+
+def test_a_few_lucky_windows_do_not_replace_the_baseline() -> None:
+    reports = turn(10, lambda w: 0.9 if 2 <= w <= 4 else 0.5)
+    assert "promote" in verdicts(reports)[:4]
+    assert {made.state.baseline for made in reports[:7]} == {"initial"}
+
+
+def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
+    entries = {6: (Taken(5, "e" * 64, "rollback", "initial"),)}
+    reports = turn(14, lambda w: 0.2 if w == 0 else 0.9, entries=entries)
+    taken = reports[5]
+    assert taken.state_before.champion != "initial"
+    assert (taken.judged.champion, taken.judged.mode) == ("initial", "RECOVERY")
+    assert (taken.entries, taken.ledger_seq) == (entries[6], 5)
+    assert {made.ledger_seq for made in reports[6:]} == {5}
+    assert {made.ledger_seq for made in reports[:5]} == {-1}
+    assert reports[-1].state.mode == "FOLLOW"
+    assert reports[-1].state.champion != "initial"
+
+
+def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
+    silent = [made.pairing.alarm for made in turn(20, lambda w: 0.8)]
+    alarmed = [made.pairing.alarm for made in turn(20, lambda w: 0.8, permuted=True)]
+    assert silent == [False] * 20
+    assert sum(alarm is True for alarm in alarmed) >= 17
+
+
+# What a report holds.
+
+
+def one(window: Window | None = None, label: Array | None = None, **changes: Any) -> Report:
+    """The report of the first window; the initial model is champion, baseline and challenger."""
+    logit, drawn = Sea(4).window()
+    label = drawn if label is None else label
+    rows = rows_of(first(), label)
+    predictions = {"initial": Sea.told(logit, 0.5)[: len(label)]}
+    on_tail = Sea.told(logit, 0.9)[: len(label)][rows.tail]
+    return report.judge(case_of(window or first(), **changes), rows, predictions, on_tail)
+
+
+def test_the_same_case_gives_the_same_bytes() -> None:
+    assert canonical.encode(one()) == canonical.encode(one())
+
+
+def test_a_report_read_back_is_the_report_and_reads_the_same() -> None:
+    made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    back = canonical.decode(canonical.encode(made), Report)
+    assert back == made
+    assert report.markdown(back) == report.markdown(made)
+
+
+def test_every_model_is_scored_on_the_same_rows() -> None:
+    logit, label = Sea(4).window()
+    rows = rows_of(first(), label)
+    made = one()
+    whole = scoring.row_losses("binary", label, Sea.told(logit, 0.5), {})
+    tail = scoring.row_losses("binary", label[rows.tail], Sea.told(logit, 0.9)[rows.tail], {})
+    for role in ("initial", "champion", "baseline", "challenger"):
+        assert made.losses[role] == pytest.approx(whole.mean())
+    assert made.losses["champion_on_tail"] == pytest.approx(whole[rows.tail].mean())
+    assert made.losses["holdout_on_tail"] == pytest.approx(tail.mean())
+    prior = made.losses["prior"]
+    assert prior is not None
+    assert prior > whole.mean()
+    assert (made.rows, made.clusters, made.tail_rows) == (N, 24, N // 5)
+    assert made.base_rate == label.mean()
+    assert sum(part.n for part in made.slices) == N
+    assert {part.value for part in made.slices} == {"clear", "rain", "fog", None}
+    assert made.comparisons[-1].estimate.m == pytest.approx((whole[rows.tail] - tail).mean())
+
+
+def test_the_holdout_fit_is_entered_against_the_champion_and_not_the_baseline() -> None:
+    made = turn(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
+    tail = made.comparisons[-1]
+    assert made.judged.champion != made.judged.baseline
+    assert (tail.scope, tail.pair.reference) == ("tail", made.judged.champion)
+    assert tail.estimate.loss == pytest.approx(made.losses["champion_on_tail"])
+    assert made.losses["champion"] != made.losses["baseline"]
+
+
+def test_running_losses_are_the_sums_over_all_windows() -> None:
+    reports = turn(8, lambda w: min(1.0, 0.3 + w / 10))
+    for role in ("initial", "champion", "baseline", "challenger"):
+        total = sum((made.losses[role] or 0) * made.rows for made in reports)
+        assert reports[-1].running.sums[role] == pytest.approx(total)
+    assert reports[-1].running.rows == 8 * N
+
+
+def test_ages_and_digests_are_told_by_role() -> None:
+    made = one(ages={"initial": 3})
+    assert made.models["champion"] == report.Role("initial", 3)
+    assert made.models["candidate"] == report.Role(f"k{first().key}", None)
+    assert made.models["holdout"].digest == "holdout"
+
+
+def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
+    window = first()
+    candidate = candidate_of(window, "initial", "initial", None)
+    rows = Rows(
+        np.zeros(0), np.zeros(0, dtype=np.int64), None, {"sky": pl.Series([], dtype=pl.String)}
+    )
+    made = report.judge(case_of(window, candidate=candidate), rows, {"initial": np.zeros(0)})
+    assert (made.verdict, made.rows, made.clusters, made.tail_rows) == ("keep", 0, 0, 0)
+    assert set(made.losses.values()) == {None}
+    assert (made.base_rate, made.auc, made.calibration, made.pairing.alarm) == (None,) * 4
+    assert made.running == report.Running(0, dict.fromkeys(made.running.sums, 0.0))
+    assert canonical.decode(canonical.encode(made), Report) == made
+    assert "keep" in report.markdown(made)
+
+
+def test_a_window_of_one_class_has_no_auc_and_raises_no_alarm() -> None:
+    made = one(label=np.zeros(N))
+    assert made.auc is None
+    assert made.pairing.alarm is None
+    assert made.base_rate == 0
+    assert "AUC –" in report.markdown(made)
+
+
+def test_a_holdout_fit_without_predictions_is_an_error_and_not_a_missing_fit() -> None:
+    logit, label = Sea(4).window()
+    rows = rows_of(first(), label)
+    with pytest.raises(ScoreInvalid, match="holdout fit holdout of window 2024-01-01"):
+        report.judge(case_of(first()), rows, {"initial": Sea.told(logit, 0.5)})
+
+
+def test_no_bytes_of_a_report_are_not_a_number() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for made in (*turn(7, lambda w: 0.3 + w / 10), one(label=np.ones(N))):
+        json.loads(canonical.encode(made), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("cron", "cluster", "expected"),
+    [("0 0 * * *", None, HOUR), ("*/5 * * * *", None, 12_500), ("0 0 * * *", "10m", 600_000)],
+)
+def test_a_cluster_is_an_hour_or_a_24th_of_the_window_unless_told(
+    cron: str, cluster: str | None, expected: int
+) -> None:
+    gate = {"cluster": cluster, "slices": ["sky"]}
+    spec = spec_of(windows={"start": "2024-01-01", "cron": cron}, gate=gate)
+    assert one(spec.calendar.first, spec=spec).cluster_length == expected
+
+
+@pytest.mark.parametrize("objective", ["multiclass", "regression", "poisson"])
+def test_other_objectives_are_judged_in_the_same_way(objective: str) -> None:
+    spec = spec_of(objective=objective, classes=["a", "b"] if objective == "multiclass" else [])
+    logit, label = Sea(4).window()
+    rows = rows_of(first(), label)
+    poor, good = Sea.told(logit, 0.1), Sea.told(logit, 0.9)
+    if objective == "multiclass":
+        poor, good = np.stack([1 - poor, poor], 1), np.stack([1 - good, good], 1)
+    made = report.judge(case_of(first(), spec=spec), rows, {"initial": poor}, good[rows.tail])
+    assert made.verdict == "promote"
+    assert (made.auc, made.base_rate) == (None, None)
+    assert (made.calibration is None) == (objective == "multiclass")
+    assert canonical.decode(canonical.encode(made), Report) == made
+    assert "## Models" in report.markdown(made)
+
+
+# What a report shows.
+
+HOSTILE = "<script>alert(1)</script>|[x](http://a.b)\n# h `c` **b** &amp; \u202e\x1b[31m"
+
+
+def test_what_came_from_a_topic_is_escaped_in_markdown() -> None:
+    made = replace(one(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),))
+    shown = report.markdown(made)
+    assert "<script" not in shown
+    assert "](http" not in shown
+    assert "\u202e" not in shown
+    assert "\x1b" not in shown
+    line = next(line for line in shown.splitlines() if "script" in line)
+    assert line.startswith("| sky | &lt;script&gt;alert\\(1\\)")
+    assert line.endswith("| 3 | 0.5 |")
+
+
+@given(st.text(max_size=200) | st.text("\\`*_[]()<>&|#!~@:/.\n\u202e ax", max_size=80))
+def test_escaped_text_is_one_line_in_which_no_mark_is_live(text: str) -> None:
+    shown = escape(text)
+    inert = re.compile(r"\\([!-/:-@\[-`{-~])|(&(?:amp|lt|gt|quot|#39);)|([^!-/:-@\[-`{-~])")
+    parts = list(inert.finditer(shown))
+    assert "".join(part[0] for part in parts) == shown
+    assert shown.isprintable()
+    read = "".join(part[1] or part[3] or html.unescape(part[2]) for part in parts)
+    if text.isprintable() and len(text) <= 80:
+        assert read == text
+    assert len(read) <= 80
+
+
+def test_a_report_in_markdown_says_verdict_reasons_and_numbers() -> None:
+    made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    shown = report.markdown(made)
+    assert shown.startswith(f"# floods, 2024-01-09: {made.verdict.replace('_', ' ')}\n")
+    heads = [line for line in shown.splitlines() if line.startswith("## ")]
+    assert [head.split(",")[0] for head in heads] == [
+        "## Gate", "## Models", "## Comparisons", "## Champion", "## Mean losses by slice",
+        "## Running mean losses", "## Made from",
+    ]  # fmt: skip
+    for found in made.comparisons:
+        assert f"| {found.scope} |" in shown

@@ -1,0 +1,122 @@
+"""A mistake in `defs.yaml` is named with its line and the nearest right word."""
+
+import pytest
+
+from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import ModelSpec
+from tidemill.core.specfile import parse
+
+GOOD = """\
+type: tidemill.defs.IncrementalModel
+attributes:
+  topic: clicks
+  label: bought
+  fields:
+    price: number
+    country: category
+    coupon: boolean?
+  windows:
+    cron: "0 0 * * *"
+    start: 2026-01-01
+    timezone: Europe/Berlin
+  learner:
+    replay:
+      half_life: 12h
+  gate:
+    slices: [country]
+"""
+
+
+def complaint(right: str, wrong: str) -> str:
+    assert right in GOOD
+    with pytest.raises(SpecInvalid) as raised:
+        parse(GOOD.replace(right, wrong), "clicks/defs.yaml")
+    return raised.value.what
+
+
+def test_what_is_not_said_has_a_default_that_works() -> None:
+    spec = parse(GOOD, "x")
+    assert spec.objective == "binary"
+    assert spec.learner.retrain_every == 7
+    assert spec.learner.replay.half_life == 12 * 3_600_000
+    assert (spec.fields["coupon"].type, spec.fields["coupon"].optional) == ("boolean", True)
+    assert spec.calendar.first.key == "2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("label:", "lable:", "clicks/defs.yaml:4: unknown key `lable`; did you mean `label`?"),
+        ("    slices", "    slice", "clicks/defs.yaml:17: unknown key `gate.slice`"),
+        ("half_life: 12h", "halflife: 12h", ":15: unknown key `learner.replay.halflife`"),
+        ("price: number", "price: numbr", ":6: `fields.price.type` is 'numbr': expected"),
+        ("half_life: 12h", "half_life: soon", ":15: `learner.replay.half_life` is 'soon': a dur"),
+        ("Europe/Berlin", "Europe/Berln", ":12: `windows.timezone` is 'Europe/Berln'"),
+        ('"0 0 * * *"', '"0 0 * *"', ":10: `windows.cron` is '0 0 * *': a cron expression has"),
+        ('"0 0 * * *"', '"99 0 * * *"', "is no cron expression"),
+        ('"0 0 * * *"', '"*/5 * * * *"', "shorter than a day cannot be in the timezone"),
+        ("start: 2026-01-01", "start: soon", ":11: `windows.start"),
+        ("  topic: clicks\n", "", ":2: `topic` is missing"),
+        ("topic: clicks", "topic: no such/name", ":3: `topic` is 'no such/name'"),
+        ("label: bought", "label: price", "`label` 'price' is also one of the `fields`"),
+        ("slices: [country]", "slices: [price]", "'price' is no category among the `fields`"),
+        ("tidemill.defs.Incr", "tidemill.Incr", ":1: `type` must be `tidemill.defs.Incr"),
+        ("price: number", "_price: number", "names beginning with _ are tidemill's own"),
+        ("price: number", "price: [", "not YAML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_place(right: str, wrong: str, told: str) -> None:
+    assert told in complaint(right, wrong)
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    told = complaint("label: bought", "lable: bought\n  objective: binery").splitlines()
+    assert [line.split(" ")[0] for line in told] == [
+        "clicks/defs.yaml:2:",
+        "clicks/defs.yaml:5:",
+        "clicks/defs.yaml:4:",
+    ]
+    assert "did you mean `binary`?" in told[1]
+
+
+@pytest.mark.parametrize("text", ["", "- a", "5", "attributes: 3"])
+def test_a_file_of_another_shape_is_refused(text: str) -> None:
+    with pytest.raises(SpecInvalid, match="clicks:1: "):
+        parse(text, "clicks")
+
+
+def test_the_order_of_fields_and_what_may_be_missing_are_no_part_of_what_is_learned() -> None:
+    spec = parse(GOOD, "x")
+    swapped = parse(
+        GOOD.replace(
+            "    price: number\n    country: category\n",
+            "    country: category\n    price: number?\n",
+        ),
+        "x",
+    )
+    assert swapped.learning(None) == spec.learning(None)
+    assert list(swapped.fields) == list(spec.fields)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "multiclass"},
+        {"classes": ["a", "b"]},
+        {"objective": "multiclass", "classes": ["a", "a"]},
+        {"initial": {"file": "x.csv"}},
+        {"initial": {"file": "x.csv", "time": "t", "from": "2025-01-01"}},
+        {"learner": {"parameters": {"num_threads": 4}}},
+        {"gate": {"cluster": "0s"}},
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused(changes: dict[str, object]) -> None:
+    good = {
+        "topic": "t",
+        "label": "y",
+        "fields": {"x": "number"},
+        "windows": {"start": "2026-01-01"},
+    }
+    ModelSpec.model_validate(good)
+    with pytest.raises(ValueError, match=r"Value error|greater than 0"):
+        ModelSpec.model_validate(good | changes)

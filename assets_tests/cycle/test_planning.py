@@ -1,0 +1,300 @@
+"""Plans and boundaries against a small reference model, whatever happens to the log."""
+
+import json
+from collections.abc import Callable
+from itertools import count, islice, pairwise
+from typing import Literal
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from bench import MINUTE, START, window
+from in_memory import mill_in_memory
+from reference import Counts, Cut, Partition, Record, Reference
+from tidemill.adapters.memory.log import MemoryLog
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.core.errors import OffsetsExpired, Refused, WindowOpen
+from tidemill.core.plans import INITIAL, Plan
+from tidemill.core.records import Manifest
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.extract import extract, extract_plan, rows_of
+from tidemill.cycle.intervene import close, skip
+from tidemill.cycle.plan import plan
+from tidemill.cycle.verify import verify
+
+TOPIC = "events"
+FIVE = 5 * MINUTE
+
+stamps = st.sampled_from(
+    [None, None, None, *(MINUTE * after for after in (-16, -8, -6, -3, -1, 0, 0, 1, 2, 6, 11, 43))]
+)
+"""Milliseconds after the tide, or before it; None: the record has no timestamp."""
+records = st.lists(st.tuples(stamps, st.booleans()), min_size=1, max_size=6)
+"""Timestamp, and whether the value can be decoded."""
+
+
+Odd = tuple[int, int, int | None, bool]
+odd_ones = st.tuples(st.integers(0, 3), st.integers(0, 40), stamps, st.booleans())
+"""Partition and minute of a record before these."""
+
+
+class Planning(RuleBasedStateMachine):
+    """A stream in memory, fed and harmed at random, and a mill that cuts it into windows."""
+
+    @initialize(
+        partitions=st.integers(1, 3),
+        confirm=st.integers(2, 5),
+        silent=st.sampled_from([None, 7 * MINUTE, 20 * MINUTE]),
+        odd=st.lists(odd_ones, max_size=8),
+    )
+    def begin(self, partitions: int, confirm: int, silent: int | None, odd: list[Odd]) -> None:
+        self.log, self.now, self.tide = MemoryLog(), 1_900_000_000_000, START - FIVE
+        self.log.create_topic(TOPIC, partitions)
+        held = [Partition() for _ in range(partitions)]
+        self.right = Reference(confirm, 10 * MINUTE, silent, held)
+        windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": confirm}
+        told = {"topic": TOPIC, "fields": {"x": "number"}, "label": "y", "max_reject_share": 1}
+        idle = {"idle_timeout": "10m", "close_when_silent": silent}
+        self.spec = ModelSpec.model_validate(told | {"windows": windows | idle})
+        self.mill = mill_in_memory(self.spec, self.log, lambda: self.now)
+        self.committed: dict[str, str | None] = {}
+        self.looked_at = 0
+        self._flow(40, odd)
+
+    # What happens to the log.
+
+    @rule(minutes=st.integers(5, 40), odd=st.lists(odd_ones, max_size=8))
+    def the_tide_rises(self, minutes: int, odd: list[Odd]) -> None:
+        """A record a minute in each partition, and odd ones between."""
+        self._flow(minutes, odd)
+
+    @rule(data=st.data(), told=records, open_=st.booleans())
+    def records_come(
+        self, data: st.DataObject, told: list[tuple[int | None, bool]], open_: bool
+    ) -> None:
+        """Plain ones, or those of a transaction that stays open."""
+        p = self._some_partition(data)
+        for after, usable in told:
+            self._put(
+                p, None if after is None else self.tide + after, usable, "open" if open_ else "data"
+            )
+
+    @rule(data=st.data(), commit=st.booleans())
+    def a_transaction_ends(self, data: st.DataObject, commit: bool) -> None:
+        p = self._some_partition(data)
+        self.log.end_transaction(TOPIC, p, commit=commit, timestamp=self.now)
+        self.right.partitions[p].settle(commit=commit)
+
+    @precondition(lambda self: len(self.right.partitions) < 4)
+    @rule(expired=st.integers(0, 2))
+    def a_partition_is_added(self, expired: int) -> None:
+        """Its first records may be gone before it takes part in a plan."""
+        self.log.add_partition(TOPIC)
+        self.right.partitions.append(Partition(low=expired))
+        for _ in range(expired):
+            self._put(len(self.right.partitions) - 1, self.tide, True, "data")
+        self.log.delete_before(TOPIC, len(self.right.partitions) - 1, expired)
+
+    @rule(data=st.data())
+    def retention_passes(self, data: st.DataObject) -> None:
+        p = self._some_partition(data)
+        held = self.right.partitions[p]
+        held.low = data.draw(st.integers(held.low, min(held.low + 9, held.stable)))
+        self.log.delete_before(TOPIC, p, held.low)
+
+    # What is asked of the mill.
+
+    @rule(ahead=st.sampled_from([1, 2, 4, 8]))
+    def a_window_is_planned(self, ahead: int) -> None:
+        self._try(ahead, lambda at: plan(self.mill, at))
+
+    @rule(
+        ahead=st.sampled_from([1, 2, 4]),
+        waits=st.lists(st.sampled_from([-3, 4, 7, 11]), min_size=1, max_size=4),
+    )
+    def planning_is_tried_while_the_stream_stands_still(self, ahead: int, waits: list[int]) -> None:
+        """For so many minutes on the host's clock, which may go back."""
+        for wait in waits:
+            self._try(ahead, lambda at: plan(self.mill, at))
+            self.now += wait * MINUTE
+        self._try(ahead, lambda at: plan(self.mill, at))
+
+    @precondition(lambda self: START + (len(self.right.windows) - 1) * FIVE < self.tide)
+    @rule()
+    def a_person_closes_the_stream(self) -> None:
+        self._try(1, lambda at: close(self.mill, at, "ada"), closed=True)
+
+    @rule(windows=st.integers(1, 8))
+    def windows_are_extracted(self, windows: int) -> None:
+        """The first ones that have no batch yet."""
+        missing = (n for n in count(1) if self._manifest(n) is None)
+        for number in islice(missing, windows):
+            self._extract(number)
+
+    @rule(number=st.integers(1, 9))
+    def a_window_is_extracted_again(self, number: int) -> None:
+        self._extract(min(number, max(1, len(self.right.windows))))
+
+    @precondition(lambda self: self.right.windows and self._manifest(0) is None)
+    @rule()
+    def the_history_is_extracted(self) -> None:
+        planned = self._plan(0)
+        assert planned is not None
+        if not self.right.expired(self.right.windows[0]):
+            self._holds_its_records(0, extract_plan(self.mill, planned))
+
+    @rule(number=st.sampled_from([3, 7, 8]))
+    def a_window_is_skipped(self, number: int) -> None:
+        number = min(number, max(1, len(self.right.windows)))
+        standing = self._manifest(number)
+        if standing is not None and standing.skipped is None:
+            with pytest.raises(Refused):
+                skip(self.mill, self._window(number), "ada", "why not")
+        else:
+            ahead = number + 1 - len(self.right.windows)
+            self._try(ahead, lambda at: skip(self.mill, at, "ada", "why not"))
+
+    # What must hold after each of these.
+
+    @invariant()
+    def windows_tile_every_partition(self) -> None:
+        for before, after in pairwise(self.right.windows):
+            for p, cut in after.items():
+                assert cut.start == (before[p].end if p in before else 0)
+                assert cut.start <= cut.end
+        for number in range(self.looked_at, len(self.right.windows)):
+            cuts, planned = self.right.windows[number], self._plan(number)
+            assert planned is not None
+            told = {r.partition: Cut(r.start, r.end, r.ended_by) for r in planned.ranges}
+            assert told == cuts
+        assert self._plan(len(self.right.windows)) is None
+        self.looked_at = len(self.right.windows)  # committed: the next invariant watches them
+
+    @invariant()
+    def what_is_committed_never_changes(self) -> None:
+        names = self.mill.archive.names("")
+        found = {
+            name: self.mill.archive.hash(name) for name in names if name != "observations.json"
+        }
+        assert found | self.committed == found
+        self.committed = found
+
+    def teardown(self) -> None:
+        if not hasattr(self, "mill"):
+            return
+        missing = "The batch of window"  # not all are made
+        assert [one for one in verify(self.mill).findings if not one.startswith(missing)] == []
+        self._batches_come_out_the_same_again()
+
+    # Hands.
+
+    def _extract(self, number: int) -> None:
+        at, standing = self._window(number), self._manifest(number)
+        gone = self.right.expired(self.right.windows[number]) if self._planned(number) else {}
+        if standing is not None:
+            assert extract(self.mill, at) == standing
+        elif gone:
+            with pytest.raises(OffsetsExpired) as error:
+                extract(self.mill, at)
+            first, last, p = next((a, b, p) for p, (a, b) in gone.items())
+            assert f"offsets {first} to {last} of partition {p}" in error.value.what
+            assert self._manifest(number) is None
+        elif self._planned(number) or not self._expires_when_planned():
+            self._try(number + 1 - len(self.right.windows), lambda at: extract(self.mill, at))
+
+    def _batches_come_out_the_same_again(self) -> None:
+        again = self.mill.over(Archive(MemoryStore(), "m"))
+        for number in range(len(self.right.windows)):
+            planned, standing = self._plan(number), self._manifest(number)
+            assert planned is not None
+            again.archive.commit_plan(planned)
+            gone = self.right.expired(self.right.windows[number])
+            if standing is not None and standing.skipped is None and not gone:
+                assert extract_plan(again, planned) == standing
+
+    def _expires_when_planned(self) -> bool:
+        """Whether the next window begins with offsets that are gone."""
+        before = self.right.windows[-1] if self.right.windows else None
+        lows = {p: held.low for p, held in enumerate(self.right.partitions)}
+        return before is not None and any(
+            low > (before[p].end if p in before else 0) for p, low in lows.items()
+        )
+
+    def _try(
+        self, ahead: int, act: Callable[[Window], Plan | Manifest], *, closed: bool = False
+    ) -> None:
+        """Do what needs the plan of a window so far behind the newest, if that is not open."""
+        number = max(1, len(self.right.windows) - 1 + ahead)
+        while not self._planned(number):
+            end = START + len(self.right.windows) * FIVE
+            if self.right.cut(end, self.now, closed=closed) is None:
+                with pytest.raises(WindowOpen):
+                    act(self._window(number))
+                return
+        told = act(self._window(number))
+        if isinstance(told, Manifest):
+            self._holds_its_records(number, told)
+
+    def _holds_its_records(self, number: int, told: Manifest) -> None:
+        cuts, start = self.right.windows[number], START + (number - 1) * FIVE if number else 0
+        right = self.right.counts(cuts, start, START + number * FIVE)
+        if told.skipped is not None:
+            assert (told.rows, told.rejected, told.gaps) == (0, 0, right.all)
+            return
+        assert right == Counts(told.rows, told.rejected, told.gaps, told.late, told.ahead)
+        rows = rows_of(self.mill, told)
+        assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.right.rows(cuts)
+
+    def _put(
+        self, p: int, timestamp: int | None, usable: bool, kind: Literal["data", "open"]
+    ) -> None:
+        value = json.dumps({"x": 1.5, "y": True}).encode() if usable else b"{"
+        self.log.append(TOPIC, p, value, timestamp, transaction=kind == "open")
+        self.right.partitions[p].records.append(Record(kind, timestamp, usable))
+
+    def _flow(self, minutes: int, odd: list[Odd]) -> None:
+        for minute in range(minutes):
+            self.tide += MINUTE
+            for p in range(len(self.right.partitions)):
+                self._put(p, self.tide + p, True, "data")
+            for p, then, after, usable in odd:
+                if minute == then:
+                    at = None if after is None else self.tide + after
+                    self._put(p % len(self.right.partitions), at, usable, "data")
+
+    def _some_partition(self, data: st.DataObject) -> int:
+        return data.draw(st.integers(0, len(self.right.partitions) - 1))
+
+    def _planned(self, number: int) -> bool:
+        return number < len(self.right.windows)
+
+    def _key(self, number: int) -> str:
+        return self._window(number).key if number else INITIAL
+
+    def _window(self, number: int) -> Window:
+        """The windows count from 1 here; 0 is the history before the first."""
+        return window(self.spec, number - 1)
+
+    def _plan(self, number: int) -> Plan | None:
+        return self.mill.archive.plan(self._key(number))
+
+    def _manifest(self, number: int) -> Manifest | None:
+        return self.mill.archive.manifest(self._key(number))
+
+
+def test_windows_tile_and_batches_hold_their_records_whatever_happens() -> None:
+    """Records in any order, transactions, new partitions, retention, clocks and commands."""
+    run_state_machine_as_test(
+        Planning, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )

@@ -1,0 +1,147 @@
+"""A model whose five steps are small and told by hand, over a folder that outlives a process."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+
+from tidemill.core.errors import AlreadyRunning
+from tidemill.core.evidence import Estimate
+from tidemill.core.gate import GateState
+from tidemill.core.records import Candidate, FileRef, Initial, Manifest, Sample
+from tidemill.core.report import Inputs, Pairing, Report, Running, Seats
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.cycle.deploy import Deployment
+from tidemill.defs.resources import Steps
+
+INITIAL = "0" * 64
+SAMPLE = Sample(FileRef("samples/0.parquet", INITIAL, 1))
+
+
+def digest_of(window: Window) -> str:
+    return window.key.replace("-", "").rjust(64, "0")
+
+
+@dataclass
+class FakeMills:
+    """Stands in for `Mills`. Every candidate is promoted; `before` may raise in a step's place."""
+
+    folder: Path
+    before: Callable[[str, Window], None] = lambda step, window: None
+    rows: int = 500
+    held: bool = False
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def open(self, model: str, spec: ModelSpec) -> Iterator[SimpleNamespace]:
+        if self.held:
+            raise AlreadyRunning("Model tides is being worked on.", "Wait until it ends.")
+        archive = SimpleNamespace(
+            initial=lambda: self._exists("initial"),
+            plan=lambda key: None,
+            bundle=lambda digest: digest.encode(),
+        )
+        prover = SimpleNamespace(prove=lambda bundle: None)
+        head = self._exists("initial")
+        yield SimpleNamespace(
+            model=model,
+            spec=spec,
+            archive=archive,
+            prover=prover,
+            chain=lambda: SimpleNamespace(head=head),
+        )
+
+    def steps(self) -> Steps:
+        return Steps(self._initial, self._extract, self._update, self._evaluate, self._deploy)
+
+    @property
+    def ledger(self) -> list[str]:
+        """The windows that were deployed, in order."""
+        path = self.folder / "ledger.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def _exists(self, name: str) -> bool | None:
+        return (self.folder / name).exists() or None
+
+    def _call(self, step: str, window: Window) -> None:
+        self.calls.append((step, window.key))
+        self.before(step, window)
+
+    def _initial(self, mill: SimpleNamespace) -> Initial:
+        (self.folder / "initial").touch()
+        return Initial(mill.model, INITIAL, {}, INITIAL, 200, INITIAL, 1000, 0, SAMPLE, {})
+
+    def _extract(self, mill: SimpleNamespace, window: Window) -> Manifest:
+        self._call("extract", window)
+        return Manifest(
+            mill.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4, 0, {}, {"not JSON": 1},
+            None, None, INITIAL,
+        )  # fmt: skip
+
+    def _update(self, mill: SimpleNamespace, window: Window) -> Candidate:
+        self._call("update", window)
+        digest = digest_of(window)
+        return Candidate(
+            mill.model, "l" * 64, window.key, "continue", INITIAL, INITIAL, digest, 210, digest,
+            None, 0, 1, SAMPLE, 0, {},
+        )  # fmt: skip
+
+    def _evaluate(self, mill: SimpleNamespace, window: Window) -> Report:
+        self._call("evaluate", window)
+        digest = digest_of(window)
+        seats = Seats(INITIAL, INITIAL, "FOLLOW", 0)
+        return Report(
+            model=mill.model, window=window.key, line="l" * 64, policy="always",
+            verdict="promote", reasons=("it is newer",), inputs=Inputs(None, INITIAL, INITIAL),
+            entries=(), ledger_seq=-1, state_before=seats, judged=seats,
+            state=GateState(digest, INITIAL), models={}, rows=self.rows, clusters=24,
+            cluster_length=3_600_000, tail_rows=100, base_rate=0.2,
+            losses={"champion": 0.5, "prior": None}, comparisons=(), auc=None, calibration=None,
+            slices=(), pairing=Pairing(Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False),
+            running=Running(),
+        )  # fmt: skip
+
+    def _deploy(self, mill: SimpleNamespace, window: Window, final: bool) -> Deployment:
+        self._call("deploy", window)
+        done = self.ledger
+        if not final:
+            return Deployment("deferred", INITIAL, len(done), "a later window decides")
+        if window.key not in done:
+            done.append(window.key)
+            (self.folder / "ledger.json").write_text(json.dumps(done))
+        return Deployment("deployed", digest_of(window), len(done), "it is newer")
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "topic": "tides",
+            "fields": {"height": "number"},
+            "label": "flood",
+            "windows": {"start": "2024-01-01"},
+        }
+    )
+
+
+@pytest.fixture
+def mills(tmp_path: Path) -> FakeMills:
+    folder = tmp_path / "world"
+    folder.mkdir()
+    return FakeMills(folder)
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A persistent instance in `tmp_path/dagster`, so that a second process can open it too."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(home)) as opened:
+        yield opened

@@ -1,0 +1,180 @@
+"""One folder with a `defs.yaml` is one model; what is wrong in it is named with its line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tidemill.core.errors import SpecInvalid
+from tidemill.defs import IncrementalModel
+from tidemill.defs.assets import build_assets
+from tidemill.defs.component import load_model
+from tidemill.defs.loading import load_models
+from tidemill.defs.resources import Mills
+
+ROOT = Path(__file__).parents[2]
+SNAPSHOT = Path(__file__).with_name("asset_specs.json")
+GOOD = """\
+type: tidemill.defs.IncrementalModel
+attributes:
+  topic: tides
+  fields:
+    height: number
+    wind: number?
+  label: flood
+  windows:
+    start: 2024-01-01
+"""
+# Dagster itself calls functions that pydantic has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+
+def write(folder: Path, model: str, text: str = GOOD) -> Path:
+    file = folder / model / "defs.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def run(*command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    bin_ = Path(sys.executable).parent
+    return subprocess.run(
+        [str(bin_ / command[0]), *command[1:]],
+        cwd=cwd,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "300", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def keys_of(definitions: dg.Definitions) -> set[str]:
+    whole = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": Mills()}))
+    return {spec.key.to_user_string() for spec in whole.resolve_all_asset_specs()}
+
+
+def described(assets: list[dg.AssetsDefinition]) -> dict[str, object]:
+    """Everything about the specs that a reader or another asset can rely on."""
+    found: dict[str, object] = {}
+    for definition in assets:
+        for spec in definition.specs:
+            found[spec.key.to_user_string()] = {
+                "description": spec.description,
+                "deps": {d.asset_key.to_user_string(): mapping(d) for d in spec.deps},
+                "group": spec.group_name,
+                "kinds": sorted(spec.kinds),
+                "owners": list(spec.owners),
+                "skippable": spec.skippable,
+                "partitions": str(spec.partitions_def) if spec.partitions_def else None,
+                "op": definition.op.name,
+                "pool": definition.op.pool,
+                "single run": definition.backfill_policy == dg.BackfillPolicy.single_run(),
+                "subsettable": definition.can_subset,
+            }
+        for check in definition.check_specs:
+            name = f"{check.asset_key.to_user_string()}:{check.name}"
+            found[name] = {"description": check.description, "blocking": check.blocking}
+    return dict(sorted(found.items()))
+
+
+def mapping(dep: dg.AssetDep) -> str:
+    found = dep.partition_mapping
+    if found is None:
+        return "same window, or all"
+    return f"from {found.start_offset} to {found.end_offset} windows"
+
+
+def test_the_asset_specs_are_those_of_the_snapshot(spec):
+    found = json.dumps(described(build_assets("tides", spec)), indent=2) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(found)
+    assert found == SNAPSHOT.read_text()
+
+
+def test_only_a_dependency_on_itself_looks_back(spec):
+    for definition in build_assets("tides", spec):
+        for asset in definition.specs:
+            back = [d.asset_key for d in asset.deps if d.partition_mapping is not None]
+            assert back in ([], [asset.key])
+
+
+def test_a_folder_of_nothing_but_defs_yaml_files_gives_all_its_models(tmp_path):
+    write(tmp_path, "tides")
+    write(tmp_path, "ebbs")
+    keys = keys_of(load_models(tmp_path))
+    names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
+    assert keys == {f"{m}/{n}" for m in ("tides", "ebbs") for n in (*names, "deployed_model")}
+
+
+def test_an_empty_folder_has_no_models(tmp_path):
+    assert keys_of(load_models(tmp_path)) == set()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(SpecInvalid, match="does not exist"):
+        load_models(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["Tides", "9tides", "tides-1", "t" * 64, "tides.v2"])
+def test_a_folder_name_that_cannot_be_a_model_is_refused(tmp_path, name):
+    with pytest.raises(SpecInvalid, match="model's name"):
+        load_model(write(tmp_path, name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "told"),
+    [
+        (GOOD.replace("label:", "lable:"), 7, "did you mean `label`"),
+        (GOOD.replace("wind: number?", "wind: nummer?"), 6, "did you mean `number`"),
+        (GOOD.replace("2024-01-01", "soon"), 9, "windows.start"),
+        (GOOD + "  learner: {retrain_every: 0}\n", 10, "retrain_every"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_file_and_line(tmp_path, wrong, line, told):
+    file = write(tmp_path, "tides", wrong)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it
+        load_models(tmp_path)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, SpecInvalid):
+        error = error.__cause__
+    assert f"{file}:{line}:" in str(error)
+    assert told in str(error)
+
+
+def test_the_schema_is_that_of_the_spec():
+    schema = IncrementalModel.get_model_cls().model_json_schema()
+    schema = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    assert {"topic", "fields", "label", "windows", "learner", "gate"} <= schema["properties"].keys()
+    assert schema["properties"]["topic"]["description"]
+    assert schema["additionalProperties"] is False
+
+
+def test_definitions_load_nothing_heavy():
+    code = (
+        "import sys; from tidemill.definitions import defs; defs(); "
+        "heavy = {'lightgbm', 'polars', 'pyarrow', 'confluent_kafka', 'mlflow', 'scipy'}; "
+        "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = run("python", "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr.replace("parse_obj_as", "")
+
+
+def test_dg_finds_the_component_and_accepts_the_definitions():
+    platform = ROOT / "platform"
+    checked = run("dg", "check", "defs", cwd=platform)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "tidemill.defs.IncrementalModel" in run("dg", "list", "components", cwd=platform).stdout
+    listed = run("dg", "list", "defs", "--json", cwd=platform)
+    assert "flights/deployed_model" in {a["asset_key"] for a in json.loads(listed.stdout)["assets"]}
+
+
+def test_dg_check_defs_names_file_and_line_of_a_wrong_value(tmp_path):
+    file = write(tmp_path, "tides", GOOD.replace("number?", "nummer?"))
+    done = run("dg", "check", "defs", cwd=ROOT / "platform", TIDEMILL_MODELS=str(tmp_path))
+    assert done.returncode != 0
+    assert f"{file}:6:" in (done.stdout + done.stderr).replace("\n", "")

@@ -1,0 +1,130 @@
+"""FAULTS 35: hostile window keys and model names are refused by name, and nothing is written."""
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from bench import Bench
+from tidemill.cli import main
+from tidemill.core.errors import TidemillError, UnknownWindow
+from tidemill.defs.assets import build_assets
+from tidemill.defs.resources import Mills
+
+# Dagster itself calls functions that pydantic has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+KEYS = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "2026-01-01T0000Z/../../x",
+    "2026-01-01T0000Z\n",
+    "2026-01-01T0000Z'; DROP TABLE runs; --",
+    "2026-01-01T0001Z",
+    "2025-12-31T2355Z",
+    "２026-01-01T0000Z",
+    "",
+    "x" * 300,
+]
+MODELS = ["../models/evil", "/etc", "Ünïcode", "a;b", "[red]x[/red]", "", "m" * 300]
+START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@pytest.fixture
+def here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The bench, as the settings of this process."""
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", str(bench.home / "dagster"))
+    return bench
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["tidemill", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def written(bench: Bench) -> set[str]:
+    """All files below the bench, but Dagster's own databases and the model's definition."""
+    paths = (path.relative_to(bench.home) for path in bench.home.rglob("*") if path.is_file())
+    return {str(path) for path in paths if path.parts[0] not in ("dagster", "models", "locks")}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_hostile_key_is_refused_by_every_command(here, monkeypatch, capsys, key):
+    model, good = here.model, here.window(0).key
+    for words in (
+        ("backfill", model, "--from", good, f"--to={key}"),
+        ("backfill", model, f"--from={key}", "--to", good),
+        ("skip", model, "--why", "it is bad", "--", key),
+        ("close", model, f"--through={key}"),
+    ):
+        assert said(monkeypatch, *words) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("UnknownWindow: ")
+        assert len(told) < 500
+    assert written(here) == set()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_hostile_model_name_is_refused_by_every_command(here, monkeypatch, capsys, model):
+    good = here.window(0).key
+    before = sorted(os.listdir(here.home))
+    for words in (
+        ("backfill", f"--from={good}", f"--to={good}", "--", model),
+        ("skip", "--why", "it is bad", "--", model, good),
+        ("rollback", "--why", "it is bad", "--", model),
+        ("verify", "--", model),
+        ("history", "--", model),
+    ):
+        assert said(monkeypatch, *words) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("UnknownModel: ")
+        assert len(told) < 500
+    assert sorted(os.listdir(here.home)) == before
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_run_for_a_hostile_key_never_succeeds(here, key):
+    """Dagster itself lets some of them through: a run's tags are whatever its launcher says."""
+    spec = here.spec_of()
+    job = dg.Definitions(
+        assets=build_assets(here.model, spec), resources={"mills": Mills()}
+    ).resolve_implicit_global_asset_job_def()
+    batch = [dg.AssetKey([here.model, "kafka_batch"])]
+    with dg.DagsterInstance.ephemeral() as instance:
+        with pytest.raises((dg.Failure, dg.DagsterError, ValueError)) as ended:
+            job.execute_in_process(
+                instance=instance, asset_selection=batch, tags={START: key, END: key}
+            )
+        if isinstance(ended.value, dg.Failure):
+            assert isinstance(ended.value.__cause__, UnknownWindow)
+        assert not instance.fetch_materializations(batch[0], limit=1).records
+    assert written(here) == set()
+
+
+def test_a_window_of_the_future_is_refused(here):
+    spec, key = here.spec_of(), "2999-01-01T0000Z"
+    assets = build_assets(here.model, spec)
+    with pytest.raises((dg.DagsterError, dg.Failure, TidemillError)):
+        dg.materialize(
+            assets,
+            partition_key=key,
+            selection=[dg.AssetKey([here.model, "kafka_batch"])],
+            resources={"mills": Mills()},
+        )
+    assert written(here) == set()
+
+
+def test_a_store_name_never_leaves_the_store(here):
+    with here.mill() as mill:
+        for name in ("../../x", "a/../../x", "/x", "a//x", ".", "a/.tmp/x"):
+            with pytest.raises(TidemillError):
+                mill.archive.store.put(f"{here.model}/{name}", b"x")
+    assert not Path(here.home / "x").exists()

@@ -1,0 +1,153 @@
+"""The assets over the real four steps, with the log, the store and the ledger in memory."""
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+import pytest
+
+from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.adapters.prover.forked import ForkedProver
+from tidemill.core.errors import LineChanged, TooManyRejects, WindowOpen
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import to_ms
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.mill import Mill
+from tidemill.defs.launch import Told, backfill
+from tidemill.defs.resources import Mills
+
+DAY = 86_400_000
+START = to_ms(datetime.fromisoformat("2024-01-01T00:00+00:00"))
+ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
+
+
+@dataclass
+class MemoryMills:
+    """`Mills` with every port in memory, and a real prover."""
+
+    log: MemoryLog
+    store: MemoryStore
+    ledger: MemoryLedger
+    prover: ForkedProver
+
+    @contextmanager
+    def open(self, model: str, spec: ModelSpec) -> Iterator[Mill]:
+        archive = Archive(self.store, model)
+        yield Mill(model, spec, self.log, archive, self.ledger, self.prover, now=lambda: START)
+
+    steps = Mills.steps
+
+
+def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
+    """Days from START on, `rows` an each; a flood is likely where the height is large."""
+    dice = random.Random(first_day)
+    for day in range(first_day, last_day):
+        for i in range(rows):
+            height = dice.random()
+            value = {"height": height, "flood": dice.random() < height}
+            at = START + day * DAY + i * DAY // rows
+            log.append("tides", i % 2, json.dumps(value).encode(), at)
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    step = {"trees": 3, "rate": 0.1, "min_rows": 10}
+    return ModelSpec.model_validate(
+        {
+            "topic": "tides",
+            "fields": {"height": "number"},
+            "label": "flood",
+            "windows": {"start": "2024-01-01"},
+            "learner": {"continue": step, "retrain": step | {"trees": 10}, "retrain_every": 3},
+        }
+    )
+
+
+@pytest.fixture
+def mills() -> Iterator[MemoryMills]:
+    log = MemoryLog()
+    log.create_topic("tides", 2)
+    produce(log, -3, 4)
+    with ForkedProver() as prover:
+        yield MemoryMills(log, MemoryStore(), MemoryLedger(), prover)
+
+
+def told(instance: dg.DagsterInstance, asset: str, window: str) -> dict[str, object]:
+    key = dg.AssetKey(["tides", asset])
+    filters = dg.AssetRecordsFilter(key, asset_partitions=[window])
+    found = instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
+    return {name: value.value for name, value in found.metadata.items()}
+
+
+def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):
+    seen: list[Told] = []
+    outcome = backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, mills=mills
+    )
+    assert outcome.error is None
+    batch = next(t for t in seen if (t.asset, t.window) == ("kafka_batch", "2024-01-02"))
+    assert [(o["partition"], o["records"]) for o in batch.metadata["offsets"]] == [
+        (0, 200),
+        (1, 200),
+    ]
+    assert told(instance, "kafka_batch", "2024-01-02")["rows"] == 400
+    kinds = [told(instance, "candidate_model", f"2024-01-0{d}")["kind"] for d in (1, 2, 3)]
+    assert kinds == ["continue", "continue", "retrain"]
+    report = told(instance, "evaluation_report", "2024-01-02")
+    assert report["verdict"] in ("promote", "keep", "roll_back")
+    assert "2024-01-02" in report["report"]
+    deployed = told(instance, "deployed_model", "2024-01-03")
+    assert deployed["seq"] == len(mills.ledger.read()) - 1
+
+
+def test_running_a_range_again_changes_nothing(instance, spec, mills):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills)
+    names, entries = set(mills.store.names("")), mills.ledger.read()
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert set(mills.store.names("")) == names
+    assert mills.ledger.read() == entries
+
+
+def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
+    instance, spec, mills
+):
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", mills=mills)
+    assert isinstance(outcome.error, WindowOpen)
+    assert told(instance, "deployed_model", "2024-01-03")["status"] in ("deferred", "unchanged")
+    produce(mills.log, 4, 5)
+    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", mills=mills).success
+
+
+def test_a_window_of_rejects_is_not_learned(instance, spec, mills):
+    for i in range(200):
+        mills.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
+    produce(mills.log, 4, 6)
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", mills=mills)
+    assert isinstance(outcome.error, TooManyRejects)
+
+
+def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, mills):
+    """A backfill from the UI may arrive asset by asset."""
+    for asset in ASSETS:
+        assert backfill(
+            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], mills=mills
+        ).success
+    by_columns = {n: mills.store.get(n) for n in mills.store.names("tides/") if "batches" in n}
+    again = MemoryMills(mills.log, MemoryStore(), MemoryLedger(), mills.prover)
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", mills=again)
+    assert by_columns == {n: again.store.get(n) for n in by_columns}
+    reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
+    assert [mills.store.get(n) for n in reports] == [again.store.get(n) for n in reports]
+
+
+def test_another_learning_spec_is_refused(instance, spec, mills):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
+    changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
+    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", mills=mills)
+    assert isinstance(outcome.error, LineChanged)
+    assert "learner.seed" in str(outcome.error)

@@ -1,0 +1,104 @@
+"""`tidemill demo` on a machine of its own: the embedded broker, real flights, whatever happens."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from commands import at_work_in, begun, command, said, until
+from tidemill.adapters.files import FileStore
+
+pytestmark = pytest.mark.faults
+
+Demo = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The environment of a demo that has taken three days."""
+    environment = {"TIDEMILL_HOME": str(tmp_path_factory.mktemp("demo"))}
+    done = command(environment, "tidemill", "demo", "--until", "2013-02-03")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return environment
+
+
+@pytest.fixture
+def demo(turned: Demo, tmp_path: Path) -> Demo:
+    """A copy of that demo's folder, for one test to do with as it likes."""
+    home = tmp_path / "demo"
+    shutil.copytree(turned["TIDEMILL_HOME"], home)
+    return {"TIDEMILL_HOME": str(home)}
+
+
+def summary(demo: Demo) -> Any:
+    return json.loads((Path(demo["TIDEMILL_HOME"]) / "demo" / "summary.json").read_bytes())
+
+
+def store(demo: Demo) -> dict[str, bytes]:
+    root = FileStore(Path(demo["TIDEMILL_HOME"]) / "store")
+    return {name: root.get(name) or b"" for name in root.names("flights/")}
+
+
+def test_the_summary_is_right_and_no_process_is_left(turned: Demo) -> None:
+    told = summary(turned)
+    came = told["summary"]
+    assert (came["first"], came["last"], came["windows"]) == ("2013-02-01", "2013-02-03", 3)
+    assert sum(came["verdicts"].values()) == 3
+    assert came["rejected"] == 0
+    assert came["rows"] > 2000
+    assert told["events_present"] == 0
+    assert told["events_produced"] > came["rows"]
+    history = command(turned, "tidemill", "history", "flights", "--json")
+    entries = json.loads(history.stdout)
+    assert len(entries) == came["deployments"]
+    assert entries[-1]["digest"] == came["champion"]
+    assert at_work_in(Path(turned["TIDEMILL_HOME"])) == []
+
+
+def test_a_second_demo_produces_nothing_and_changes_nothing(demo: Demo) -> None:
+    first, kept = summary(demo), store(demo)
+    done = command(demo, "tidemill", "demo", "--until", "2013-02-03")
+    assert done.returncode == 0, done.stderr
+    again = summary(demo)
+    assert again["events_produced"] == 0
+    assert again["events_present"] == first["events_produced"]
+    assert again["summary"] == first["summary"]
+    assert store(demo) == kept
+    assert at_work_in(Path(demo["TIDEMILL_HOME"])) == []
+
+
+def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) -> None:
+    home = Path(demo["TIDEMILL_HOME"])
+    halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
+    with begun(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        assert any("kafka.Kafka" in words for words in at_work_in(home))
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.wait(60) == 130, said(demo)
+    assert "Traceback" not in said(demo)
+    assert at_work_in(home) == []
+    done = command(demo, "tidemill", "demo", "--until", "2013-02-04")
+    assert done.returncode == 0, done.stderr
+    assert summary(demo)["summary"]["windows"] == 4
+    assert command(demo, "tidemill", "verify", "flights").returncode == 0
+
+
+def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
+    home = Path(demo["TIDEMILL_HOME"])
+    plan = home / "store" / "flights" / "plans" / "2013-02-02.json"
+    data = bytearray(plan.read_bytes())
+    data[len(data) // 2] ^= 1
+    plan.write_bytes(data)
+    kept = store(demo)
+    done = command(demo, "tidemill", "demo", "--until", "2013-02-03")
+    assert done.returncode == 1
+    assert "plans/2013-02-02.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert store(demo) == kept
+    assert at_work_in(home) == []

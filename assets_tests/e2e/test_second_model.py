@@ -1,0 +1,88 @@
+"""Models of other shapes, from a defs.yaml and a plain producer through the real command line."""
+
+import json
+import uuid
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import command
+from second_model import AIR_TIME, DEPARTURES, User, air_times, departures, flights
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def user(kafka: str, tmp_path: Path) -> User:
+    return User(kafka, tmp_path, uuid.uuid4().hex[:8])
+
+
+def told(user: User, *words: str) -> Any:
+    """What a command says as JSON."""
+    done = command(user.environment, "tidemill", *words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def taken_through(user: User, model: str, first: str, last: str) -> dict[str, Any]:
+    """Check, backfill, and look from every side; the reports by window."""
+    assert told(user, "check", model) == {"models": [model], "complaints": []}
+    done = told(user, "backfill", model, "--from", first, "--to", last)
+    assert set(done["windows"]) >= {first, last}
+    (status,) = told(user, "status", model)
+    history = told(user, "history", model)
+    assert status["in_service"] == history[-1]["digest"]
+    assert status["newest_window"] == last
+    assert [entry["seq"] for entry in history] == list(range(len(history)))
+    verified = told(user, "verify", model, "--recompute")
+    assert verified["findings"] == []
+    assert verified["recomputed"] == verified["reports"] == len(done["windows"])
+    again = told(user, "backfill", model, "--from", first, "--to", last)
+    assert again["run_id"] != done["run_id"]
+    assert told(user, "history", model) == history
+    folder = user.home / "store" / model / "reports"
+    return {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.iterdir())}
+
+
+def test_a_multiclass_model_of_six_hour_windows_needs_only_its_defs_yaml(user: User) -> None:
+    user.define("departures", DEPARTURES)
+    events = departures(flights())
+    user.produce(user.topic(DEPARTURES), events)
+    reports = taken_through(user, "departures", "2013-03-04T0000Z", "2013-03-05T1200Z")
+    assert len(reports) == 7
+    starts = [f"2013-03-0{day}T{hour}00Z" for day in (4, 5) for hour in ("00", "06", "12", "18")]
+    assert list(reports) == starts[:7]
+    at = [time for time, _, _ in events]
+    start = 1_362_355_200_000
+    for number, report in enumerate(reports.values()):
+        begins = start + number * 6 * 3_600_000
+        due = sum(begins <= time < begins + 6 * 3_600_000 for time in at)
+        # Partitions are in order of time, so a window holds just the events of its hours.
+        assert report["rows"] == due
+        assert (report["auc"], report["base_rate"]) == (None, None)
+    whole = [report for report in reports.values() if report["rows"] > 150]
+    assert len(whole) >= 3
+    for report in whole:
+        assert report["losses"]["champion"] < log(3)  # what it would be without knowing anything
+        assert {part["value"] for part in report["slices"]} == {"EWR", "JFK", "LGA"}
+
+
+def test_a_regression_model_beside_it_shares_ledger_and_store(user: User) -> None:
+    rows = flights()
+    for model, attributes, events in (
+        ("departures", DEPARTURES, departures(rows)),
+        ("air_time", AIR_TIME, air_times(rows)),
+    ):
+        user.define(model, attributes)
+        user.produce(user.topic(attributes), events)
+    first, last = "2013-03-04T0000Z", "2013-03-05T0000Z"
+    assert len(taken_through(user, "departures", first, last)) == 5
+    reports = taken_through(user, "air_time", first, last)
+    assert len(reports) == 3
+    for report in reports.values():
+        assert report["rows"] > 100
+        assert report["losses"]["champion"] < report["losses"]["prior"] / 2
+        assert report["calibration"]["bins"] == []
+    assert {row["model"] for row in told(user, "status")} >= {"departures", "air_time"}

@@ -1,0 +1,141 @@
+"""Killed at any place, twice in a row, also while recovering: run again, as if undisturbed."""
+
+import ast
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import oracle
+import tidemill
+from bench import SPEC, Bench, run
+from children import KILLED, child, finished, journey, killed_at, outcome, places, reaches
+from kept import define_two_windows, kept
+from tidemill import failpoints
+from tidemill.adapters.files import FileStore
+from tidemill.cycle.verify import verify
+
+_LAST = 1
+
+
+def undisturbed(bench: Bench) -> list[str]:
+    """Take the bench through its windows; the places that were reached, in order."""
+    reached: list[str] = []
+    failpoints.watch(reached.append)
+    with bench.mill() as mill:
+        journey(mill, _LAST)
+    failpoints.watch(None)
+    return reached
+
+
+def in_the_source() -> set[str]:
+    """Every place that the package can fail at: `reached("…")`, and what the archive commits."""
+    trees = [ast.parse(file.read_text()) for file in Path(tidemill.__path__[0]).rglob("*.py")]
+    named = set(_first_texts(trees, {"reached"}))
+    commits = set(_first_texts(trees, {"_put", "_put_named", "_commit"}))
+    return named | {f"{what}.{side}" for what in commits for side in ("before", "after")}
+
+
+def _first_texts(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:
+    """The first arguments, where they are plain texts, of all calls of these functions."""
+    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for call in calls:
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name in functions and call.args and isinstance(call.args[0], ast.Constant):
+            yield str(call.args[0].value)
+
+
+def killed_all_along(bench: Bench, place: str) -> int:
+    """Run again and again, killed each time at this place: where that was no step forward, at the
+    next time it is reached. Gives the number of kills until there is nothing left to do.
+
+    So each commit is finished by a process that is killed in the next. All but two places, which
+    are the most frequent, are killed twice in a row at the same point.
+    """
+    kills, hit, done = 0, 1, 0
+    next_ = 2 if place in ("put.written", "put.synced") else 1
+    while kills < 200:
+        ended = outcome(bench, _LAST, f"{place}:kill:{hit}")
+        if ended == 0:
+            return kills
+        assert ended == KILLED
+        before, done = done, len(list(FileStore(bench.settings.store).names("")))
+        kills, hit = kills + 1, hit + 1 if done == before else next_
+    raise AssertionError(f"no end of kills at {place}")
+
+
+def test_a_run_passes_every_failpoint_there_is(bench: Bench) -> None:
+    """Row 1: so that the kills below leave no place out, and none that is new."""
+    define_two_windows(bench)
+    assert set(undisturbed(bench)) == in_the_source()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_killed_at_every_place_and_again_while_recovering_all_ends_as_if_undisturbed(
+    bench: Bench, kafka_folder: Path
+) -> None:
+    """Row 1, and row 24 as far as the ledger and its copies go."""
+    define_two_windows(bench)
+    reached = undisturbed(bench)
+    expected = kept(bench)
+    assert len(expected.entries) == 3
+    oracle.check(bench)
+    oracle.check_against_the_log(bench, kafka_folder)
+
+    def kills_at(place: str) -> int:
+        twin = bench.twin(place)
+        kills = killed_all_along(twin, place)
+        # A window's two models are committed at the same time: one kill may end both.
+        pairs = _LAST + 1 if place.startswith(("put.", "bundle.")) else 0
+        assert kills >= reached.count(place) - pairs, place
+        assert kept(twin) == expected, place
+        with twin.mill() as mill:
+            assert verify(mill).findings == []
+        assert not [*(twin.settings.store / bench.model / ".tmp").glob("*")]
+        return kills
+
+    with ThreadPoolExecutor(2) as pool:
+        kills = sum(pool.map(kills_at, sorted(set(reached))))
+    print(f"{kills} kills at {len(reached)} points of {len(set(reached))} places")
+
+
+def test_killed_between_the_entry_and_its_copy_the_ledger_is_copied_and_not_written_again(
+    bench: Bench,
+) -> None:
+    """Row 24, without a server."""
+    define_two_windows(bench)
+    killed_at(bench, _LAST, "append.after")
+    with bench.mill() as mill:
+        assert [s.entry.seq for s in mill.chain().standing] == [0]
+        assert mill.archive.entry(0) is None
+        told = "Ledger entry 0 stands in the topic, but was never copied."
+        assert told in verify(mill).findings
+        run(mill, 0, _LAST)
+        assert mill.archive.entry(0) is not None
+        assert [s.entry.seq for s in mill.chain().standing] == [0, 1, 2]
+        assert mill.chain().void == ()
+        assert verify(mill).findings == []
+
+
+@pytest.mark.faults
+def test_killed_while_it_trains_a_run_makes_the_same_candidate(bench: Bench) -> None:
+    """Row 23: killed from outside, in the midst of LightGBM's work."""
+    slow = {"trees": 2000, "rate": 0.01, "leaves": 31, "min_rows": 5}
+    bench.define(learner=SPEC["learner"] | {"continue": slow, "max_trees": 10_000})
+    bench.feed(-2, 1, rows=400)
+    twin = bench.twin("killed")
+    with bench.mill() as mill:
+        journey(mill, 0)
+    for times in (2, 3):  # the first was the initial model
+        with child(twin, 0) as process:
+            reaches(twin, "fit.before", times)
+            process.join(0.3)
+            process.kill()
+            process.join()
+        assert process.exitcode == KILLED
+        assert places(twin)[-1] == "fit.before"
+    finished(twin, 0)
+    assert kept(twin) == kept(bench)
+    oracle.check(twin)

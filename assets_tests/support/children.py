@@ -1,0 +1,120 @@
+"""Processes that take windows through the steps and can be killed, stopped and woken.
+
+They are forked from a helper that has only imported: a real process each, 50 ms instead of 2 s.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+from bench import Bench, run, window
+from tidemill import bootstrap, failpoints
+from tidemill.core.errors import WindowOpen
+from tidemill.cycle.extract import extract
+from tidemill.cycle.mill import Mill
+from tidemill.settings import Settings
+
+_SECONDS = 120.0
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["children", "lightgbm", "tidemill.adapters.kafka"])
+
+KILLED = -signal.SIGKILL
+
+
+def journey(mill: Mill, last: int) -> None:
+    """The initial model, the windows up to `last`, and a look at the next, which is open."""
+    run(mill, 0, last)
+    with suppress(WindowOpen):
+        extract(mill, window(mill.spec, last + 1))
+
+
+def killed_at(bench: Bench, last: int, place: str) -> None:
+    """Run to window `last` in a process that is killed where it first reaches this place."""
+    assert outcome(bench, last, f"{place}:kill") == KILLED
+
+
+def finished(bench: Bench, last: int) -> None:
+    """Run to window `last` in a process that nothing disturbs."""
+    assert outcome(bench, last) == 0, words(bench)
+
+
+def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
+    """The exit code of such a process; minus the signal that ended it."""
+    with child(bench, last, faults) as process:
+        process.join(_SECONDS)
+        return process.exitcode
+
+
+@contextmanager
+def child(
+    bench: Bench, last: int, faults: str = "", exclusive: bool = True, by: str = "tidemill"
+) -> Iterator[BaseProcess]:
+    """A process at work on the windows up to `last`; nothing is left of it at the end."""
+    environment = bench.environment | {"TIDEMILL_FAILPOINTS": faults}
+    process = _FORKS.Process(target=_work, args=(environment, bench.model, last, exclusive, by))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(_SECONDS)
+
+
+def stopped(process: BaseProcess) -> None:
+    """Wait until the process has stopped itself."""
+    assert process.pid is not None
+    _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+
+
+def woken(process: BaseProcess) -> int | None:
+    """Let a stopped process go on to its end; its exit code."""
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(_SECONDS)
+    return process.exitcode
+
+
+def reaches(bench: Bench, place: str, times: int = 1) -> None:
+    """Wait until the processes of this bench have reached a failpoint so many times."""
+    _until(lambda: places(bench).count(place) >= times)
+
+
+def places(bench: Bench) -> list[str]:
+    """The failpoints that the processes of this bench have reached, in order."""
+    file = bench.home / "reached"
+    return file.read_text().split() if file.exists() else []
+
+
+def words(bench: Bench) -> str:
+    """What the last process to fail had to say."""
+    file = bench.home / "failed"
+    return file.read_text() if file.exists() else ""
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _work(environment: Mapping[str, str], model: str, last: int, exclusive: bool, by: str) -> None:
+    os.environ.update(environment)
+    settings = Settings()
+    reached = (settings.home / "reached").open("a", buffering=1)
+    failpoints.watch(lambda name: print(name, file=reached))
+    try:
+        with bootstrap.open_mill(model, settings, exclusive=exclusive, by=by) as mill:
+            journey(mill, last)
+    except Exception as error:
+        Path(settings.home / "failed").write_text(traceback.format_exc())
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,20 @@
+"""A mill over the adapters in memory, for what needs neither Kafka nor models."""
+
+from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.core.spec import ModelSpec
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.mill import Mill
+from tidemill.ports import Clock
+
+
+class Unasked:
+    """The prover of a mill that has no models."""
+
+    def prove(self, bundle: bytes) -> None:
+        raise AssertionError("no model is deployed here")
+
+
+def mill_in_memory(spec: ModelSpec, log: MemoryLog, now: Clock) -> Mill:
+    """The mill of a model `m` that has nothing yet."""
+    return Mill("m", spec, log, Archive(MemoryStore(), "m"), MemoryLedger(), Unasked(), now)

@@ -1,0 +1,76 @@
+"""The oracle after every fault: verify, recompute, and Kafka's own reading of its log."""
+
+import os
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+from bench import Bench
+from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.recompute import recompute
+from tidemill.cycle.verify import Verified, verify
+
+_BATCH = re.compile(r"baseOffset: \d+ .*producerId: (-?\d+) .*isTransactional: (\w+)")
+_RECORD = re.compile(r"\| offset: (\d+) (?:.* endTxnMarker: (\w+))?")
+_DUMPER = "org.apache.kafka.tools.DumpLogSegments"
+
+
+def check(bench: Bench) -> Verified:
+    """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
+    with bench.mill() as mill:
+        found = verify(mill)
+        assert found.findings == []
+        recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
+        assert found.findings == []
+    return found
+
+
+def check_against_the_log(bench: Bench, broker: Path) -> int:
+    """Every batch holds or rejects just the data records that lie in its plan's ranges.
+
+    `broker` is the folder of the broker; the reader is Kafka's DumpLogSegments over its files.
+    Gives the number of records.
+    """
+    held = {p: committed(broker / "data" / f"{bench.model}-{p}") for p in range(bench.partitions)}
+    counted = 0
+    with bench.mill() as mill:
+        keys = sorted({name.split("/")[1] for name in mill.archive.names("batches/")})
+        for key in keys:
+            plan, manifest = mill.archive.plan(key), mill.archive.manifest(key)
+            assert plan is not None
+            assert manifest is not None
+            within = sum(r.start <= o < r.end for r in plan.ranges for o in held[r.partition])
+            if manifest.skipped is None:
+                assert manifest.rows + manifest.rejected == within
+                assert manifest.gaps == plan.records - within
+            counted += within
+    assert counted > 0
+    return counted
+
+
+def committed(folder: Path) -> list[int]:
+    """The offsets of a partition's data records that no transaction aborted or holds open."""
+    files = ",".join(str(file) for file in sorted(folder.glob("*.log")))
+    jars = [*classpath(pins_folder()), *classpath(Path(__file__).parent / "log_reader")]
+    quick = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    program = [str(java(pins_folder())), *quick, "-cp", os.pathsep.join(map(str, jars)), _DUMPER]
+    done = subprocess.run(
+        [*program, "--deep-iteration", "--files", files], capture_output=True, text=True, check=True
+    )
+    found: list[int] = []
+    open_: defaultdict[str, list[int]] = defaultdict(list)
+    producer, kind = "", found
+    for line in done.stdout.splitlines():
+        if batch := _BATCH.match(line):
+            producer = batch[1]
+            kind = open_[producer] if batch[2] == "true" else found
+        elif record := _RECORD.match(line):
+            if record[2] is None:
+                kind.append(int(record[1]))
+                continue
+            ended = open_.pop(producer, [])
+            found += ended if record[2] == "COMMIT" else []
+    return sorted(found)

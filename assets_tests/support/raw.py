@@ -1,0 +1,23 @@
+"""The raw records that a blocked window leaves in the store."""
+
+import polars as pl
+
+from tidemill.core.tables import from_parquet
+from tidemill.cycle.mill import Mill
+
+
+def kept_raw(mill: Mill, window: str) -> pl.DataFrame:
+    """What lies in `blocked/` for this window: every record of its plan, as it lies in the log."""
+    (name,) = mill.archive.names("blocked/")
+    assert name.startswith(f"blocked/{window}-")
+    data, plan = mill.archive.store.get(f"{mill.model}/{name}"), mill.archive.plan(window)
+    assert data is not None
+    assert plan is not None
+    kept = from_parquet(data)
+    log = [
+        (chunk.partition, *record)
+        for chunk in mill.log.read(plan.topic, plan.offsets)
+        for record in zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
+    ]
+    assert kept.select("_partition", "_offset", "_timestamp", "value").rows() == sorted(log)
+    return kept

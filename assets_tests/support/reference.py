@@ -1,0 +1,181 @@
+"""A small model of planning: DESIGN's words, record by record, with no thought of speed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["data", "open", "aborted", "marker"]
+
+
+@dataclass
+class Record:
+    """What lies at one offset; `usable` says that its value can be decoded."""
+
+    kind: Kind
+    timestamp: int | None = None
+    usable: bool = True
+
+
+@dataclass
+class Partition:
+    """The record at each offset; those below `low` are expired."""
+
+    records: list[Record] = field(default_factory=list)
+    low: int = 0
+
+    @property
+    def stable(self) -> int:
+        kinds = [record.kind for record in self.records]
+        return kinds.index("open") if "open" in kinds else len(kinds)
+
+    def data(self, start: int, end: int) -> dict[int, Record]:
+        """The data records of a range."""
+        return {o: self.records[o] for o in range(start, end) if self.records[o].kind == "data"}
+
+    def settle(self, *, commit: bool) -> None:
+        for record in self.records:
+            if record.kind == "open":
+                record.kind = "data" if commit else "aborted"
+        self.records.append(Record("marker"))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One partition's part of a window."""
+
+    start: int
+    end: int
+    ended_by: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    rows: int
+    rejected: int
+    gaps: int
+    late: int
+    ahead: int
+
+    @property
+    def all(self) -> int:
+        return self.rows + self.rejected + self.gaps
+
+
+@dataclass
+class Seen:
+    """Since when an end was seen to stand."""
+
+    end: int
+    first: int
+    last: int
+
+
+@dataclass
+class Reference:
+    """A topic, the windows cut of it so far, and the observations of its ends.
+
+    The first of `windows` is the history before the first window.
+    """
+
+    confirm: int
+    idle_timeout: int
+    close_when_silent: int | None
+    partitions: list[Partition]
+    windows: list[dict[int, Cut]] = field(default_factory=list)
+    seen: dict[int, Seen] = field(default_factory=dict)
+
+    def boundary(self, partition: int, start: int, end: int, *, complete: bool) -> int | None:
+        """Where the window that ends at `end` ends, None where that is not decided.
+
+        `complete`: no record will follow those that are there.
+        """
+        held = self.partitions[partition]
+        data = held.data(max(start, held.low), held.stable)
+        stamps = [(o, r.timestamp) for o, r in data.items() if r.timestamp is not None]
+        for i, (offset, timestamp) in enumerate(stamps):
+            if timestamp < end:
+                continue
+            following = [t for _, t in stamps[i + 1 : i + 1 + self.confirm]]
+            below = sum(t < end for t in following)
+            if len(following) - below >= self.confirm - self.confirm // 2:
+                return offset
+            if complete and 2 * below <= len(following):
+                return offset
+            if not complete and below <= self.confirm // 2:
+                return None  # it may be this one: its next records will tell
+        return max(start, held.stable) if complete else None
+
+    def cut(self, end: int, now: int, *, closed: bool) -> dict[int, Cut] | None:
+        """The next window, which ends at `end`; None while it is open."""
+        starts = {p: self._start(p) for p in range(len(self.partitions))}
+        found = {p: self.boundary(p, s, end, complete=False) for p, s in starts.items()}
+        open_ = [p for p, offset in found.items() if offset is None]
+        why = "closed" if closed else None
+        if open_ and not closed:
+            self._observe(now)
+            why = self._excuse(open_, starts)
+            if why is None:
+                return None
+        cuts = {}
+        for p, offset in found.items():
+            rest = self.boundary(p, starts[p], end, complete=True)
+            assert rest is not None
+            cuts[p] = Cut(starts[p], rest, why or "") if offset is None else _at(starts[p], offset)
+        self.windows.append(cuts)
+        return cuts
+
+    def counts(self, cuts: Mapping[int, Cut], start: int, end: int) -> Counts:
+        """What a batch of these cuts holds; `start` and `end` are the window's event time."""
+        offsets = sum(cut.end - cut.start for cut in cuts.values())
+        data = sum(len(self.partitions[p].data(c.start, c.end)) for p, c in cuts.items())
+        rows = [self.partitions[p].records[o].timestamp or 0 for p, o in self.rows(cuts)]
+        late, ahead = sum(t < start for t in rows), sum(t >= end for t in rows)
+        return Counts(len(rows), data - len(rows), offsets - data, late, ahead)
+
+    def rows(self, cuts: Mapping[int, Cut]) -> set[tuple[int, int]]:
+        """Partition and offset of what can be learned from."""
+        return {
+            (p, offset)
+            for p, cut in cuts.items()
+            for offset, record in self.partitions[p].data(cut.start, cut.end).items()
+            if record.usable and record.timestamp is not None
+        }
+
+    def expired(self, cuts: Mapping[int, Cut]) -> dict[int, tuple[int, int]]:
+        """The first and last expired offset of each partition of these cuts."""
+        lows = {p: self.partitions[p].low for p in cuts}
+        return {
+            p: (cut.start, min(lows[p], cut.end) - 1)
+            for p, cut in cuts.items()
+            if cut.start < min(lows[p], cut.end)
+        }
+
+    def _start(self, partition: int) -> int:
+        """The end of the window before; the very first begins with what is there."""
+        if not self.windows:
+            return self.partitions[partition].low
+        before = self.windows[-1].get(partition)
+        return before.end if before else 0
+
+    def _observe(self, now: int) -> None:
+        for p, held in enumerate(self.partitions):
+            seen = self.seen.get(p)
+            if seen is None or seen.end != held.stable or now < seen.first:
+                self.seen[p] = Seen(held.stable, now, now)
+            else:
+                seen.last = max(seen.last, now)
+
+    def _excuse(self, open_: list[int], starts: Mapping[int, int]) -> str | None:
+        still = {p: seen.last - seen.first for p, seen in self.seen.items()}
+        some_are_confirmed = len(open_) < len(self.partitions)
+        if some_are_confirmed and all(still[p] >= self.idle_timeout for p in open_):
+            return "idle"
+        silent = self.close_when_silent
+        something_is_left = any(self.seen[p].end > start for p, start in starts.items())
+        if silent is not None and something_is_left and min(still.values()) >= silent:
+            return "silent"
+        return None
+
+
+def _at(start: int, boundary: int) -> Cut:
+    return Cut(start, boundary, "boundary")

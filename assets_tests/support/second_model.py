@@ -1,0 +1,132 @@
+"""Two more models as a user would make them: a defs.yaml each, and a plain Kafka producer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tidemill.adapters.streams.flights import landed
+
+DEPARTURES: dict[str, Any] = {
+    "topic": "abfluege",
+    "objective": "multiclass",
+    "label": "Pünktlichkeit",
+    "classes": ["früh", "on time", "spät"],
+    "fields": {
+        "Fluggesellschaft": "category",
+        "from airport": "category",
+        "à destination": "category",
+        "Stunde (UTC)": "number",
+        "sea miles": "number",
+        "warm?": "boolean?",
+    },
+    "windows": {"cron": "0 */6 * * *", "start": "2013-03-04T00:00:00"},
+    "learner": {
+        "continue": {"trees": 3, "rate": 0.05, "leaves": 7, "min_rows": 20},
+        "retrain": {"trees": 15, "rate": 0.1, "leaves": 7, "min_rows": 30},
+        "retrain_every": 4,
+        "replay": {"rows": 3000, "half_life": "7d"},
+    },
+    "gate": {"min_rows": 100, "min_clusters": 4, "slices": ["from airport"]},
+    "max_reject_share": 0.05,
+}
+"""Real flights of a week in March 2013: six-hour windows, three classes, names of every kind."""
+
+AIR_TIME: dict[str, Any] = {
+    "topic": "air-time",
+    "objective": "regression",
+    "label": "minutes",
+    "fields": {"miles": "number", "to": "category"},
+    "windows": {"cron": "0 */12 * * *", "start": "2013-03-04T00:00:00"},
+    "learner": {
+        "continue": {"trees": 3, "rate": 0.1, "leaves": 7, "min_rows": 10},
+        "retrain": {"trees": 20, "rate": 0.2, "leaves": 7, "min_rows": 20},
+    },
+}
+"""How long those flights are scheduled to take, in half-day windows."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with a Kafka, a folder of models and nothing else; `suffix` makes names unique."""
+
+    servers: str
+    home: Path
+    suffix: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "TIDEMILL_HOME": str(self.home),
+            "TIDEMILL_MODELS": str(self.home / "models"),
+            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
+            "TIDEMILL_KAFKA__LEDGER_TOPIC": f"ledger-{self.suffix}",
+            "TIDEMILL_KAFKA__TIMEOUT": "30",
+        }
+
+    def topic(self, attributes: dict[str, Any]) -> str:
+        return f"{attributes['topic']}-{self.suffix}"
+
+    def define(self, model: str, attributes: dict[str, Any]) -> Path:
+        """Write the model's defs.yaml."""
+        file = self.home / "models" / model / "defs.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        told = {**attributes, "topic": self.topic(attributes)}
+        document = {"type": "tidemill.defs.IncrementalModel", "attributes": told}
+        file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        return file
+
+    def produce(self, topic: str, events: list[tuple[int, str, dict[str, Any]]]) -> None:
+        """Create a topic of three partitions and produce (time, key, event) to it."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        kept = {"retention.ms": "-1"}
+        for made in admin.create_topics([NewTopic(topic, 3, 1, config=kept)]).values():
+            made.result(30)
+        # Without idempotence a batch that is sent again may come behind a later one.
+        producer = Producer({"bootstrap.servers": self.servers, "enable.idempotence": True})
+        for timestamp, key, event in events:
+            producer.produce(topic, json.dumps(event).encode(), key.encode(), timestamp=timestamp)
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+
+def flights() -> pl.DataFrame:
+    """The flights that were due to leave from Friday to Wednesday, in that order."""
+    told = landed().with_columns(at=pl.col("departure").dt.epoch("ms"))
+    march = pl.col("departure").dt.date().is_between(pl.date(2013, 3, 1), pl.date(2013, 3, 6))
+    return told.filter(march).sort("at", "id")
+
+
+def departures(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
+    """The events of `DEPARTURES`; one class in three is told by what happened on arrival."""
+    made = []
+    for row in rows.iter_rows(named=True):
+        early = row["hour"] < 9 and not row["late"]
+        event = {
+            "Fluggesellschaft": row["carrier"],
+            "from airport": row["origin"],
+            "à destination": row["dest"],
+            "Stunde (UTC)": row["departure"].hour,
+            "sea miles": row["distance"] * 0.868976,
+            "warm?": None if row["temp"] is None else row["temp"] > 40,
+            "Pünktlichkeit": "spät" if row["late"] else "früh" if early else "on time",
+        }
+        made.append((row["at"], row["id"], event))
+    return made
+
+
+def air_times(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
+    """The events of `AIR_TIME`."""
+    return [
+        (
+            row["at"],
+            row["id"],
+            {"miles": row["distance"], "to": row["dest"], "minutes": row["scheduled_minutes"]},
+        )
+        for row in rows.iter_rows(named=True)
+    ]

@@ -1,0 +1,68 @@
+"""What must be true of the house as a whole, besides the layers that lint-imports holds."""
+
+import ast
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "platform" / "tidemill"
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_the_folder_platform_does_not_hide_the_standard_library() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert platform.python_version()
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    # These hand the environment to a child process, or tell Dagster where its home is.
+    handing_on = {"adapters/prover/forked.py", "cli/backfill.py", "cli/ui.py"}
+    # The local Maven repository is found as Maven itself finds it.
+    maven = {"adapters/broker/jars.py"}
+    assert readers <= handing_on | maven
+
+
+def test_no_pickle_anywhere() -> None:
+    for path in modules():
+        imported = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert not imported & {"pickle", "cloudpickle", "joblib", "dill"}, path
+
+
+def test_every_module_says_in_one_line_what_it_is() -> None:
+    for path in modules():
+        told = ast.get_docstring(ast.parse(path.read_text()))
+        assert told, f"{path} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("tidemill.cli", {"dagster", "lightgbm", "mlflow", "airflow"}),
+        ("tidemill.definitions", {"lightgbm", "polars", "pyarrow", "confluent_kafka", "mlflow"}),
+    ],
+)
+def test_what_is_started_often_imports_nothing_heavy(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.split())

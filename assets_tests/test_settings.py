@@ -1,0 +1,57 @@
+"""Settings come from the environment, and a wrong one is named without being shown."""
+
+from pathlib import Path
+
+import pytest
+
+from tidemill.core.errors import SpecInvalid
+from tidemill.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "MODELS", "NUM_THREADS", "FAILPOINTS", "KAFKA__BOOTSTRAP_SERVERS"):
+        monkeypatch.delenv(f"TIDEMILL_{name}", raising=False)
+
+
+def test_without_any_variable_all_lies_below_the_working_folder(tmp_path: Path) -> None:
+    settings = Settings()
+    assert settings.store == tmp_path / ".tidemill" / "store"
+    assert settings.kafka_data == tmp_path / ".tidemill" / "kafka"
+    assert settings.dagster_home == tmp_path / ".tidemill" / "dagster"
+    assert (settings.models / "flights").is_dir()
+    assert settings.kafka.bootstrap_servers is None
+
+
+def test_nested_settings_are_set_by_two_underscores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "a:9092,b:9092")
+    monkeypatch.setenv("TIDEMILL_KAFKA__TIMEOUT", "5")
+    kafka = Settings().kafka
+    assert (kafka.bootstrap_servers, kafka.timeout) == ("a:9092,b:9092", 5)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TIDEMILL_NUM_THREADS", "many"),
+        ("TIDEMILL_KAFKA__TIMEOUT", "0"),
+        ("TIDEMILL_KAFKA__SECURITY_PROTOCOL", "TLS"),
+        ("TIDEMILL_KAFKA__LEDGER_TOPIC", "no such/name"),
+        ("TIDEMILL_KAFKA__BOOTSTRAP_SERVER", "a:9092"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SpecInvalid, match=rf"{variable}\b"):
+        Settings()
+
+
+def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_KAFKA__SASL_PASSWORD", "hunter2")
+    settings = Settings()
+    assert "hunter2" not in repr(settings)
+    assert settings.kafka.sasl_password is not None
+    assert settings.kafka.sasl_password.get_secret_value() == "hunter2"

@@ -1,0 +1,1 @@
+"""What stands behind the ports: Kafka, files, memory, child processes."""

@@ -1,0 +1,39 @@
+"""Loads a user's feature function by its reference, with the hash of its source."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from tidemill.core import canonical
+from tidemill.core.errors import SpecInvalid
+from tidemill.core.features import FeatureFunction
+
+_WHERE = (
+    "`features` is `module:function`; the module must be importable, for example a file next to "
+    "where tidemill is started, or on PYTHONPATH."
+)
+
+
+def load_feature_function(reference: str) -> FeatureFunction:
+    """The function `module:function`, and the sha256 of the bytes of its module's file.
+
+    Raises `SpecInvalid`.
+    """
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name:
+        raise SpecInvalid(f"`features: {reference}` is no reference.", _WHERE)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise SpecInvalid(
+            f"The module of `features: {reference}` cannot be imported from {sys.path[0] or '.'}: "
+            f"{type(error).__name__}: {error}.",
+            _WHERE,
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise SpecInvalid(f"Module {module_name} has no function {name!r}.", _WHERE)
+    path = getattr(module, "__file__", None)
+    if path is None or not path.endswith(".py"):
+        raise SpecInvalid(f"Module {module_name} has no source file.", _WHERE)
+    return FeatureFunction(reference, canonical.digest(Path(path).read_bytes()), function)

@@ -1,0 +1,109 @@
+"""The store in a folder: a name is written once, durably, by link."""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from tidemill.core.errors import Refused, StoreFull
+from tidemill.failpoints import reached
+
+_NAME = re.compile(r"(?:[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}/)*[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FileStore:
+    """A `Store` below `root`. Unfinished files lie in a model's `.tmp/` and are no names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        if path.exists():
+            return False
+        draft = self._draft(name, data)
+        try:
+            os.link(draft, path)
+            reached("put.linked")
+            _sync_folder(path.parent)  # while the draft still shows that this may be undone
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        self._draft(name, data).replace(path)
+        reached("put.replaced")
+        _sync_folder(path.parent)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        folder = self.root / prefix
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        names = (path.relative_to(self.root).as_posix() for path in paths)
+        return iter(sorted(name for name in names if "/.tmp/" not in f"/{name}"))
+
+    def delete(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def sweep(self, model: str) -> None:
+        """Remove what dead writers left unfinished; only for the holder of the model's lock."""
+        shutil.rmtree(self.root / model / ".tmp", ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise Refused(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
+        return self.root / name
+
+    def _draft(self, name: str, data: bytes) -> Path:
+        """The bytes under a new name beside their place, on disk. fsync is never retried."""
+        path = self._path(name)
+        folder = self.root / name.split("/")[0] / ".tmp"
+        draft = folder / uuid.uuid4().hex
+        try:
+            _make_folder(path.parent)
+            _make_folder(folder)
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                reached("put.written")
+                os.fsync(file.fileno())
+            reached("put.synced")
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            if error.errno in _FULL:
+                raise StoreFull(
+                    f"The store {self.root} cannot take {name} ({len(data)} bytes): "
+                    f"{os.strerror(error.errno or 0)}.",
+                    "Free some space and run the same command again; nothing is half written.",
+                ) from error
+            raise
+        return draft
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable in the one that holds it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""The event log on Kafka."""
+
+from collections.abc import Generator, Mapping
+from typing import Self
+
+from tidemill.adapters.kafka import topics
+from tidemill.adapters.kafka.client import Cluster
+from tidemill.adapters.kafka.reader import Reader
+from tidemill.core.log import Chunk, Extent, Topic
+
+
+class KafkaLog:
+    """An `EventLog` over one cluster. Its connections are kept until `close`."""
+
+    def __init__(self, at: Cluster) -> None:
+        self._at = at
+        self._admin = topics.admin(at)
+        self._reader = Reader(at, self.extents)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all connections; the log is of no use afterwards."""
+        self._reader.close()
+
+    def topic(self, name: str) -> Topic:
+        return topics.describe(self._admin, self._at, name)
+
+    def extents(self, topic: str) -> Mapping[int, Extent]:
+        return topics.extents(self._admin, self._at, topic)
+
+    def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
+        return topics.offsets_at(self._admin, self._at, topic, timestamp)
+
+    def read(
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+    ) -> Generator[Chunk, None, None]:
+        return self._reader.read(topic, ranges, first)

@@ -1,0 +1,7 @@
+"""Every port in memory, for scratch work and for tests: also those of users."""
+
+from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory.prover import LocalProver
+from tidemill.adapters.memory.store import MemoryStore
+
+__all__ = ["LocalProver", "MemoryLedger", "MemoryLog", "MemoryStore"]

@@ -1,0 +1,241 @@
+"""The event log and the ledger's topic in memory, for scratch work and tests."""
+
+import uuid
+from bisect import bisect_left
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tidemill.core.errors import (
+    LedgerLost,
+    LogTruncated,
+    LogUnavailable,
+    OffsetsExpired,
+    TopicMissing,
+)
+from tidemill.core.log import Chunk, Extent, LedgerRecord, Topic
+
+CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class _Record:
+    offset: int
+    timestamp: int | None
+    value: bytes | None
+    appended: bool
+    kind: Literal["data", "marker", "open"] = "data"
+
+
+@dataclass
+class _Partition:
+    records: list[_Record] = field(default_factory=list)
+    low: int = 0
+    end: int = 0
+
+    @property
+    def stable(self) -> int:
+        return next((r.offset for r in self.records if r.kind == "open"), self.end)
+
+    def add(self, record: _Record) -> int:
+        self.records.append(record)
+        self.end = record.offset + 1
+        return record.offset
+
+    def settle(self, *, commit: bool) -> None:
+        # Aborted records go; the offsets they had stay empty.
+        self.records = [
+            _Record(r.offset, r.timestamp, r.value, r.appended) if r.kind == "open" else r
+            for r in self.records
+            if commit or r.kind != "open"
+        ]
+
+
+@dataclass
+class _Topic:
+    topic: Topic
+    partitions: list[_Partition]
+
+
+class MemoryLog:
+    """An `EventLog` whose topics are made, filled and harmed by the calls below the port's own.
+
+    While `away` is set, it answers as Kafka does that cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        self.away = False
+        self._cluster_id = uuid.uuid4().hex
+        self._topics: dict[str, _Topic] = {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def topic(self, name: str) -> Topic:
+        return self._find(name).topic
+
+    def extents(self, topic: str) -> Mapping[int, Extent]:
+        partitions = self._find(topic).partitions
+        return {p: Extent(held.low, held.stable) for p, held in enumerate(partitions)}
+
+    def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
+        return {
+            p: next(
+                (
+                    r.offset
+                    for r in held.records
+                    if r.timestamp is not None and r.timestamp >= timestamp
+                ),
+                None,
+            )
+            for p, held in enumerate(self._find(topic).partitions)
+        }
+
+    def read(
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+    ) -> Generator[Chunk, None, None]:
+        size = min(first or CHUNK, CHUNK)
+        for partition, (start, end) in sorted(ranges.items()):
+            while start < end:
+                held = self._readable(topic, partition, start, end)
+                data = [r for r in _between(held.records, start, end) if r.kind == "data"][:size]
+                if data:
+                    yield _chunk(partition, data)
+                start = data[-1].offset + 1 if data else end
+
+    def create_topic(self, name: str, partitions: int = 4, *, compacted: bool = False) -> None:
+        """Make a topic; one of this name that was there before is another from now on."""
+        topic = Topic(name, self._cluster_id, uuid.uuid4().hex, compacted)
+        self._topics[name] = _Topic(topic, [_Partition() for _ in range(partitions)])
+
+    def add_partition(self, name: str) -> None:
+        """Give a topic one more partition, which is empty."""
+        self._find(name).partitions.append(_Partition())
+
+    def delete_topic(self, name: str) -> None:
+        """Remove a topic."""
+        del self._topics[name]
+
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        timestamp: int | None,
+        *,
+        appended: bool = False,
+        transaction: bool = False,
+    ) -> int:
+        """Append a record, or one of the partition's open transaction; its offset."""
+        held = self._find(topic).partitions[partition]
+        kind: Literal["data", "open"] = "open" if transaction else "data"
+        return held.add(_Record(held.end, timestamp, value, appended, kind))
+
+    def end_transaction(
+        self, topic: str, partition: int, *, commit: bool, timestamp: int | None = None
+    ) -> int:
+        """Commit or abort the partition's open transaction; the offset of its marker."""
+        held = self._find(topic).partitions[partition]
+        held.settle(commit=commit)
+        return held.add(_Record(held.end, timestamp, None, appended=True, kind="marker"))
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Delete the records below an offset, as retention does."""
+        held = self._find(topic).partitions[partition]
+        held.records = _between(held.records, offset, held.end)
+        held.low = max(held.low, offset)
+
+    def truncate(self, topic: str, partition: int, offset: int) -> None:
+        """Lose the records from an offset on, as a broker that lost its disk does."""
+        held = self._find(topic).partitions[partition]
+        held.records = _between(held.records, 0, offset)
+        held.end = min(held.end, offset)
+
+    def _find(self, name: str) -> _Topic:
+        if self.away:
+            raise LogUnavailable("The log in memory is set to be away.", "Unset `away`.")
+        if name not in self._topics:
+            raise TopicMissing(f"The log in memory has no topic {name}.", "Create it first.")
+        return self._topics[name]
+
+    def _readable(self, topic: str, partition: int, start: int, end: int) -> _Partition:
+        held = self._find(topic).partitions[partition]
+        if held.low > start:
+            raise OffsetsExpired(
+                f"Retention deleted offsets {start} to {min(held.low, end) - 1} of partition "
+                f"{partition} of topic {topic}, which are still needed.",
+                "Go on without them by `tidemill skip`.",
+            )
+        if held.stable < end:
+            raise LogTruncated(
+                f"Partition {partition} of topic {topic} ends at offset {held.stable}, before "
+                f"{end}, where a planned range ends.",
+                "Restore the log, or feed a new topic and `tidemill adopt` it.",
+            )
+        return held
+
+
+class MemoryLedger:
+    """A `LedgerTopic` that lives as long as its object.
+
+    `lose_acknowledgement` makes the next append stand and yet fail, `away` makes every call fail.
+    """
+
+    def __init__(self) -> None:
+        self.away = False
+        self.lose_acknowledgement = False
+        self._identity = ("memory", uuid.uuid4().hex)
+        self._attached: str | None = None
+        self._values: list[bytes] = []
+
+    def identity(self) -> tuple[str, str]:
+        self._answer()
+        return self._identity
+
+    def read(self) -> list[LedgerRecord]:
+        self._answer()
+        return [LedgerRecord(offset, value) for offset, value in enumerate(self._values)]
+
+    def append(self, model: str, value: bytes) -> int:
+        self._answer()
+        self._values.append(value)
+        if self.lose_acknowledgement:
+            self.lose_acknowledgement = False
+            raise LogUnavailable(
+                f"The acknowledgement of an entry of model {model} is lost.", "Run it again."
+            )
+        return len(self._values) - 1
+
+    def recreate(self) -> None:
+        """Replace the topic by an empty one of the same name."""
+        self._identity = (self._identity[0], uuid.uuid4().hex)
+        self._values = []
+
+    def reattach(self) -> None:
+        """Take the topic as it is now, as a new process does."""
+        self._attached = None
+
+    def _answer(self) -> None:
+        if self.away:
+            raise LogUnavailable("The ledger in memory is set to be away.", "Unset `away`.")
+        self._attached = self._attached or self._identity[1]
+        if self._attached != self._identity[1]:
+            raise LedgerLost(
+                "The ledger in memory was recreated.",
+                "Bring the entries back by `tidemill ledger restore`.",
+            )
+
+
+def _between(records: list[_Record], start: int, end: int) -> list[_Record]:
+    at = [bisect_left(records, offset, key=lambda r: r.offset) for offset in (start, end)]
+    return records[at[0] : at[1]]
+
+
+def _chunk(partition: int, data: list[_Record]) -> Chunk:
+    return Chunk(
+        partition,
+        [r.offset for r in data],
+        [r.timestamp for r in data],
+        [r.value for r in data],
+        sum(r.appended for r in data),
+    )

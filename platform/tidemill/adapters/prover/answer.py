@@ -1,0 +1,22 @@
+"""How a proof ended, as the helper process tells it."""
+
+from dataclasses import dataclass
+
+from tidemill.core.errors import BundleUnfit, FeatureSkew, SpecInvalid
+
+REMEDY = "Keep the model in service, and make the bundle again by `tidemill verify --recompute`."
+_NAMED = {kind.__name__: kind for kind in (FeatureSkew, SpecInvalid, BundleUnfit)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a proof ended: no error, or the name of the error class with its two sentences."""
+
+    error: str | None
+    what: str = ""
+    remedy: str = ""
+
+    def settle(self) -> None:
+        """Raise the error, if there is one; an unknown one is `BundleUnfit`."""
+        if self.error is not None:
+            raise _NAMED.get(self.error, BundleUnfit)(self.what, self.remedy or REMEDY)

@@ -1,0 +1,1 @@
+"""Streams that come with tidemill, and how one is produced: each event once."""

@@ -1,0 +1,159 @@
+"""The one composition root: settings to adapters to a mill."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from tidemill import failpoints, models
+from tidemill.core.errors import AlreadyRunning, SpecInvalid, UnknownModel
+from tidemill.core.spec import MODEL_NAME, ModelSpec
+from tidemill.core.specfile import parse
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.mill import Mill
+from tidemill.settings import KafkaSettings, Settings
+
+if TYPE_CHECKING:
+    from tidemill.adapters.kafka import Cluster
+
+
+def model_files(settings: Settings) -> dict[str, Path]:
+    """The `defs.yaml` of every model: the packaged ones, and those of `TIDEMILL_MODELS`."""
+    folders = (Path(models.__path__[0]), settings.models)
+    files = (file for folder in folders for file in sorted(folder.glob("*/defs.yaml")))
+    return {file.parent.name: file for file in files}
+
+
+def load_spec(model: str, settings: Settings) -> ModelSpec:
+    """The spec of a model. Raises `UnknownModel`, `SpecInvalid`."""
+    file = _file(model, settings)
+    return parse(file.read_text(), str(file))
+
+
+def _file(model: str, settings: Settings) -> Path:
+    files = model_files(settings)
+    if model not in files or not MODEL_NAME.fullmatch(model):
+        raise UnknownModel(
+            f"No model {model[:80]!r} is defined.",
+            f"Defined are: {', '.join(files)}. A model is a folder with a defs.yaml in "
+            f"{settings.models} (TIDEMILL_MODELS).",
+        )
+    return files[model]
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator["Cluster"]:
+    """The cluster of the settings; without one, the embedded broker while somebody uses it."""
+    from tidemill.adapters import broker
+    from tidemill.adapters.kafka import Cluster
+
+    kafka = settings.kafka
+    if kafka.bootstrap_servers is not None:
+        servers, timeout = kafka.bootstrap_servers, kafka.timeout
+        yield Cluster(servers, timeout, kafka.ledger_topic, _security(kafka))
+    else:
+        with broker.running(settings.kafka_data) as servers:
+            yield Cluster(servers, kafka.timeout, kafka.ledger_topic)
+
+
+def _security(kafka: KafkaSettings) -> dict[str, str]:
+    """How the clients prove who they are, in librdkafka's words."""
+    told = kafka.model_dump(exclude={"bootstrap_servers", "timeout", "ledger_topic"})
+    return {
+        name.replace("_", "."): value.get_secret_value()
+        if isinstance(value, SecretStr)
+        else str(value)
+        for name, value in told.items()
+        if value is not None
+    }
+
+
+@contextmanager
+def open_mill(
+    model: str,
+    settings: Settings,
+    *,
+    by: str = "tidemill",
+    spec: ModelSpec | None = None,
+    exclusive: bool = False,
+) -> Iterator[Mill]:
+    """A model's mill over the real adapters; `exclusive`: alone at work on it while it is open.
+
+    Kafka is the cluster of the settings, or the embedded broker, started if need be and then
+    stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`, `LogUnavailable`.
+    """
+    from tidemill.adapters import kafka
+    from tidemill.adapters.feature_function import load_feature_function
+    from tidemill.adapters.files import FileStore
+    from tidemill.adapters.prover.forked import ForkedProver
+
+    spec = spec or load_spec(model, settings)
+    failpoints.arm(settings.failpoints)
+    with ExitStack() as stack:
+        store = FileStore(settings.store)
+        if exclusive:
+            stack.enter_context(alone(model, settings))
+            store.sweep(model)
+        at = stack.enter_context(cluster(settings))
+        log = stack.enter_context(kafka.KafkaLog(at))
+        yield Mill(
+            model=model,
+            spec=spec,
+            log=log,
+            archive=Archive(store, model),
+            ledger=stack.enter_context(kafka.KafkaLedger(at)),
+            prover=stack.enter_context(ForkedProver()),
+            now=lambda: time.time_ns() // 1_000_000,
+            features=load_feature_function(spec.features) if spec.features else None,
+            history=_history(model, spec, settings),
+            num_threads=settings.num_threads,
+            by=by,
+        )
+
+
+@contextmanager
+def alone(model: str, settings: Settings) -> Iterator[None]:
+    """Hold the model's lock, which a dying process gives back. Raises `AlreadyRunning`.
+
+    It only spares work: that two writers do no harm rests on first-writer-wins commits.
+    """
+    folder = settings.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{model}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyRunning(
+                f"Model {model} is being worked on by process {lock.read().strip() or 'unknown'}.",
+                "Wait until it ends, or stop it; what it finished stays.",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _history(
+    model: str, spec: ModelSpec, settings: Settings
+) -> Callable[[], tuple[str, bytes]] | None:
+    """How to read the file of historical data, if the spec names one."""
+    if spec.initial.file is None:
+        return None
+    path = _file(model, settings).parent / spec.initial.file
+
+    def read() -> tuple[str, bytes]:
+        try:
+            return path.name, path.read_bytes()
+        except OSError as error:
+            raise SpecInvalid(
+                f"`initial.file` of model {model} cannot be read: {error}.",
+                "Put the file there, or change `initial.file` in defs.yaml.",
+            ) from error
+
+    return read

@@ -1,0 +1,46 @@
+"""All commands together, and what their exit codes mean.
+
+0 done; 1 a named fault; 2 wrong usage or a wrong defs.yaml; 3 a window is still open; 4 `verify`
+found damage; 130 interrupted.
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from tidemill.cli import backfill, decide, demo, inspect, kafka, stream, ui
+from tidemill.core.errors import SpecInvalid, TidemillError, VerifyFailed, WindowOpen
+
+app = typer.Typer(
+    name="tidemill",
+    help="Keeps a LightGBM model up to date from a Kafka topic of labelled events.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(kafka.app, name="kafka")
+app.add_typer(stream.app, name="stream")
+for module in (demo, backfill, decide, inspect, ui):
+    for command in module.COMMANDS:
+        app.command(command.__name__)(command)
+
+_CODES = {SpecInvalid: 2, WindowOpen: 3, VerifyFailed: 4}
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
+def main() -> None:
+    """Run a command; a named fault is told as one sentence, without a traceback."""
+    try:
+        app()
+    except TidemillError as error:
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{type(error).__name__}: {error.what}", style="red")
+        console.print(error.remedy.strip())
+        sys.exit(next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1))
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            told = "Interrupted. What was finished stays; run the same command again to go on."
+            print(told, file=sys.stderr)
+        raise

@@ -1,0 +1,169 @@
+"""`tidemill backfill`: take a range of windows through the four assets."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tidemill import bootstrap
+from tidemill.cli.options import Deploy, Json, ModelName, console, print_json
+from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import ModelSpec
+from tidemill.deployed import deployed
+from tidemill.settings import Settings
+
+if TYPE_CHECKING:
+    from tidemill.defs.launch import Told
+
+_NO_COMPUTE_LOGS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
+
+
+@dataclass
+class Backfilled:
+    """How a backfill went: seconds in all and by window, and the Dagster run."""
+
+    run_id: str
+    seconds: float
+    windows: dict[str, float] = field(default_factory=dict)
+
+
+def backfill(
+    model: ModelName,
+    first: Annotated[str, typer.Option("--from", help="The first window's key.")],
+    last: Annotated[str, typer.Option("--to", help="The last window's key.")],
+    select: Annotated[
+        list[str] | None, typer.Option("--select", help="Assets to materialize; default: all four.")
+    ] = None,
+    deploy: Deploy = None,
+    as_json: Json = False,
+) -> None:
+    """Take the windows --from to --to through Dagster, in one run; a repeat changes nothing."""
+    settings = Settings()
+    spec = bootstrap.load_spec(model, settings)
+    for name in select or ():
+        if name not in _ASSETS:
+            raise SpecInvalid(f"{name!r} is no asset of a window.", f"Select {', '.join(_ASSETS)}.")
+    done = run_backfill(
+        settings, model, spec, first, last, select or _ASSETS, deploy, quiet=as_json
+    )
+    if as_json:
+        print_json(done)
+    else:
+        console.print(
+            f"{model}: {first} to {last} done in {done.seconds:.1f} s, "
+            f"Dagster run {done.run_id[:8]}. See `tidemill status`."
+        )
+
+
+def run_backfill(
+    settings: Settings,
+    model: str,
+    spec: ModelSpec,
+    first: str,
+    last: str,
+    select: Sequence[str] = _ASSETS,
+    deploy: Deploy = None,
+    *,
+    quiet: bool = False,
+) -> Backfilled:
+    """Run a backfill on the persistent Dagster instance, showing each window as it is done.
+
+    Raises the named error that ended it.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(dagster_home(settings)))
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
+
+    from tidemill.defs.launch import backfill as launch
+
+    calendar = spec.calendar
+    windows = list(calendar.between(calendar.window(first), calendar.window(last)))
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    # Each step's output goes to the terminal alone: Dagster's copying starts four processes, which
+    # answer Ctrl-C with a traceback each.
+    told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
+    with (
+        dg.DagsterInstance.from_ref(told_once) as instance,
+        _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,
+    ):
+
+        def told(event: "Told") -> None:
+            if event.window is not None:
+                spent = float(event.metadata.get("seconds") or 0.0)
+                seconds[event.window] = seconds.get(event.window, 0.0) + spent
+            show(event)
+
+        outcome = launch(
+            instance, model, spec, first, last, selection=select, deploy=deploy, progress=told
+        )
+    if outcome.error is not None:
+        raise outcome.error
+    return Backfilled(outcome.run_id, time.monotonic() - started, seconds)
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The folder of the Dagster instance, with its configuration in it."""
+    home = settings.dagster_home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists():
+        config.write_bytes(deployed("dagster.yaml").read_bytes())
+    return home
+
+
+@contextmanager
+def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Told], None]]":
+    """A live bar on a terminal, a line a window elsewhere; `last` is a window's last asset."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("windows", total=total, note="the initial model")
+        line: list[str] = []
+
+        def show(event: "Told") -> None:
+            if event.window is None:
+                return
+            line.append(_note(event.asset, event.metadata))
+            bar.update(task, note=f"{event.window} {line[-1]}")
+            if event.asset == last:
+                bar.advance(task)
+                if not quiet and not console.is_terminal:
+                    console.print(f"{event.window}  {', '.join(filter(None, line))}")
+                line.clear()
+
+        yield show
+
+
+def _note(asset: str, told: "Mapping[str, Any]") -> str:
+    """What is worth a glance of one asset's materialization."""
+    if asset == "kafka_batch":
+        return f"{told['rows']} rows"
+    if asset == "candidate_model":
+        return f"{told['kind']}"
+    if asset == "evaluation_report":
+        return f"{told['verdict']}"
+    return f"{told['status']} {told['digest'][:8]}"
+
+
+COMMANDS = (backfill,)

@@ -1,0 +1,78 @@
+"""Decisions of a person: close, skip, rollback, approve."""
+
+from typing import Annotated
+
+import typer
+
+from tidemill import bootstrap
+from tidemill.cli.options import By, Json, ModelName, Why, console, me, print_json
+from tidemill.cycle import intervene
+from tidemill.settings import Settings
+
+_BY: By = me()
+
+
+def close(
+    model: ModelName,
+    through: Annotated[str, typer.Option("--through", help="The last window to close.")],
+    by: By = _BY,
+    as_json: Json = False,
+) -> None:
+    """Say that a stream has ended: close every window through this one."""
+    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+        plan = intervene.close(mill, mill.spec.calendar.window(through), by)
+    if as_json:
+        print_json(plan)
+    else:
+        console.print(f"{model}: closed through {plan.window}, {plan.records} offsets in it.")
+
+
+def skip(
+    model: ModelName,
+    window: Annotated[str, typer.Argument(metavar="WINDOW", help="The window's key.")],
+    why: Why,
+    by: By = _BY,
+    as_json: Json = False,
+) -> None:
+    """Leave a window out that cannot be read or must not be learned."""
+    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+        manifest = intervene.skip(mill, mill.spec.calendar.window(window), by, why)
+    if as_json:
+        print_json(manifest)
+    else:
+        console.print(f"{model}: window {window} is skipped, {manifest.gaps} offsets in it.")
+
+
+def rollback(
+    model: ModelName,
+    why: Why,
+    to: Annotated[str | None, typer.Option("--to", help="A digest that was deployed.")] = None,
+    by: By = _BY,
+    as_json: Json = False,
+) -> None:
+    """Put an earlier model back into service; without --to, the gate's baseline."""
+    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+        entry = intervene.rollback(mill, to, by, why)
+    if as_json:
+        print_json(entry)
+    else:
+        console.print(f"{model}: {entry.digest} is in service again by ledger entry {entry.seq}.")
+
+
+def approve(
+    model: ModelName,
+    digest: Annotated[str | None, typer.Argument(metavar="[DIGEST]")] = None,
+    why: Why = "approved",
+    by: By = _BY,
+    as_json: Json = False,
+) -> None:
+    """Put a candidate into service that awaits approval; without DIGEST, the newest such."""
+    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+        entry = intervene.approve(mill, digest, by, why)
+    if as_json:
+        print_json(entry)
+    else:
+        console.print(f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.")
+
+
+COMMANDS = (close, skip, rollback, approve)

@@ -1,0 +1,115 @@
+"""`tidemill demo`: the main job on real flights, from an empty folder to a model in service."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidemill import bootstrap
+from tidemill.cli.backfill import dagster_home, run_backfill
+from tidemill.cli.options import Deploy, console, print_table
+from tidemill.cli.stream import produce_flights
+from tidemill.core import canonical
+from tidemill.core.errors import UnknownWindow
+from tidemill.cycle.intervene import close
+from tidemill.cycle.summary import Summary, summarize
+from tidemill.settings import Settings
+
+MODEL = "flights"
+LAST_DAY = "2013-12-31"
+
+
+@dataclass(frozen=True)
+class Told:
+    """The summary of a demo, as `summary.json` has it; `seconds` are of this run."""
+
+    summary: Summary
+    events_produced: int
+    events_present: int
+    seconds: dict[str, float]
+    seconds_per_window: float
+    dagster_run: str
+
+
+def demo(
+    until: Annotated[
+        str, typer.Option("--until", help="The last day, at most 2013-12-31.")
+    ] = "2013-03-31",
+    deploy: Deploy = None,
+) -> None:
+    """Run the main job on real flights of 2013, from Kafka to deployed models."""
+    settings = Settings()
+    spec = bootstrap.load_spec(MODEL, settings)
+    first, last = spec.calendar.first, spec.calendar.window(until)
+    if last.key > LAST_DAY:
+        raise UnknownWindow(f"There are no flights on {until}.", f"The data end with {LAST_DAY}.")
+    seconds: dict[str, float] = {}
+    with bootstrap.cluster(settings):  # one broker for all steps
+        with _timed(seconds, "stream"):
+            # A day more than asked for: a window closes by what comes after it.
+            stream = produce_flights(settings, spec, spec.calendar.after(last).end)
+        if last.key == LAST_DAY:  # no later event will come to close it
+            with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
+                close(mill, last, "demo: the data end here")
+        with _timed(seconds, "windows"):
+            done = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
+        with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
+            summary = summarize(mill, first, last)
+    told = Told(
+        summary=summary,
+        events_produced=stream.produced,
+        events_present=stream.present,
+        seconds=seconds,
+        seconds_per_window=sum(done.windows.values()) / max(1, len(done.windows)),
+        dagster_run=done.run_id,
+    )
+    path = settings.home / "demo" / "summary.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(canonical.encode(told))
+    _print(settings, told, path)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.monotonic()
+    console.print(f"{what} …")
+    yield
+    seconds[what] = round(time.monotonic() - started, 2)
+
+
+def _print(settings: Settings, told: Told, path: Path) -> None:
+    """The summary as a person reads it, and where to look next."""
+    s = told.summary
+    losses = {
+        "initial model": s.losses["initial"],
+        "gate's champion": s.losses["champion"],
+        "newest candidate": s.losses["challenger"],
+    }
+    for window, reason in s.reasons.items():
+        console.print(f"{window}  {reason}", markup=False, soft_wrap=True)
+    print_table(
+        ["", ""],
+        [
+            ["windows", f"{s.windows}, {s.first} to {s.last}"],
+            ["events", f"{s.rows} learned, {s.rejected} rejected, {s.late} late"],
+            ["stream", f"{told.events_produced} produced, {told.events_present} there already"],
+            ["verdicts", ", ".join(f"{count} {name}" for name, count in s.verdicts.items())],
+            *([f"loss of the {name}", f"{loss:.4f}"] for name, loss in losses.items()),
+            ["in service", f"{s.champion[:16]}, {s.deployments} ledger entries"],
+            ["seconds", ", ".join(f"{name} {spent:.1f}" for name, spent in told.seconds.items())],
+            ["seconds a window", f"{told.seconds_per_window:.2f}"],
+        ],
+    )
+    console.print(
+        f"\nThe same as JSON: {path}\n"
+        f"Look next: `tidemill history {MODEL}`, `tidemill verify {MODEL} --recompute`, "
+        f"and `tidemill ui` for lineage and reports ({dagster_home(settings)}).",
+        soft_wrap=True,
+    )
+
+
+COMMANDS = (demo,)

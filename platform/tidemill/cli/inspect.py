@@ -1,0 +1,147 @@
+"""Look at what there is: check, status, history, verify."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidemill import bootstrap
+from tidemill.cli.options import Json, ModelName, console, print_json, print_table
+from tidemill.core.errors import SpecInvalid, VerifyFailed
+from tidemill.settings import Settings
+
+
+def check(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
+) -> None:
+    """Check the defs.yaml of one model or of all; a mistake is named with its file and line."""
+    settings = Settings()
+    names = [model] if model else list(bootstrap.model_files(settings))
+    complaints: list[str] = []
+    for name in names:
+        try:
+            spec = bootstrap.load_spec(name, settings)
+        except SpecInvalid as error:
+            complaints.append(error.what)
+            continue
+        if not as_json:
+            first = spec.calendar.first
+            console.print(
+                f"{name}: right. {len(spec.fields)} fields of topic {spec.topic}, "
+                f"{spec.objective} label {spec.label}, first window {first.key}."
+            )
+    if as_json:
+        print_json({"models": names, "complaints": complaints})
+    if complaints:
+        raise SpecInvalid("\n".join(complaints), "Mend the lines named above.")
+
+
+def status(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
+) -> None:
+    """What is in service, how far each model has come, and what it waits for."""
+    from tidemill.cycle.intervene import newest_report
+
+    settings = Settings()
+    rows: list[dict[str, object]] = []
+    for name in [model] if model else list(bootstrap.model_files(settings)):
+        with bootstrap.open_mill(name, settings) as mill:
+            chain, report = mill.chain(), newest_report(mill)
+            head = chain.head
+            rows.append(
+                {
+                    "model": name,
+                    "in_service": head.entry.digest if head else None,
+                    "ledger_entry": head.entry.seq if head else None,
+                    "as_of": head.entry.as_of if head else None,
+                    "newest_window": report.window if report else None,
+                    "verdict": report.verdict if report else None,
+                    "mode": report.state.mode if report else None,
+                    "awaits_approval": report.state.pending if report else None,
+                }
+            )
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(
+            ["model", "in service", "entry", "as of", "newest window", "verdict", "mode"],
+            [
+                [
+                    row["model"],
+                    str(row["in_service"] or "nothing yet")[:16],
+                    row["ledger_entry"],
+                    row["as_of"],
+                    row["newest_window"],
+                    row["verdict"],
+                    row["mode"],
+                ]
+                for row in rows
+            ],
+        )
+
+
+def history(model: ModelName, as_json: Json = False) -> None:
+    """Every deployment of a model, as the ledger has it; void entries are marked."""
+    with bootstrap.open_mill(model, Settings()) as mill:
+        chain = mill.chain()
+    if as_json:
+        print_json([standing.entry for standing in chain.standing])
+        return
+    print_table(
+        ["entry", "kind", "as of", "digest", "by", "why"],
+        [
+            [s.entry.seq, s.entry.kind, s.entry.as_of, s.entry.digest[:16], s.entry.by, s.entry.why]
+            for s in chain.standing
+        ],
+    )
+    for void in chain.void:
+        console.print(f"void at offset {void.offset}: {void.reason}")
+
+
+def verify(
+    model: ModelName,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Make everything again from Kafka and compare.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold what is stored against the rules; every finding is a sentence."""
+    from tidemill.adapters.files import FileStore
+    from tidemill.cycle.archive import Archive
+    from tidemill.cycle.recompute import recompute as make_again
+    from tidemill.cycle.verify import verify as check_all
+
+    with bootstrap.open_mill(model, Settings()) as mill:
+        verified = check_all(mill)
+        if recompute:
+            with (
+                tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
+                console.status("making everything again") as shown,
+            ):
+                scratch = Archive(FileStore(Path(folder)), model)
+                make_again(
+                    mill, scratch, verified, lambda window: shown.update(f"making {window} again")
+                )
+    if as_json:
+        print_json(verified)
+    else:
+        console.print(
+            f"{model}: {verified.plans} plans, {verified.batches} batches, "
+            f"{verified.candidates} candidates, {verified.reports} reports, "
+            f"{verified.entries} ledger entries checked"
+            + (f", {verified.recomputed} windows made again." if recompute else ".")
+        )
+        if verified.given:
+            console.print(
+                f"The log no longer holds {len(verified.given)} of the batches, which were taken "
+                f"as archived: {', '.join(verified.given)}."
+            )
+    if verified.findings:
+        raise VerifyFailed(
+            "\n".join(verified.findings),
+            "Nothing was changed. Restore what is named from a backup, or ask in an issue.",
+        )
+
+
+COMMANDS = (check, status, history, verify)

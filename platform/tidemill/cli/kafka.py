@@ -1,0 +1,59 @@
+"""The embedded broker: start, stop, status."""
+
+import typer
+
+from tidemill.adapters import broker
+from tidemill.cli.options import Json, console, print_json
+from tidemill.core.errors import Refused
+from tidemill.settings import Settings
+
+app = typer.Typer(
+    help="The embedded Apache Kafka of this machine.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command()
+def start() -> None:
+    """Start the broker; it stays up until it is stopped."""
+    settings = _embedded()
+    running = broker.start(settings.kafka_data)
+    how = "is up" if running.started else "was up already"
+    console.print(f"Kafka {how} at {running.bootstrap_servers} (process {running.pid}).")
+
+
+@app.command()
+def stop() -> None:
+    """Stop the broker; its topics stay."""
+    stopped = broker.stop(_embedded().kafka_data)
+    console.print("Kafka is stopped; its topics stay." if stopped else "Kafka was not running.")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say whether the broker runs, and where."""
+    settings = _embedded()
+    running = broker.status(settings.kafka_data)
+    if as_json:
+        print_json(
+            {
+                "running": running is not None,
+                "bootstrap_servers": running and running.bootstrap_servers,
+                "pid": running and running.pid,
+                "folder": str(settings.kafka_data),
+            }
+        )
+    elif running is None:
+        console.print(f"Kafka is not running; its folder is {settings.kafka_data}.")
+    else:
+        console.print(f"Kafka is up at {running.bootstrap_servers} (process {running.pid}).")
+
+
+def _embedded() -> Settings:
+    settings = Settings()
+    if settings.kafka.bootstrap_servers is not None:
+        raise Refused(
+            f"Kafka is {settings.kafka.bootstrap_servers} here, by the environment variable "
+            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS, so there is no embedded broker to speak of.",
+            "Unset the variable to use the embedded broker.",
+        )
+    return settings

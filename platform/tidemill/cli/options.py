@@ -1,0 +1,44 @@
+"""What several commands take and print."""
+
+import getpass
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder of the models folder.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
+By = Annotated[str, typer.Option("--by", help="Who decides; kept with the decision.")]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+
+Deploy = Annotated[
+    Literal["each", "last"] | None,
+    typer.Option(
+        "--deploy", help="Which windows may reach the ledger; default: as defs.yaml says."
+    ),
+]
+
+console = Console(highlight=False)
+
+
+def me() -> str:
+    """The user at the keyboard, for the record of a decision."""
+    return getpass.getuser()
+
+
+def print_json(record: object) -> None:
+    """Print a record as JSON on standard output, for programs."""
+    print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under their columns; what came from a topic is shown as it is, not as markup."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell).replace("[", r"\[") for cell in row))
+    console.print(table)

@@ -1,0 +1,120 @@
+"""`tidemill stream`: produces the streams that come with tidemill."""
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+
+from tidemill import bootstrap
+from tidemill.cli.options import Json, console, print_json
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import to_ms
+from tidemill.settings import Settings
+
+if TYPE_CHECKING:
+    from tidemill.adapters.streams.produce import Told
+
+TOPIC, LIVE_TOPIC = "flights", "flights-live"
+_ZONE = ZoneInfo("America/New_York")
+_FIRST, _END = "2013-01-01", "2014-01-02"
+
+app = typer.Typer(
+    help="Produce a stream to its Kafka topic, each event once.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _streams() -> None:
+    """Keeps `flights` a command of its own: more streams may follow."""
+
+
+@app.command()
+def flights(
+    start: Annotated[
+        str, typer.Option("--from", help="The first moment, included; New York's time.")
+    ] = _FIRST,
+    end: Annotated[str, typer.Option("--to", help="The last moment, excluded.")] = _END,
+    live: Annotated[
+        bool, typer.Option("--live", help="Replay on today's clock, waiting for each event.")
+    ] = False,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0.001, help="With --live: how many times as fast.")
+    ] = 1440.0,
+    topic: Annotated[
+        str | None, typer.Option("--topic", help=f"Default: {TOPIC}, with --live {LIVE_TOPIC}.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Produce the flights of New York in 2013, as they were reported in the range.
+
+    Repeated or interrupted, it goes on where the topic stands and produces no event twice. A day
+    closes as a window when the next one has begun, so ask for a little more than whole days.
+    """
+    first, last = _moment("--from", start), _moment("--to", end)
+    if last < first:
+        raise typer.BadParameter(f"{end} is before {start}", param_hint="--to")
+    name = topic or (LIVE_TOPIC if live else TOPIC)
+    told = _produce(Settings(), name, first, last, speed if live else 0.0)
+    if as_json:
+        print_json(told)
+        return
+    for line in sentences(told):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def produce_flights(settings: Settings, spec: ModelSpec, end: int) -> "Told":
+    """Bring the topic of `spec` up to the flights reported before `end`, ms since 1970.
+
+    Raises as `tidemill.adapters.streams.produce.produce`.
+    """
+    return _produce(settings, spec.topic, _moment("--from", _FIRST), end, 0.0)
+
+
+def sentences(told: "Told") -> list[str]:
+    """What a call did, for a person."""
+    lines = [
+        f"{told.produced} events produced to topic {told.topic}, "
+        f"{told.present} of the range there already."
+    ]
+    if told.filled:
+        lines.append(f"Of these, {told.filled} before --from: a stream has no holes.")
+    if told.before:
+        lines.append(
+            f"{told.before} events of the range lie before the topic's first and were not "
+            "produced: nothing can be put in front. Name another --topic to have them."
+        )
+    ends = ", ".join(f"{p}: {'none' if n is None else n}" for p, n in sorted(told.last.items()))
+    return [*lines, f"Last event of each partition: {ends}."]
+
+
+def _produce(settings: Settings, topic: str, start: int, end: int, speed: float) -> "Told":
+    from tidemill.adapters.streams.flights import events
+    from tidemill.adapters.streams.produce import produce
+
+    with bootstrap.cluster(settings) as cluster:
+        return produce(
+            events(),
+            cluster,
+            topic,
+            start,
+            end,
+            locks=settings.home / "locks",
+            clock=lambda: time.time_ns() // 1_000_000,
+            sleep=time.sleep,
+            speed=speed,
+        )
+
+
+def _moment(option: str, text: str) -> int:
+    """Milliseconds since 1970 of an ISO date or time, in New York unless it names its zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no date; write 2013-02-01 or 2013-02-01T06:00", param_hint=option
+        ) from None
+    return to_ms((moment if moment.tzinfo else moment.replace(tzinfo=_ZONE)).astimezone(UTC))

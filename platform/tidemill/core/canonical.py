@@ -1,0 +1,58 @@
+"""One byte form for every record, so that a digest means the record and nothing else."""
+
+import hashlib
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+_SEAL = re.compile(rb'\{\n  "_sha256": "([0-9a-f]{64})",\n')
+
+
+def encode(record: object) -> bytes:
+    """A record (dataclass, dict, list) as JSON: sorted keys, two spaces, a final newline."""
+    return msgspec.json.format(msgspec.json.encode(record, order="sorted"), indent=2) + b"\n"
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The record that `encode` wrote. Raises `msgspec.ValidationError` where it does not fit."""
+    return msgspec.json.decode(data, type=kind)
+
+
+def digest(data: bytes) -> str:
+    """sha256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(record: object) -> str:
+    """The digest of a record's byte form."""
+    return digest(encode(record))
+
+
+def seal(data: bytes) -> bytes:
+    """A record's bytes (`encode`'s, of an object with keys) with their own digest as first key.
+
+    So damage shows in the file itself, even before any later record names its digest.
+    """
+    assert data.startswith(b"{\n")
+    return f'{{\n  "_sha256": "{digest(data)}",\n'.encode() + data[2:]
+
+
+def unseal(data: bytes) -> bytes | None:
+    """The bytes that `seal` was given; None where they are no longer those."""
+    found = _SEAL.match(data)
+    body = b"{\n" + data[found.end() :] if found else b""
+    return body if found and digest(body) == found[1].decode() else None
+
+
+def agrees(damaged: bytes, data: bytes) -> bool:
+    """Whether damaged sealed bytes were once `seal(data)`: by their seal, or by all the rest."""
+    whole = seal(data)
+    cut = len(whole) - len(data) + 2
+    return damaged[:cut] == whole[:cut] or damaged[cut:] == whole[cut:]
+
+
+def plain(record: object) -> Any:
+    """A record as dicts, lists, strings and numbers."""
+    return msgspec.to_builtins(record)

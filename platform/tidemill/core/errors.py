@@ -1,0 +1,155 @@
+"""Every fault that has a name: what is wrong, where, and what mends it."""
+
+
+class TidemillError(Exception):
+    """The base of all named faults.
+
+    `what` names the thing and the place in one sentence; `remedy` says what to do about it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.remedy}"
+
+
+# What the user wrote.
+
+
+class SpecInvalid(TidemillError):
+    """A `defs.yaml` or a setting is wrong."""
+
+
+class UnknownModel(TidemillError):
+    """No model of that name is defined."""
+
+
+class UnknownWindow(TidemillError):
+    """A window key is malformed, or names no window of the model."""
+
+
+class PrerequisiteMissing(TidemillError):
+    """Something this machine needs is not there."""
+
+
+class Refused(TidemillError):
+    """A command asks for something that the rules do not allow now."""
+
+
+# The log.
+
+
+class LogUnavailable(TidemillError):
+    """Kafka did not answer within its time budget."""
+
+
+class TopicMissing(TidemillError):
+    """The topic does not exist."""
+
+
+class TopicRecreated(TidemillError):
+    """The topic has another id than the one the plans were made on."""
+
+
+class TopicCompacted(TidemillError):
+    """The topic is compacted: records vanish from the middle of planned ranges."""
+
+
+class OffsetsExpired(TidemillError):
+    """Retention deleted offsets that a plan still needs."""
+
+
+class LogTruncated(TidemillError):
+    """The log ends before an offset that was already planned."""
+
+
+class DataLost(TidemillError):
+    """Committed bytes are damaged, and the log no longer holds what they were made of."""
+
+
+# Windows and batches.
+
+
+class WindowOpen(TidemillError):
+    """The log has not come far enough to close the window."""
+
+
+class PredecessorMissing(TidemillError):
+    """A step needs something of an earlier window that is not there."""
+
+
+class PlanLost(TidemillError):
+    """A plan that must exist is gone; it is never planned anew."""
+
+
+class TooManyRejects(TidemillError):
+    """More than the allowed share of a window's records cannot be used."""
+
+
+class SchemaBroken(TidemillError):
+    """A declared field vanished from the stream or changed its type."""
+
+
+class RowInvalid(TidemillError):
+    """A row sent for prediction does not fit the model's fields."""
+
+
+# Models.
+
+
+class LineChanged(TidemillError):
+    """The learning spec differs from the one the candidate line was begun with."""
+
+
+class ParentDigest(TidemillError):
+    """The model to continue from is missing or is not what its digest says."""
+
+
+class DigestMismatch(TidemillError):
+    """Stored bytes are not those that were committed."""
+
+
+class FeatureSkew(TidemillError):
+    """A bundle does not reproduce its own golden rows."""
+
+
+class BundleUnfit(TidemillError):
+    """A bundle could not be loaded and proven in a child process."""
+
+
+class ModelPruned(TidemillError):
+    """The model was deleted by `keep_windows`."""
+
+
+class ScoreInvalid(TidemillError):
+    """Labels and predictions do not fit together, or have no finite loss."""
+
+
+# Writers.
+
+
+class AlreadyRunning(TidemillError):
+    """Another run of the same model holds the lock."""
+
+
+class LedgerMisconfigured(TidemillError):
+    """The ledger topic may lose or rewrite entries."""
+
+
+class LedgerLost(TidemillError):
+    """The ledger topic no longer holds the entries that once stood in it."""
+
+
+class LedgerBroken(TidemillError):
+    """An entry was edited, removed or reordered."""
+
+
+class StoreFull(TidemillError):
+    """The store could not take the bytes."""
+
+
+class VerifyFailed(TidemillError):
+    """What is stored is not what the rules make of its inputs."""

@@ -1,0 +1,110 @@
+"""Evidence: per-row gains of one model over another, summed by clusters of event time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import fsum, sqrt
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+_ROUNDING = 1e-12  # spread below this share of the largest sum is the rounding of equal gains
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Sums over clusters, as parallel tuples in ascending order of cluster.
+
+    A cluster is named by its beginning in milliseconds since 1970. `gains` are sums of
+    `loss(reference) − loss(challenger)`, `losses` sums of `loss(reference)`.
+    """
+
+    clusters: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    gains: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What evidence says: mean gain `m` a row, its clustered standard error, `t` and mean loss `L`.
+
+    `m` and `loss` are None without rows, `se` and `dof` with fewer than two clusters, `t` there
+    and where `se` is 0.
+    """
+
+    n: int
+    clusters: int
+    m: float | None = None
+    loss: float | None = None
+    se: float | None = None
+    t: float | None = None
+    dof: int | None = None
+
+
+def cluster_starts(
+    timestamp: npt.NDArray[np.int64], start: int, length: int
+) -> npt.NDArray[np.int64]:
+    """For each event time the beginning of its cluster, all in milliseconds since 1970.
+
+    Clusters of `length` lie edge to edge before and after `start`, the beginning of the window.
+    """
+    return np.floor_divide(timestamp - start, length) * length + start
+
+
+def gather(
+    reference: npt.NDArray[np.float64],
+    challenger: npt.NDArray[np.float64],
+    clusters: npt.NDArray[np.int64],
+) -> Evidence:
+    """Evidence of the challenger over the reference, from losses of the same n rows."""
+    names, codes = np.unique(clusters, return_inverse=True)
+    size = len(names)
+    gains = np.bincount(codes, reference - challenger, size)
+    losses = np.bincount(codes, reference, size)
+    rows = np.bincount(codes, minlength=size)
+    return Evidence(*(tuple(sums.tolist()) for sums in (names, rows, gains, losses)))
+
+
+def pooled(parts: Iterable[Evidence]) -> Evidence:
+    """All evidence together: what several parts say of one cluster is summed."""
+    sums: dict[int, tuple[int, float, float]] = {}
+    for part in parts:
+        for name, n, gain, loss in zip(
+            part.clusters, part.rows, part.gains, part.losses, strict=True
+        ):
+            old = sums.get(name, (0, 0.0, 0.0))
+            sums[name] = (old[0] + n, old[1] + gain, old[2] + loss)
+    names = sorted(sums)
+    return Evidence(
+        tuple(names),
+        tuple(sums[name][0] for name in names),
+        tuple(sums[name][1] for name in names),
+        tuple(sums[name][2] for name in names),
+    )
+
+
+def estimate(evidence: Evidence) -> Estimate:
+    """`m = Σd/n`, `se = √(G/(G−1) · Σ_g(D_g − m·n_g)²)/n`, `t = m/se`, G−1 degrees of freedom."""
+    n, g = sum(evidence.rows), len(evidence.clusters)
+    if n == 0:
+        return Estimate(0, g)
+    m, loss = fsum(evidence.gains) / n, fsum(evidence.losses) / n
+    if g < 2:
+        return Estimate(n, g, m, loss)
+    # The largest sum is the unit, so that no square over- or underflows.
+    unit = max(abs(d) for d in evidence.gains)
+    if unit == 0:
+        return Estimate(n, g, m, loss, 0.0, None, g - 1)
+    sums = zip(evidence.gains, evidence.rows, strict=True)
+    residuals = [d / unit - m / unit * k for d, k in sums]
+    spread = sqrt(fsum(r * r for r in residuals))
+    if spread <= _ROUNDING:
+        return Estimate(n, g, m, loss, 0.0, None, g - 1)
+    se = sqrt(g / (g - 1)) * spread * unit / n
+    return Estimate(n, g, m, loss, se, m / se if se > 0 else None, g - 1)
+
+
+def t_quantile(probability: float, dof: int) -> float:
+    """The quantile of Student's t with `dof` degrees of freedom."""
+    return float(stdtrit(dof, probability))

@@ -1,0 +1,188 @@
+"""The learner: a few more trees on a new batch, or all of them from scratch on the sample."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from tidemill.core import bundle
+from tidemill.core.bundle import Model
+from tidemill.core.errors import SpecInvalid
+from tidemill.core.features import (
+    Array,
+    Column,
+    FeatureFunction,
+    Vocabulary,
+    check_row_wise,
+    columns_of,
+    extend,
+    features,
+    matrix,
+)
+from tidemill.core.replay import ORDER
+from tidemill.core.sections import RESERVED, LearnerSpec, Scalar, TreesSpec
+from tidemill.core.spec import ModelSpec
+
+HOLDOUT_ROWS = 150
+"""Rows below which a window has no holdout fit."""
+BAGGED_ROWS = 100
+"""Rows below which no bag is drawn: LightGBM stops the process's work on an empty one."""
+
+_COUNTS = ("poisson", "tweedie")  # objectives that cannot start from labels which are all 0
+
+
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows by (timestamp, partition, offset), and by epoch where there are several."""
+    return rows.sort([name for name in ORDER if name in rows.columns])
+
+
+def tail_rows(rows: int) -> int:
+    """How many of a window's rows the holdout fit must not see: ⌈.2 n⌉, 0 under 150 rows."""
+    return -(-rows // 5) if rows >= HOLDOUT_ROWS else 0
+
+
+def head(rows: pl.DataFrame) -> pl.DataFrame | None:
+    """What the holdout fit learns from: ordered rows without their tail; None if there is none."""
+    tail = tail_rows(rows.height)
+    return rows.head(rows.height - tail) if tail else None
+
+
+def next_step(
+    since_retrain: int, trees: int, learner: LearnerSpec, rows: int = 1
+) -> Literal["continue", "retrain", "carry"]:
+    """What a window is learned by.
+
+    `since_retrain` counts the windows after the last retraining, without this one; `trees` are
+    the parent's boosting rounds; `rows` the window's rows.
+    """
+    if rows == 0:
+        return "carry"
+    due = since_retrain + 1 >= learner.retrain_every
+    full = trees + learner.continue_.trees > learner.max_trees
+    return "retrain" if due or full else "continue"
+
+
+def fit(
+    spec: ModelSpec,
+    rows: pl.DataFrame,
+    *,
+    parent: Model | None,
+    continue_: bool,
+    golden: pl.DataFrame,
+    window: str | None,
+    seed: int,
+    num_threads: int,
+    function: FeatureFunction | None = None,
+) -> bytes:
+    """The bundle of a model that learned from `rows`: a pure function of its arguments.
+
+    To continue, `parent` gives trees, columns and vocabulary; else all begin anew from `rows`, so
+    that a vocabulary grows no further than the sample and the windows until the next retraining.
+    `golden` are ordered rows to choose golden rows from. Raises `SpecInvalid` for a parameter
+    that LightGBM does not take, or a feature function that is not row-wise.
+    """
+    _check_reference(spec, function)
+    check_parameters(spec.learner.parameters)
+    names = list(spec.fields)
+    check_row_wise(golden, names, function)
+    rows = in_order(rows)
+    made, label = features(rows, names, function), rows[spec.label].cast(pl.Float64).to_numpy()
+    base = parent if continue_ else None
+    columns = base.header.columns if base else columns_of(made)
+    vocabulary = extend(base.vocabulary if base else Vocabulary(), made, columns)
+    if spec.objective in _COUNTS and not label.any():
+        if parent is None:
+            told = f"All labels `{spec.label}` are 0, from which {spec.objective} cannot start."
+            raise SpecInvalid(told, "Begin with history that has other labels.")
+        text, columns, vocabulary = parent.text, parent.header.columns, parent.vocabulary
+    else:
+        settings = _settings(spec, continue_, len(label), seed, num_threads)
+        given = matrix(made, columns, vocabulary)
+        text = _train(settings, given, label, columns, base.text if base else None)
+    return bundle.encode(spec, text, columns, vocabulary, function, golden, window)
+
+
+def check_parameters(parameters: Mapping[str, Scalar]) -> None:
+    """Raise `SpecInvalid` for a name LightGBM does not know (it would ignore it without a word),
+    or one that means what tidemill sets itself."""
+    from lightgbm.basic import _ConfigAliases
+
+    aliases = _ConfigAliases._get_all_param_aliases()
+    known = {*aliases, *(other for others in aliases.values() for other in others)}
+    ours = _ConfigAliases.get(*RESERVED)
+    for name in sorted(parameters):
+        near = get_close_matches(name, sorted(known - ours), 1)
+        if name not in known:
+            raise SpecInvalid(
+                f"`learner.parameters`: LightGBM has no parameter `{name}`.",
+                f"Did you mean `{near[0]}`?" if near else "See LightGBM's list of parameters.",
+            )
+        if name in ours:
+            raise SpecInvalid(
+                f"`learner.parameters`: `{name}` is set by tidemill.",
+                "See `continue`, `retrain` and `seed` of `learner`.",
+            )
+
+
+def _settings(
+    spec: ModelSpec, continue_: bool, rows: int, seed: int, num_threads: int
+) -> dict[str, Any]:
+    """LightGBM's parameters of a step: with these, equal rows give equal trees."""
+    step: TreesSpec = spec.learner.continue_ if continue_ else spec.learner.retrain
+    settings: dict[str, Any] = dict(spec.learner.parameters)
+    if rows < BAGGED_ROWS:
+        settings = {name: value for name, value in settings.items() if "bagging" not in name}
+        settings = {name: value for name, value in settings.items() if "subsample" not in name}
+    return settings | {
+        "objective": spec.objective,
+        "num_class": len(spec.classes) or 1,
+        "num_iterations": step.trees,
+        "learning_rate": step.rate,
+        "num_leaves": step.leaves,
+        "min_data_in_leaf": step.min_rows,
+        "seed": seed,
+        "num_threads": num_threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
+def _train(
+    settings: dict[str, Any],
+    given: Array,
+    label: "np.ndarray[Any, np.dtype[np.float64]]",
+    columns: tuple[Column, ...],
+    before: str | None,
+) -> str:
+    """LightGBM's text after the rounds of `settings`, without the parameters at its end."""
+    import lightgbm
+
+    categories = [at for at, column in enumerate(columns) if column.kind == "category"]
+    try:
+        booster = lightgbm.train(
+            settings,
+            lightgbm.Dataset(given, label, categorical_feature=categories),
+            num_boost_round=settings["num_iterations"],
+            init_model=None if before is None else lightgbm.Booster(model_str=before),
+            keep_training_booster=True,
+        )
+    except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
+        raise SpecInvalid(
+            f"LightGBM refuses to train: {error}.",
+            "Look at `objective`, the label and `learner.parameters` in defs.yaml.",
+        ) from error
+    text: str = booster.model_to_string()
+    # Threads are among the parameters, and must not change the digest.
+    return text[: text.index("\nparameters:")]
+
+
+def _check_reference(spec: ModelSpec, function: FeatureFunction | None) -> None:
+    given = function.reference if function else None
+    if given != spec.features:
+        raise SpecInvalid(
+            f"The feature function given is {given}; the model's is {spec.features}.",
+            "Load the function that `features` in defs.yaml names.",
+        )

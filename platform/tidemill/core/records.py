@@ -1,0 +1,112 @@
+"""What the steps commit: the manifest of a batch, a candidate, the initial model."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file of the store by its name, sha256 and size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Who decided that a window is not learned, and why."""
+
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a batch holds. `rows + rejected + gaps` is the number of offsets in its plan.
+
+    `plan` is the sha256 of the plan (or of the file of historical data). `late` and `ahead` count
+    rows with event time before the window's start and at or after its end. `appended` counts
+    records that carry the broker's time. `missing` counts, for each field, the rows without it.
+    `rows_digest` is of the rows' values, whatever wrote the file.
+    """
+
+    model: str
+    window: str
+    epoch: int
+    plan: str
+    rows: int
+    rejected: int
+    gaps: int
+    late: int
+    ahead: int
+    appended: int
+    missing: dict[str, int]
+    reasons: dict[str, int]
+    rows_file: FileRef | None
+    rejected_file: FileRef | None
+    rows_digest: str
+    skipped: Skip | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A chain of candidates under one learning spec; its id is the sha256 of this record."""
+
+    learning: dict[str, Any]
+    parent: str
+    first_window: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The replay sample: a snapshot, and the windows whose batches came after it."""
+
+    snapshot: FileRef
+    since: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The initial model: what it was trained on, under which learning spec, and its digest.
+
+    `data_end` is the first window's start in milliseconds: no row is later.
+    """
+
+    model: str
+    batch: str
+    learning: dict[str, Any]
+    digest: str
+    trees: int
+    tree_digest: str
+    rows: int
+    data_end: int
+    sample: Sample
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The model after learning from one window.
+
+    `batch` is the sha256 of the batch's manifest, `parent` and `digest` are bundles, `holdout` is
+    the sibling that learned from the first 80 % of the window (None where there are too few rows)
+    and `tail_rows` counts the rows it did not see. `since_retrain` counts windows.
+    """
+
+    model: str
+    line: str
+    window: str
+    kind: Literal["continue", "retrain", "carry"]
+    batch: str
+    parent: str
+    digest: str
+    trees: int
+    tree_digest: str
+    holdout: str | None
+    tail_rows: int
+    since_retrain: int
+    sample: Sample
+    seed: int
+    libraries: dict[str, str]

@@ -1,0 +1,247 @@
+"""Scoring: per-row losses of an objective, and what else a report says about predictions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.core.errors import ScoreInvalid
+from tidemill.core.evidence import Estimate, estimate, gather
+from tidemill.core.sections import Scalar
+from tidemill.core.spec import Objective
+
+Array = npt.NDArray[np.float64]
+Parameters = Mapping[str, Scalar]
+
+CLIP = 1e-6
+"""Probabilities are clipped to `[CLIP, 1 − CLIP]`."""
+PAIRING_ALARM = 1.645
+"""Pairing skill with a smaller clustered t raises the alarm (DESIGN, The gate)."""
+SLICES = 20
+"""Values of a category that a report shows: those with the most rows."""
+
+_POSITIVE = 1e-10  # LightGBM's own floor under a predicted mean
+_LARGEST = 1e200  # beyond this sums and squares of losses are no longer finite
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose predicted probability lies in one tenth of [0, 1]: their number and two means."""
+
+    n: int
+    predicted: float
+    observed: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean prediction and mean label; for `binary` the same for each tenth that has rows."""
+
+    predicted: float
+    observed: float
+    bins: tuple[Bin, ...] = ()
+
+    @property
+    def bias(self) -> float:
+        """Mean prediction minus mean label."""
+        return self.predicted - self.observed
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows with one value of a category field (None: missing), and the mean loss of each role."""
+
+    field: str
+    value: str | None
+    n: int
+    losses: dict[str, float]
+
+
+def row_losses(
+    objective: Objective, label: Array, prediction: Array, parameters: Parameters
+) -> Array:
+    """The loss of each of n rows, at least 0.
+
+    `label` is float64[n] (a class index for `multiclass`, 0 or 1 for `binary`); `prediction` is
+    on the scale that LightGBM predicts on, float64[n], or float64[n, classes] for `multiclass`.
+    The count-like objectives give the unit deviance, which differs from LightGBM's negative log
+    likelihood by a factor of 2 and a term of the label only: it ranks models alike and has a zero
+    to measure effects from. Raises `ScoreInvalid`.
+    """
+    _check_shapes(objective, label, prediction)
+    with np.errstate(all="ignore"):  # what is not finite is named below
+        loss = _losses(objective, label, prediction, parameters)
+    scorable = np.isfinite(label) & (np.abs(loss) < _LARGEST)
+    finite = np.isfinite(prediction)
+    scorable &= finite if finite.ndim == 1 else finite.all(axis=1)
+    if not scorable.all():
+        raise ScoreInvalid(
+            f"Row {int(np.argmin(scorable))} of {len(label)} has a label or a prediction without a "
+            f"finite {objective} loss.",
+            "Look at the extreme labels of this window's batch; `tidemill rollback` replaces a "
+            "model that answers them so.",
+        )
+    return np.asarray(loss, dtype=np.float64)
+
+
+def constant_prior(objective: Objective, label: Array, parameters: Parameters) -> float | None:
+    """Mean loss of the best constant prediction in hindsight; None without rows.
+
+    It is chosen on the rows it is scored on: a stronger reference than any constant learned
+    before, which only a model that tells rows apart can beat.
+    """
+    n = len(label)
+    if n == 0:
+        return None
+    if objective == "multiclass":
+        rates = np.bincount(label.astype(np.int64)) / n
+        constant: Array = np.broadcast_to(rates, (n, len(rates)))
+        constant = np.hstack([constant, np.zeros((n, 1))])  # two columns even with one class
+    else:
+        constant = np.full(n, _best_constant(objective, label, parameters))
+    return float(row_losses(objective, label, constant, parameters).mean())
+
+
+def auc(label: Array, score: Array) -> float | None:
+    """The share of (1, 0) pairs in the right order, ties half; None where there is no pair."""
+    positives = int((label == 1).sum())
+    negatives = len(label) - positives
+    if positives == 0 or negatives == 0:
+        return None
+    _, codes, counts = np.unique(score, return_inverse=True, return_counts=True)
+    middle_ranks = np.cumsum(counts) - (counts - 1) / 2
+    ranks = float(middle_ranks[codes[label == 1]].sum())
+    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def calibration(objective: Objective, label: Array, prediction: Array) -> Calibration | None:
+    """How far predictions are right in the mean; None for `multiclass` and without rows."""
+    if objective == "multiclass" or len(label) == 0:
+        return None
+    means = float(prediction.mean()), float(label.mean())
+    if objective != "binary":
+        return Calibration(*means)
+    tenth = np.clip(np.floor(prediction * 10), 0, 9).astype(np.int64)
+    n = np.bincount(tenth, minlength=10).tolist()
+    predicted = np.bincount(tenth, prediction, 10).tolist()
+    observed = np.bincount(tenth, label, 10).tolist()
+    sums = zip(n, predicted, observed, strict=True)
+    return Calibration(*means, tuple(Bin(k, p / k, o / k) for k, p, o in sums if k))
+
+
+def pairing_skill(
+    objective: Objective,
+    label: Array,
+    prediction: Array,
+    clusters: npt.NDArray[np.int64],
+    parameters: Parameters,
+    seed: int,
+) -> Estimate:
+    """Mean loss with the labels shuffled among these rows minus the actual mean loss, as `m`.
+
+    Near 0 the predictions do not belong to these labels: the labels were permuted, or the model
+    knows nothing. `seed` decides the shuffle.
+    """
+    shuffled = label[np.random.Generator(np.random.PCG64(seed)).permutation(len(label))]
+    without = row_losses(objective, shuffled, prediction, parameters)
+    actual = row_losses(objective, label, prediction, parameters)
+    return estimate(gather(without, actual, clusters))
+
+
+def losses_by_slice(
+    field: str, values: pl.Series, losses: Mapping[str, Array]
+) -> tuple[Slice, ...]:
+    """Mean loss of every role for each value of a category column, the `SLICES` largest first."""
+    seen: dict[str | None, int] = {}
+    column = values.cast(pl.String).to_list()
+    codes = np.array([seen.setdefault(value, len(seen)) for value in column], dtype=np.int64)
+    n = np.bincount(codes, minlength=len(seen)).tolist()
+    sums = {role: np.bincount(codes, loss, len(seen)).tolist() for role, loss in losses.items()}
+    largest = sorted(seen.items(), key=lambda item: (-n[item[1]], item[0] is None, item[0] or ""))
+    return tuple(
+        Slice(field, value, n[code], {role: sums[role][code] / n[code] for role in sums})
+        for value, code in largest[:SLICES]
+    )
+
+
+def _check_shapes(objective: Objective, label: Array, prediction: Array) -> None:
+    fits = prediction.ndim == 1 + (objective == "multiclass") and len(prediction) == len(label)
+    if fits and objective == "multiclass" and len(label):
+        fits = bool(label.min() >= 0 and label.max() < prediction.shape[1])
+    if not fits:
+        raise ScoreInvalid(
+            f"Labels of shape {label.shape} and {objective} predictions of shape "
+            f"{prediction.shape} do not belong together.",
+            "Compare the model's objective and classes with those in `defs.yaml`.",
+        )
+
+
+def _losses(objective: Objective, y: Array, p: Array, parameters: Parameters) -> Array:
+    match objective:
+        case "binary":
+            clipped = np.clip(p, CLIP, 1 - CLIP)
+            loss = -np.where(y == 1, np.log(clipped), np.log(1 - clipped))
+            return np.where((y == 0) | (y == 1), loss, np.nan)
+        case "multiclass":
+            own = p[np.arange(len(y)), y.astype(np.int64)]
+            return -np.log(np.clip(own, CLIP, 1 - CLIP))
+        case "regression":
+            return np.square(y - p)
+        case "regression_l1":
+            return np.abs(y - p)
+        case "huber":
+            alpha, distance = _alpha(parameters), np.abs(y - p)
+            far = alpha * (distance - alpha / 2)
+            return np.where(distance <= alpha, np.square(distance) / 2, far)
+        case "quantile":
+            alpha, short = _alpha(parameters), y - p
+            return np.where(short >= 0, alpha * short, (alpha - 1) * short)
+        case "poisson":
+            return _deviance(y, p, 1.0)
+        case "gamma":
+            return _deviance(y, p, 2.0)
+        case "tweedie":
+            return _deviance(y, p, float(parameters.get("tweedie_variance_power", 1.5)))
+
+
+def _deviance(y: Array, p: Array, power: float) -> Array:
+    """Unit deviance of the Tweedie family; below 0 only by rounding, which is cut off."""
+    mean = np.maximum(p, _POSITIVE)
+    floor = np.maximum(y, _POSITIVE)  # a zero has no log; the term is the same for every model
+    if power == 1.0:
+        deviance = 2 * (y * np.log(floor / mean) - (y - mean))
+    elif power == 2.0:
+        deviance = 2 * ((floor - mean) / mean - np.log(floor / mean))
+    else:
+        one, two = 1 - power, 2 - power
+        saturated = np.maximum(y, 0.0) ** two / (one * two)
+        deviance = 2 * (saturated - y * mean**one / one + mean**two / two)
+    return np.where(y >= 0, np.maximum(deviance, 0.0), np.nan)
+
+
+def _best_constant(objective: Objective, label: Array, parameters: Parameters) -> float:
+    if objective == "regression_l1":
+        return float(np.median(label))
+    if objective == "quantile":
+        return float(np.quantile(label, _alpha(parameters), method="inverted_cdf"))
+    if objective == "huber":
+        return _huber_centre(label, _alpha(parameters))
+    return float(label.mean())
+
+
+def _huber_centre(label: Array, alpha: float) -> float:
+    """Where the slope of the mean Huber loss changes its sign, by bisection."""
+    low, high = float(label.min()), float(label.max())
+    for _ in range(64):
+        middle = (low + high) / 2
+        if np.clip(label - middle, -alpha, alpha).sum() > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _alpha(parameters: Parameters) -> float:
+    return float(parameters.get("alpha", 0.9))  # LightGBM's default

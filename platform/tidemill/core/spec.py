@@ -1,0 +1,141 @@
+"""What a model's `defs.yaml` may say: every field, its default and its bounds."""
+
+import re
+from datetime import date, datetime
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from tidemill.core.sections import (
+    FieldSpec,
+    GateSpec,
+    InitialSpec,
+    LearnerSpec,
+    Section,
+    WindowsSpec,
+)
+from tidemill.core.windows import Calendar, to_ms
+
+Objective = Literal[
+    "binary",
+    "multiclass",
+    "regression",
+    "regression_l1",
+    "huber",
+    "quantile",
+    "poisson",
+    "gamma",
+    "tweedie",
+]
+MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""What a model may be called: it is a folder, an asset key's prefix and part of file names."""
+
+
+def _moment(value: date | datetime, timezone: str) -> datetime:
+    """A date's midnight, or a time, in the timezone unless it says another."""
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
+    return value if value.tzinfo else value.replace(tzinfo=ZoneInfo(timezone))
+
+
+def _field_shorthand(value: object) -> object:
+    if isinstance(value, str):
+        return {"type": value.removesuffix("?"), "optional": value.endswith("?")}
+    return value
+
+
+class ModelSpec(Section):
+    """One incremental model: the stream it learns from, how it learns, and when it takes over."""
+
+    topic: str = Field(
+        pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The Kafka topic of labelled events."
+    )
+    format: Literal["json"] = Field("json", description="One JSON object a record.")
+    fields: dict[
+        str,
+        Annotated[
+            FieldSpec, BeforeValidator(_field_shorthand, json_schema_input_type=FieldSpec | str)
+        ],
+    ] = Field(
+        min_length=1,
+        description="The event's fields: category, number or boolean; "
+        "`number?` may be missing from whole windows.",
+    )
+    label: str = Field(description="The event's field that the model predicts.")
+    classes: list[str] = Field([], description="The label's values, for `multiclass`.")
+    objective: Objective = "binary"
+    features: str | None = Field(
+        None,
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:function`: row-wise, a polars frame in, a polars frame out.",
+    )
+    windows: WindowsSpec
+    initial: InitialSpec = InitialSpec()
+    learner: LearnerSpec = LearnerSpec()
+    gate: GateSpec = GateSpec()
+    deploy: Literal["last", "each"] = Field(
+        "last", description="Which window of a run may reach the ledger."
+    )
+    max_reject_share: float = Field(
+        0.05, ge=0, le=1, description="Share of rejected rows from which a window is not learned."
+    )
+    min_rows: int = Field(100, ge=0, description="Rows below which a check warns.")
+    keep_windows: int = Field(400, ge=1, description="Windows whose batches and candidates stay.")
+
+    @field_validator("fields")
+    @classmethod
+    def _field_names(cls, value: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
+        for name in value:
+            if not name or name.startswith("_"):
+                raise ValueError(f"field name {name!r}: names beginning with _ are tidemill's own")
+        return dict(sorted(value.items()))  # the order in defs.yaml must not matter to any digest
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ModelSpec":
+        if self.label in self.fields:
+            raise ValueError(f"`label` {self.label!r} is also one of the `fields`; remove it there")
+        if self.label.startswith("_"):
+            raise ValueError("`label` begins with _, which is for tidemill's own columns")
+        if (self.objective == "multiclass") != bool(self.classes):
+            raise ValueError("`classes` go with `objective: multiclass`, and it needs them")
+        if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
+            raise ValueError("`classes` are at least two different values")
+        for name in self.gate.slices:
+            if name not in self.fields or self.fields[name].type != "category":
+                raise ValueError(f"`gate.slices`: {name!r} is no category among the `fields`")
+        _ = self.calendar.first  # a cron that never ticks, a zone that does not fit
+        return self
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        """The model's windows."""
+        windows = self.windows
+        return Calendar(windows.cron, _moment(windows.start, windows.timezone), windows.timezone)
+
+    @property
+    def history_start(self) -> int | None:
+        """`initial.from` in milliseconds since 1970; None: all there is."""
+        start = self.initial.start
+        return None if start is None else to_ms(_moment(start, self.windows.timezone))
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The category fields, by name."""
+        return tuple(name for name, field in self.fields.items() if field.type == "category")
+
+    def learning(self, features_source: str | None) -> dict[str, Any]:
+        """All that candidates depend on besides data: what a line is begun with.
+
+        `features_source` is the sha256 of the feature function's source, None without one.
+        """
+        told = self.model_dump(mode="json", by_alias=True)
+        parts = {k: told[k] for k in ("label", "classes", "objective", "features")}
+        # Not `optional`: it says when a batch is refused, and changes nothing in one that is not.
+        fields = {name: field.type for name, field in self.fields.items()}
+        return parts | {
+            "fields": fields,
+            "features_source": features_source,
+            "learner": told["learner"],
+        }

@@ -1,0 +1,101 @@
+"""`defs.yaml` text to a `ModelSpec`; what is wrong is named with its line and the nearest word."""
+
+import difflib
+from collections.abc import Sequence
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tidemill.core.errors import SpecInvalid, TidemillError
+from tidemill.core.spec import ModelSpec
+
+COMPONENT = "tidemill.defs.IncrementalModel"
+Path = Sequence[str | int]
+
+
+def parse(text: str, file: str) -> ModelSpec:
+    """The model that this text describes. Raises `SpecInvalid`, a line for each mistake.
+
+    `file` is the name that errors show.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _invalid([f"{file}:{line}: not YAML: {error.problem}"]) from None
+    if root is None or not isinstance(document, dict):
+        raise _invalid([f"{file}:1: expected a mapping with `type` and `attributes`"])
+    complaints = [
+        f"{file}:{_line(root, [key])}: unknown key `{key}`{_nearest(key, ['type', 'attributes'])}"
+        for key in document
+        if key
+        not in ("type", "attributes", "requirements", "post_processing", "template_vars_module")
+    ]
+    if document.get("type") != COMPONENT:
+        complaints.append(f"{file}:{_line(root, ['type'])}: `type` must be `{COMPONENT}`")
+    try:
+        spec = ModelSpec.model_validate(document.get("attributes"))
+    except ValidationError as error:
+        complaints += [_complaint(file, root, detail) for detail in error.errors()]
+    except TidemillError as error:
+        complaints.append(f"{file}:{_line(root, ['attributes', 'windows'])}: {error}")
+    if complaints:
+        raise _invalid(complaints)
+    return spec
+
+
+def _invalid(complaints: Sequence[str]) -> SpecInvalid:
+    return SpecInvalid("\n".join(complaints), "\nMend the lines named above.")
+
+
+def _complaint(file: str, root: yaml.Node, detail: ErrorDetails) -> str:
+    loc = detail["loc"]
+    where = f"{file}:{_line(root, ['attributes', *loc])}"
+    name = ".".join(map(str, loc))
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key `{name}`{_nearest(str(loc[-1]), _keys_beside(loc))}"
+    if detail["type"] == "missing":
+        return f"{where}: `{name}` is missing"
+    told = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "literal_error":
+        allowed = str(detail["ctx"]["expected"])
+        words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+        told = f"expected {allowed}{_nearest(str(detail['input']), words)}"
+    value = detail["input"]
+    shown = "" if isinstance(value, dict | list) else f" is {value!r}:"
+    return f"{where}: `{name}`{shown} {told}" if name else f"{where}: {told}"
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean `{found[0]}`?" if found else f"; expected one of {', '.join(words)}"
+
+
+def _keys_beside(loc: Path) -> list[str]:
+    """The keys allowed where this location's last key stands."""
+    model: type[BaseModel] = ModelSpec
+    for step in loc[:-1]:
+        for name, field in model.model_fields.items():
+            nested = field.annotation
+            if step == (field.alias or name) and isinstance(nested, type):
+                model = nested
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _line(root: yaml.Node, path: Path) -> int:
+    """The line of the deepest key of `path` that the document has."""
+    node, line = root, root.start_mark.line
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(step)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1

@@ -1,0 +1,74 @@
+"""Rows as Parquet bytes, and a digest of rows that no library's version changes."""
+
+import hashlib
+import io
+from functools import cache
+from importlib.metadata import version
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 65_536
+"""Rows of a row group: fixed, because it is part of the bytes."""
+
+_LIBRARIES = ("lightgbm", "msgspec", "numpy", "polars", "pyarrow")
+
+
+def to_parquet(frame: pl.DataFrame) -> bytes:
+    """The frame as one Parquet file. Equal rows and library versions give equal bytes, however the
+    frame was put together."""
+    table = frame.rechunk().to_arrow().combine_chunks()
+    sink = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(None),
+        sink,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=3,
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> pl.DataFrame:
+    """The frame that `to_parquet` was given."""
+    table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)  # a table is never a series
+    return frame
+
+
+def rows_digest(frame: pl.DataFrame) -> str:
+    """sha256 of the frame's columns: each one's name, type, validity and values, in order.
+
+    Numbers count as little-endian bytes, texts as UTF-8 with their lengths before them.
+    """
+    total = hashlib.sha256()
+    for column in frame.get_columns():
+        for part in (column.name.encode(), str(column.dtype).encode(), *_parts(column)):
+            total.update(len(part).to_bytes(8, "little"))
+            total.update(part)
+    return total.hexdigest()
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that bytes and trees depend on."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def _parts(column: pl.Series) -> list[bytes]:
+    """Validity as one byte a row, then the values; what is under a null counts as zero."""
+    valid = _little_endian(column.is_not_null().cast(pl.UInt8))
+    if column.dtype in (pl.String, pl.Binary):
+        known = column.cast(pl.Binary).fill_null(b"")
+        return [valid, _little_endian(known.bin.size("b").cast(pl.UInt64)), b"".join(known)]
+    if column.dtype == pl.Boolean:
+        return [valid, _little_endian(column.fill_null(False).cast(pl.UInt8))]
+    return [valid, _little_endian(column.fill_null(0))]
+
+
+def _little_endian(column: pl.Series) -> bytes:
+    array = column.to_numpy()
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -1,0 +1,140 @@
+"""Windows: half-open ranges of event time, named by the key of their Dagster partition."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from tidemill.core.errors import SpecInvalid, UnknownWindow
+
+DAY_FORMAT = "%Y-%m-%d"
+MINUTE_FORMAT = "%Y-%m-%dT%H%MZ"
+KEY_PATTERN = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since 1970-01-01 UTC of an aware datetime."""
+    return round(moment.timestamp() * 1000)
+
+
+def from_ms(ms: int) -> datetime:
+    """The aware UTC datetime of milliseconds since 1970."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """Event time `[start, end)` in milliseconds since 1970, and its key."""
+
+    start: int
+    end: int
+    key: str
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """All windows of a model: between the ticks of `cron` in `timezone`, from `start` (aware) on.
+
+    Windows of a day or longer have the key `YYYY-MM-DD` of their local start; shorter ones must
+    be in UTC (a summer-time change would give two windows one key) and are `YYYY-MM-DDTHHMMZ`.
+    """
+
+    cron: str
+    start: datetime
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        zone = ZoneInfo(self.timezone)
+        try:
+            CronSim(self.cron, self.start)
+        except CronSimError as error:
+            raise SpecInvalid(
+                f"`windows.cron` {self.cron!r} is no cron expression ({error}).",
+                'Use five fields, such as "0 0 * * *" for days or "*/5 * * * *" for five minutes.',
+            ) from error
+        if not self.daily and zone.key != "UTC":
+            raise SpecInvalid(
+                f"Windows shorter than a day cannot be in the timezone {self.timezone}.",
+                "Remove `windows.timezone`; windows shorter than a day are in UTC.",
+            )
+
+    @property
+    def daily(self) -> bool:
+        """Whether every window lasts at least a day: one fixed minute and one fixed hour."""
+        minute, hour = self.cron.split()[:2]
+        return minute.isdigit() and hour.isdigit()
+
+    @property
+    def key_format(self) -> str:
+        """The strftime format of keys, which is also Dagster's."""
+        return DAY_FORMAT if self.daily else MINUTE_FORMAT
+
+    @cached_property
+    def _zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    @cached_property
+    def first(self) -> Window:
+        """The first window: it begins at the first tick at or after `start`."""
+        return self._window(self._next(self.start.astimezone(self._zone) - timedelta(seconds=1)))
+
+    def window(self, key: str) -> Window:
+        """The window with this key. Raises `UnknownWindow` for anything else."""
+        example = f"Keys look like {self.first.key}, the first window of this model."
+        if not KEY_PATTERN.fullmatch(key):
+            raise UnknownWindow(f"{key[:80]!r} is no window key.", example)
+        try:
+            local = datetime.strptime(key, self.key_format)  # noqa: DTZ007 - the zone follows
+        except ValueError:
+            raise UnknownWindow(f"{key!r} is no window key.", example) from None
+        found = self._window(self._next(local.replace(tzinfo=self._zone) - timedelta(seconds=1)))
+        if found.key != key:
+            raise UnknownWindow(f"No window begins at {key!r} by cron {self.cron!r}.", example)
+        if found.start < self.first.start:
+            raise UnknownWindow(f"{key!r} is before the first window.", example)
+        return found
+
+    def containing(self, ms: int) -> Window | None:
+        """The window that holds this moment; None before the first window."""
+        if ms < self.first.start:
+            return None
+        moment = from_ms(ms).astimezone(self._zone) + timedelta(milliseconds=1)
+        return self._window(next(CronSim(self.cron, _ceil_minute(moment), reverse=True)))
+
+    def after(self, window: Window) -> Window:
+        """The window that begins where this one ends."""
+        return self._window(from_ms(window.end).astimezone(self._zone))
+
+    def before(self, window: Window) -> Window | None:
+        """The window that ends where this one begins; None for the first."""
+        if window.start <= self.first.start:
+            return None
+        start = from_ms(window.start).astimezone(self._zone)
+        return self._window(next(CronSim(self.cron, start, reverse=True)))
+
+    def between(self, first: Window, last: Window) -> Iterator[Window]:
+        """The windows from `first` to `last`, both inclusive, in order."""
+        window = first
+        while window.start <= last.start:
+            yield window
+            window = self.after(window)
+
+    def _next(self, moment: datetime) -> datetime:
+        following: datetime = next(CronSim(self.cron, moment))
+        return following
+
+    def _window(self, start: datetime) -> Window:
+        end = self._next(start)
+        return Window(to_ms(start), to_ms(end), start.strftime(self.key_format))
+
+
+def _ceil_minute(moment: datetime) -> datetime:
+    floor = moment.replace(second=0, microsecond=0)
+    return floor if floor == moment else floor + timedelta(minutes=1)

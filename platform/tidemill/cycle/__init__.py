@@ -1,0 +1,1 @@
+"""The four steps of one update, each a function over ports: extract, update, evaluate, deploy."""

@@ -1,0 +1,219 @@
+"""Where one model's records lie in the store, and how they are read back and checked."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tidemill.core import canonical
+from tidemill.core.errors import DigestMismatch, ModelPruned
+from tidemill.core.ledger import Standing
+from tidemill.core.plans import Observation, Plan
+from tidemill.core.records import Candidate, FileRef, Initial, Line, Manifest
+from tidemill.core.report import Report
+from tidemill.failpoints import reached
+from tidemill.ports import Store
+
+T = TypeVar("T")
+_LEDGER, _SEEN = "ledger/topic.json", "observations.json"
+_NO_RECORD = (
+    "Run the step that made it again, or restore the file from a backup; `tidemill verify` names "
+    "all that is damaged."
+)
+
+
+def file_ref(stem: str, suffix: str, data: bytes) -> FileRef:
+    """How these bytes are called: the name carries their digest."""
+    sha256 = canonical.digest(data)
+    return FileRef(f"{stem}-{sha256[:16]}.{suffix}", sha256, len(data))
+
+
+def _manifest(window: str) -> str:
+    return f"batches/{window}/manifest.json"
+
+
+def unless_damaged(get: Callable[[], T | None]) -> T | None:
+    """A record by its getter, None where it is damaged: for a step that can make it again."""
+    try:
+        return get()
+    except DigestMismatch:
+        return None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The part of the store that belongs to one model. Every record is written once.
+
+    A record's getter gives None where nothing is committed, and raises `DigestMismatch` where its
+    bytes are damaged. A commit gives back what stands after it: the record itself, or the one of a
+    writer who came first; a damaged one is mended if it was the same, else `DigestMismatch`.
+    """
+
+    store: Store
+    model: str
+
+    def plan(self, window: str) -> Plan | None:
+        return self._get(f"plans/{window}.json", Plan)
+
+    def commit_plan(self, plan: Plan) -> Plan:
+        return self._commit("plan", f"plans/{plan.window}.json", plan)
+
+    def manifest(self, window: str) -> Manifest | None:
+        return self._get(_manifest(window), Manifest)
+
+    def commit_manifest(self, manifest: Manifest) -> Manifest:
+        return self._commit("manifest", _manifest(manifest.window), manifest)
+
+    def initial(self) -> Initial | None:
+        return self._get("initial.json", Initial)
+
+    def commit_initial(self, initial: Initial) -> Initial:
+        return self._commit("initial", "initial.json", initial)
+
+    def line(self) -> Line | None:
+        return self._get("lines/0.json", Line)
+
+    def commit_line(self, line: Line) -> Line:
+        return self._commit("line", "lines/0.json", line)
+
+    def candidates(self, line: str) -> str:
+        """The folder of a line's candidates."""
+        return f"candidates/{line[:16]}/"
+
+    def candidate_name(self, line: str, window: str) -> str:
+        return f"{self.candidates(line)}{window}.json"
+
+    def candidate(self, line: str, window: str) -> Candidate | None:
+        return self._get(self.candidate_name(line, window), Candidate)
+
+    def commit_candidate(self, candidate: Candidate) -> Candidate:
+        name = self.candidate_name(candidate.line, candidate.window)
+        return self._commit("candidate", name, candidate)
+
+    def report(self, window: str) -> Report | None:
+        return self._get(f"reports/{window}.json", Report)
+
+    def commit_report(self, report: Report) -> Report:
+        return self._commit("report", f"reports/{report.window}.json", report)
+
+    def commit_entry(self, standing: Standing, cluster_id: str, topic_id: str) -> None:
+        """Copy a standing ledger entry, byte for byte as it stands in the topic."""
+        place = {"cluster_id": cluster_id, "topic_id": topic_id}
+        self._put("ledger", _LEDGER, canonical.seal(canonical.encode(place)))
+        self._put("entry", f"ledger/{standing.entry.seq:08d}.json", standing.value)
+
+    def entry(self, seq: int) -> bytes | None:
+        return self.store.get(f"{self.model}/ledger/{seq:08d}.json")
+
+    def ledger_topic(self) -> tuple[str, str] | None:
+        """Cluster id and topic id of the ledger that the copied entries stand in."""
+        place = self._get(_LEDGER, dict[str, str])
+        return None if place is None else (place["cluster_id"], place["topic_id"])
+
+    def observations(self) -> dict[int, Observation]:
+        return unless_damaged(lambda: self._get(_SEEN, dict[int, Observation])) or {}
+
+    def observe(self, observations: dict[int, Observation]) -> None:
+        told = {str(partition): seen for partition, seen in observations.items()}
+        self.store.replace(f"{self.model}/{_SEEN}", canonical.seal(canonical.encode(told)))
+
+    def put_file(self, ref: FileRef, data: bytes) -> None:
+        """Commit bytes under the name that `file_ref` gave them; damaged ones are mended."""
+        self._put_named("file", ref.name, data)
+
+    def file(self, ref: FileRef) -> bytes:
+        """The bytes of a committed file. Raises `DigestMismatch` for any other bytes."""
+        data = self.store.get(f"{self.model}/{ref.name}")
+        if data is None:
+            raise DigestMismatch(f"{self.model}/{ref.name} is missing in the store.", _NO_RECORD)
+        if canonical.digest(data) != ref.sha256:
+            raise DigestMismatch(
+                f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _NO_RECORD
+            )
+        return data
+
+    def put_bundle(self, bundle: bytes) -> str:
+        """Commit a bundle under its digest; a damaged one is mended."""
+        digest = canonical.digest(bundle)
+        self._put_named("bundle", f"models/{digest}.bundle", bundle)
+        return digest
+
+    def bundle(self, digest: str) -> bytes:
+        """The bundle of this digest, verified. Raises `ModelPruned`, `DigestMismatch`."""
+        data = self.store.get(f"{self.model}/models/{digest}.bundle")
+        if data is None:
+            raise ModelPruned(
+                f"The bundle {digest} of model {self.model} is not in the store.",
+                "Name another digest; `tidemill history` lists those that were deployed.",
+            )
+        if canonical.digest(data) != digest:
+            raise DigestMismatch(
+                f"The bundle {digest} of model {self.model} is damaged in the store.", _NO_RECORD
+            )
+        return data
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Names within this model's part, each beginning with `folder`."""
+        cut = len(self.model) + 1
+        return (name[cut:] for name in self.store.names(f"{self.model}/{folder}"))
+
+    def hash(self, name: str) -> str | None:
+        """The sha256 of a record's bytes; None where nothing is committed."""
+        data = self.store.get(f"{self.model}/{name}")
+        return None if data is None else canonical.digest(data)
+
+    def committed(self, name: str) -> str:
+        """The sha256 of the bytes of a record that must be there. Raises `DigestMismatch`."""
+        found = self.hash(name)
+        if found is None:
+            raise DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
+        return found
+
+    def _get(self, name: str, kind: type[T]) -> T | None:
+        data = self.store.get(f"{self.model}/{name}")
+        if data is None:
+            return None
+        body = canonical.unseal(data)
+        if body is None:
+            raise DigestMismatch(
+                f"{self.model}/{name} is damaged in the store: it is not of the sha256 that it "
+                "was committed with.",
+                _NO_RECORD,
+            )
+        try:
+            return canonical.decode(body, kind)
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            raise DigestMismatch(
+                f"{self.model}/{name} is no such record: {error}.", _NO_RECORD
+            ) from error
+
+    def agrees(self, manifest: Manifest) -> bool:
+        """Whether a damaged manifest was once this one."""
+        damaged = self.store.get(f"{self.model}/{_manifest(manifest.window)}")
+        return damaged is not None and canonical.agrees(damaged, canonical.encode(manifest))
+
+    def _commit(self, what: str, name: str, record: T) -> T:
+        data = canonical.encode(record)
+        if self._put(what, name, canonical.seal(data)):
+            return record
+        standing = unless_damaged(lambda: self._get(name, type(record)))
+        if standing is not None:
+            return standing
+        if not canonical.agrees(self.store.get(f"{self.model}/{name}") or b"", data):
+            raise DigestMismatch(
+                f"{self.model}/{name} is damaged in the store, and making it again gives another "
+                "record than was committed.",
+                "Restore the file from a backup.",
+            )
+        self.store.replace(f"{self.model}/{name}", canonical.seal(data))
+        return record
+
+    def _put_named(self, what: str, name: str, data: bytes) -> None:
+        """Commit bytes under a name made of their digest: no other bytes can be meant by it."""
+        if not self._put(what, name, data) and self.store.get(f"{self.model}/{name}") != data:
+            self.store.replace(f"{self.model}/{name}", data)
+
+    def _put(self, what: str, name: str, data: bytes) -> bool:
+        reached(f"{what}.before")
+        written = self.store.put(f"{self.model}/{name}", data)
+        reached(f"{what}.after")
+        return written

@@ -1,0 +1,108 @@
+"""Blocked: a batch that must not be learned is refused, and the records it is made of are kept."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from tidemill.core import history
+from tidemill.core.decoding import Rejected
+from tidemill.core.errors import SchemaBroken, TooManyRejects
+from tidemill.core.plans import Plan
+from tidemill.core.tables import to_parquet
+from tidemill.cycle.archive import file_ref
+from tidemill.cycle.mill import Mill
+
+SCHEMA_MIN_ROWS = 20
+"""With fewer rows, an absent field is no evidence that it was removed."""
+
+_COLUMNS = {
+    "_partition": pl.Int32,
+    "_offset": pl.Int64,
+    "_timestamp": pl.Int64,
+    "reason": pl.String,
+    "value": pl.Binary,
+}
+
+
+def refuse_unfit(
+    mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
+) -> None:
+    """Refuse a batch with too many rejected records, or without a field it must have.
+
+    `rows` are those that could be decoded, `absent` counts the ones that lack each field. Raises
+    `TooManyRejects`, or `SchemaBroken` naming the field; then every record of the window lies as
+    it stood in the log in a file of `blocked/`, with the reason of each rejected one.
+    """
+    _check_rejects(mill, planned, rows, rejected)
+    _check_fields(mill, planned, rows, rejected, absent)
+
+
+def rejected_table(rejected: Sequence[Rejected]) -> pl.DataFrame:
+    """Rejected records by partition and offset, with reason and raw value."""
+    told = [(r.partition, r.offset, r.timestamp, r.reason, r.value) for r in rejected]
+    return pl.DataFrame(told, schema=_COLUMNS, orient="row")
+
+
+def _check_rejects(mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected]) -> None:
+    limit = mill.spec.max_reject_share
+    if len(rejected) <= limit * (rows + len(rejected)):
+        return
+    reason, count = Counter(r.reason for r in rejected).most_common(1)[0]
+    told = (
+        f"{len(rejected)} of {rows + len(rejected)} records of window {planned.window} of "
+        f"{mill.model} are rejected, most ({count}) because {reason}; the limit is {limit:.1%}. "
+        f"The records are kept in {_keep_raw(mill, planned, rejected)}."
+    )
+    if any(reason.startswith(f"`{name}`") for name in (*mill.spec.fields, mill.spec.label)):
+        raise SchemaBroken(told, _remedy(mill, planned))
+    raise TooManyRejects(told, _remedy(mill, planned))
+
+
+def _check_fields(
+    mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
+) -> None:
+    gone = [
+        name
+        for name, field in mill.spec.fields.items()
+        if not field.optional and absent.get(name, 0) == rows
+    ]
+    if not gone or rows < SCHEMA_MIN_ROWS:
+        return
+    raise SchemaBroken(
+        f"None of the {rows} rows of window {planned.window} of {mill.model} has "
+        f"{', '.join(f'`{name}`' for name in gone)}. "
+        f"The records are kept in {_keep_raw(mill, planned, rejected)}.",
+        f"If that is meant, declare `{gone[0]}: {mill.spec.fields[gone[0]].type}?` in "
+        f"defs.yaml. {_remedy(mill, planned)}",
+    )
+
+
+def _keep_raw(mill: Mill, planned: Plan, rejected: Sequence[Rejected]) -> str:
+    """Keep every record of the window as it is in the log; the name of the file.
+
+    Of a file of historical data only the rejected rows are kept: its owner has the rest.
+    """
+    table = rejected_table(rejected)
+    if planned.epoch != history.EPOCH:
+        why = {(r.partition, r.offset): r.reason for r in rejected}
+        records = [
+            (chunk.partition, *record, why.get((chunk.partition, record[0])))
+            for chunk in mill.log.read(planned.topic, planned.offsets)
+            for record in zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
+        ]
+        columns = ("_partition", "_offset", "_timestamp", "value", "reason")
+        schema = {name: _COLUMNS[name] for name in columns}
+        raw = pl.DataFrame(records, schema=schema, orient="row")
+        table = raw.select(*_COLUMNS).sort("_partition", "_offset")
+    data = to_parquet(table)
+    ref = file_ref(f"blocked/{planned.window}", "parquet", data)
+    mill.archive.put_file(ref, data)
+    return f"{mill.model}/{ref.name}"
+
+
+def _remedy(mill: Mill, planned: Plan) -> str:
+    return (
+        "Mend the producer or defs.yaml and run the window again, or leave it out by "
+        f"`tidemill skip {mill.model} {planned.window} --why REASON`."
+    )

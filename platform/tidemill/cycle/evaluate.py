@@ -1,0 +1,117 @@
+"""Evaluate: score the models on the window's rows, which none has learned from, and decide."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from tidemill.core import learner, report
+from tidemill.core.errors import PredecessorMissing
+from tidemill.core.gate import Taken
+from tidemill.core.ledger import personal_since
+from tidemill.core.records import Candidate, Manifest
+from tidemill.core.report import Case, Inputs, Report, Rows
+from tidemill.core.windows import Window
+from tidemill.cycle.archive import unless_damaged
+from tidemill.cycle.deploy import read_chain
+from tidemill.cycle.extract import batch_of, rows_of
+from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import candidate_of, current_line, initial_of
+
+
+def evaluate(mill: Mill, window: Window, taken: Sequence[Taken] | None = None) -> Report:
+    """The report of a window, and in it the gate's verdict.
+
+    `taken` are the persons' ledger entries to take, by default those that the rules name now; a
+    report once made keeps its own. Raises `PredecessorMissing`, `DigestMismatch`.
+    """
+    standing = unless_damaged(lambda: mill.archive.report(window.key))
+    if standing is not None:
+        return standing
+    manifest = batch_of(mill, window)
+    candidate = candidate_of(mill, current_line(mill), window)
+    previous = _previous(mill, window)
+    if taken is None:
+        taken = _persons(mill, window, previous)
+    case = _case(mill, window, manifest, candidate, previous, taken)
+    return mill.archive.commit_report(_judge(mill, case, manifest))
+
+
+def _previous(mill: Mill, window: Window) -> Report | None:
+    """The report of the window before; None for the first. Raises `PredecessorMissing`."""
+    before = mill.spec.calendar.before(window)
+    if before is None:
+        return None
+    previous = mill.archive.report(before.key)
+    if previous is None:
+        raise PredecessorMissing(
+            f"Window {before.key} of model {mill.model} has no evaluation report, whose gate "
+            f"state {window.key} goes on from.",
+            f"Run `tidemill backfill {mill.model} --from {before.key} --to {window.key}`.",
+        )
+    return previous
+
+
+def _persons(mill: Mill, window: Window, previous: Report | None) -> list[Taken]:
+    after = previous.ledger_seq if previous else -1
+    standing = personal_since(read_chain(mill), after, window.start)
+    return [Taken(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in standing]
+
+
+def _case(
+    mill: Mill,
+    window: Window,
+    manifest: Manifest,
+    candidate: Candidate,
+    previous: Report | None,
+    taken: Sequence[Taken],
+) -> Case:
+    committed = mill.archive.committed
+    inputs = Inputs(
+        previous=committed(f"reports/{previous.window}.json") if previous else None,
+        batch=committed(f"batches/{window.key}/manifest.json"),
+        candidate=committed(mill.archive.candidate_name(candidate.line, window.key)),
+    )
+    return Case(
+        model=mill.model,
+        spec=mill.spec,
+        window=window,
+        candidate=candidate,
+        initial=initial_of(mill).digest,
+        previous=previous,
+        inputs=inputs,
+        entries=tuple(taken),
+        ages=_ages(previous, candidate),
+    )
+
+
+def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
+    """Windows since each model was made, as far as the report before knows them."""
+    before = previous.models.values() if previous else ()
+    known = {role.digest: role.age + 1 for role in before if role.age is not None}
+    return {candidate.parent: 1} | known | {candidate.digest: 0, candidate.holdout or "": 0}
+
+
+def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
+    rows = learner.in_order(rows_of(mill, manifest))
+    digests = set(report.scored(case).values())
+    predictions = {digest: mill.load(digest).predict(rows) for digest in digests}
+    candidate, tail, on_tail = case.candidate, None, None
+    if candidate.holdout is not None:
+        tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
+        on_tail = mill.load(candidate.holdout).predict(rows.tail(candidate.tail_rows))
+    return report.judge(
+        case,
+        Rows(
+            label=_floats(rows, mill.spec.label),
+            timestamp=rows["_timestamp"].to_numpy(),
+            tail=tail,
+            slices={name: rows[name] for name in mill.spec.gate.slices},
+        ),
+        predictions,
+        on_tail,
+    )
+
+
+def _floats(rows: pl.DataFrame, column: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    return rows[column].cast(pl.Float64).to_numpy()

@@ -1,0 +1,216 @@
+"""Plan a window: freeze which offsets are its own, as soon as the log has closed it."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+
+from tidemill.core.errors import (
+    PlanLost,
+    WindowOpen,
+)
+from tidemill.core.log import Extent
+from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Plan, Range
+from tidemill.core.windows import Window, from_ms
+from tidemill.cycle.attach import Attached, attach
+from tidemill.cycle.mill import Mill
+
+
+def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
+    """The window's plan; every unplanned window before it is planned first.
+
+    `closed_by` names the person who says that the stream has ended: then every record there is
+    belongs to this window or one before. Raises `WindowOpen` where the log has not closed the
+    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`.
+    """
+    standing = mill.archive.plan(window.key)
+    if standing is not None:
+        return standing
+    _no_plan_is_lost(mill, window)
+    before, unplanned = _unplanned(mill, window)
+    attached = attach(mill, before)
+    if before is None:
+        before = _first_plan(mill, attached, closed_by)
+    for each in unplanned:
+        ranges = _ranges(mill, attached, before.ends, each, closed_by)
+        before = _commit(mill, attached, each, ranges, before, closed_by)
+    return before
+
+
+def plan_initial(mill: Mill) -> Plan:
+    """The first plan of the model: the offsets before its first window."""
+    standing = mill.archive.plan(INITIAL)
+    if standing is None:
+        _no_plan_is_lost(mill, None)
+        standing = _first_plan(mill, attach(mill, None), None)
+    return standing
+
+
+def _no_plan_is_lost(mill: Mill, window: Window | None) -> None:
+    """A plan that is not there must never have been there."""
+    key = window.key if window else INITIAL
+    after = mill.spec.calendar.after(window) if window else mill.spec.calendar.first
+    if mill.archive.manifest(key) or mill.archive.plan(after.key):
+        raise PlanLost(
+            f"The plan of window {key} of model {mill.model} is gone from the store, "
+            "though work after it is there.",
+            f"Restore {mill.model}/plans/{key}.json from a backup.",
+        )
+
+
+def _unplanned(mill: Mill, window: Window) -> tuple[Plan | None, list[Window]]:
+    """The newest plan before the window, and the windows from there up to it."""
+    missing = [window]
+    while (earlier := mill.spec.calendar.before(missing[-1])) is not None:
+        found = mill.archive.plan(earlier.key)
+        if found is not None:
+            return found, missing[::-1]
+        _no_plan_is_lost(mill, earlier)
+        missing.append(earlier)
+    return mill.archive.plan(INITIAL), missing[::-1]
+
+
+def _first_plan(mill: Mill, attached: Attached, closed_by: str | None) -> Plan:
+    """Plan the topic's history: from `initial.from` (or all there is) to the first window."""
+    first = mill.spec.calendar.first
+    starts = {partition: extent.low for partition, extent in attached.extents.items()}
+    begin = mill.spec.history_start
+    if begin is not None:
+        searches = _search(mill, attached, starts, begin)
+        starts = {p: _rest(s, attached.extents[p]) for p, s in searches.items()}
+    ranges = _ranges(mill, attached, starts, Window(begin or 0, first.start, INITIAL), closed_by)
+    if mill.history is not None:  # the model's history is a file: these offsets are nobody's
+        ranges = tuple(replace(r, start=r.end) for r in ranges)
+    return _commit(
+        mill, attached, Window(begin or 0, first.start, INITIAL), ranges, None, closed_by
+    )
+
+
+def _commit(
+    mill: Mill,
+    attached: Attached,
+    window: Window,
+    ranges: tuple[Range, ...],
+    before: Plan | None,
+    closed_by: str | None,
+) -> Plan:
+    topic = attached.topic
+    return mill.archive.commit_plan(
+        Plan(
+            model=mill.model,
+            window=window.key,
+            start=window.start,
+            end=window.end,
+            topic=topic.name,
+            cluster_id=topic.cluster_id,
+            topic_id=topic.topic_id,
+            epoch=before.epoch if before else 0,
+            ranges=ranges,
+            previous=mill.archive.hash(f"plans/{before.window}.json") if before else None,
+            closed_by=closed_by,
+        )
+    )
+
+
+def _ranges(
+    mill: Mill,
+    attached: Attached,
+    starts: Mapping[int, int],
+    window: Window,
+    closed_by: str | None,
+) -> tuple[Range, ...]:
+    """The window's ranges, or `WindowOpen` if a partition has neither boundary nor excuse."""
+    full = {partition: starts.get(partition, 0) for partition in sorted(attached.extents)}
+    searches = _search(mill, attached, full, window.end)
+    open_ = [partition for partition, search in searches.items() if search.found is None]
+    excuse: Ending | None = "closed" if closed_by else None
+    seen: Mapping[int, Observation] = {}
+    if open_ and not closed_by:
+        seen = _observe(mill, attached)
+        excuse = _excuse(mill, open_, seen, full)
+        if excuse is None:
+            raise _window_open(mill, window, searches, open_)
+    return tuple(
+        Range(partition, full[partition], search.found)
+        if search.found is not None
+        else Range(
+            partition,
+            full[partition],
+            max(full[partition], _rest(search, attached.extents[partition])),
+            excuse or "closed",
+            seen.get(partition),
+        )
+        for partition, search in searches.items()
+    )
+
+
+def _search(
+    mill: Mill, attached: Attached, starts: Mapping[int, int], end: int
+) -> dict[int, BoundarySearch]:
+    """Look for every partition's boundary at event time `end`, reading no further than needed."""
+    searches = {p: BoundarySearch(end, mill.spec.windows.confirm) for p in starts}
+    hints = mill.log.offsets_at(attached.topic.name, end)
+    for partition, search in searches.items():
+        extent, hint = attached.extents[partition], hints.get(partition)
+        start = max(starts[partition], extent.low, extent.stable if hint is None else hint)
+        if start >= extent.stable:
+            continue
+        chunks = mill.log.read(attached.topic.name, {partition: (start, extent.stable)}, first=64)
+        with closing(chunks):
+            for chunk in chunks:
+                pairs = zip(chunk.offsets, chunk.timestamps, strict=True)
+                if search.feed((o, t) for o, t in pairs if t is not None):
+                    break
+    return searches
+
+
+def _rest(search: BoundarySearch, extent: Extent) -> int:
+    """Where the range ends if no record follows."""
+    found = search.rest()
+    return extent.stable if found is None else found
+
+
+def _observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
+    """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
+    known, now = mill.archive.observations(), mill.now()
+    seen = {
+        partition: known[partition].again(extent.stable, now)
+        if partition in known
+        else Observation(extent.stable, now, now)
+        for partition, extent in attached.extents.items()
+    }
+    mill.archive.observe(seen)
+    return seen
+
+
+def _excuse(
+    mill: Mill, open_: list[int], seen: Mapping[int, Observation], starts: Mapping[int, int]
+) -> Ending | None:
+    """Why the partitions without a boundary may be left out: idleness, or a silent stream.
+
+    Silence closes windows up to the last record, and none of the future.
+    """
+    windows, confirmed = mill.spec.windows, len(open_) < len(seen)
+    if confirmed and all(seen[p].still_for >= windows.idle_timeout for p in open_):
+        return "idle"
+    silent, left = windows.close_when_silent, any(o.end > starts[p] for p, o in seen.items())
+    if silent is not None and left and all(o.still_for >= silent for o in seen.values()):
+        return "silent"
+    return None
+
+
+def _window_open(
+    mill: Mill, window: Window, searches: Mapping[int, BoundarySearch], open_: list[int]
+) -> WindowOpen:
+    newest = max((s.newest for s in searches.values() if s.newest is not None), default=None)
+    come = (
+        f"the newest record behind its end is of {from_ms(newest).isoformat()}"
+        if newest is not None
+        else "the log holds no record behind its end"
+    )
+    return WindowOpen(
+        f"Window {window.key} of model {mill.model} is still open: it ends at "
+        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {mill.spec.topic} have no "
+        f"confirmed boundary there, and {come}.",
+        "Wait for events; if the stream has ended, say so by "
+        f"`tidemill close {mill.model} --through {window.key}`.",
+    )

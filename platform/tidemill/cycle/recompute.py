@@ -1,0 +1,95 @@
+"""Recompute: make everything again from its frozen inputs, and compare."""
+
+from collections.abc import Callable, Iterator
+
+from tidemill.core import canonical
+from tidemill.core.plans import INITIAL
+from tidemill.core.records import Manifest
+from tidemill.core.windows import Window
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.evaluate import evaluate
+from tidemill.cycle.extract import GONE, extract_plan
+from tidemill.cycle.initial import train
+from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import current_line, update
+from tidemill.cycle.verify import Verified
+
+Progress = Callable[[str], None]
+
+
+def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progress) -> None:
+    """Make everything again into an empty archive and compare, record by record.
+
+    Plans and the persons' entries that reports took are given; batches are read from the log, or
+    given as well, and named, where it no longer holds them.
+    Where libraries differ from those that made a record, its rows and trees are compared instead
+    of its bytes.
+    """
+    again = mill.over(scratch)
+    windows = list(_windows(mill, mill.archive))
+    for key in (INITIAL, *(window.key for window in windows)):
+        planned = mill.archive.plan(key)
+        if planned is not None:
+            scratch.commit_plan(planned)
+    progress(INITIAL)
+    if mill.archive.initial() is None:
+        return
+    history = mill.archive.manifest(INITIAL)
+    if history is not None and mill.history is None:
+        _compare(verified, INITIAL, "batch", history, _batch_again(mill, again, history, verified))
+    _compare(verified, INITIAL, "initial model", mill.archive.initial(), train(again))
+    line = current_line(mill)
+    for window in windows:
+        progress(window.key)
+        manifest = mill.archive.manifest(window.key)
+        if manifest is None:
+            break
+        batch = _batch_again(mill, again, manifest, verified)
+        _compare(verified, window.key, "batch", manifest, batch)
+        candidate = mill.archive.candidate(line, window.key)
+        if candidate is not None:
+            _compare(verified, window.key, "candidate", candidate, update(again, window))
+        report = mill.archive.report(window.key)
+        if report is not None and candidate is not None:
+            new = evaluate(again, window, report.entries)
+            _compare(verified, window.key, "report", report, new)
+        verified.recomputed += 1
+
+
+def _batch_again(mill: Mill, again: Mill, manifest: Manifest, verified: Verified) -> Manifest:
+    """Read a batch from the log again; one that it no longer holds is taken as archived."""
+    if manifest.skipped is not None:
+        return again.archive.commit_manifest(manifest)
+    planned = again.archive.plan(manifest.window)
+    assert planned is not None  # copied above
+    try:
+        return extract_plan(again, planned)
+    except GONE:
+        verified.given.append(manifest.window)
+        for ref in filter(None, (manifest.rows_file, manifest.rejected_file)):
+            again.archive.put_file(ref, mill.archive.file(ref))
+        return again.archive.commit_manifest(manifest)
+
+
+def _compare(verified: Verified, window: str, what: str, stands: object, made: object) -> None:
+    """Bytes where the libraries are the same, else the digests of rows and trees."""
+    if canonical.encode(stands) == canonical.encode(made):
+        return
+    old, new = canonical.plain(stands), canonical.plain(made)
+    if old.get("libraries", {}) != new.get("libraries", {}):
+        meant = [key for key in ("rows_digest", "tree_digest") if key in old]
+        if meant and all(old[key] == new[key] for key in meant):
+            return
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    verified.findings.append(
+        f"The {what} of window {window} comes out otherwise when made again: "
+        f"{', '.join(keys)} differ."
+    )
+
+
+def _windows(mill: Mill, archive: Archive) -> Iterator[Window]:
+    """The planned windows, in order."""
+    window = mill.spec.calendar.first
+    while archive.plan(window.key) is not None:
+        yield window
+        window = mill.spec.calendar.after(window)

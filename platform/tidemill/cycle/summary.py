@@ -1,0 +1,71 @@
+"""What came of a range of windows, in numbers that a person wants to know first."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from tidemill.core.errors import PredecessorMissing
+from tidemill.core.windows import Window
+from tidemill.cycle.mill import Mill
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The windows `first` to `last` of one model.
+
+    `verdicts` counts reports by verdict, `reasons` lists those of promotions and roll backs by
+    window. `losses` are means over all rows of the range: of the initial model, of the champion
+    in service at the time and of the newest candidate at the time.
+    """
+
+    model: str
+    first: str
+    last: str
+    windows: int
+    rows: int
+    rejected: int
+    late: int
+    verdicts: dict[str, int]
+    reasons: dict[str, str]
+    losses: dict[str, float]
+    champion: str
+    deployments: int
+
+
+def summarize(mill: Mill, first: Window, last: Window) -> Summary:
+    """Sum up a range whose windows are all reported. Raises `PredecessorMissing`."""
+    calendar, archive = mill.spec.calendar, mill.archive
+    counts: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "roll_back": 0})
+    reasons: dict[str, str] = {}
+    sums = {"initial": 0.0, "champion": 0.0, "challenger": 0.0}
+    champion = ""
+    for window in calendar.between(first, last):
+        manifest, report = archive.manifest(window.key), archive.report(window.key)
+        if manifest is None or report is None:
+            raise PredecessorMissing(
+                f"Window {window.key} of model {mill.model} has no evaluation report.",
+                f"Run `tidemill backfill {mill.model} --from {window.key} --to {last.key}`.",
+            )
+        counts.update(windows=1, rows=manifest.rows, late=manifest.late, rejected=manifest.rejected)
+        verdicts[report.verdict] += 1
+        if report.verdict != "keep":
+            test = report.comparisons[-1] if report.comparisons else "no test"
+            why = report.reasons[0] if report.verdict == "roll_back" else test
+            reasons[window.key] = f"{report.verdict}: {why}"
+        for role in sums:
+            sums[role] += (report.losses[role] or 0.0) * report.rows
+        champion = report.state.champion
+    return Summary(
+        model=mill.model,
+        first=first.key,
+        last=last.key,
+        windows=counts["windows"],
+        rows=counts["rows"],
+        rejected=counts["rejected"],
+        late=counts["late"],
+        verdicts=dict(verdicts),
+        reasons=reasons,
+        losses={role: total / max(1, counts["rows"]) for role, total in sums.items()},
+        champion=champion,
+        deployments=len(mill.chain().standing),
+    )

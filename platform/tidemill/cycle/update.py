@@ -1,0 +1,245 @@
+"""Update: let the candidate model learn from one window's batch."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from tidemill.core import canonical, learner, replay
+from tidemill.core.bundle import Model
+from tidemill.core.errors import (
+    DigestMismatch,
+    LineChanged,
+    ModelPruned,
+    ParentDigest,
+    PredecessorMissing,
+)
+from tidemill.core.records import Candidate, Initial, Line, Sample
+from tidemill.core.tables import from_parquet, libraries, to_parquet
+from tidemill.core.windows import Window
+from tidemill.cycle.archive import file_ref, unless_damaged
+from tidemill.cycle.extract import batch_of, rows_of
+from tidemill.cycle.mill import Mill
+from tidemill.failpoints import reached
+
+
+def update(mill: Mill, window: Window) -> Candidate:
+    """The candidate of a window: a pure function of line, previous candidate and batch.
+
+    One that stands is verified, and made again where its bytes are damaged. Raises
+    `PredecessorMissing` without batch, previous candidate or initial model, `LineChanged` where
+    the learning spec is another, `ParentDigest` where the parent's bytes are not its own.
+    """
+    line = current_line(mill)
+    standing = unless_damaged(lambda: mill.archive.candidate(line, window.key))
+    if standing is not None and _intact(mill, standing):
+        return standing
+    made = _learn(mill, window, line)
+    if standing is not None and made != standing:
+        raise ParentDigest(
+            f"Candidate {window.key} of model {mill.model} is damaged, and learning it again gives "
+            f"{made.digest}, not {standing.digest}.",
+            "Restore the model's files from a backup; `tidemill verify` names them.",
+        )
+    return mill.archive.commit_candidate(made)
+
+
+def initial_of(mill: Mill) -> Initial:
+    """The initial model's record. Raises `PredecessorMissing`."""
+    initial = mill.archive.initial()
+    if initial is None:
+        raise PredecessorMissing(
+            f"Model {mill.model} has no initial model.",
+            f"Materialize its asset {mill.model}/initial_model first; `tidemill backfill` does.",
+        )
+    return initial
+
+
+def candidate_of(mill: Mill, line: str, window: Window) -> Candidate:
+    """The candidate record of a window. Raises `PredecessorMissing`."""
+    candidate = mill.archive.candidate(line, window.key)
+    if candidate is None:
+        raise PredecessorMissing(
+            f"Window {window.key} of model {mill.model} has no candidate.",
+            f"Run `tidemill backfill {mill.model} --from {window.key} --to {window.key}`, or "
+            f"`tidemill skip {mill.model} {window.key} --why REASON` if it cannot be mended.",
+        )
+    return candidate
+
+
+def current_line(mill: Mill) -> str:
+    """The id of the model's line, begun now if there is none. Raises `LineChanged`."""
+    initial = initial_of(mill)
+    line = Line(
+        learning=mill.learning() | {"initial": initial.digest},
+        parent=initial.digest,
+        first_window=mill.spec.calendar.first.key,
+    )
+    standing = unless_damaged(mill.archive.line) or mill.archive.commit_line(line)
+    if standing != line:
+        refuse_change(mill, canonical.plain(standing), canonical.plain(line))
+    return canonical.digest_of(standing)
+
+
+def refuse_change(mill: Mill, was: object, now: object) -> None:
+    """Raise `LineChanged` with the keys in which two learning specs differ."""
+    keys = ", ".join(f"`{key}`" for key in sorted(_differing(was, now)))
+    raise LineChanged(
+        f"Model {mill.model} would learn by another spec than its line was begun with: "
+        f"{keys} differ.",
+        "Undo the change in defs.yaml, define a model of a new name, or go on in a new line by "
+        f"`tidemill adopt {mill.model} --from WINDOW --why REASON`.",
+    )
+
+
+def _differing(was: object, now: object, path: str = "") -> set[str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = was.keys() | now.keys()
+        found = (_differing(was.get(k), now.get(k), f"{path}.{k}" if path else k) for k in keys)
+        return set().union(*found)
+    return set() if was == now else {path.removeprefix("learning.")}
+
+
+def _intact(mill: Mill, candidate: Candidate) -> bool:
+    """Whether the files of a standing candidate are there, byte for byte."""
+    try:
+        mill.archive.bundle(candidate.digest)
+        if candidate.holdout is not None:
+            mill.archive.bundle(candidate.holdout)
+        mill.archive.file(candidate.sample.snapshot)
+    except (DigestMismatch, ModelPruned):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Before:
+    """Where a window's learning starts: the previous candidate, or the initial model."""
+
+    digest: str
+    trees: int
+    tree_digest: str
+    since_retrain: int
+    sample: Sample
+
+
+def _before(mill: Mill, window: Window, line: str) -> _Before:
+    earlier = mill.spec.calendar.before(window)
+    if earlier is None:
+        i = initial_of(mill)
+        return _Before(i.digest, i.trees, i.tree_digest, 0, i.sample)
+    c = candidate_of(mill, line, earlier)
+    return _Before(c.digest, c.trees, c.tree_digest, c.since_retrain, c.sample)
+
+
+def _learn(mill: Mill, window: Window, line: str) -> Candidate:
+    """Make the candidate of a window and commit its files, but not its record."""
+    manifest, before = batch_of(mill, window), _before(mill, window, line)
+    carried = Candidate(
+        model=mill.model,
+        line=line,
+        window=window.key,
+        kind="carry",
+        batch=mill.archive.committed(f"batches/{window.key}/manifest.json"),
+        parent=before.digest,
+        digest=before.digest,
+        trees=before.trees,
+        tree_digest=before.tree_digest,
+        holdout=None,
+        tail_rows=0,
+        since_retrain=before.since_retrain + 1,
+        sample=before.sample,
+        seed=_seed(line, window),
+        libraries=libraries(),
+    )
+    if manifest.rows == 0:
+        return carried
+    rows = learner.in_order(rows_of(mill, manifest))
+    head = learner.head(rows)
+    parts = [rows] if head is None else [rows, head]
+    parent = _parent(mill, before.digest)
+    sample = replace(before.sample, since=(*before.sample.since, window.key))
+    kind = learner.next_step(before.since_retrain, before.trees, mill.spec.learner)
+    if kind == "retrain":
+        parts = _samples(mill, window, before.sample, manifest.epoch, parts)
+        data = to_parquet(parts[0])
+        sample = Sample(file_ref(f"samples/{line[:16]}/{window.key}", "parquet", data))
+        mill.archive.put_file(sample.snapshot, data)
+    models = _fit(mill, window, kind, parent, parts, rows, carried.seed)
+    return replace(
+        carried,
+        kind=kind,
+        digest=models[0].digest,
+        trees=models[0].trees,
+        tree_digest=models[0].tree_digest,
+        holdout=models[1].digest if head is not None else None,
+        tail_rows=rows.height - head.height if head is not None else 0,
+        since_retrain=0 if kind == "retrain" else carried.since_retrain,
+        sample=sample,
+    )
+
+
+def _seed(line: str, window: Window) -> int:
+    """The randomness of a step: 31 bits of its name."""
+    return int(canonical.digest(f"{line}/{window.key}".encode())[:8], 16) & 0x7FFFFFFF
+
+
+def _parent(mill: Mill, digest: str) -> Model:
+    try:
+        return mill.load(digest)
+    except (DigestMismatch, ModelPruned) as error:
+        raise ParentDigest(
+            f"The model {digest} that {mill.model} continues is missing or damaged: {error.what}",
+            "Run the window that made it again; `tidemill verify` names the window.",
+        ) from error
+
+
+def _samples(
+    mill: Mill, window: Window, sample: Sample, epoch: int, parts: Sequence[pl.DataFrame]
+) -> list[pl.DataFrame]:
+    """For each part of the window's rows, the replay sample of it and all that came before."""
+    spec = mill.spec.learner.replay
+    history = [from_parquet(mill.archive.file(sample.snapshot))]
+    for key in sample.since:
+        manifest = batch_of(mill, mill.spec.calendar.window(key))
+        history.append(replay.identified(rows_of(mill, manifest), manifest.epoch))
+    before = replay.sample(history, spec.rows, spec.half_life, mill.model)
+    return [
+        replay.sample(
+            [before, replay.identified(part, epoch)], spec.rows, spec.half_life, mill.model
+        )
+        for part in parts
+    ]
+
+
+def _fit(
+    mill: Mill,
+    window: Window,
+    kind: str,
+    parent: Model,
+    parts: Sequence[pl.DataFrame],
+    rows: pl.DataFrame,
+    seed: int,
+) -> list[Model]:
+    """Learn from each part, at the same time: LightGBM trains outside the interpreter's lock."""
+
+    def fit(part: pl.DataFrame) -> Model:
+        bundle = learner.fit(
+            mill.spec,
+            part,
+            parent=parent,
+            continue_=kind == "continue",
+            golden=rows,
+            window=window.key,
+            seed=seed,
+            num_threads=mill.num_threads,
+            function=mill.features,
+        )
+        return mill.load(mill.archive.put_bundle(bundle))
+
+    reached("fit.before")
+    with ThreadPoolExecutor(len(parts)) as pool:
+        models = list(pool.map(fit, parts))
+    reached("fit.after")
+    return models

@@ -1,0 +1,232 @@
+"""Verify: hold what is stored against the rules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tidemill.core import canonical
+from tidemill.core.errors import TidemillError
+from tidemill.core.ledger import Chain
+from tidemill.core.plans import INITIAL, Plan
+from tidemill.core.records import Candidate, FileRef, Sample
+from tidemill.core.report import Report
+from tidemill.core.windows import Window
+from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import current_line
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Verified:
+    """What was looked at, and each finding as a sentence; no finding means that all is right.
+
+    `given` names the batches that the log no longer holds: they were taken as archived, and what
+    was learned from them was made again.
+    """
+
+    plans: int = 0
+    batches: int = 0
+    candidates: int = 0
+    reports: int = 0
+    entries: int = 0
+    recomputed: int = 0
+    given: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+def verify(mill: Mill) -> Verified:
+    """Check every record and file of the model against those it was made from."""
+    check = _Check(mill)
+    for step in (check.plans, check.batches, check.candidates, check.reports, check.ledger):
+        try:
+            step()
+        except TidemillError as error:
+            check.found(f"{type(error).__name__}: {error.what}")
+    if not check.verified.findings:  # what damaged records name would seem to be nobody's
+        check.orphans()
+    return check.verified
+
+
+class _Check:
+    """One walk over a model's records, remembering which names they account for."""
+
+    def __init__(self, mill: Mill) -> None:
+        self.mill = mill
+        self.archive = mill.archive
+        self.verified = Verified()
+        self.known: set[str] = {"observations.json", "initial.json", "lines/0.json"}
+
+    def found(self, finding: str) -> None:
+        self.verified.findings.append(finding)
+
+    def plans(self) -> None:
+        """Ranges tile: each starts where the one before ends, and names its bytes."""
+        before: Plan | None = None
+        for key in self._keys("plans/"):
+            planned = self.archive.plan(key)
+            if planned is None:
+                self.found(f"The plan of window {key} is missing; later plans are there.")
+                return
+            self.known.add(f"plans/{key}.json")
+            self.verified.plans += 1
+            if before is not None:
+                self._follows(before, planned)
+            before = planned
+
+    def _follows(self, before: Plan, planned: Plan) -> None:
+        if planned.previous != self.archive.hash(f"plans/{before.window}.json"):
+            self.found(f"The plan of window {before.window} was edited after {planned.window}'s.")
+        starts = {r.partition: r.start for r in planned.ranges}
+        for partition, end in before.ends.items():
+            if planned.epoch == before.epoch and starts.get(partition) != end:
+                self.found(
+                    f"Window {planned.window} starts at offset {starts.get(partition)} of "
+                    f"partition {partition}, but {before.window} ends at {end}."
+                )
+
+    def batches(self) -> None:
+        for key in self._keys("batches/"):
+            manifest = self.archive.manifest(key)
+            if manifest is None:  # a later window may be extracted first; candidates name theirs
+                continue
+            self.known.add(f"batches/{key}/manifest.json")
+            self.verified.batches += 1
+            self._file(manifest.rows_file)
+            self._file(manifest.rejected_file)
+            planned = self.archive.plan(key)
+            if manifest.epoch < 0 or planned is None:
+                continue
+            if manifest.plan != self.archive.hash(f"plans/{key}.json"):
+                self.found(f"The batch of window {key} was made from another plan.")
+            if manifest.rows + manifest.rejected + manifest.gaps != planned.records:
+                self.found(f"The batch of window {key} does not account for its offsets.")
+
+    def candidates(self) -> None:
+        made = self.archive.initial()
+        if made is None:
+            return
+        self._bundle(made.digest, "the initial model")
+        self._sample(made.sample)
+        if self.archive.line() is None:
+            return
+        line, parent = current_line(self.mill), made.digest
+        for window in self._steps(self.archive.candidates(line)):
+            candidate = self.archive.candidate(line, window.key)
+            if candidate is None:
+                self.found(
+                    f"The candidate of window {window.key} is missing; later ones are there."
+                )
+                return
+            self.known.add(self.archive.candidate_name(line, window.key))
+            self.verified.candidates += 1
+            self._candidate(candidate, parent)
+            parent = candidate.digest
+
+    def _candidate(self, candidate: Candidate, parent: str) -> None:
+        key = candidate.window
+        self._bundle(candidate.digest, f"candidate {key}")
+        if candidate.holdout is not None:
+            self._bundle(candidate.holdout, f"the holdout fit of {key}")
+        self._sample(candidate.sample)
+        if candidate.parent != parent:
+            self.found(f"Candidate {key} continues {candidate.parent}, not {parent}.")
+        if candidate.batch != self.archive.hash(f"batches/{key}/manifest.json"):
+            self.found(f"Candidate {key} was made from another batch manifest.")
+
+    def reports(self) -> None:
+        before: Report | None = None
+        for window in self._steps("reports/"):
+            report = self.archive.report(window.key)
+            if report is None:
+                self.found(f"The report of window {window.key} is missing; later ones are there.")
+                return
+            self.known.add(f"reports/{window.key}.json")
+            self.verified.reports += 1
+            names = {
+                "report before": (
+                    report.inputs.previous,
+                    f"reports/{before.window}.json" if before else None,
+                ),
+                "batch": (report.inputs.batch, f"batches/{window.key}/manifest.json"),
+                "candidate": (
+                    report.inputs.candidate,
+                    self.archive.candidate_name(report.line, window.key),
+                ),
+            }
+            for what, (wanted, name) in names.items():
+                if wanted != (self.archive.hash(name) if name else None):
+                    self.found(f"The {what} that report {window.key} was made from was edited.")
+            before = report
+
+    def ledger(self) -> None:
+        """The topic holds the entries that were copied, in their order, and their models exist."""
+        copies = [name for name in self.archive.names("ledger/") if name != "ledger/topic.json"]
+        self.known.update([*copies, "ledger/topic.json"])
+        chain, place = self.mill.chain(), self.archive.ledger_topic()
+        if place is not None and place != self.mill.ledger.identity():
+            self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
+        self.verified.entries = len(chain.standing)
+        stems = (name.removeprefix("ledger/").removesuffix(".json") for name in copies)
+        last = max((int(stem) for stem in stems if stem.isdigit()), default=-1)
+        for seq in range(max(last + 1, len(chain.standing))):
+            self._entry(chain, seq)
+        for standing in chain.standing:
+            self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
+
+    def _entry(self, chain: Chain, seq: int) -> None:
+        """One entry in the topic against its copy in the store."""
+        copy = self.archive.entry(seq)
+        if seq < len(chain.standing):
+            if copy is None:
+                self.found(f"Ledger entry {seq} stands in the topic, but was never copied.")
+            elif copy != chain.standing[seq].value:
+                self.found(f"Ledger entry {seq} differs between the topic and its copy.")
+            return
+        if copy is None:
+            self.found(f"Ledger entry {seq} is neither in the topic nor in the store.")
+            return
+        there = next((v for v in chain.void if v.hash == canonical.digest(copy)), None)
+        where = "is gone from the topic"
+        if there is not None:
+            where = f"no longer stands in the topic: at offset {there.offset} {there.reason}"
+        self.found(f"Ledger entry {seq} {where}; the store has its copy.")
+
+    def orphans(self) -> None:
+        """No file lies in the store that no record accounts for."""
+        for name in self.archive.names(""):
+            if name not in self.known and not name.startswith("blocked/"):
+                self.found(f"{self.archive.model}/{name} belongs to no record.")
+
+    def _bundle(self, digest: str, what: str) -> None:
+        self.known.add(f"models/{digest}.bundle")
+        try:
+            self.archive.bundle(digest)
+        except TidemillError as error:
+            self.found(f"The model of {what}: {error.what}")
+
+    def _sample(self, sample: Sample) -> None:
+        self._file(sample.snapshot)
+
+    def _file(self, ref: FileRef | None) -> None:
+        if ref is None:
+            return
+        self.known.add(ref.name)
+        try:
+            self.archive.file(ref)
+        except TidemillError as error:
+            self.found(error.what)
+
+    def _keys(self, folder: str) -> list[str]:
+        """The first plan's key and every window's, up to the last that has anything in `folder`."""
+        if not any(self.archive.names(folder)):
+            return []
+        return [INITIAL, *(window.key for window in self._steps(folder))]
+
+    def _steps(self, folder: str) -> list[Window]:
+        """The windows up to the last that has a record in `folder`."""
+        parts = (name.removeprefix(folder).split("/")[0] for name in self.archive.names(folder))
+        keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL})
+        if not keys:
+            return []
+        calendar = self.mill.spec.calendar
+        return list(calendar.between(calendar.first, calendar.window(keys[-1])))

@@ -1,0 +1,152 @@
+"""The asset graph of one model: `initial_model`, and four windowed assets walked together."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from dagster._utils.warnings import suppress_dagster_warnings
+
+from tidemill.core.errors import SpecInvalid, TidemillError
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.defs.checks import check_specs
+from tidemill.defs.metadata import initial_metadata
+from tidemill.defs.partitions import partitions_of, windows_between
+from tidemill.defs.resources import Mills
+from tidemill.defs.walk import WINDOWED, Event, Job, failure, walk
+
+DEPLOY_TAG = "tidemill/deploy"
+"""The run tag that overrides `deploy:` of defs.yaml: `each` or `last`."""
+
+OWNERS = ["team:tidemill"]
+
+_DESCRIPTIONS = {
+    "kafka_batch": "The rows that one window cut from the topic, archived once, with its manifest.",
+    "candidate_model": "The model after learning from the window's batch: a pure function of the "
+    "data, whatever the gate says.",
+    "evaluation_report": "Champion and challenger on the same rows that neither has seen, with the "
+    "gate's verdict and its reasons.",
+    "deployed_model": "The verdict applied: a ledger entry, after the model has proven itself.",
+}
+_KINDS = {
+    "kafka_batch": {"kafka", "parquet"},
+    "candidate_model": {"lightgbm"},
+    "evaluation_report": {"python"},
+    "deployed_model": {"kafka"},
+}
+_UPSTREAM: dict[str, tuple[str, ...]] = {
+    "kafka_batch": (),
+    "candidate_model": ("kafka_batch", "initial_model"),
+    "evaluation_report": ("candidate_model", "kafka_batch"),
+    "deployed_model": ("evaluation_report",),
+}
+_LOOKS_BACK = ("kafka_batch", "candidate_model", "evaluation_report")
+
+
+@suppress_dagster_warnings  # backfill policies and the first window's mapping are beta
+def build_assets(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
+    """The five assets of a model, under its name as key prefix."""
+    return [_initial_asset(model, spec), _windowed_assets(model, spec)]
+
+
+def pool_of(model: str) -> str:
+    """The concurrency pool in which the runs of one model queue."""
+    return f"tidemill_{model}"
+
+
+def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[model, "initial_model"],
+        description="The model trained from historical data: the first champion and baseline. "
+        "Materializing it on the same data again changes nothing.",
+        group_name=model,
+        owners=OWNERS,
+        kinds={"lightgbm"},
+        pool=pool_of(model),
+        backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range wants it of every asset
+    )
+    def initial_model(mills: Mills) -> dg.MaterializeResult[None]:
+        try:
+            with mills.open(model, spec) as mill:
+                return dg.MaterializeResult(
+                    metadata=initial_metadata(mills.steps().initial(mill)),
+                )
+        except TidemillError as error:
+            raise failure(error) from error
+
+    return initial_model
+
+
+def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name=f"{model}_windows",
+        specs=_specs(model),
+        check_specs=check_specs(model),
+        partitions_def=partitions_of(spec.calendar),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+        pool=pool_of(model),
+    )
+    def windows(context: dg.AssetExecutionContext, mills: Mills) -> Iterator[Event]:
+        try:
+            selected = {key.path[-1] for key in context.selected_asset_keys}
+            due = _due(spec, context)
+            deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
+            with mills.open(model, spec) as mill:
+                job = Job(model, spec, mill, mills.steps(), frozenset(selected), deploy == "each")
+                yield from walk(job, due)
+        except TidemillError as error:  # before the first window; later ones name theirs
+            raise failure(error) from error
+
+    return windows
+
+
+def _specs(model: str) -> list[dg.AssetSpec]:
+    return [
+        dg.AssetSpec(
+            [model, name],
+            deps=_deps(model, name),
+            description=_DESCRIPTIONS[name],
+            group_name=model,
+            owners=OWNERS,
+            kinds=_KINDS[name],
+            skippable=True,
+        )
+        for name in WINDOWED
+    ]
+
+
+def _deps(model: str, name: str) -> list[dg.AssetDep]:
+    deps = [dg.AssetDep([model, upstream]) for upstream in _UPSTREAM[name]]
+    if name in _LOOKS_BACK:
+        before = dg.TimeWindowPartitionMapping(
+            start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
+        )
+        deps.append(dg.AssetDep([model, name], partition_mapping=before))
+    return deps
+
+
+def _due(spec: ModelSpec, context: dg.AssetExecutionContext) -> list[Window]:
+    """The windows of a run, in order. Raises `UnknownWindow` before anything is done.
+
+    Asked for is what the tags say: of a key that is no window's, Dagster makes the next that is.
+    """
+    tags = context.run.tags
+    alone = tags.get(PARTITION_NAME_TAG)
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, alone)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, alone)
+    if first is None or last is None:
+        first, last = context.partition_keys[0], context.partition_keys[-1]
+    return windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
+
+
+def _deploy_mode(spec: ModelSpec, tag: str | None) -> str:
+    if tag not in (None, "each", "last"):
+        raise SpecInvalid(
+            f"The run's tag {DEPLOY_TAG} is {tag!r}.", "Give it the value each or last."
+        )
+    return tag or spec.deploy

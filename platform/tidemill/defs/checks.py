@@ -1,0 +1,130 @@
+"""The checks of a window: how they are declared, and how each window answers them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from tidemill.core.errors import (
+    BundleUnfit,
+    FeatureSkew,
+    SchemaBroken,
+    TidemillError,
+    TooManyRejects,
+)
+from tidemill.core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tidemill.core.records import Manifest
+    from tidemill.core.report import Report
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of one asset; `blocks` names the errors by which its failure ends the step."""
+
+    asset: str
+    name: str
+    description: str
+    blocks: tuple[type[TidemillError], ...] = ()
+
+
+REJECT_SHARE = Check(
+    "kafka_batch",
+    "reject_share",
+    "No more than `max_reject_share` of the window's records are rejected, and every declared "
+    "field is there. Nothing is learned from a window that fails.",
+    (TooManyRejects, SchemaBroken),
+)
+FEW_ROWS = Check("kafka_batch", "few_rows", "The window has at least `min_rows` rows.")
+PAIRING_SKILL = Check(
+    "evaluation_report",
+    "pairing_skill",
+    "The champion predicts these labels better than the same labels shuffled within the window; "
+    "if it does not, labels may have been permuted.",
+)
+GOLDEN_ROWS = Check(
+    "deployed_model",
+    "golden_rows",
+    "The model in service answers its golden rows in a process of its own, exactly as recorded.",
+    (FeatureSkew, BundleUnfit),
+)
+CHECKS = (REJECT_SHARE, FEW_ROWS, PAIRING_SKILL, GOLDEN_ROWS)
+
+
+def check_specs(model: str) -> list[dg.AssetCheckSpec]:
+    """The checks of one model, for its windowed assets."""
+    return [
+        dg.AssetCheckSpec(
+            name=check.name,
+            asset=dg.AssetKey([model, check.asset]),
+            description=check.description,
+            blocking=bool(check.blocks),
+        )
+        for check in CHECKS
+    ]
+
+
+def blocked(
+    model: str, asset: str, window: str, error: Exception
+) -> dg.AssetCheckEvaluation | None:
+    """The failed evaluation that this error of an asset's step stands for, if it does."""
+    for check in CHECKS:
+        if check.asset == asset and isinstance(error, check.blocks or ()):
+            told: dict[str, dg.MetadataValue] = {
+                "error": dg.MetadataValue.text(type(error).__name__),
+                "what": dg.MetadataValue.text(str(error)),
+            }
+            return evaluation(model, check, window, False, told)
+    return None
+
+
+def evaluation(
+    model: str,
+    check: Check,
+    window: str,
+    passed: bool,
+    metadata: Mapping[str, dg.MetadataValue] | None = None,
+) -> dg.AssetCheckEvaluation:
+    """One window's answer to a check: ERROR where it blocks, else WARN."""
+    severity = dg.AssetCheckSeverity.ERROR if check.blocks else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey([model, check.asset]),
+        check_name=check.name,
+        passed=passed,
+        severity=severity,
+        metadata=metadata,
+        partition=window,
+    )
+
+
+def batch_checks(
+    model: str, spec: ModelSpec, window: str, batch: "Manifest"
+) -> list[dg.AssetCheckEvaluation]:
+    """How a committed batch answers: its rejects are few, its rows perhaps too."""
+    records = batch.rows + batch.rejected
+    share = batch.rejected / records if records else 0.0
+    rejects = {
+        "share": dg.MetadataValue.float(share),
+        "limit": dg.MetadataValue.float(spec.max_reject_share),
+    }
+    rows = {
+        "rows": dg.MetadataValue.int(batch.rows),
+        "expected": dg.MetadataValue.int(spec.min_rows),
+    }
+    return [
+        evaluation(model, REJECT_SHARE, window, True, rejects),
+        evaluation(model, FEW_ROWS, window, batch.rows >= spec.min_rows, rows),
+    ]
+
+
+def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEvaluation:
+    """Whether predictions belong to their labels; too few rows to tell is not a pass."""
+    skill = report.pairing.skill
+    told: dict[str, dg.MetadataValue] = {"rows": dg.MetadataValue.int(skill.n)}
+    if skill.t is not None:
+        told["t"] = dg.MetadataValue.float(skill.t)
+    if report.pairing.alarm is None:
+        told["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
+    return evaluation(model, PAIRING_SKILL, window, report.pairing.alarm is False, told)

@@ -1,0 +1,81 @@
+"""The Dagster component of one model: its schema is the spec of `defs.yaml`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import MODEL_NAME, ModelSpec
+from tidemill.core.specfile import parse
+from tidemill.defs.assets import build_assets
+
+
+class _Attributes(BaseModel):
+    """`ModelSpec` to everyone who asks for the schema, and no judge of values.
+
+    Dagster validates attributes before `load`, and names a bad value's file without its line; here
+    they pass, and `specfile.parse` judges the text itself.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(ModelSpec.__pydantic_core_schema__)
+
+
+@dataclass(frozen=True)
+class IncrementalModel(dg.Component):
+    """A LightGBM model that is kept up to date from a Kafka topic, window by window.
+
+    The folder's name is the model's name and the prefix of its asset keys: `initial_model`,
+    `kafka_batch`, `candidate_model`, `evaluation_report` and `deployed_model`.
+    """
+
+    model: str
+    spec: ModelSpec
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        return dg.ComponentTypeSpec(
+            description=cls.__doc__,
+            owners=["team:tidemill"],
+            tags=["incremental-learning", "kafka", "lightgbm"],
+            produces=["asset", "asset_check"],
+        )
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The schema of `attributes`, which is that of `ModelSpec`."""
+        return _Attributes
+
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "IncrementalModel":
+        """The model that the folder's `defs.yaml` describes. Raises `SpecInvalid`, with lines."""
+        return load_model(_yaml_of(context.path))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The five assets of this model and their checks."""
+        return dg.Definitions(assets=build_assets(self.model, self.spec))
+
+
+def load_model(file: Path) -> IncrementalModel:
+    """The model of a `defs.yaml`, named after its folder. Raises `SpecInvalid`."""
+    name = file.parent.name
+    if not MODEL_NAME.fullmatch(name):
+        raise SpecInvalid(
+            f"{file}: the folder's name {name!r} cannot be a model's name.",
+            "Begin with a letter; use at most 63 small letters, digits and underscores.",
+        )
+    return IncrementalModel(name, parse(file.read_text(encoding="utf-8"), str(file)))
+
+
+def _yaml_of(folder: Path) -> Path:
+    return next(f for f in (folder / "defs.yaml", folder / "defs.yml") if f.exists())

@@ -1,0 +1,199 @@
+"""Runs in this process, for the command line: a range of windows is one Dagster run."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+
+from tidemill.core.errors import TidemillError
+from tidemill.core.spec import ModelSpec
+from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
+from tidemill.defs.partitions import partitions_of, windows_between
+from tidemill.defs.resources import Mills, Steps
+from tidemill.defs.walk import WINDOWED
+
+if TYPE_CHECKING:
+    from tidemill.cycle.mill import Mill
+
+MODEL_TAG = "tidemill/model"
+"""The tag of runs made here: while the model's lock is ours, another such run that has not ended
+belongs to a process that died."""
+
+# Dagster writes each event to the console as well; the command line shows its own lines.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Told:
+    """One thing that became durable: an asset of a window (None: the initial model)."""
+
+    asset: str
+    window: str | None
+    metadata: Mapping[str, Any]
+
+
+Progress = Callable[[Told], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a backfill ended. `error` is the named error, where there is one behind the failure."""
+
+    run_id: str
+    success: bool
+    error: Exception | None = None
+
+
+def backfill(
+    instance: dg.DagsterInstance,
+    model: str,
+    spec: ModelSpec,
+    first: str,
+    last: str,
+    *,
+    selection: Sequence[str] = WINDOWED,
+    deploy: Literal["each", "last"] | None = None,
+    progress: Progress | None = None,
+    mills: Mills | None = None,
+) -> Outcome:
+    """Materialize the selected assets of the windows `first` to `last`, both inclusive, in one run.
+
+    The initial model is made before, in a run of its own, if it was not deployed yet. Finished
+    windows stay finished, whatever happens; running again verifies and goes on. An interrupt
+    ends the run (failed, as Dagster has it, if it was inside a step) and is raised again. Raises
+    `UnknownWindow` for a wrong key, `AlreadyRunning` and what opening the mill raises; errors of
+    the steps are in the outcome.
+    """
+    windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
+    mills = mills or Mills()
+    with mills.open(model, spec) as mill:
+        _bury(instance, model)
+        work = _Work(instance, model, spec, _Opened(mill, mills.steps()), progress)
+        if mill.archive.initial() is None or mill.chain().head is None:
+            made = work.run(["initial_model"], {})
+            if not made.success:
+                return made
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        return work.run(selection, tags | ({DEPLOY_TAG: deploy} if deploy else {}))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
+
+    mill: "Mill"
+    made_of: Steps
+
+    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+        return nullcontext(self.mill)
+
+    def steps(self) -> Steps:
+        return self.made_of
+
+
+@dataclass(frozen=True)
+class _Work:
+    instance: dg.DagsterInstance
+    model: str
+    spec: ModelSpec
+    mills: _Opened
+    progress: Progress | None
+
+    def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:
+        """One Dagster run of these assets, in this process."""
+        definitions = dg.Definitions(
+            assets=build_assets(self.model, self.spec), resources={"mills": self.mills}
+        )
+        run_id = str(uuid.uuid4())
+        if self.progress is not None:
+            self.instance.add_event_listener(run_id, _listener(self.progress))
+        try:
+            with _settled(self.instance, run_id):
+                definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+                    instance=self.instance,
+                    asset_selection=[dg.AssetKey([self.model, asset]) for asset in assets],
+                    tags={MODEL_TAG: self.model, **tags},
+                    run_id=run_id,
+                    run_config=_QUIET,
+                )
+        except DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None  # what Dagster made of it
+        except Exception as error:
+            return Outcome(run_id, False, _named(error))
+        return Outcome(run_id, True)
+
+
+def _listener(progress: Progress) -> Callable[[dg.EventLogEntry], None]:
+    def listen(entry: dg.EventLogEntry) -> None:
+        made = entry.asset_materialization
+        if made is not None:
+            told = {name: _plain(value) for name, value in made.metadata.items()}
+            progress(Told(made.asset_key.path[-1], made.partition, told))
+
+    return listen
+
+
+def _plain(value: dg.MetadataValue[Any]) -> Any:
+    """A table as a list of dicts; anything else as what it holds."""
+    if isinstance(value, dg.TableMetadataValue):
+        return [dict(record.data) for record in value.records]
+    return value.value
+
+
+@contextmanager
+def _settled(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """No run is left as STARTED, nor in its pool, by a process that goes on or is interrupted."""
+    try:
+        yield
+    finally:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_canceled(run, message="Interrupted; finished windows stay.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _bury(instance: dg.DagsterInstance, model: str) -> None:
+    """Mark runs of this model whose process died as failed, and free what they hold.
+
+    The model's lock must be held.
+    """
+    alive = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(dg.RunsFilter(tags={MODEL_TAG: model}, statuses=alive)):
+        instance.report_run_failed(run, message="The process of this run died; run it again.")
+    _free_pool(instance, pool_of(model))
+
+
+def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
+    """Take from the model's pool what the dead hold, for which we would wait for ever.
+
+    Its lock being ours, a run that holds a slot and lives is about to end as `AlreadyRunning`, so
+    its slot may go too; one that only waits for a slot keeps its place.
+    """
+    storage = instance.event_log_storage
+    found = storage.get_concurrency_info(pool)
+    slots, waiting = found.claimed_slots, found.pending_steps
+    for run_id in {*(slot.run_id for slot in slots), *(step.run_id for step in waiting)}:
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    for slot in slots:
+        storage.free_concurrency_slot_for_step(slot.run_id, slot.step_key)
+
+
+def _named(error: BaseException) -> Exception:
+    """The named error that this one was made of; without one, the error itself."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, TidemillError):
+            return at
+        at = at.__cause__ or at.__context__
+    assert isinstance(error, Exception)
+    return error

@@ -1,0 +1,128 @@
+"""What the Dagster UI shows of each materialization: counts, offsets, digests, losses, reasons."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from tidemill.core.windows import from_ms
+
+if TYPE_CHECKING:
+    from tidemill.core.plans import Plan
+    from tidemill.core.records import Candidate, Initial, Manifest
+    from tidemill.core.report import Report
+    from tidemill.cycle.deploy import Deployment
+
+Metadata = dict[str, dg.MetadataValue]
+Cell = str | int | float | bool | None
+
+
+def initial_metadata(initial: "Initial") -> Metadata:
+    """Digest, size and provenance of the initial model."""
+    return {
+        "digest": _text(initial.digest),
+        "trees": _int(initial.trees),
+        "rows": _int(initial.rows),
+        "data_end": _text(from_ms(initial.data_end).isoformat()),
+        "sample": _text(f"{initial.model}/{initial.sample.snapshot.name}"),
+        "path": _text(f"{initial.model}/initial.json"),
+        "libraries": dg.MetadataValue.json(dict(initial.libraries)),
+    }
+
+
+def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
+    """Counts of a batch, why rows were rejected, and the offsets of each Kafka partition."""
+    told: Metadata = {
+        "rows": _int(manifest.rows),
+        "dagster/partition_row_count": _int(manifest.rows),
+        "rejected": _int(manifest.rejected),
+        "late": _int(manifest.late),
+        "ahead": _int(manifest.ahead),
+        "gaps": _int(manifest.gaps),
+        "rows_digest": _text(manifest.rows_digest),
+        "plan": _text(manifest.plan),
+        "epoch": _int(manifest.epoch),
+        "path": _text(f"{manifest.model}/batches/{manifest.window}/manifest.json"),
+    }
+    if manifest.reasons:
+        told["reasons"] = dg.MetadataValue.json(dict(manifest.reasons))
+    if any(manifest.missing.values()):
+        told["missing"] = dg.MetadataValue.json(
+            {field: count for field, count in manifest.missing.items() if count}
+        )
+    if manifest.skipped is not None:
+        told["skipped"] = _text(f"{manifest.skipped.why} ({manifest.skipped.by})")
+    if plan is not None and plan.ranges:
+        told["offsets"] = _table(
+            ("partition", "start", "end", "records", "ended_by"),
+            [(r.partition, r.start, r.end, r.end - r.start, r.ended_by) for r in plan.ranges],
+        )
+    return told
+
+
+def candidate_metadata(candidate: "Candidate") -> Metadata:
+    """How the candidate came to be, and the digests of it, its parent and its holdout fit."""
+    return {
+        "digest": _text(candidate.digest),
+        "kind": _text(candidate.kind),
+        "trees": _int(candidate.trees),
+        "parent": _text(candidate.parent),
+        "holdout": _text(candidate.holdout or "none: too few rows"),
+        "tail_rows": _int(candidate.tail_rows),
+        "since_retrain": _int(candidate.since_retrain),
+        "line": _text(candidate.line),
+    }
+
+
+def report_metadata(report: "Report") -> Metadata:
+    """The verdict with its reasons, what was tested, and the whole report as it reads."""
+    from tidemill.core.report import markdown
+
+    return {
+        "verdict": _text(report.verdict),
+        "reasons": _text("; ".join(report.reasons)),
+        "champion": _text(report.state.champion),
+        "baseline": _text(report.state.baseline),
+        "mode": _text(report.state.mode),
+        "rows": _int(report.rows),
+        "losses": _table(("of", "mean loss"), list(report.losses.items())),
+        "tests": _table(
+            ("test", "outcome", "rows", "clusters", "gain", "t"),
+            [
+                (c.scope, c.outcome, c.estimate.n, c.estimate.clusters, c.gain, c.estimate.t)
+                for c in report.comparisons
+            ],
+        ),
+        "path": _text(f"{report.model}/reports/{report.window}.json"),
+        "report": dg.MetadataValue.md(markdown(report)),
+    }
+
+
+def deployment_metadata(deployment: "Deployment") -> Metadata:
+    """How the window's deployment ended, and the ledger entry in force after it."""
+    return {
+        "status": _text(deployment.status),
+        "digest": _text(deployment.digest),
+        "seq": _int(deployment.seq),
+        "reason": _text(deployment.reason),
+    }
+
+
+def _text(value: str) -> dg.MetadataValue:
+    return dg.MetadataValue.text(value)
+
+
+def _int(value: int) -> dg.MetadataValue:
+    return dg.MetadataValue.int(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue:
+    """A table of plain cells; columns are typed by their first cell that is not None."""
+
+    def kind(at: int) -> str:
+        cell = next((row[at] for row in rows if row[at] is not None), "")
+        return {bool: "bool", int: "int", float: "float"}.get(type(cell), "string")
+
+    schema = dg.TableSchema([dg.TableColumn(name, kind(at)) for at, name in enumerate(columns)])
+    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
+    return dg.MetadataValue.table(records, schema)

@@ -1,0 +1,52 @@
+"""What the assets work with: the opened mill of a model, and the five steps of an update."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+
+if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
+    from tidemill.core.records import Candidate, Initial, Manifest
+    from tidemill.core.report import Report
+    from tidemill.cycle.deploy import Deployment
+    from tidemill.cycle.mill import Mill
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one update, as `tidemill.cycle` has them."""
+
+    initial: "Callable[[Mill], Initial]"
+    extract: "Callable[[Mill, Window], Manifest]"
+    update: "Callable[[Mill, Window], Candidate]"
+    evaluate: "Callable[[Mill, Window], Report]"
+    deploy: "Callable[[Mill, Window, bool], Deployment]"
+
+
+class Mills(dg.ConfigurableResource[None]):
+    """Opens the mill of a model by the settings of this process (`TIDEMILL_…`)."""
+
+    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+        """The model's mill over the real adapters, alone at work on that model.
+
+        Raises `AlreadyRunning`, `LogUnavailable`, and what settings and adapters raise.
+        """
+        from tidemill import bootstrap
+        from tidemill.settings import Settings
+
+        return bootstrap.open_mill(model, Settings(), spec=spec, exclusive=True)
+
+    def steps(self) -> Steps:
+        """The real steps; imported here, since they load polars and LightGBM."""
+        from tidemill.cycle.deploy import deploy
+        from tidemill.cycle.evaluate import evaluate
+        from tidemill.cycle.extract import extract
+        from tidemill.cycle.initial import initial
+        from tidemill.cycle.update import update
+
+        return Steps(initial, extract, update, evaluate, deploy)

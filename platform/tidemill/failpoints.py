@@ -1,0 +1,48 @@
+"""Faults on purpose: named places in each commit where a test can make this process fail.
+
+Off unless armed. A fault is `name:action[:hit]`, several joined by `,`; an action is `kill`, `eio`,
+`enospc`, `stop` (SIGSTOP) or `sleep=SECONDS`, and `hit` counts from 1 (the default).
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+
+_armed: dict[str, tuple[str, int]] = {}
+_watchers: list[Callable[[str], None]] = []
+
+
+def arm(faults: str) -> None:
+    """Arm the faults of this text; an empty text disarms all."""
+    _armed.clear()
+    for fault in filter(None, faults.split(",")):
+        name, action, *hit = fault.split(":")
+        _armed[name] = (action, int(hit[0]) if hit else 1)
+
+
+def watch(told: Callable[[str], None] | None) -> None:
+    """Tell of each place as it is reached; None ends that."""
+    _watchers[:] = [told] if told else []
+
+
+def reached(name: str) -> None:
+    """Fail here if a test asked for it."""
+    for told in _watchers:
+        told(name)
+    if name not in _armed:
+        return
+    action, left = _armed[name]
+    _armed[name] = (action, left - 1)
+    if left != 1:
+        return
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action.startswith("sleep="):
+        time.sleep(float(action.removeprefix("sleep=")))
+    else:
+        code = {"eio": errno.EIO, "enospc": errno.ENOSPC}[action]
+        raise OSError(code, os.strerror(code), name)

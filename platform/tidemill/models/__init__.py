@@ -1,0 +1,1 @@
+"""One folder and one `defs.yaml` a model."""

@@ -1,0 +1,95 @@
+"""What the four steps need of the world: a log, a store, a ledger topic, a proof, a clock."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Protocol
+
+from tidemill.core.log import Chunk, Extent, LedgerRecord, Topic
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970-01-01 UTC."""
+
+
+class EventLog(Protocol):
+    """A Kafka topic's committed data records, read by offset and never by group."""
+
+    def topic(self, name: str) -> Topic:
+        """Raises `TopicMissing`, `LogUnavailable`."""
+        ...
+
+    def extents(self, topic: str) -> Mapping[int, Extent]:
+        """Fresh extents of every Kafka partition, as the broker has them now."""
+        ...
+
+    def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
+        """For each Kafka partition an offset at or before its first record with a timestamp at or
+        after this one; None where there is none."""
+        ...
+
+    def read(
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+    ) -> Generator[Chunk, None, None]:
+        """Every committed data record of `[start, end)` of each partition, in offset order.
+
+        Ends when every position has reached its end, records or not. The caller may stop early by
+        closing the iterator; `first` says that it expects to, after about so many records. Raises
+        `OffsetsExpired`, `LogTruncated`, `LogUnavailable`.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Named bytes, each written once. Names are `/`-separated, of `[0-9A-Za-z._-]` parts."""
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes of this name; None where there are none."""
+        ...
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Commit durably if the name is free: the first writer wins.
+
+        True if these bytes were written now, False if the name was taken. Raises `StoreFull`.
+        """
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write whether or not the name is taken; readers see the old or the new bytes."""
+        ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Every name that begins with `prefix` (a folder, ending in `/`, or empty), in order."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a name; nothing happens where it is not taken."""
+        ...
+
+
+class LedgerTopic(Protocol):
+    """The append-only topic of deployments, shared by all models."""
+
+    def identity(self) -> tuple[str, str]:
+        """Cluster id and topic id; creates the topic on first use.
+
+        Raises `LedgerMisconfigured`, `LogUnavailable`.
+        """
+        ...
+
+    def read(self) -> list[LedgerRecord]:
+        """Every record that stands in the topic now, in offset order."""
+        ...
+
+    def append(self, model: str, value: bytes) -> int:
+        """Append durably and give the offset. Raises `LogUnavailable` where the outcome is not
+        known; the record may then stand or not."""
+        ...
+
+
+class Prover(Protocol):
+    """Loads bundles where a crash does no harm."""
+
+    def prove(self, bundle: bytes) -> None:
+        """Load this bundle in a limited child process and let it answer its golden rows.
+
+        Raises `FeatureSkew` where an answer differs, `BundleUnfit` where the child dies.
+        """
+        ...

@@ -1,0 +1,90 @@
+"""The settings of this machine: the only reader of the environment."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from tidemill.core.errors import SpecInvalid
+
+_PREFIX = "TIDEMILL_"
+_MODELS = Path(__file__).parent / "models"
+
+
+class KafkaSettings(BaseModel):
+    """Where Kafka is and how to prove who we are; without `bootstrap_servers`, the embedded one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap_servers: str | None = Field(None, min_length=1)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: Path | None = None
+    ssl_certificate_location: Path | None = None
+    ssl_key_location: Path | None = None
+    ssl_key_password: SecretStr | None = None
+    timeout: float = Field(60, gt=0, le=3600, description="Seconds Kafka may be away.")
+    ledger_topic: str = Field("tidemill.ledger", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+
+
+class Settings(BaseSettings):
+    """Everything that is told by environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
+
+    Raises `SpecInvalid`, which names the variable and never shows its value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(Path(".tidemill"), validate_default=True)
+    models: Path = Field(_MODELS, description="The folder with one folder a model.")
+    failpoints: str = ""
+    num_threads: int = Field(1, ge=1, le=1024)
+    kafka: KafkaSettings = KafkaSettings()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _named(error) from None
+        except SettingsError as error:
+            raise SpecInvalid(
+                f"The environment cannot be read: {error}.",
+                f"Set single values by {_PREFIX}KAFKA__NAME, not {_PREFIX}KAFKA as a whole.",
+            ) from None
+
+    @field_validator("home", "models")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def store(self) -> Path:
+        """The root of the store."""
+        return self.home / "store"
+
+    @property
+    def kafka_data(self) -> Path:
+        """The folder of the embedded broker."""
+        return self.home / "kafka"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance."""
+        return self.home / "dagster"
+
+
+def _named(error: ValidationError) -> SpecInvalid:
+    first = error.errors(include_input=False, include_url=False)[0]
+    variable = _PREFIX + "__".join(str(part) for part in first["loc"]).upper()
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(f"{_PREFIX}KAFKA__{name.upper()}" for name in KafkaSettings.model_fields)
+        return SpecInvalid(f"{variable} is no setting.", f"The settings of Kafka are {known}.")
+    return SpecInvalid(
+        f"The environment variable {variable} is wrong: {first['msg']}.",
+        f"Change {variable}, or unset it for its default.",
+    )
