@@ -1,0 +1,41 @@
+"""Topics for streams, and `produce` in minutes of the stream's time."""
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stream_hands import MINUTE
+from tidemill.adapters.kafka import Cluster, create_topic
+from tidemill.adapters.streams.produce import Told, produce
+
+
+@pytest.fixture
+def new_topic(kafka: str) -> Callable[..., str]:
+    """The name of a topic of its own for a test; with `partitions`, it is there."""
+
+    def make(partitions: int = 0) -> str:
+        name = f"stream-{uuid.uuid4().hex}"
+        if partitions:
+            create_topic(Cluster(kafka, 30), name, partitions)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def bring(kafka: str, tmp_path: Path) -> Callable[..., Told]:
+    """`produce` to the real broker, in minutes of the stream's time from its first event on."""
+
+    def run(
+        events: pl.DataFrame, topic: str, start: int = 0, end: int = 10**6, **told: Any
+    ) -> Told:
+        told = {"locks": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **told}
+        span = (start + 1) * MINUTE, (end + 1) * MINUTE
+        return produce(events, Cluster(kafka, 30), topic, *span, **told)
+
+    return run

@@ -1,0 +1,73 @@
+"""Replaying a stream on today's clock: each event in its time, and one clock a topic."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_hands import frame, records
+from tidemill.adapters.streams.ends import Begun
+from tidemill.adapters.streams.produce import Told
+from tidemill.core.errors import Refused
+
+
+def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    events, topic = frame(40), new_topic()
+    today, speed = 1_700_000_000_000, 60.0
+    now = today
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += round(seconds * 1000)
+
+    bring(events, topic, 10, 30, speed=speed, clock=lambda: now, sleep=sleep)
+    assert now == today + 19_500  # the last of twenty minutes, sixty times as fast
+    stamps = sorted(m.timestamp()[1] for ms in records(kafka, topic).values() for m in ms)
+    assert stamps == [today + 1000 * n for n in range(20)]
+
+
+def test_a_live_replay_keeps_its_start_and_catches_up(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    events, topic = frame(40), new_topic()
+    today = 1_700_000_000_000
+
+    def never(_: float) -> None:
+        raise AssertionError("it slept although it was behind")
+
+    clock = iter([today, *[today + 10**6] * 100])
+    bring(events, topic, 0, 20, speed=60.0, clock=lambda: next(clock), sleep=never)
+    bring(events, topic, 0, 40, speed=60.0, clock=lambda: today + 10**7, sleep=never)
+    stamps = sorted(m.timestamp()[1] for ms in records(kafka, topic).values() for m in ms)
+    assert stamps == [today + 1000 * n for n in range(40)]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, 60.0), (60.0, 0.0), (60.0, 1440.0)])
+def test_a_topic_keeps_one_clock(
+    new_topic: Callable[..., str], bring: Callable[..., Told], first: float, second: float
+) -> None:
+    events, topic = frame(40), new_topic()
+    now = iter([10**12, *[10**13] * 100])
+    bring(events, topic, 0, 20, speed=first, clock=lambda: next(now))
+    bring(events, topic, 0, 20, speed=first, clock=lambda: 10**13)
+    with pytest.raises(Refused, match="mix its clocks"):
+        bring(events, topic, 20, 40, speed=second, clock=lambda: 10**13)
+
+
+@given(
+    moments=st.lists(st.integers(0, 10**13), min_size=2),
+    started=st.integers(0, 2 * 10**12),
+    speed=st.floats(0.01, 10**5),
+)
+def test_a_live_clock_never_turns_back(moments: list[int], started: int, speed: float) -> None:
+    begun = Begun(0, min(moments), started, speed)
+    told = [begun.at(moment) for moment in sorted(moments)]
+    assert told == sorted(told)
+    assert told[0] == started
+
+
+def test_history_keeps_its_own_clock() -> None:
+    assert Begun(7).at(1_357_000_000_123) == 1_357_000_000_123

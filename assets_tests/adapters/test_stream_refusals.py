@@ -1,0 +1,158 @@
+"""What producing a stream refuses, and leaves as it was."""
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from stream_hands import PARTITIONS, frame, of_partitions, records, sequences
+from tidemill.adapters.kafka import Cluster, create_topic
+from tidemill.adapters.streams.produce import Told, produce
+from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, Refused
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"value": b'{"event":0}'},
+        {"value": b"{}", "headers": [("seq", b"3"), ("begun", b'{"first":0}')]},
+        {"value": None, "headers": [("seq", b"3"), ("begun", b'{"first":0}')]},
+        {"value": b"{}", "headers": [("seq", b"99"), ("begun", b'{"first":0}')]},
+        {"value": b"{}", "headers": [("seq", None), ("begun", b'{"first":0}')]},
+        {"value": b"{}", "headers": [("seq", b"0"), ("begun", b"{")]},
+    ],
+)
+def test_a_topic_of_other_records_is_refused_and_left_alone(
+    kafka: str,
+    new_topic: Callable[..., str],
+    bring: Callable[..., Told],
+    record: dict[str, Any],
+) -> None:
+    topic = new_topic(PARTITIONS)
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(topic, partition=1, **record)
+    assert producer.flush(30) == 0
+    with pytest.raises(Refused, match="not this stream's"):
+        bring(frame(10), topic)
+    assert [len(messages) for messages in records(kafka, topic).values()] == [0, 1, 0, 0]
+
+
+def test_a_changed_stream_is_refused(
+    new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic = new_topic()
+    bring(frame(10), topic)
+    with pytest.raises(Refused, match="differs from event"):
+        bring(frame(20, "changed"), topic)
+
+
+def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic = new_topic(PARTITIONS)
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"{}", partition=0)
+    producer.commit_transaction(30)
+    with pytest.raises(Refused, match="not this stream's"):
+        bring(frame(10), topic)
+
+
+def test_a_topic_of_another_number_of_partitions_is_refused(
+    new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    with pytest.raises(Refused, match="has 3 partitions"):
+        bring(frame(10), new_topic(3))
+
+
+def test_a_topic_whose_last_records_are_deleted_is_named(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic = new_topic()
+    bring(frame(20), topic)
+    client = AdminClient({"bootstrap.servers": kafka})
+    deleted = client.delete_records([TopicPartition(topic, 2, -1)])
+    for done in deleted.values():
+        done.result(30)
+    with pytest.raises(OffsetsExpired, match="partition 2"):
+        bring(frame(20), topic)
+
+
+def test_a_missing_topic_is_created_to_be_kept_for_ever(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic = new_topic()
+    bring(frame(10), topic)
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    client = AdminClient({"bootstrap.servers": kafka})
+    asked = client.describe_configs([resource])
+    config = {name: entry.value for name, entry in asked[resource].result(30).items()}
+    assert (config["retention.ms"], config["cleanup.policy"]) == ("-1", "delete")
+    assert len(records(kafka, topic)) == PARTITIONS
+
+
+def test_an_event_that_kafka_refuses_leaves_no_gap_behind_it(
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic, size = new_topic(), 4_000
+    create_topic(Cluster(kafka, 30), topic, PARTITIONS, {"max.message.bytes": "100000"})
+    noise = random.Random(0).randbytes(300_000).hex()  # lz4 makes no less than 100 kB of it
+    value = pl.when(pl.col("seq") == 2_000).then(pl.lit(noise)).otherwise("value")
+    events = frame(size).with_columns(value=value)
+    refused = events.row(2_000, named=True)["partition"]
+    with pytest.raises(LogUnavailable, match=topic):
+        bring(events, topic)
+    found, whole = sequences(kafka, topic), of_partitions(events)
+    assert all(found[p] == whole[p][: len(found[p])] for p in whole)
+    assert max(found[refused], default=-1) < 2_000
+
+
+def test_two_producers_at_once_are_one_too_many(
+    new_topic: Callable[..., str], bring: Callable[..., Told]
+) -> None:
+    topic = new_topic()
+
+    def sleep(_: float) -> None:
+        with pytest.raises(AlreadyRunning, match=topic):
+            bring(frame(10), topic)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bring(frame(10), topic, speed=1.0, clock=lambda: 0, sleep=sleep)
+
+
+def test_a_producer_on_another_machine_is_found_out(
+    new_topic: Callable[..., str], bring: Callable[..., Told], tmp_path: Path
+) -> None:
+    """Another folder of locks stands for another machine."""
+    events, topic, now = frame(10), new_topic(), 0
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        if now == 0:
+            bring(events, topic, locks=tmp_path / "elsewhere")
+        now = 10**9
+
+    with pytest.raises(Refused, match="somebody else"):
+        bring(events, topic, speed=1.0, clock=lambda: now, sleep=sleep)
+
+
+def test_a_broker_that_is_not_there_is_named_in_time(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        servers = f"127.0.0.1:{closed.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(LogUnavailable):
+            produce(
+                frame(10), Cluster(servers, 1.0), "any", 0, 10,
+                locks=tmp_path, clock=lambda: 0, sleep=time.sleep,
+            )  # fmt: skip
+        assert time.monotonic() - began < 10
