@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.cli.options import By, Json, ModelName, Why, console, me, print_json
+from tidemill.cli.options import By, Json, ModelName, Why, me, tell
 from tidemill.cycle import intervene
 from tidemill.settings import Settings
 
@@ -21,10 +21,7 @@ def close(
     """Say that a stream has ended: close every window through this one."""
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
         plan = intervene.close(mill, mill.spec.calendar.window(through), by)
-    if as_json:
-        print_json(plan)
-    else:
-        console.print(f"{model}: closed through {plan.window}, {plan.records} offsets in it.")
+    tell(plan, f"{model}: closed through {plan.window}, {plan.records} offsets in it.", as_json)
 
 
 def skip(
@@ -37,10 +34,7 @@ def skip(
     """Leave a window out that cannot be read or must not be learned."""
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
         manifest = intervene.skip(mill, mill.spec.calendar.window(window), by, why)
-    if as_json:
-        print_json(manifest)
-    else:
-        console.print(f"{model}: window {window} is skipped, {manifest.gaps} offsets in it.")
+    tell(manifest, f"{model}: window {window} is skipped, {manifest.gaps} offsets in it.", as_json)
 
 
 def rollback(
@@ -53,10 +47,9 @@ def rollback(
     """Put an earlier model back into service; without --to, the gate's baseline."""
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
         entry = intervene.rollback(mill, to, by, why)
-    if as_json:
-        print_json(entry)
-    else:
-        console.print(f"{model}: {entry.digest} is in service again by ledger entry {entry.seq}.")
+    tell(
+        entry, f"{model}: {entry.digest} is in service again by ledger entry {entry.seq}.", as_json
+    )
 
 
 def approve(
@@ -69,10 +62,7 @@ def approve(
     """Put a candidate into service that awaits approval; without DIGEST, the newest such."""
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
         entry = intervene.approve(mill, digest, by, why)
-    if as_json:
-        print_json(entry)
-    else:
-        console.print(f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.")
+    tell(entry, f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.", as_json)
 
 
 COMMANDS = (close, skip, rollback, approve)

@@ -34,6 +34,14 @@ def print_json(record: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
 
 
+def tell(record: object, sentence: str, as_json: bool) -> None:
+    """The outcome of a decision: the record as JSON for programs, or a sentence."""
+    if as_json:
+        print_json(record)
+    else:
+        console.print(sentence, markup=False)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under their columns; what came from a topic is shown as it is, not as markup."""
     table = Table(box=None, pad_edge=False, header_style="bold")
