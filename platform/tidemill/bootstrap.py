@@ -3,15 +3,16 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from tidemill import failpoints, models
-from tidemill.core.errors import AlreadyRunning, SpecInvalid, UnknownModel
+from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.specfile import parse
 from tidemill.cycle.archive import Archive
@@ -20,6 +21,8 @@ from tidemill.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
+
+_GLANCE = 0.1  # seconds; longer than a look at a lock holds it
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
@@ -47,8 +50,11 @@ def _file(model: str, settings: Settings) -> Path:
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator["Cluster"]:
-    """The cluster of the settings; without one, the embedded broker while somebody uses it."""
+def cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
+    """The cluster of the settings; without one, the embedded broker while somebody uses it.
+
+    Without `start` that broker must be running already, else `LogUnavailable` is raised.
+    """
     from tidemill.adapters import broker
     from tidemill.adapters.kafka import Cluster
 
@@ -56,6 +62,14 @@ def cluster(settings: Settings) -> Iterator["Cluster"]:
     if kafka.bootstrap_servers is not None:
         servers, timeout = kafka.bootstrap_servers, kafka.timeout
         yield Cluster(servers, timeout, kafka.ledger_topic, _security(kafka))
+    elif not start:
+        running = broker.status(settings.kafka_data)
+        if running is None:
+            raise LogUnavailable(
+                f"The embedded Kafka of {settings.kafka_data} is not running.",
+                "Start it by `tidemill kafka start`.",
+            )
+        yield Cluster(running.bootstrap_servers, kafka.timeout, kafka.ledger_topic)
     else:
         with broker.running(settings.kafka_data) as servers:
             yield Cluster(servers, kafka.timeout, kafka.ledger_topic)
@@ -81,11 +95,13 @@ def open_mill(
     by: str = "tidemill",
     spec: ModelSpec | None = None,
     exclusive: bool = False,
+    start: bool = True,
 ) -> Iterator[Mill]:
     """A model's mill over the real adapters; `exclusive`: alone at work on it while it is open.
 
-    Kafka is the cluster of the settings, or the embedded broker, started if need be and then
-    stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`, `LogUnavailable`.
+    Kafka is the cluster of the settings, or the embedded broker, started if need be (and `start`
+    allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`,
+    `LogUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.feature_function import load_feature_function
@@ -99,7 +115,7 @@ def open_mill(
         if exclusive:
             stack.enter_context(alone(model, settings))
             store.sweep(model)
-        at = stack.enter_context(cluster(settings))
+        at = stack.enter_context(cluster(settings, start=start))
         log = stack.enter_context(kafka.KafkaLog(at))
         yield Mill(
             model=model,
@@ -122,21 +138,50 @@ def alone(model: str, settings: Settings) -> Iterator[None]:
 
     It only spares work: that two writers do no harm rests on first-writer-wins commits.
     """
-    folder = settings.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{model}.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _lock_file(model, settings) as lock:
+        if not (_locked(lock, fcntl.LOCK_EX) or _locked(lock, fcntl.LOCK_EX, _GLANCE)):
             lock.seek(0)
             raise AlreadyRunning(
                 f"Model {model} is being worked on by process {lock.read().strip() or 'unknown'}.",
                 "Wait until it ends, or stop it; what it finished stays.",
-            ) from None
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def at_work(model: str, settings: Settings) -> bool:
+    """Whether somebody holds the model's lock now; a glance that `alone` waits for."""
+    with _lock_file(model, settings) as lock:
+        return not _locked(lock, fcntl.LOCK_SH)
+
+
+def _lock_file(model: str, settings: Settings) -> IO[str]:
+    folder = settings.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / f"{model}.lock").open("a+")
+
+
+def _locked(lock: IO[str], kind: int, after: float = 0) -> bool:
+    """Whether the lock was free, this many seconds from now."""
+    time.sleep(after)
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def alert_by(settings: Settings) -> Callable[[Mapping[str, object]], None] | None:
+    """How to alert people by the settings; None where nobody wants to be told."""
+    alerts = settings.alerts
+    if alerts.webhook is None and alerts.command is None:
+        return None
+    from tidemill.adapters.alert import send
+
+    webhook = alerts.webhook.get_secret_value() if alerts.webhook else None
+    return partial(send, webhook=webhook, command=alerts.command, timeout=alerts.timeout)
 
 
 def _history(

@@ -30,6 +30,28 @@ class KafkaSettings(BaseModel):
     ledger_topic: str = Field("tidemill.ledger", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
 
 
+class AlertSettings(BaseModel):
+    """Who is told of a roll back, a stale model, too many rejects, permuted labels, a window given
+    up; nobody by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    webhook: SecretStr | None = Field(
+        None, description="An http(s) address that takes the alert as JSON by POST."
+    )
+    command: tuple[str, ...] | None = Field(
+        None, min_length=1, description="A JSON list: program and arguments; no shell is asked."
+    )
+    timeout: float = Field(10, gt=0, le=300, description="Seconds that each may take.")
+
+    @field_validator("webhook")
+    @classmethod
+    def _http(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return value
+
+
 class Settings(BaseSettings):
     """Everything that is told by environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
 
@@ -45,6 +67,10 @@ class Settings(BaseSettings):
     failpoints: str = ""
     num_threads: int = Field(1, ge=1, le=1024)
     kafka: KafkaSettings = KafkaSettings()
+    alerts: AlertSettings = AlertSettings()
+    sensors: Literal["running", "stopped"] = Field(
+        "stopped", description="How sensors begin; the UI starts and stops each."
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -82,8 +108,10 @@ def _named(error: ValidationError) -> SpecInvalid:
     first = error.errors(include_input=False, include_url=False)[0]
     variable = _PREFIX + "__".join(str(part) for part in first["loc"]).upper()
     if first["type"] == "extra_forbidden":
-        known = ", ".join(f"{_PREFIX}KAFKA__{name.upper()}" for name in KafkaSettings.model_fields)
-        return SpecInvalid(f"{variable} is no setting.", f"The settings of Kafka are {known}.")
+        group = str(first["loc"][0])
+        kind: type[BaseModel] = KafkaSettings if group == "kafka" else AlertSettings
+        known = ", ".join(f"{_PREFIX}{group}__{name}".upper() for name in kind.model_fields)
+        return SpecInvalid(f"{variable} is no setting.", f"There are {known}.")
     return SpecInvalid(
         f"The environment variable {variable} is wrong: {first['msg']}.",
         f"Change {variable}, or unset it for its default.",

@@ -2,14 +2,17 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Json, ModelName, console, print_json, print_table
-from tidemill.core.errors import SpecInvalid, VerifyFailed
+from tidemill.core.errors import SpecInvalid, TidemillError, VerifyFailed
 from tidemill.settings import Settings
+
+if TYPE_CHECKING:
+    from tidemill.cycle.mill import Mill
 
 
 def check(
@@ -59,13 +62,14 @@ def status(
                     "verdict": report.verdict if report else None,
                     "mode": report.state.mode if report else None,
                     "awaits_approval": report.state.pending if report else None,
+                    **_freshness(mill),
                 }
             )
     if as_json:
         print_json(rows)
     else:
         print_table(
-            ["model", "in service", "entry", "as of", "newest window", "verdict", "mode"],
+            ["model", "in service", "entry", "as of", "newest window", "verdict", "mode", "fresh"],
             [
                 [
                     row["model"],
@@ -75,10 +79,24 @@ def status(
                     row["newest_window"],
                     row["verdict"],
                     row["mode"],
+                    row["freshness"],
                 ]
                 for row in rows
             ],
         )
+
+
+def _freshness(mill: "Mill") -> dict[str, object]:
+    """How far the model is behind, or why that cannot be known."""
+    from tidemill.cycle.due import due, freshness
+
+    try:
+        found = freshness(mill, due(mill))
+    except TidemillError as error:
+        unknown = f"unknown: {type(error).__name__}"
+        return {"fresh": None, "lag": None, "freshness": unknown}
+    told = f"{'yes' if found.fresh else 'STALE'}, {found.lag / 1000:.0f} s behind"
+    return {"fresh": found.fresh, "lag": found.lag / 1000, "freshness": told}
 
 
 def history(model: ModelName, as_json: Json = False) -> None:

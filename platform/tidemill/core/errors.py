@@ -151,5 +151,9 @@ class StoreFull(TidemillError):
     """The store could not take the bytes."""
 
 
+class AlertFailed(TidemillError):
+    """Nobody took an alert."""
+
+
 class VerifyFailed(TidemillError):
     """What is stored is not what the rules make of its inputs."""

@@ -171,6 +171,22 @@ class InitialSpec(Section):
         return self
 
 
+class FreshnessSpec(Section):
+    """When the model in service counts as stale."""
+
+    max_lag: Duration | None = Field(
+        None,
+        gt=0,
+        description="How long after the end of the newest window that was worked through; "
+        "by default the length of two windows.",
+    )
+    clock: Literal["wall", "log"] = Field(
+        "wall",
+        description="`wall`: this machine's clock. `log`: how far the log has come, for a stream "
+        "that replays the past.",
+    )
+
+
 class FieldSpec(Section):
     """One declared field of the event."""
 

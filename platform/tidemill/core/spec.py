@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tidemill.core.sections import (
     FieldSpec,
+    FreshnessSpec,
     GateSpec,
     InitialSpec,
     LearnerSpec,
@@ -75,6 +76,7 @@ class ModelSpec(Section):
     initial: InitialSpec = InitialSpec()
     learner: LearnerSpec = LearnerSpec()
     gate: GateSpec = GateSpec()
+    freshness: FreshnessSpec = FreshnessSpec()
     deploy: Literal["last", "each"] = Field(
         "last", description="Which window of a run may reach the ledger."
     )

@@ -65,6 +65,15 @@ def deploy(mill: Mill, window: Window, final: bool) -> Deployment:
     return standing
 
 
+def outstanding(mill: Mill, window: Window) -> bool:
+    """Whether the window's report asks for a deployment that the ledger does not show.
+
+    A deployment that was deferred to a later window is outstanding until that one is deployed.
+    """
+    report = mill.archive.report(window.key)
+    return report is not None and _ended(mill, window, report, True, mill.chain()) is None
+
+
 def _ended(
     mill: Mill, window: Window, report: Report, final: bool, chain: Chain
 ) -> Deployment | None:

@@ -45,6 +45,49 @@ def plan_initial(mill: Mill) -> Plan:
     return standing
 
 
+def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
+    """The newest window after this plan that the log has closed, and why the next one is open.
+
+    None where the log has closed none. Nothing is planned, but what was seen of the stable ends is
+    stored, as by every attempt at planning. What is asked of the log grows with the logarithm of
+    the number of windows. Raises as `plan` does, but not `WindowOpen`.
+    """
+    attached, calendar = attach(mill, before), mill.spec.calendar
+    windows = [_first_after(mill, before)]
+    open_because = ""
+
+    def closed(number: int) -> bool:
+        nonlocal open_because
+        while len(windows) <= number:
+            windows.append(calendar.after(windows[-1]))
+        ends = before.ends
+        try:
+            if number and mill.spec.windows.close_when_silent is not None:
+                # Silence closes a window only if the one before has left it a record.
+                ranges = _ranges(mill, attached, ends, windows[number - 1], None)
+                ends = {r.partition: r.end for r in ranges}
+            _ranges(mill, attached, ends, windows[number], None)
+        except WindowOpen as error:
+            open_because = error.what
+            return False
+        return True
+
+    known, step = -1, 1  # the newest number known to be closed
+    while closed(known + step):
+        known, step = known + step, step * 2
+    end = known + step  # the oldest known to be open
+    while end - known > 1:
+        middle = (known + end) // 2
+        known, end = (middle, end) if closed(middle) else (known, middle)
+    return (windows[known] if known >= 0 else None), open_because
+
+
+def _first_after(mill: Mill, before: Plan) -> Window:
+    calendar = mill.spec.calendar
+    first = before.window == INITIAL
+    return calendar.first if first else calendar.after(calendar.window(before.window))
+
+
 def _no_plan_is_lost(mill: Mill, window: Window | None) -> None:
     """A plan that is not there must never have been there."""
     key = window.key if window else INITIAL

@@ -14,6 +14,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.defs.checks import check_specs
+from tidemill.defs.freshness import policy
 from tidemill.defs.metadata import initial_metadata
 from tidemill.defs.partitions import partitions_of, windows_between
 from tidemill.defs.resources import Mills
@@ -84,7 +85,7 @@ def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
 def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"{model}_windows",
-        specs=_specs(model),
+        specs=_specs(model, spec),
         check_specs=check_specs(model),
         partitions_def=partitions_of(spec.calendar),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -105,7 +106,7 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     return windows
 
 
-def _specs(model: str) -> list[dg.AssetSpec]:
+def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             [model, name],
@@ -114,6 +115,7 @@ def _specs(model: str) -> list[dg.AssetSpec]:
             group_name=model,
             owners=OWNERS,
             kinds=_KINDS[name],
+            freshness_policy=policy(spec),
             skippable=True,
         )
         for name in WINDOWED

@@ -12,7 +12,11 @@ from pydantic_core import CoreSchema
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.specfile import parse
+from tidemill.defs.alerts import deployment_alerts
 from tidemill.defs.assets import build_assets
+from tidemill.defs.freshness import fresh_check
+from tidemill.defs.sensors import window_closed
+from tidemill.settings import Settings
 
 
 class _Attributes(BaseModel):
@@ -62,8 +66,16 @@ class IncrementalModel(dg.Component):
         return load_model(_yaml_of(context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The five assets of this model and their checks."""
-        return dg.Definitions(assets=build_assets(self.model, self.spec))
+        """The five assets of this model, their checks and the two sensors."""
+        sensors = Settings().sensors
+        return dg.Definitions(
+            assets=build_assets(self.model, self.spec),
+            asset_checks=[fresh_check(self.model, self.spec)],
+            sensors=[
+                window_closed(self.model, self.spec, sensors),
+                deployment_alerts(self.model, sensors),
+            ],
+        )
 
 
 def load_model(file: Path) -> IncrementalModel:

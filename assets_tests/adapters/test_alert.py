@@ -1,0 +1,82 @@
+"""Alerts on their way: a real HTTP server and a real command take them, or do not."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tidemill.adapters.alert import send
+from tidemill.core.errors import AlertFailed
+
+ALERT = {"alert": "roll_back", "model": "tides", "what": "$(touch harm); `touch harm` \n"}
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[object]]]:
+    """A server's address and what it was sent; the path `/503` is one that takes nothing."""
+    taken: list[object] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.headers["Content-Type"] == "application/json"
+            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(503 if self.path == "/503" else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", taken
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_webhook_takes_the_alert_as_json(webhook: tuple[str, list[object]]) -> None:
+    address, taken = webhook
+    send(ALERT, webhook=address, command=None, timeout=10)
+    assert taken == [ALERT]
+
+
+def test_a_command_reads_the_alert_and_no_shell_does(tmp_path: Path) -> None:
+    script = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.stdin.read())"
+    command = [sys.executable, "-c", script, str(tmp_path / "$HOME told.json")]
+    send(ALERT, webhook=None, command=command, timeout=30)
+    assert json.loads((tmp_path / "$HOME told.json").read_text()) == ALERT
+    assert [path.name for path in tmp_path.iterdir()] == ["$HOME told.json"]
+
+
+def test_a_webhook_that_refuses_is_named_without_its_secret_path(
+    webhook: tuple[str, list[object]],
+) -> None:
+    with pytest.raises(AlertFailed, match=r"at 127\.0\.0\.1 answered 503") as error:
+        send(ALERT, webhook=f"{webhook[0]}/503", command=None, timeout=10)
+    assert "/503" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["/no/such/program"], "did not run (FileNotFoundError)"),
+        ([sys.executable, "-c", "raise SystemExit(7)"], "ended 7"),
+    ],
+)
+def test_a_command_that_fails_is_named(command: list[str], told: str) -> None:
+    with pytest.raises(AlertFailed) as error:
+        send(ALERT, webhook=None, command=command, timeout=30)
+    assert told in error.value.what
+
+
+def test_the_command_is_run_even_if_the_webhook_is_dead(tmp_path: Path) -> None:
+    script = "import sys, pathlib; pathlib.Path(sys.argv[1]).touch()"
+    command = [sys.executable, "-c", script, str(tmp_path / "told")]
+    with pytest.raises(AlertFailed, match="did not answer"):
+        send(ALERT, webhook="http://127.0.0.1:1/", command=command, timeout=5)
+    assert (tmp_path / "told").exists()

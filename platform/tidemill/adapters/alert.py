@@ -1,0 +1,59 @@
+"""Tells people of what needs them: by an HTTP POST, by a command, or both."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+import requests
+
+from tidemill.core.errors import AlertFailed
+
+
+def send(
+    alert: Mapping[str, object],
+    *,
+    webhook: str | None,
+    command: Sequence[str] | None,
+    timeout: float,
+) -> None:
+    """Post the alert as JSON to the webhook, and give it to the command on its standard input.
+
+    Both are tried, each for `timeout` seconds at most. Raises `AlertFailed` where one of them did
+    not take it; the webhook's address may be a secret, so only its host is told.
+    """
+    body = json.dumps(alert)
+    failed = [
+        told
+        for told in (
+            _post(webhook, body, timeout) if webhook else None,
+            _run(command, body, timeout) if command else None,
+        )
+        if told
+    ]
+    if failed:
+        raise AlertFailed(
+            f"The alert was not taken: {'; '.join(failed)}.",
+            "It is sent again; see TIDEMILL_ALERTS__WEBHOOK and TIDEMILL_ALERTS__COMMAND.",
+        )
+
+
+def _post(webhook: str, body: str, timeout: float) -> str | None:
+    host = urlsplit(webhook).hostname
+    try:
+        answer = requests.post(
+            webhook, data=body, headers={"Content-Type": "application/json"}, timeout=timeout
+        )
+    except requests.RequestException as error:
+        return f"the webhook at {host} did not answer ({type(error).__name__})"
+    return None if answer.ok else f"the webhook at {host} answered {answer.status_code}"
+
+
+def _run(command: Sequence[str], body: str, timeout: float) -> str | None:
+    try:
+        done = subprocess.run(
+            list(command), input=body.encode(), capture_output=True, timeout=timeout, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the command {command[0]} did not run ({type(error).__name__})"
+    return None if done.returncode == 0 else f"the command {command[0]} ended {done.returncode}"
