@@ -6,9 +6,11 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_VERSION := 0.13.9
 RUN := .venv/bin
+# Two processes, each with servers of its own; the tests of one module stay together.
+PARALLEL ?= -n 2 --dist loadfile
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup demo test test-faults lint ui clean
+.PHONY: help setup demo test test-faults tools lint ui clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,10 +35,13 @@ lint: setup  ## style, types and layer contracts
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
 
 test: lint  ## lint and the tests
-	$(RUN)/pytest -m "not faults"
+	$(RUN)/pytest $(PARALLEL) -m "not faults"
 
 test-faults: setup  ## the slower proofs of what tidemill survives
-	$(RUN)/pytest -m faults --timeout 1200
+	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
+
+tools:  ## Debian's chromium, chromium-driver and strace, which some proofs need (as root)
+	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace
 
 ui: setup  ## the Dagster UI on the demo's instance
 	@$(RUN)/tidemill ui

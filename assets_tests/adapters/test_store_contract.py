@@ -1,5 +1,6 @@
 """What every store promises, over all its adapters."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Thread
@@ -8,13 +9,14 @@ import pytest
 
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
-from tidemill.adapters.memory.store import MemoryStore
+from tidemill.adapters.memory.store import MemoryStore, Overlay
 from tidemill.core.errors import Refused, StoreFull
 from tidemill.ports import Store
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
     "files": lambda path: FileStore(path / "store"),
+    "overlay": lambda _: Overlay(MemoryStore(), hidden="m/"),
 }
 
 
@@ -106,3 +108,34 @@ def test_unfinished_files_are_no_names_and_are_swept(tmp_path: Path) -> None:
     assert list(store.names("")) == ["m/a"]
     store.sweep("m")
     assert not (tmp_path / "m/.tmp").exists()
+
+
+def test_what_a_dead_writer_may_not_have_synced_is_synced_by_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft that is left says that a name beside it may be lost with the power."""
+    store, synced = FileStore(tmp_path), []
+    store.put("m/plans/a", b"x")
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    store.sweep("m")
+    assert synced == []
+    (tmp_path / "m/.tmp").mkdir()
+    (tmp_path / "m/.tmp/left").write_bytes(b"half")
+    store.sweep("m")
+    assert {str(tmp_path / "m"), str(tmp_path / "m/plans")} <= set(synced)
+
+
+def test_an_overlay_shows_the_store_below_but_what_it_hides_and_never_writes_there() -> None:
+    below = MemoryStore()
+    below.put("m/plans/a", b"plan")
+    below.put("m/reports/a", b"report")
+    store = Overlay(below, hidden="m/reports/")
+    assert list(store.names("m/")) == ["m/plans/a"]
+    assert not store.put("m/plans/a", b"another")
+    assert store.put("m/reports/a", b"another")
+    store.replace("m/plans/a", b"another")
+    assert (below.get("m/plans/a"), below.get("m/reports/a")) == (b"plan", b"report")
+    assert (store.get("m/plans/a"), store.get("m/reports/a")) == (b"another", b"another")

@@ -1,6 +1,6 @@
 """Every reader of the same records sees the same deployments."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.core import canonical
@@ -69,6 +69,21 @@ def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
     mixed = records(ours[0], b"\xff\x00", theirs[0], b"{}", ours[1])
     assert [s.entry.digest for s in chain("m", mixed).standing] == ["a", "b"]
     assert [s.entry.digest for s in chain("n", mixed).standing] == ["z"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abr"), max_size=8), st.data())
+def test_a_ledger_read_in_two_goes_gives_the_same_chain(
+    said: list[str], data: st.DataObject
+) -> None:
+    values: list[bytes] = []
+    for word in said:  # an entry, the bytes before it again, or rubbish
+        head = chain("m", records(*values))
+        told = {"a": canonical.encode(entry(head, "a")), "r": b"rubbish"}
+        values.append(told.get(word) or (values[-1] if values else b""))
+    cut = data.draw(st.integers(0, len(values)))
+    whole = records(*values)
+    assert chain("m", whole[cut:], chain("m", whole[:cut])) == chain("m", whole)
 
 
 @given(st.lists(st.sampled_from("mn"), max_size=12))

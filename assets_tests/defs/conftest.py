@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,6 +19,7 @@ from tidemill.core.report import Inputs, Pairing, Report, Running, Seats
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import Deployment
+from tidemill.defs.keeper import Asked, Keeper
 from tidemill.defs.resources import Steps
 
 INITIAL = "0" * 64
@@ -57,8 +59,12 @@ class FakeMills:
             chain=lambda: SimpleNamespace(head=head),
         )
 
+    def keeper(self, mill: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+        return Keeper(mill, Asked(run, instance, ""), lambda: None)
+
     def steps(self) -> Steps:
-        return Steps(self._initial, self._extract, self._update, self._evaluate, self._deploy)
+        steps = self._initial, self._extract, self._update, self._evaluate, self._deploy
+        return Steps(*steps, prune=lambda *_: None)
 
     @property
     def ledger(self) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import dagster as dg
@@ -12,12 +12,14 @@ import pytest
 
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
+from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.prover.forked import ForkedProver
 from tidemill.core.errors import LineChanged, TooManyRejects, WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.mill import Mill
+from tidemill.defs.keeper import Asked, Keeper
 from tidemill.defs.launch import Told, backfill
 from tidemill.defs.resources import Mills
 
@@ -34,6 +36,7 @@ class MemoryMills:
     store: MemoryStore
     ledger: MemoryLedger
     prover: ForkedProver
+    tracker: MemoryTracker = field(default_factory=MemoryTracker)
 
     @contextmanager
     def open(self, model: str, spec: ModelSpec) -> Iterator[Mill]:
@@ -41,6 +44,9 @@ class MemoryMills:
         yield Mill(model, spec, self.log, archive, self.ledger, self.prover, now=lambda: START)
 
     steps = Mills.steps
+
+    def keeper(self, mill: Mill, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+        return Keeper(mill, Asked(run, instance, "http://dagster"), lambda: self.tracker)
 
 
 def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
@@ -151,3 +157,56 @@ def test_another_learning_spec_is_refused(instance, spec, mills):
     outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", mills=mills)
     assert isinstance(outcome.error, LineChanged)
     assert "learner.seed" in str(outcome.error)
+
+
+def answers(instance, check):
+    """How a check of the deployed model was answered, the newest first."""
+    key = dg.AssetCheckKey(dg.AssetKey(["tides", "deployed_model"]), check)
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+    found = [record.event.dagster_event.event_specific_data for record in history]
+    return [answer for answer in found if isinstance(answer, dg.AssetCheckEvaluation)]
+
+
+def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, mills):
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert told(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
+    head = json.loads(mills.ledger.read()[-1].value)["digest"]
+    assert mills.tracker.champion("tides") == head
+    (answer,) = answers(instance, "record")
+    assert answer.passed
+
+
+def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, mills):
+    mills.tracker.away = True
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert "mlflow" not in told(instance, "evaluation_report", "2024-01-02")
+    (answer,) = answers(instance, "record")
+    assert not answer.passed
+    assert answer.metadata["remedy"].value == "tidemill verify tides --repair"
+    mills.tracker.away = False
+    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", mills=mills).success
+    windows = [window for _, window in mills.tracker.runs]
+    assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
+    assert answers(instance, "record")[0].passed
+
+
+def test_the_topic_is_observed_once_a_run(instance, spec, mills):
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    found = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
+    (seen,) = [record.asset_observation.metadata for record in found]
+    assert seen["planned through"].value == "2024-01-02"
+    assert seen["unplanned"].value == 800
+
+
+def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance, spec, mills):
+    produce(mills.log, 4, 8)
+    kept = spec.model_copy(update={"keep_windows": 2})
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", mills=mills).success
+    mark = Archive(mills.store, "tides").pruned()
+    assert mark is not None
+    assert mark.start == "2024-01-03"  # the retraining that windows 5 and 6 start from
+    names = set(mills.store.names(""))
+    assert not any("2024-01-02/rows" in name for name in names)
+    assert any("2024-01-04/rows" in name for name in names)
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", mills=mills).success
+    assert set(mills.store.names("")) == names

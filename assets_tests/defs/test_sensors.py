@@ -93,6 +93,11 @@ def _clocked(opened: Any, ticks: Ticks) -> Any:
     return clocked()
 
 
+def checks(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
+    events = result.asset_events or ()
+    return [event for event in events if isinstance(event, dg.AssetCheckEvaluation)]
+
+
 def served(ticks: Ticks, windows: int) -> None:
     """The initial model and the first windows, worked through."""
     with ticks.bench.mill() as mill:
@@ -152,8 +157,7 @@ def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(ticks
     served(ticks, 1)
     ticks.ended("TooManyRejects", 1)
     result = ticks.tick()
-    (check,) = result.asset_events
-    assert isinstance(check, dg.AssetCheckEvaluation)
+    (check,) = checks(result)
     assert not check.passed
     assert "TooManyRejects: it broke." in str(check.metadata["given up"].value)
     assert "Given up." in ticks.why()
@@ -205,11 +209,10 @@ def test_freshness_is_told_when_it_changes_and_every_five_minutes(ticks: Ticks) 
     ticks.bench.define(freshness={"clock": "log"})
     ticks.bench.feed(-1, 1)
     served(ticks, 1)
-    told = [ticks.tick().asset_events for _ in range(2)]
-    assert [len(events or ()) for events in told] == [1, 0]
+    told = [checks(ticks.tick()) for _ in range(2)]
+    assert [len(each) for each in told] == [1, 0]
     ticks.later = sensors._TELL_AGAIN
-    (check,) = ticks.tick().asset_events or ()
-    assert isinstance(check, dg.AssetCheckEvaluation)
+    (check,) = checks(ticks.tick())
     assert check.passed
     assert check.metadata["lag"].value == 0
 
@@ -219,16 +222,38 @@ def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(ticks: 
     """2013 or any other past: by the wall clock this model is years behind."""
     ticks.bench.feed(-1, 2)
     served(ticks, 2)
-    (before,) = ticks.tick().asset_events or ()
+    (before,) = checks(ticks.tick())
     with dg.DagsterInstance.ephemeral() as instance:
         old = ticks.bench.window(0).key
         assert backfill(instance, ticks.bench.model, ticks.bench.spec_of(), old, old).success
     ticks.later = sensors._TELL_AGAIN
-    (again,) = ticks.tick().asset_events or ()
+    (again,) = checks(ticks.tick())
     for check in (before, again):
-        assert isinstance(check, dg.AssetCheckEvaluation)
         assert not check.passed
         assert check.metadata["newest window done"].value == ticks.bench.window(1).key
+
+
+def test_the_topics_watermarks_are_told_when_they_move_and_at_most_once_a_minute(
+    ticks: Ticks,
+) -> None:
+    ticks.bench.feed(-1, 1)
+    served(ticks, 1)
+
+    def seen() -> list[dg.AssetObservation]:
+        events = ticks.tick().asset_events or ()
+        return [event for event in events if isinstance(event, dg.AssetObservation)]
+
+    (first,) = seen()
+    assert first.asset_key == dg.AssetKey(["kafka", ticks.bench.model])
+    assert first.metadata["stable end"].value == 600
+    assert first.metadata["unplanned"].value == 200
+    ticks.bench.feed(2, 2)
+    assert seen() == []
+    ticks.later = 61_000
+    (second,) = seen()
+    assert second.metadata["stable end"].value == 800
+    ticks.later = 122_000
+    assert seen() == []
 
 
 def test_a_cursor_is_plain_json(ticks: Ticks) -> None:

@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from browser import browser
 from commands import at_work_in, begun, command, said, until
+from dagster_ui import ROOT, served
 from tidemill.adapters.files import FileStore
 
 pytestmark = pytest.mark.faults
 
 Demo = dict[str, str]
+PICTURE = ROOT / "platform" / "docs" / "lineage.png"
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,25 @@ def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
     assert "Traceback" not in done.stderr
     assert store(demo) == kept
     assert at_work_in(home) == []
+
+
+def test_the_lineage_page_shows_where_everything_comes_from_and_a_window_its_verdict(
+    demo: Demo, tmp_path: Path
+) -> None:
+    """Dagster's real UI in a real browser. `KEEP_PICTURE=1` renews the picture of the README."""
+    names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
+    with served(demo, daemon=False) as ui, browser(2000, 760) as page:
+        page.open(
+            f"{ui.address}/locations/tidemill/asset-groups/flights/lineage",
+            *names, "deployed_model", "flights", "Passed", "filled",
+        )  # fmt: skip
+        time.sleep(1)  # the graph glides into its place
+        picture = tmp_path / "lineage.png"
+        picture.write_bytes(page.picture())
+        if os.environ.get("KEEP_PICTURE"):
+            PICTURE.write_bytes(picture.read_bytes())
+        assert picture.stat().st_size > 20_000
+        window = f"{ui.address}/assets/flights/evaluation_report?partition=2013-02-02"
+        page.open(window, "verdict", "champion", "losses", "mlflow")
+        page.open(f"{ui.address}/assets/kafka/flights", "watermarks", "stable end")
+    assert PICTURE.stat().st_size < 300_000

@@ -1,7 +1,5 @@
 """Killed at any place, twice in a row, also while recovering: run again, as if undisturbed."""
 
-import ast
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +8,17 @@ import pytest
 import oracle
 import tidemill
 from bench import SPEC, Bench, run
-from children import KILLED, child, finished, journey, killed_at, outcome, places, reaches
+from children import (
+    KILLED,
+    child,
+    finished,
+    journey,
+    killed_at,
+    outcome,
+    places,
+    places_in,
+    reaches,
+)
 from kept import define_two_windows, kept
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
@@ -29,21 +37,14 @@ def undisturbed(bench: Bench) -> list[str]:
     return reached
 
 
+_ELSEWHERE = ("mlflow.py", "restore.py", "prune.py")
+"""Files whose places lie on another way; their own tests kill there."""
+
+
 def in_the_source() -> set[str]:
-    """Every place that the package can fail at: `reached("…")`, and what the archive commits."""
-    trees = [ast.parse(file.read_text()) for file in Path(tidemill.__path__[0]).rglob("*.py")]
-    named = set(_first_texts(trees, {"reached"}))
-    commits = set(_first_texts(trees, {"_put", "_put_named", "_commit"}))
-    return named | {f"{what}.{side}" for what in commits for side in ("before", "after")}
-
-
-def _first_texts(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:
-    """The first arguments, where they are plain texts, of all calls of these functions."""
-    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
-    for call in calls:
-        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
-        if name in functions and call.args and isinstance(call.args[0], ast.Constant):
-            yield str(call.args[0].value)
+    """Every place that a window's way through the four steps can fail at."""
+    files = Path(tidemill.__path__[0]).rglob("*.py")
+    return places_in([file for file in files if file.name not in _ELSEWHERE])
 
 
 def killed_all_along(bench: Bench, place: str) -> int:

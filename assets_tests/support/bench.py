@@ -23,7 +23,7 @@ from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.update import update
-from tidemill.settings import KafkaSettings, Settings
+from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
 MINUTE = 60_000
 START = 1_767_225_600_000
@@ -49,7 +49,8 @@ SPEC: dict[str, Any] = {
 class Bench:
     """One model in its own topic, store and folder.
 
-    Windows are counted from 0, which is the first; window -1 is the history before it.
+    Windows are counted from 0, which is the first; window -1 is the history before it. Without
+    `tracking`, MLflow's record is kept in the folder, which takes seconds to begin.
     """
 
     servers: str
@@ -57,6 +58,7 @@ class Bench:
     model: str
     partitions: int = 2
     name: str = ""
+    tracking: str | None = "off"
 
     @property
     def ledger(self) -> str:
@@ -72,7 +74,8 @@ class Bench:
     @property
     def settings(self) -> Settings:
         kafka = KafkaSettings(bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=30)
-        return Settings(home=self.home, models=self.home / "models", kafka=kafka)
+        mlflow = MlflowSettings(tracking_uri=self.tracking)
+        return Settings(home=self.home, models=self.home / "models", kafka=kafka, mlflow=mlflow)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -83,6 +86,7 @@ class Bench:
             "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
             "TIDEMILL_KAFKA__LEDGER_TOPIC": self.ledger,
             "TIDEMILL_KAFKA__TIMEOUT": "30",
+            **({"TIDEMILL_MLFLOW__TRACKING_URI": self.tracking} if self.tracking else {}),
         }
 
     def define(self, **changes: Any) -> None:

@@ -3,14 +3,16 @@
 They are forked from a helper that has only imported: a real process each, 50 ms instead of 2 s.
 """
 
+import ast
 import multiprocessing
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -49,7 +51,12 @@ def finished(bench: Bench, last: int) -> None:
 
 def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
     """The exit code of such a process; minus the signal that ended it."""
-    with child(bench, last, faults) as process:
+    return outcome_of(bench, partial(journey, last=last), faults)
+
+
+def outcome_of(bench: Bench, does: Callable[[Mill], object], faults: str = "") -> int | None:
+    """The exit code of a process that does this with the bench's mill."""
+    with _child(bench, does, faults, True, "tidemill") as process:
         process.join(_SECONDS)
         return process.exitcode
 
@@ -59,8 +66,16 @@ def child(
     bench: Bench, last: int, faults: str = "", exclusive: bool = True, by: str = "tidemill"
 ) -> Iterator[BaseProcess]:
     """A process at work on the windows up to `last`; nothing is left of it at the end."""
+    with _child(bench, partial(journey, last=last), faults, exclusive, by) as process:
+        yield process
+
+
+@contextmanager
+def _child(
+    bench: Bench, does: Callable[[Mill], object], faults: str, exclusive: bool, by: str
+) -> Iterator[BaseProcess]:
     environment = bench.environment | {"TIDEMILL_FAILPOINTS": faults}
-    process = _FORKS.Process(target=_work, args=(environment, bench.model, last, exclusive, by))
+    process = _FORKS.Process(target=_work, args=(environment, bench.model, does, exclusive, by))
     process.start()
     try:
         yield process
@@ -107,14 +122,37 @@ def _until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _work(environment: Mapping[str, str], model: str, last: int, exclusive: bool, by: str) -> None:
+def _work(
+    environment: Mapping[str, str],
+    model: str,
+    does: Callable[[Mill], object],
+    exclusive: bool,
+    by: str,
+) -> None:
     os.environ.update(environment)
     settings = Settings()
     reached = (settings.home / "reached").open("a", buffering=1)
     failpoints.watch(lambda name: print(name, file=reached))
     try:
         with bootstrap.open_mill(model, settings, exclusive=exclusive, by=by) as mill:
-            journey(mill, last)
+            does(mill)
     except Exception as error:
         Path(settings.home / "failed").write_text(traceback.format_exc())
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def places_in(files: Iterable[Path | str]) -> set[str]:
+    """Every place in these files: `reached("…")`, and what the archive commits."""
+    trees = [ast.parse(Path(file).read_text()) for file in files]
+    named = set(_first_texts(trees, {"reached"}))
+    commits = set(_first_texts(trees, {"_put", "_put_named", "_commit"}))
+    return named | {f"{what}.{side}" for what in commits for side in ("before", "after")}
+
+
+def _first_texts(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:
+    """The first arguments, where they are plain texts, of all calls of these functions."""
+    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for call in calls:
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name in functions and call.args and isinstance(call.args[0], ast.Constant):
+            yield str(call.args[0].value)

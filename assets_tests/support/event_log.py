@@ -15,7 +15,7 @@ CHECKS = {
     "pairing_skill": "evaluation_report",
     "golden_rows": "deployed_model",
 }
-"""Each check of a window, and its asset."""
+"""Each check of every window, and its asset."""
 
 
 @contextmanager

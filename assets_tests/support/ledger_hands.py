@@ -10,8 +10,16 @@ from pathlib import Path
 from threading import Barrier
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from bench import Bench
+from log_hands import until
 from tidemill import bootstrap
 from tidemill.core.errors import LogUnavailable, Refused
 from tidemill.core.ledger import Chain, Entry
@@ -30,15 +38,38 @@ def records(bench: Bench, topic: str | None = None) -> list[LedgerRecord]:
     group = {"group.id": uuid.uuid4().hex, "enable.auto.commit": False}
     reader = Consumer({"bootstrap.servers": bench.servers, **group})
     at = TopicPartition(topic or bench.ledger, 0, 0)
-    _, end = reader.get_watermark_offsets(at, timeout=10)
-    reader.assign([at])
+    low, end = reader.get_watermark_offsets(at, timeout=10)
+    reader.assign([TopicPartition(at.topic, 0, low)])
     found: list[LedgerRecord] = []
-    while len(found) < end:
-        for message in reader.consume(end - len(found), timeout=0.5):
+    while len(found) < end - low:
+        for message in reader.consume(end - low - len(found), timeout=0.5):
             assert message.error() is None
             found.append(LedgerRecord(message.offset(), message.value()))
     reader.close()
     return found
+
+
+def lose(bench: Bench) -> None:
+    """Delete the ledger's topic; whoever looks next makes an empty one of the same name."""
+    admin = AdminClient({"bootstrap.servers": bench.servers})
+    admin.delete_topics([bench.ledger])[bench.ledger].result()
+    until(lambda: bench.ledger not in admin.list_topics().topics)
+
+
+def cut(bench: Bench, before: int) -> None:
+    """Delete the records of the ledger's topic below an offset."""
+    admin = AdminClient({"bootstrap.servers": bench.servers})
+    for done in admin.delete_records([TopicPartition(bench.ledger, 0, before)]).values():
+        done.result()
+
+
+def configure(bench: Bench, setting: str, value: str) -> None:
+    """Set a setting of the ledger's topic."""
+    admin = AdminClient({"bootstrap.servers": bench.servers})
+    told = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+    topic = ConfigResource(ResourceType.TOPIC, bench.ledger, incremental_configs=[told])
+    for done in admin.incremental_alter_configs([topic]).values():
+        done.result()
 
 
 def over(bench: Bench, ledger: str) -> Settings:

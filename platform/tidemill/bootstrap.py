@@ -21,6 +21,7 @@ from tidemill.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
+    from tidemill.adapters.mlflow import MlflowTracker
 
 _GLANCE = 0.1  # seconds; longer than a look at a lock holds it
 
@@ -133,6 +134,24 @@ def open_mill(
 
 
 @contextmanager
+def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive]]:
+    """A model's mill that has its store and nothing else: no log and no ledger, which are empty.
+
+    With it comes an archive over that store, which hides the reports and keeps what is written.
+    """
+    from tidemill.adapters import memory
+    from tidemill.adapters.feature_function import load_feature_function
+    from tidemill.adapters.files import FileStore
+
+    spec, store = load_spec(model, settings), FileStore(settings.store)
+    features = load_feature_function(spec.features) if spec.features else None
+    log, ledger, prover = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
+    archive = Archive(store, model)
+    mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features)
+    yield mill, Archive(memory.Overlay(store, f"{model}/reports/"), model)
+
+
+@contextmanager
 def alone(model: str, settings: Settings) -> Iterator[None]:
     """Hold the model's lock, which a dying process gives back. Raises `AlreadyRunning`.
 
@@ -182,6 +201,21 @@ def alert_by(settings: Settings) -> Callable[[Mapping[str, object]], None] | Non
 
     webhook = alerts.webhook.get_secret_value() if alerts.webhook else None
     return partial(send, webhook=webhook, command=alerts.command, timeout=alerts.timeout)
+
+
+def tracker(settings: Settings) -> "MlflowTracker | None":
+    """MLflow by the settings: a server, a database of one's own, or none."""
+    told = settings.mlflow
+    if told.tracking_uri == "off":
+        return None
+    from tidemill.adapters.mlflow import MlflowTracker
+
+    if told.tracking_uri is not None:
+        return MlflowTracker(told.tracking_uri, None, told.ui, told.timeout)
+    folder = settings.mlflow_data
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = (folder / "artifacts").as_uri()
+    return MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", artifacts, told.ui, told.timeout)
 
 
 def _history(

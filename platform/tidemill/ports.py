@@ -1,9 +1,10 @@
-"""What the four steps need of the world: a log, a store, a ledger topic, a proof, a clock."""
+"""What the steps need of the world: a log, a store, a ledger topic, a proof, a tracker, a clock."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol
 
 from tidemill.core.log import Chunk, Extent, LedgerRecord, Topic
+from tidemill.core.tracking import Version, WindowRun
 
 Clock = Callable[[], int]
 """Milliseconds since 1970-01-01 UTC."""
@@ -92,4 +93,46 @@ class Prover(Protocol):
 
         Raises `FeatureSkew` where an answer differs, `BundleUnfit` where the child dies.
         """
+        ...
+
+
+class Tracker(Protocol):
+    """Keeps a record of windows and deployments for people; nothing is ever decided by it.
+
+    Every method raises `TrackerUnavailable` where the tracker does not do it in time.
+    """
+
+    def recorded(self, model: str, window: str) -> str | None:
+        """The digest under which this window was recorded; None where it was not."""
+        ...
+
+    def record(self, run: WindowRun, parent: str | None) -> str:
+        """Record a window, or update its record; the run's id.
+
+        A new run is nested under the run `parent`, if one is named.
+        """
+        ...
+
+    def address(self, run: str) -> str:
+        """Where people see this run."""
+        ...
+
+    def versions(self, model: str) -> list[str]:
+        """The digests of all registered versions."""
+        ...
+
+    def register(self, model: str, version: Version) -> None:
+        """Register a model that was deployed, if its digest is not registered yet."""
+        ...
+
+    def champion(self, model: str) -> str | None:
+        """The digest that the alias `champion` stands at; None where there is no alias."""
+        ...
+
+    def set_champion(self, model: str, digest: str) -> None:
+        """Let the alias stand at the registered version of this digest."""
+        ...
+
+    def end(self, run: str, success: bool) -> None:
+        """Let a run be over."""
         ...

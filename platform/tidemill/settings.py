@@ -30,6 +30,18 @@ class KafkaSettings(BaseModel):
     ledger_topic: str = Field("tidemill.ledger", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
 
 
+class MlflowSettings(BaseModel):
+    """Where the record is kept; without `tracking_uri`, in a database of one's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tracking_uri: str | None = Field(
+        None, min_length=1, description="A tracking server or database; `off` keeps no record."
+    )
+    ui: str = Field("http://127.0.0.1:5000", description="Where people see it; for links.")
+    timeout: float = Field(5, ge=1, le=300, description="Seconds that one request may take.")
+
+
 class AlertSettings(BaseModel):
     """Who is told of a roll back, a stale model, too many rejects, permuted labels, a window given
     up; nobody by default."""
@@ -67,6 +79,10 @@ class Settings(BaseSettings):
     failpoints: str = ""
     num_threads: int = Field(1, ge=1, le=1024)
     kafka: KafkaSettings = KafkaSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    dagster_ui: str = Field(
+        "http://127.0.0.1:3000", description="Where Dagster's UI is; for links."
+    )
     alerts: AlertSettings = AlertSettings()
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="How sensors begin; the UI starts and stops each."
@@ -99,9 +115,21 @@ class Settings(BaseSettings):
         return self.home / "kafka"
 
     @property
+    def mlflow_data(self) -> Path:
+        """The folder of MLflow's own database and artifacts."""
+        return self.home / "mlflow"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's instance."""
         return self.home / "dagster"
+
+
+_GROUPS: dict[str, type[BaseModel]] = {
+    "kafka": KafkaSettings,
+    "mlflow": MlflowSettings,
+    "alerts": AlertSettings,
+}
 
 
 def _named(error: ValidationError) -> SpecInvalid:
@@ -109,7 +137,7 @@ def _named(error: ValidationError) -> SpecInvalid:
     variable = _PREFIX + "__".join(str(part) for part in first["loc"]).upper()
     if first["type"] == "extra_forbidden":
         group = str(first["loc"][0])
-        kind: type[BaseModel] = KafkaSettings if group == "kafka" else AlertSettings
+        kind = _GROUPS[group]
         known = ", ".join(f"{_PREFIX}{group}__{name}".upper() for name in kind.model_fields)
         return SpecInvalid(f"{variable} is no setting.", f"There are {known}.")
     return SpecInvalid(

@@ -44,9 +44,15 @@ class FileStore:
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        self._draft(name, data).replace(path)
-        reached("put.replaced")
-        _sync_folder(path.parent)
+        draft = self._draft(name, data)
+        sign = draft.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
+        sign.touch()
+        try:
+            draft.replace(path)
+            reached("put.replaced")
+            _sync_folder(path.parent)
+        finally:
+            sign.unlink()
 
     def names(self, prefix: str) -> Iterator[str]:
         folder = self.root / prefix
@@ -58,8 +64,15 @@ class FileStore:
         self._path(name).unlink(missing_ok=True)
 
     def sweep(self, model: str) -> None:
-        """Remove what dead writers left unfinished; only for the holder of the model's lock."""
-        shutil.rmtree(self.root / model / ".tmp", ignore_errors=True)
+        """Remove what dead writers left unfinished; only for the holder of the model's lock.
+
+        What they linked but did not live to sync is made durable first: others will build on it.
+        """
+        folder = self.root / model
+        if any((folder / ".tmp").glob("*")):
+            for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+                _sync_folder(path)
+        shutil.rmtree(folder / ".tmp", ignore_errors=True)
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -8,7 +8,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Json, ModelName, console, print_json, print_table
-from tidemill.core.errors import SpecInvalid, TidemillError, VerifyFailed
+from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable, VerifyFailed
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _freshness(mill: "Mill") -> dict[str, object]:
     """How far the model is behind, or why that cannot be known."""
     from tidemill.cycle.due import due, freshness
 
+    if mill.chain().head is None:  # and nothing is to be planned by a look
+        return {"fresh": None, "lag": None, "freshness": "no model yet"}
     try:
         found = freshness(mill, due(mill))
     except TidemillError as error:
@@ -122,6 +124,9 @@ def verify(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Make everything again from Kafka and compare.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make up for what MLflow's record lacks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Hold what is stored against the rules; every finding is a sentence."""
@@ -132,6 +137,7 @@ def verify(
 
     with bootstrap.open_mill(model, Settings()) as mill:
         verified = check_all(mill)
+        verified.findings.extend(_record(mill, repair))
         if recompute:
             with (
                 tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
@@ -150,6 +156,11 @@ def verify(
             f"{verified.entries} ledger entries checked"
             + (f", {verified.recomputed} windows made again." if recompute else ".")
         )
+        if verified.pruned:
+            console.print(
+                f"`keep_windows` has pruned batches and models up to {verified.pruned}"
+                + (", after which making again begins." if recompute else ".")
+            )
         if verified.given:
             console.print(
                 f"The log no longer holds {len(verified.given)} of the batches, which were taken "
@@ -158,8 +169,26 @@ def verify(
     if verified.findings:
         raise VerifyFailed(
             "\n".join(verified.findings),
-            "Nothing was changed. Restore what is named from a backup, or ask in an issue.",
+            "Nothing was changed. `--repair` makes up for what MLflow lacks; restore anything else "
+            "that is named from a backup, or ask in an issue.",
         )
+
+
+def _record(mill: "Mill", repair: bool) -> list[str]:
+    """Where MLflow's record is not what it mirrors; with `repair`, what is left of that."""
+    from tidemill.cycle.record import Recorder, drift
+
+    tracker = bootstrap.tracker(Settings())
+    if tracker is None:
+        return []
+    try:
+        found = drift(mill, tracker)
+        if repair and list(found.sentences):
+            Recorder(mill, tracker).repair(found)
+            found = drift(mill, tracker)
+    except TrackerUnavailable as error:
+        return [error.what]
+    return list(found.sentences)
 
 
 COMMANDS = (check, status, history, verify)

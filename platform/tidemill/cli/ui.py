@@ -1,12 +1,12 @@
-"""`tidemill ui`: Dagster's own UI and daemon on this project's instance, with Kafka behind it."""
+"""`tidemill ui`: Dagster's and MLflow's UIs on this project's data, with Kafka behind them."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,32 +17,57 @@ from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
 from tidemill.settings import Settings
 
-_PATIENCE = 30  # seconds that Dagster gets to end what it started
+_PATIENCE = 30  # seconds that a UI gets to end what it started
 _LOOK = 0.2  # seconds; a wait without end would sleep through Ctrl-C where a library restarts calls
 
 
-def ui(port: Annotated[int, typer.Option("--port", help="Where the UI listens.")] = 3000) -> None:
-    """Open Dagster's UI: lineage, reports and backfills of every model; Ctrl-C ends it."""
+def ui(
+    port: Annotated[int, typer.Option("--port", help="Where Dagster's UI listens.")] = 3000,
+    mlflow_port: Annotated[
+        int, typer.Option("--mlflow-port", help="Where MLflow's own UI listens; 0: not at all.")
+    ] = 5000,
+) -> None:
+    """Open Dagster's UI, and MLflow's on a record of one's own; Ctrl-C ends both."""
     settings = Settings()
     environment = os.environ | {
         "DAGSTER_HOME": str(dagster_home(settings)),
         "TIDEMILL_HOME": str(settings.home.resolve()),
+        "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "tidemill.definitions"]
-    with bootstrap.cluster(settings):
-        console.print(f"Dagster UI: http://127.0.0.1:{port}")
-        _run([*command, "-h", "127.0.0.1", "-p", str(port)], environment)
+    with ExitStack() as stack:
+        stack.enter_context(bootstrap.cluster(settings))
+        if mlflow_port and settings.mlflow.tracking_uri is None:
+            environment["TIDEMILL_MLFLOW__UI"] = address = f"http://127.0.0.1:{mlflow_port}"
+            stack.enter_context(_running(_mlflow(settings, mlflow_port), environment))
+            console.print(f"MLflow:  {address}")
+        dagster = ("dagster", "dev", "-m", "tidemill.definitions")
+        words = (*dagster, "-h", "127.0.0.1", "-p", str(port))
+        process = stack.enter_context(_running(words, environment))
+        console.print(f"Dagster: http://127.0.0.1:{port}")
+        while process.poll() is None:
+            time.sleep(_LOOK)
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run to the end of the process, in a session of its own, and leave nothing of it behind.
+def _mlflow(settings: Settings, port: int) -> Sequence[str]:
+    tracker = bootstrap.tracker(settings)
+    assert tracker is not None  # there is one where no other is set
+    server = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    return (*server, "--backend-store-uri", tracker.uri)
+
+
+@contextmanager
+def _running(
+    words: Sequence[str], environment: Mapping[str, str]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command of this environment, in a session of its own, of which nothing is left behind.
 
     Dagster's code servers outlive it by up to their heartbeat's timeout of 45 s.
     """
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    program = str(Path(sys.executable).with_name(words[0]))
+    process = subprocess.Popen([program, *words[1:]], env=environment, start_new_session=True)
     try:
-        while process.poll() is None:
-            time.sleep(_LOOK)
+        yield process
     finally:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGINT)  # as the terminal would

@@ -113,8 +113,8 @@ def check_parameters(parameters: Mapping[str, Scalar]) -> None:
     known = {*aliases, *(other for others in aliases.values() for other in others)}
     ours = _ConfigAliases.get(*RESERVED)
     for name in sorted(parameters):
-        near = get_close_matches(name, sorted(known - ours), 1)
         if name not in known:
+            near = get_close_matches(name, sorted(known - ours), 1)
             raise SpecInvalid(
                 f"`learner.parameters`: LightGBM has no parameter `{name}`.",
                 f"Did you mean `{near[0]}`?" if near else "See LightGBM's list of parameters.",

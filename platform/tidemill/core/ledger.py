@@ -78,13 +78,14 @@ class Chain:
         return (len(self.standing), self.head.hash if self.head else None)
 
 
-def chain(model: str, records: Iterable[LedgerRecord]) -> Chain:
+def chain(model: str, records: Iterable[LedgerRecord], before: Chain | None = None) -> Chain:
     """The model's chain: an entry stands if its `seq` and `prev` match the head at its offset.
 
-    Every reader of the same records comes to the same chain.
+    `before` is the chain of all records before these. Every reader of the same records comes to
+    the same chain.
     """
-    standing: list[Standing] = []
-    void: list[Void] = []
+    standing = list(before.standing) if before else []
+    void = list(before.void) if before else []
     for record in records:
         entry = _entry(record.value)
         if entry is None or entry.model != model:

@@ -110,3 +110,18 @@ class Candidate:
     sample: Sample
     seed: int
     libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How far back the store was pruned: nothing up to the window `start` need be there.
+
+    `start` made the model and the snapshot that later windows go on from, and `end` is its end in
+    milliseconds. `gone` are the names that this mark was for, `held` those that were spared for the
+    gate and may go with a later mark.
+    """
+
+    start: str
+    end: int
+    gone: tuple[str, ...]
+    held: tuple[str, ...]

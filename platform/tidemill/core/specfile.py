@@ -46,6 +46,31 @@ def parse(text: str, file: str) -> ModelSpec:
     return spec
 
 
+def other_gate(spec: ModelSpec, texts: Sequence[str]) -> ModelSpec:
+    """This model with another gate: the keys of these YAML mappings, one over the other.
+
+    Raises `SpecInvalid`.
+    """
+    changes: dict[str, object] = {}
+    for text in texts:
+        try:
+            keys = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            raise _invalid([f"{text!r} is not YAML: {error.problem}"]) from None
+        if not isinstance(keys, dict):
+            raise _invalid([f"{text!r} is no mapping of keys of `gate`"])
+        changes |= keys
+    gate = spec.gate.model_dump(exclude_unset=True) | changes
+    parts = {name: getattr(spec, name) for name in spec.model_fields_set}
+    try:
+        return ModelSpec.model_validate({**parts, "gate": gate})
+    except ValidationError as error:
+        root = yaml.compose("{}", Loader=yaml.SafeLoader)
+        assert root is not None  # an empty mapping, in which no key has a line
+        told = [_complaint("", root, detail).removeprefix(":1: ") for detail in error.errors()]
+        raise _invalid(told) from None
+
+
 def _invalid(complaints: Sequence[str]) -> SpecInvalid:
     return SpecInvalid("\n".join(complaints), "\nMend the lines named above.")
 

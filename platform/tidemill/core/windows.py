@@ -119,6 +119,16 @@ class Calendar:
         start = from_ms(window.start).astimezone(self._zone)
         return self._window(next(CronSim(self.cron, start, reverse=True)))
 
+    def back(self, window: Window, steps: int) -> Window | None:
+        """The window so many (at least one) before this one; None if that is before the first."""
+        start = from_ms(window.start).astimezone(self._zone)
+        ticks = CronSim(self.cron, start, reverse=True)
+        for _ in range(steps):
+            start = next(ticks)
+            if to_ms(start) < self.first.start:
+                return None
+        return self._window(start)
+
     def between(self, first: Window, last: Window) -> Iterator[Window]:
         """The windows from `first` to `last`, both inclusive, in order."""
         window = first

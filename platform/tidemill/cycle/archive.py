@@ -8,13 +8,13 @@ from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned
 from tidemill.core.ledger import Standing
 from tidemill.core.plans import Observation, Plan
-from tidemill.core.records import Candidate, FileRef, Initial, Line, Manifest
+from tidemill.core.records import Candidate, FileRef, Initial, Line, Manifest, Pruned
 from tidemill.core.report import Report
 from tidemill.failpoints import reached
 from tidemill.ports import Store
 
 T = TypeVar("T")
-_LEDGER, _SEEN = "ledger/topic.json", "observations.json"
+_LEDGER, _SEEN, _PRUNED = "ledger/topic.json", "observations.json", "pruned.json"
 _NO_RECORD = (
     "Run the step that made it again, or restore the file from a backup; `tidemill verify` names "
     "all that is damaged."
@@ -25,6 +25,11 @@ def file_ref(stem: str, suffix: str, data: bytes) -> FileRef:
     """How these bytes are called: the name carries their digest."""
     sha256 = canonical.digest(data)
     return FileRef(f"{stem}-{sha256[:16]}.{suffix}", sha256, len(data))
+
+
+def bundle_name(digest: str) -> str:
+    """Where the bundle of this digest lies."""
+    return f"models/{digest}.bundle"
 
 
 def _manifest(window: str) -> str:
@@ -109,12 +114,34 @@ class Archive:
         place = self._get(_LEDGER, dict[str, str])
         return None if place is None else (place["cluster_id"], place["topic_id"])
 
+    def move_ledger(self, cluster_id: str, topic_id: str) -> None:
+        """Say that the copied entries stand in this topic now; only after they do."""
+        place = {"cluster_id": cluster_id, "topic_id": topic_id}
+        self.store.replace(f"{self.model}/{_LEDGER}", canonical.seal(canonical.encode(place)))
+
+    def last_entry(self) -> int:
+        """The highest `seq` that was copied; -1 without any."""
+        stems = (name.removeprefix("ledger/").split(".")[0] for name in self.names("ledger/"))
+        return max((int(stem) for stem in stems if stem.isdigit()), default=-1)
+
     def observations(self) -> dict[int, Observation]:
         return unless_damaged(lambda: self._get(_SEEN, dict[int, Observation])) or {}
 
     def observe(self, observations: dict[int, Observation]) -> None:
         told = {str(partition): seen for partition, seen in observations.items()}
         self.store.replace(f"{self.model}/{_SEEN}", canonical.seal(canonical.encode(told)))
+
+    def pruned(self) -> Pruned | None:
+        return self._get(_PRUNED, Pruned)
+
+    def mark_pruned(self, mark: Pruned) -> None:
+        """Say how far back the store is pruned, before it is."""
+        self.store.replace(f"{self.model}/{_PRUNED}", canonical.seal(canonical.encode(mark)))
+
+    def is_pruned(self, end: int) -> bool:
+        """Whether the files of the window with this end may have been pruned."""
+        mark = self.pruned()
+        return mark is not None and end <= mark.end
 
     def put_file(self, ref: FileRef, data: bytes) -> None:
         """Commit bytes under the name that `file_ref` gave them; damaged ones are mended."""
@@ -134,12 +161,12 @@ class Archive:
     def put_bundle(self, bundle: bytes) -> str:
         """Commit a bundle under its digest; a damaged one is mended."""
         digest = canonical.digest(bundle)
-        self._put_named("bundle", f"models/{digest}.bundle", bundle)
+        self._put_named("bundle", bundle_name(digest), bundle)
         return digest
 
     def bundle(self, digest: str) -> bytes:
         """The bundle of this digest, verified. Raises `ModelPruned`, `DigestMismatch`."""
-        data = self.store.get(f"{self.model}/models/{digest}.bundle")
+        data = self.store.get(f"{self.model}/{bundle_name(digest)}")
         if data is None:
             raise ModelPruned(
                 f"The bundle {digest} of model {self.model} is not in the store.",
@@ -150,6 +177,16 @@ class Archive:
                 f"The bundle {digest} of model {self.model} is damaged in the store.", _NO_RECORD
             )
         return data
+
+    def give(self, name: str, other: "Archive") -> None:
+        """Put a name's bytes into another archive of this model, as they are here, if at all."""
+        data = self.store.get(f"{self.model}/{name}")
+        if data is not None:
+            other.store.put(f"{other.model}/{name}", data)
+
+    def delete(self, name: str) -> None:
+        """Remove a file of this model."""
+        self.store.delete(f"{self.model}/{name}")
 
     def names(self, folder: str) -> Iterator[str]:
         """Names within this model's part, each beginning with `folder`."""

@@ -18,7 +18,7 @@ from tidemill.core.errors import (
     TopicRecreated,
 )
 from tidemill.core.log import Chunk
-from tidemill.core.plans import Plan
+from tidemill.core.plans import INITIAL, Plan
 from tidemill.core.records import FileRef, Manifest, Skip
 from tidemill.core.tables import from_parquet, libraries, rows_digest, to_parquet
 from tidemill.core.windows import Window
@@ -49,9 +49,10 @@ class Batch:
 def extract(mill: Mill, window: Window) -> Manifest:
     """The batch of a window: planned, read, decoded, checked and committed.
 
-    A batch that stands is verified, and rebuilt from the log where its bytes are damaged. Raises
-    what `plan` raises, `OffsetsExpired`, `LogUnavailable`, `TooManyRejects`, `SchemaBroken`,
-    `DataLost`; then nothing is committed; a batch that is refused is kept raw.
+    A batch that stands is verified, and rebuilt from the log where its bytes are damaged, unless
+    `keep_windows` has pruned them. Raises what `plan` raises, `OffsetsExpired`, `LogUnavailable`,
+    `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
+    is kept raw.
     """
     return extract_plan(mill, plan(mill, window))
 
@@ -66,11 +67,15 @@ def settle(mill: Mill, planned: Plan, source: str, make: Callable[[], Batch]) ->
 
     `source` is the sha256 of its plan, or of its file.
     """
+    standing = None
     try:
         standing = mill.archive.manifest(planned.window)
         if standing is not None:
             _check_files(mill, standing)
     except DigestMismatch as damage:
+        pruned = planned.window != INITIAL and mill.archive.is_pruned(planned.end)
+        if standing is not None and pruned:
+            return standing
         return _mend(mill, planned, source, make, damage)
     return standing or _commit(mill, planned, source, make())
 

@@ -10,6 +10,7 @@ from tidemill.cycle.deploy import append, read_chain
 from tidemill.cycle.extract import empty_manifest
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.plan import plan
+from tidemill.cycle.prune import refuse_pruned
 
 
 def close(mill: Mill, through: Window, by: str) -> Plan:
@@ -54,6 +55,7 @@ def rollback(mill: Mill, to: str | None, by: str, why: str) -> Entry:
             "`tidemill history` lists them.",
         )
     if digest not in known:
+        refuse_pruned(mill, digest)
         raise Refused(
             f"{digest[:80]!r} was never deployed as model {mill.model}.",
             f"`tidemill history {mill.model}` lists the digests that were.",

@@ -8,6 +8,7 @@ from typing import Any
 from tidemill.core.bundle import Model
 from tidemill.core.features import FeatureFunction
 from tidemill.core.ledger import Chain, chain
+from tidemill.core.log import LedgerRecord
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import Archive
 from tidemill.ports import Clock, EventLog, LedgerTopic, Prover
@@ -35,6 +36,7 @@ class Mill:
     num_threads: int = 1
     by: str = "tidemill"
     _models: "OrderedDict[str, Model]" = field(default_factory=OrderedDict, repr=False)
+    _seen: list[tuple[list[LedgerRecord], Chain]] = field(default_factory=list, repr=False)
 
     def load(self, digest: str) -> Model:
         """The model of this digest, from the store or as last loaded."""
@@ -47,8 +49,14 @@ class Mill:
         return model
 
     def chain(self) -> Chain:
-        """This model's part of the ledger, as it stands now."""
-        return chain(self.model, self.ledger.read())
+        """This model's part of the ledger, as it stands now; what was seen is not decoded again."""
+        records = self.ledger.read()
+        seen, known = self._seen[-1] if self._seen else ([], Chain(self.model))
+        if records[: len(seen)] != seen:
+            seen, known = [], Chain(self.model)
+        known = chain(self.model, records[len(seen) :], known)
+        self._seen[:] = [(records, known)]
+        return known
 
     def learning(self) -> dict[str, Any]:
         """The learning spec without the initial model's digest."""

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 
 from tidemill.core import canonical
 from tidemill.core.plans import INITIAL
-from tidemill.core.records import Manifest
+from tidemill.core.records import Manifest, Pruned
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import Archive, bundle_name
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import GONE, extract_plan
 from tidemill.cycle.initial import train
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import current_line, update
+from tidemill.cycle.update import current_line, initial_of, update
 from tidemill.cycle.verify import Verified
 
 Progress = Callable[[str], None]
@@ -23,9 +23,10 @@ def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progre
     Plans and the persons' entries that reports took are given; batches are read from the log, or
     given as well, and named, where it no longer holds them.
     Where libraries differ from those that made a record, its rows and trees are compared instead
-    of its bytes.
+    of its bytes. Where the store was pruned, it begins with the windows that are kept, and takes
+    the retraining that they start from as given.
     """
-    again = mill.over(scratch)
+    again, mark = mill.over(scratch), mill.archive.pruned()
     windows = list(_windows(mill, mill.archive))
     for key in (INITIAL, *(window.key for window in windows)):
         planned = mill.archive.plan(key)
@@ -34,12 +35,12 @@ def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progre
     progress(INITIAL)
     if mill.archive.initial() is None:
         return
-    history = mill.archive.manifest(INITIAL)
-    if history is not None and mill.history is None:
-        _compare(verified, INITIAL, "batch", history, _batch_again(mill, again, history, verified))
-    _compare(verified, INITIAL, "initial model", mill.archive.initial(), train(again))
+    if mark is None:
+        _initial_again(mill, again, verified)
+    else:
+        _begin_after(mill, scratch, mark)
     line = current_line(mill)
-    for window in windows:
+    for window in (each for each in windows if mark is None or each.end > mark.end):
         progress(window.key)
         manifest = mill.archive.manifest(window.key)
         if manifest is None:
@@ -54,6 +55,29 @@ def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progre
             new = evaluate(again, window, report.entries)
             _compare(verified, window.key, "report", report, new)
         verified.recomputed += 1
+
+
+def _initial_again(mill: Mill, again: Mill, verified: Verified) -> None:
+    history = mill.archive.manifest(INITIAL)
+    if history is not None and mill.history is None:
+        _compare(verified, INITIAL, "batch", history, _batch_again(mill, again, history, verified))
+    _compare(verified, INITIAL, "initial model", mill.archive.initial(), train(again))
+
+
+def _begin_after(mill: Mill, scratch: Archive, mark: Pruned) -> None:
+    """Give the scratch archive what the windows after the mark go on from."""
+    archive, made, line = mill.archive, initial_of(mill), current_line(mill)
+    start, report = archive.candidate(line, mark.start), archive.report(mark.start)
+    digests = {made.digest, *(standing.entry.digest for standing in mill.chain().standing)}
+    names = ["initial.json", "lines/0.json", made.sample.snapshot.name]
+    if start is not None:
+        names += [archive.candidate_name(line, mark.start), start.sample.snapshot.name]
+        digests.add(start.digest)
+    if report is not None:
+        names.append(f"reports/{mark.start}.json")
+        digests |= {report.state.champion, report.state.baseline}
+    for name in (*names, *(bundle_name(digest) for digest in digests)):
+        archive.give(name, scratch)
 
 
 def _batch_again(mill: Mill, again: Mill, manifest: Manifest, verified: Verified) -> Manifest:

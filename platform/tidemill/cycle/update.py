@@ -27,13 +27,14 @@ from tidemill.failpoints import reached
 def update(mill: Mill, window: Window) -> Candidate:
     """The candidate of a window: a pure function of line, previous candidate and batch.
 
-    One that stands is verified, and made again where its bytes are damaged. Raises
-    `PredecessorMissing` without batch, previous candidate or initial model, `LineChanged` where
-    the learning spec is another, `ParentDigest` where the parent's bytes are not its own.
+    One that stands is verified, and made again where its bytes are damaged, unless `keep_windows`
+    has pruned them. Raises `PredecessorMissing` without batch, previous candidate or initial model,
+    `LineChanged` where the learning spec is another, `ParentDigest` where the parent's bytes are
+    not its own.
     """
     line = current_line(mill)
     standing = unless_damaged(lambda: mill.archive.candidate(line, window.key))
-    if standing is not None and _intact(mill, standing):
+    if standing is not None and (_intact(mill, standing) or mill.archive.is_pruned(window.end)):
         return standing
     made = _learn(mill, window, line)
     if standing is not None and made != standing:

@@ -7,9 +7,10 @@ from tidemill.core import canonical
 from tidemill.core.errors import TidemillError
 from tidemill.core.ledger import Chain
 from tidemill.core.plans import INITIAL, Plan
-from tidemill.core.records import Candidate, FileRef, Sample
+from tidemill.core.records import Candidate, FileRef, Pruned
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
+from tidemill.cycle.archive import bundle_name
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.update import current_line
 
@@ -21,7 +22,8 @@ class Verified:
     """What was looked at, and each finding as a sentence; no finding means that all is right.
 
     `given` names the batches that the log no longer holds: they were taken as archived, and what
-    was learned from them was made again.
+    was learned from them was made again. `pruned` is the window up to which `keep_windows` has
+    pruned; what was made again, if anything, begins after it.
     """
 
     plans: int = 0
@@ -30,6 +32,7 @@ class Verified:
     reports: int = 0
     entries: int = 0
     recomputed: int = 0
+    pruned: str | None = None
     given: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -37,7 +40,14 @@ class Verified:
 def verify(mill: Mill) -> Verified:
     """Check every record and file of the model against those it was made from."""
     check = _Check(mill)
-    for step in (check.plans, check.batches, check.candidates, check.reports, check.ledger):
+    for step in (
+        check.pruned,
+        check.plans,
+        check.batches,
+        check.candidates,
+        check.reports,
+        check.ledger,
+    ):
         try:
             step()
         except TidemillError as error:
@@ -54,10 +64,21 @@ class _Check:
         self.mill = mill
         self.archive = mill.archive
         self.verified = Verified()
-        self.known: set[str] = {"observations.json", "initial.json", "lines/0.json"}
+        self.known: set[str] = {"observations.json", "initial.json", "lines/0.json", "pruned.json"}
+        self.mark: Pruned | None = None
 
     def found(self, finding: str) -> None:
         self.verified.findings.append(finding)
+
+    def pruned(self) -> None:
+        """What `keep_windows` has pruned may be gone."""
+        self.mark = self.archive.pruned()
+        self.verified.pruned = self.mark.start if self.mark else None
+
+    def _may_be_gone(self, key: str) -> bool:
+        if self.mark is None or key == INITIAL:
+            return False
+        return self.mill.spec.calendar.window(key).end <= self.mark.end
 
     def plans(self) -> None:
         """Ranges tile: each starts where the one before ends, and names its bytes."""
@@ -91,8 +112,9 @@ class _Check:
                 continue
             self.known.add(f"batches/{key}/manifest.json")
             self.verified.batches += 1
-            self._file(manifest.rows_file)
-            self._file(manifest.rejected_file)
+            gone = self._may_be_gone(key)
+            self._file(manifest.rows_file, gone)
+            self._file(manifest.rejected_file, gone)
             planned = self.archive.plan(key)
             if manifest.epoch < 0 or planned is None:
                 continue
@@ -106,7 +128,7 @@ class _Check:
         if made is None:
             return
         self._bundle(made.digest, "the initial model")
-        self._sample(made.sample)
+        self._file(made.sample.snapshot)
         if self.archive.line() is None:
             return
         line, parent = current_line(self.mill), made.digest
@@ -123,11 +145,12 @@ class _Check:
             parent = candidate.digest
 
     def _candidate(self, candidate: Candidate, parent: str) -> None:
-        key = candidate.window
-        self._bundle(candidate.digest, f"candidate {key}")
+        key, gone = candidate.window, self._may_be_gone(candidate.window)
+        begins = self.mark is not None and key == self.mark.start
+        self._bundle(candidate.digest, f"candidate {key}", gone and not begins)
         if candidate.holdout is not None:
-            self._bundle(candidate.holdout, f"the holdout fit of {key}")
-        self._sample(candidate.sample)
+            self._bundle(candidate.holdout, f"the holdout fit of {key}", gone)
+        self._file(candidate.sample.snapshot, gone and not begins)
         if candidate.parent != parent:
             self.found(f"Candidate {key} continues {candidate.parent}, not {parent}.")
         if candidate.batch != self.archive.hash(f"batches/{key}/manifest.json"):
@@ -157,6 +180,9 @@ class _Check:
                 if wanted != (self.archive.hash(name) if name else None):
                     self.found(f"The {what} that report {window.key} was made from was edited.")
             before = report
+        if before is not None:
+            self._bundle(before.state.champion, "the gate's champion")
+            self._bundle(before.state.baseline, "the gate's baseline")
 
     def ledger(self) -> None:
         """The topic holds the entries that were copied, in their order, and their models exist."""
@@ -166,9 +192,7 @@ class _Check:
         if place is not None and place != self.mill.ledger.identity():
             self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
         self.verified.entries = len(chain.standing)
-        stems = (name.removeprefix("ledger/").removesuffix(".json") for name in copies)
-        last = max((int(stem) for stem in stems if stem.isdigit()), default=-1)
-        for seq in range(max(last + 1, len(chain.standing))):
+        for seq in range(max(self.archive.last_entry() + 1, len(chain.standing))):
             self._entry(chain, seq)
         for standing in chain.standing:
             self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
@@ -197,20 +221,21 @@ class _Check:
             if name not in self.known and not name.startswith("blocked/"):
                 self.found(f"{self.archive.model}/{name} belongs to no record.")
 
-    def _bundle(self, digest: str, what: str) -> None:
-        self.known.add(f"models/{digest}.bundle")
+    def _bundle(self, digest: str, what: str, may_be_gone: bool = False) -> None:
+        self.known.add(bundle_name(digest))
+        if may_be_gone and self.archive.hash(bundle_name(digest)) is None:
+            return
         try:
             self.archive.bundle(digest)
         except TidemillError as error:
             self.found(f"The model of {what}: {error.what}")
 
-    def _sample(self, sample: Sample) -> None:
-        self._file(sample.snapshot)
-
-    def _file(self, ref: FileRef | None) -> None:
+    def _file(self, ref: FileRef | None, may_be_gone: bool = False) -> None:
         if ref is None:
             return
         self.known.add(ref.name)
+        if may_be_gone and self.archive.hash(ref.name) is None:
+            return
         try:
             self.archive.file(ref)
         except TidemillError as error:

@@ -15,6 +15,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.defs.checks import check_specs
 from tidemill.defs.freshness import policy
+from tidemill.defs.lineage import OWNERS, history_key, topic_key
 from tidemill.defs.metadata import initial_metadata
 from tidemill.defs.partitions import partitions_of, windows_between
 from tidemill.defs.resources import Mills
@@ -22,8 +23,6 @@ from tidemill.defs.walk import WINDOWED, Event, Job, failure, walk
 
 DEPLOY_TAG = "tidemill/deploy"
 """The run tag that overrides `deploy:` of defs.yaml: `each` or `last`."""
-
-OWNERS = ["team:tidemill"]
 
 _DESCRIPTIONS = {
     "kafka_batch": "The rows that one window cut from the topic, archived once, with its manifest.",
@@ -62,6 +61,7 @@ def pool_of(model: str) -> str:
 def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=[model, "initial_model"],
+        deps=[history_key(model, spec)],
         description="The model trained from historical data: the first champion and baseline. "
         "Materializing it on the same data again changes nothing.",
         group_name=model,
@@ -98,7 +98,9 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
             due = _due(spec, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             with mills.open(model, spec) as mill:
-                job = Job(model, spec, mill, mills.steps(), frozenset(selected), deploy == "each")
+                keeper = mills.keeper(mill, context.run, context.instance)
+                each = deploy == "each"
+                job = Job(model, spec, mill, mills.steps(), keeper, frozenset(selected), each)
                 yield from walk(job, due)
         except TidemillError as error:  # before the first window; later ones name theirs
             raise failure(error) from error
@@ -110,7 +112,7 @@ def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             [model, name],
-            deps=_deps(model, name),
+            deps=_deps(model, spec, name),
             description=_DESCRIPTIONS[name],
             group_name=model,
             owners=OWNERS,
@@ -122,8 +124,10 @@ def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
     ]
 
 
-def _deps(model: str, name: str) -> list[dg.AssetDep]:
+def _deps(model: str, spec: ModelSpec, name: str) -> list[dg.AssetDep]:
     deps = [dg.AssetDep([model, upstream]) for upstream in _UPSTREAM[name]]
+    if name == "kafka_batch":
+        deps.append(dg.AssetDep(topic_key(spec)))
     if name in _LOOKS_BACK:
         before = dg.TimeWindowPartitionMapping(
             start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True

@@ -50,7 +50,14 @@ GOLDEN_ROWS = Check(
     "The model in service answers its golden rows in a process of its own, exactly as recorded.",
     (FeatureSkew, BundleUnfit),
 )
-CHECKS = (REJECT_SHARE, FEW_ROWS, PAIRING_SKILL, GOLDEN_ROWS)
+RECORD = Check(
+    "deployed_model",
+    "record",
+    "MLflow has the windows of the run, a version of every deployed model, and its alias at the "
+    "ledger's head. If it was down, the next run or `tidemill verify MODEL --repair` makes up for "
+    "it; nothing else waits for it. Told at the last window of a run.",
+)
+CHECKS = (REJECT_SHARE, FEW_ROWS, PAIRING_SKILL, GOLDEN_ROWS, RECORD)
 
 
 def check_specs(model: str) -> list[dg.AssetCheckSpec]:
@@ -128,3 +135,12 @@ def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEva
     if report.pairing.alarm is None:
         told["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
     return evaluation(model, PAIRING_SKILL, window, report.pairing.alarm is False, told)
+
+
+def record_check(model: str, window: str, trouble: TidemillError | None) -> dg.AssetCheckEvaluation:
+    """Whether the run's record was kept; what went wrong, and what mends it, if not."""
+    told: dict[str, dg.MetadataValue] = {}
+    if trouble is not None:
+        told["what"] = dg.MetadataValue.text(trouble.what)
+        told["remedy"] = dg.MetadataValue.text(f"tidemill verify {model} --repair")
+    return evaluation(model, RECORD, window, trouble is None, told)

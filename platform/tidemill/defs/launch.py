@@ -16,6 +16,7 @@ from dagster._core.storage.tags import (
 from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
+from tidemill.defs.keeper import Keeper
 from tidemill.defs.partitions import partitions_of, windows_between
 from tidemill.defs.resources import Mills, Steps
 from tidemill.defs.walk import WINDOWED
@@ -76,7 +77,7 @@ def backfill(
     mills = mills or Mills()
     with mills.open(model, spec) as mill:
         _bury(instance, model)
-        work = _Work(instance, model, spec, _Opened(mill, mills.steps()), progress)
+        work = _Work(instance, model, spec, _Opened(mill, mills), progress)
         if mill.archive.initial() is None or mill.chain().head is None:
             made = work.run(["initial_model"], {})
             if not made.success:
@@ -90,13 +91,16 @@ class _Opened:
     """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
 
     mill: "Mill"
-    made_of: Steps
+    mills: Mills
 
     def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
         return nullcontext(self.mill)
 
+    def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+        return self.mills.keeper(mill, run, instance)
+
     def steps(self) -> Steps:
-        return self.made_of
+        return self.mills.steps()
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ from dagster.components.core.component_tree import ComponentTree
 
 import tidemill.models
 from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import ModelSpec
+from tidemill.defs.component import load_model
+from tidemill.defs.lineage import sources
 
 PACKAGED = Path(tidemill.models.__path__[0]).resolve()
 
 
 @suppress_dagster_warnings  # Dagster's own, about previews inside of it
 def load_models(folder: Path) -> dg.Definitions:
-    """The assets of every model in the folder: this package's own, or any other.
+    """The assets of every model in the folder, this package's own or any other, and their sources.
 
     Raises `SpecInvalid` where there is no such folder; a wrong `defs.yaml` ends the load.
     """
@@ -30,7 +33,13 @@ def load_models(folder: Path) -> dg.Definitions:
     tree = ComponentTree.from_module(_module(folder), project_root=folder)
     if not any(folder.glob("*/defs.y*ml")):
         return dg.Definitions()
-    return tree.build_defs()
+    return dg.Definitions.merge(tree.build_defs(), dg.Definitions(assets=sources(_specs(folder))))
+
+
+def _specs(folder: Path) -> dict[str, ModelSpec]:
+    """The spec of every model in the folder."""
+    files = sorted(folder.glob("*/defs.y*ml"))
+    return {file.parent.name: load_model(file).spec for file in files}
 
 
 def _module(folder: Path) -> ModuleType:

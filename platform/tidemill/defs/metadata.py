@@ -53,7 +53,7 @@ def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
     if manifest.skipped is not None:
         told["skipped"] = _text(f"{manifest.skipped.why} ({manifest.skipped.by})")
     if plan is not None and plan.ranges:
-        told["offsets"] = _table(
+        told["offsets"] = table(
             ("partition", "start", "end", "records", "ended_by"),
             [(r.partition, r.start, r.end, r.end - r.start, r.ended_by) for r in plan.ranges],
         )
@@ -85,8 +85,8 @@ def report_metadata(report: "Report") -> Metadata:
         "baseline": _text(report.state.baseline),
         "mode": _text(report.state.mode),
         "rows": _int(report.rows),
-        "losses": _table(("of", "mean loss"), list(report.losses.items())),
-        "tests": _table(
+        "losses": table(("of", "mean loss"), list(report.losses.items())),
+        "tests": table(
             ("test", "outcome", "rows", "clusters", "gain", "t"),
             [
                 (c.scope, c.outcome, c.estimate.n, c.estimate.clusters, c.gain, c.estimate.t)
@@ -96,6 +96,11 @@ def report_metadata(report: "Report") -> Metadata:
         "path": _text(f"{report.model}/reports/{report.window}.json"),
         "report": dg.MetadataValue.md(markdown(report)),
     }
+
+
+def record_metadata(address: str | None) -> Metadata:
+    """The way to the tracker's run of the window, where there is one."""
+    return {"mlflow": dg.MetadataValue.url(address)} if address else {}
 
 
 def deployment_metadata(deployment: "Deployment") -> Metadata:
@@ -116,7 +121,7 @@ def _int(value: int) -> dg.MetadataValue:
     return dg.MetadataValue.int(value)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue:
     """A table of plain cells; columns are typed by their first cell that is not None."""
 
     def kind(at: int) -> str:

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
+from tidemill.defs.keeper import Asked, Keeper
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
-    from tidemill.core.records import Candidate, Initial, Manifest
+    from tidemill.core.records import Candidate, Initial, Manifest, Pruned
     from tidemill.core.report import Report
     from tidemill.cycle.deploy import Deployment
     from tidemill.cycle.mill import Mill
@@ -26,6 +28,7 @@ class Steps:
     update: "Callable[[Mill, Window], Candidate]"
     evaluate: "Callable[[Mill, Window], Report]"
     deploy: "Callable[[Mill, Window, bool], Deployment]"
+    prune: "Callable[[Mill, Window], Pruned | None]"
 
 
 class Mills(dg.ConfigurableResource[None]):
@@ -41,12 +44,22 @@ class Mills(dg.ConfigurableResource[None]):
 
         return bootstrap.open_mill(model, Settings(), spec=spec, exclusive=True)
 
+    def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+        """Who keeps the record of this Dagster run, by the settings of this process."""
+        from tidemill import bootstrap
+        from tidemill.settings import Settings
+
+        settings = Settings()
+        asked = Asked(run, instance, settings.dagster_ui)
+        return Keeper(mill, asked, partial(bootstrap.tracker, settings))
+
     def steps(self) -> Steps:
         """The real steps; imported here, since they load polars and LightGBM."""
         from tidemill.cycle.deploy import deploy
         from tidemill.cycle.evaluate import evaluate
         from tidemill.cycle.extract import extract
         from tidemill.cycle.initial import initial
+        from tidemill.cycle.prune import prune
         from tidemill.cycle.update import update
 
-        return Steps(initial, extract, update, evaluate, deploy)
+        return Steps(initial, extract, update, evaluate, deploy, prune)

@@ -1,7 +1,7 @@
 """The sensor of a model: it starts one run for all windows that the log has closed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.watch import Failure, Trouble, after
 from tidemill.defs.freshness import answer
+from tidemill.defs.lineage import watermarks
 from tidemill.defs.walk import WINDOWED
 from tidemill.defs.watching import looking
 
@@ -31,6 +32,7 @@ AGAIN = 2.0
 SENSOR_TAG = "tidemill/window_closed"
 """The tag of the sensor's runs: the model."""
 _TELL_AGAIN = 300_000  # milliseconds after which an unchanged freshness is told again
+_WATERMARKS = 60_000  # milliseconds, at least, from one observation of the topic to the next
 _UNFINISHED = [
     status
     for status in dg.DagsterRunStatus
@@ -44,13 +46,15 @@ class Cursor:
     """What the sensor knows from tick to tick; a reset makes it look anew at everything.
 
     `done` is a window that was reported, `run` the last run whose end was taken note of; `told` is
-    the freshness told last (passed, window done, milliseconds).
+    the freshness told last (passed, window done, milliseconds), `ends`
+    the topic's stable ends when told last (their sum, milliseconds).
     """
 
     done: str | None = None
     run: str | None = None
     trouble: Trouble | None = None
     told: tuple[bool, str | None, int] | None = None
+    ends: tuple[int, int] | None = None
 
 
 def window_closed(model: str, spec: ModelSpec, status: str) -> dg.SensorDefinition:
@@ -115,7 +119,8 @@ class _Tick:
             self._take_note(last, seen)
         self.cursor = replace(self.cursor, done=seen.done.key if seen.done else None)
         self._settle(seen)
-        events = self._freshness(seen)
+        events: list[dg.AssetCheckEvaluation | dg.AssetObservation]
+        events = [*self._freshness(seen), *self._watermarks(seen)]
         request, why = self._request(seen)
         return dg.SensorResult(
             run_requests=[request] if request else [],
@@ -187,6 +192,17 @@ class _Tick:
             return []
         self.cursor = replace(self.cursor, told=(evaluation.passed, done, now))
         return [evaluation]
+
+    def _watermarks(self, seen: "Due") -> Iterator[dg.AssetObservation]:
+        """How far the topic has come, at most once a minute."""
+        now, (ends, at) = self.mill.now(), self.cursor.ends or (-1, 0)
+        if now < at + _WATERMARKS:
+            return
+        extents = self.mill.log.extents(self.mill.spec.topic)
+        if (found := sum(extent.stable for extent in extents.values())) != ends:
+            self.cursor = replace(self.cursor, ends=(found, now))
+            plan = self.mill.archive.plan(seen.done.key) if seen.done else None
+            yield watermarks(self.mill.spec, extents, plan)
 
     def _request(self, seen: "Due") -> tuple[dg.RunRequest | None, str]:
         """The run that is due, or why there is none."""

@@ -17,7 +17,10 @@ from tidemill.defs.checks import (
     blocked,
     evaluation,
     pairing_check,
+    record_check,
 )
+from tidemill.defs.keeper import Keeper
+from tidemill.defs.lineage import watermarks
 from tidemill.defs.resources import Steps
 
 if TYPE_CHECKING:
@@ -30,12 +33,14 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 @dataclass(frozen=True)
 class Job:
-    """One run's work: the opened mill, the assets asked for, and whether each window deploys."""
+    """One run's work: the opened mill, who keeps the record, the assets asked for, and whether each
+    window deploys."""
 
     model: str
     spec: ModelSpec
     mill: "Mill"
     steps: Steps
+    keeper: Keeper
     selected: frozenset[str]
     each: bool
     proven: set[str] = field(default_factory=set)
@@ -56,6 +61,15 @@ def walk(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
     Where a step fails, the newest deployment that was deferred is made up for, and `dg.Failure`
     names the window, the error and the remedy.
     """
+    success = False
+    try:
+        yield from _windows(job, windows)
+        success = True
+    finally:
+        job.keeper.close(success)
+
+
+def _windows(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
     deferred: Window | None = None
     for window in windows:
         final = job.each or window is windows[-1]
@@ -80,6 +94,8 @@ def walk(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
                 metadata={**done.metadata, "seconds": seconds},
             )
             yield from done.checks
+            if asset == "kafka_batch" and window is windows[-1]:
+                yield from _topic(job, window)
             if asset == "deployed_model":
                 deferred = window if done.deferred else None
 
@@ -104,6 +120,13 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
     )
 
 
+def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
+    """How far the topic had come when the run's last batch was read."""
+    plan = job.mill.archive.plan(window.key)
+    if plan is not None:
+        yield watermarks(job.spec, job.mill.log.extents(plan.topic), plan)
+
+
 def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:
     """Deploy the last finished window, since the one after it failed.
 
@@ -112,6 +135,7 @@ def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:
     """
     try:
         made = tell.deployment_metadata(job.steps.deploy(job.mill, window, True))
+        job.keeper.deployments()
     except Exception as error:
         told.description = f"{told.description} Deploying window {window.key} failed too: {error}"
         made = {"error": dg.MetadataValue.text(f"{type(error).__name__}: {error}")}
@@ -136,7 +160,9 @@ def _candidate_model(job: Job, window: Window, final: bool) -> Done:
 
 def _evaluation_report(job: Job, window: Window, final: bool) -> Done:
     report = job.steps.evaluate(job.mill, window)
-    return Done(tell.report_metadata(report), [pairing_check(job.model, window.key, report)])
+    address = job.keeper.window(window)
+    told = tell.report_metadata(report) | tell.record_metadata(address)
+    return Done(told, [pairing_check(job.model, window.key, report)])
 
 
 def _deployed_model(job: Job, window: Window, final: bool) -> Done:
@@ -145,8 +171,13 @@ def _deployed_model(job: Job, window: Window, final: bool) -> Done:
         job.mill.prover.prove(job.mill.archive.bundle(made.digest))  # deploying has proven its own
     job.proven.add(made.digest)
     digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(made.digest)}
-    check = evaluation(job.model, GOLDEN_ROWS, window.key, True, digest)
-    return Done(tell.deployment_metadata(made), [check], made.status == "deferred")
+    checks = [evaluation(job.model, GOLDEN_ROWS, window.key, True, digest)]
+    job.keeper.deployments()
+    if final:
+        job.steps.prune(job.mill, window)
+    if final and not job.keeper.off:
+        checks.append(record_check(job.model, window.key, job.keeper.trouble))
+    return Done(tell.deployment_metadata(made), checks, made.status == "deferred")
 
 
 _STEPS = {

@@ -2,6 +2,6 @@
 
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.prover import LocalProver
-from tidemill.adapters.memory.store import MemoryStore
+from tidemill.adapters.memory.store import MemoryStore, Overlay
 
-__all__ = ["LocalProver", "MemoryLedger", "MemoryLog", "MemoryStore"]
+__all__ = ["LocalProver", "MemoryLedger", "MemoryLog", "MemoryStore", "Overlay"]

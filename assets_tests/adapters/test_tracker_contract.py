@@ -1,0 +1,173 @@
+"""The port `Tracker`: in memory, on a database of one's own, and on a real tracking server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from dagster_ui import free_port
+from tidemill.adapters.memory.tracker import MemoryTracker
+from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.core.errors import TrackerUnavailable
+from tidemill.core.tracking import Version, WindowRun
+from tidemill.ports import Tracker
+
+DIGESTS = ["a" * 64, "b" * 64]
+
+
+def window(digest: str = "1" * 64, **metrics: float) -> WindowRun:
+    return WindowRun(
+        model="tides",
+        window="2024-01-01",
+        digest=digest,
+        at=1_704_067_200_000,
+        params={
+            "learner.seed": "0",
+            "gate.slices": "a, b",
+            **{f"p{n}": str(n) for n in range(120)},
+        },
+        metrics={"loss.champion": 0.5, **metrics},
+        tags={"verdict": "keep", "reasons": "x" * 9000, "holdout": ""},
+        texts={"report.md": "# A window\n"},
+    )
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri, artifacts = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
+    return MlflowTracker(uri, artifacts, "http://ui", 10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [
+        str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1",
+        "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "said.txt").open("wb") as said:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while not _answers(address):
+            assert time.monotonic() < deadline, (folder / "said.txt").read_text()
+            time.sleep(0.2)
+        yield MlflowTracker(address, None, address, 20)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+@pytest.fixture(params=["memory", "database", pytest.param("server", marks=pytest.mark.faults)])
+def tracker(request: pytest.FixtureRequest) -> Tracker:
+    if request.param == "memory":
+        return MemoryTracker()
+    found: Tracker = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    """A model of its own for each test: servers are shared."""
+    return "m" + str(abs(hash(request.node.name)) % 10**9)
+
+
+def of(model: str, run: WindowRun) -> WindowRun:
+    from dataclasses import replace
+
+    return replace(run, model=model)
+
+
+def test_a_window_that_was_not_recorded_is_unknown(tracker: Tracker, model: str) -> None:
+    assert tracker.recorded(model, "2024-01-01") is None
+
+
+def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
+    tracker: Tracker, model: str
+) -> None:
+    first = tracker.record(of(model, window()), None)
+    assert tracker.recorded(model, "2024-01-01") == "1" * 64
+    again = tracker.record(of(model, window("2" * 64, auc=0.7)), None)
+    assert again == first
+    assert tracker.recorded(model, "2024-01-01") == "2" * 64
+    assert first in tracker.address(first)
+
+
+def test_a_deployed_model_is_one_version_however_often_it_is_registered(
+    tracker: Tracker, model: str
+) -> None:
+    assert tracker.versions(model) == []
+    for digest in (*DIGESTS, DIGESTS[0]):
+        tracker.register(model, Version(digest, {"seq": "0", "why": "because"}))
+    assert sorted(tracker.versions(model)) == DIGESTS
+
+
+def test_the_alias_stands_at_one_version_and_moves_back_to_an_older_one(
+    tracker: Tracker, model: str
+) -> None:
+    assert tracker.champion(model) is None
+    for digest in DIGESTS:
+        tracker.register(model, Version(digest, {}))
+        tracker.set_champion(model, digest)
+        assert tracker.champion(model) == digest
+    tracker.set_champion(model, DIGESTS[0])
+    assert tracker.champion(model) == DIGESTS[0]
+
+
+def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
+    database: MlflowTracker, model: str
+) -> None:
+    client = database._client
+    parent = client.create_run(database.experiment(model)).info.run_id
+    run = client.get_run(database.record(of(model, window(auc=0.7)), parent))
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["tidemill.verdict"] == "keep"
+    assert len(run.data.params) == 122
+    assert run.data.metrics == {"loss.champion": 0.5, "auc": 0.7}
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["report.md"]
+
+
+def away() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
+    yield "memory", lambda _: MemoryTracker(away=True)
+    yield "refused", lambda _: MlflowTracker("http://127.0.0.1:1", None, "http://ui", 1)
+    yield (
+        "unwritable",
+        lambda folder: MlflowTracker(f"sqlite:////proc/{folder.name}/no.db", None, "http://ui", 1),
+    )
+
+
+@pytest.mark.parametrize("broken", [pytest.param(make, id=name) for name, make in away()])
+def test_a_tracker_that_is_away_is_named_in_time(
+    broken: Callable[[Path], Tracker], tmp_path: Path
+) -> None:
+    tracker = broken(tmp_path)
+    began = time.monotonic()
+    for act in (
+        lambda: tracker.recorded("tides", "w"),
+        lambda: tracker.record(window(), None),
+        lambda: tracker.champion("tides"),
+        lambda: tracker.versions("tides"),
+    ):
+        with pytest.raises(TrackerUnavailable):
+            act()
+    assert time.monotonic() - began < 60

@@ -1,0 +1,51 @@
+"""Whatever MLflow does while the run of a Dagster run begins: no deployment fails by it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+
+from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.core.errors import TrackerUnavailable
+from tidemill.defs.keeper import Asked, Keeper
+
+MODEL: Any = SimpleNamespace(model="tides")
+
+
+@dg.job
+def anything() -> None:
+    """A job, so that there can be a run of one."""
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
+    folder = tmp_path_factory.mktemp("mlflow")
+    artifacts = (folder / "artifacts").as_uri()
+    return MlflowTracker(f"sqlite:///{folder}/mlflow.db", artifacts, "http://ui", 5)
+
+
+@pytest.mark.parametrize("error", [MlflowException("it is away"), ValueError("nonsense")], ids=repr)
+@pytest.mark.parametrize("step", ["set_experiment", "search_runs", "start_run", "set_tags"])
+def test_what_fails_while_the_parent_run_begins_is_only_remembered(
+    step: str,
+    error: Exception,
+    tracker: MlflowTracker,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    keeper = Keeper(
+        MODEL, Asked(instance.create_run_for_job(anything), instance, "http://d"), lambda: tracker
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow, step, fail)
+        keeper.deployments()
+        keeper.close(True)
+    assert isinstance(keeper.trouble, TrackerUnavailable)
+    assert str(error) in keeper.trouble.what
+    assert mlflow.active_run() is None  # else the next Dagster run would be taken for this one

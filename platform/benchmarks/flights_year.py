@@ -1,0 +1,98 @@
+"""The year 2013 taken through the real steps, and what each window then shows of its models."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from harness import Cpu, say
+
+from tidemill import bootstrap
+from tidemill.cli.stream import produce_flights
+from tidemill.core import learner
+from tidemill.core.records import Candidate
+from tidemill.core.report import Report
+from tidemill.core.windows import Window
+from tidemill.cycle.deploy import deploy
+from tidemill.cycle.evaluate import evaluate
+from tidemill.cycle.extract import batch_of, extract, rows_of
+from tidemill.cycle.initial import initial
+from tidemill.cycle.intervene import close
+from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import update
+from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+
+MODEL, LAST = "flights", "2013-12-31"
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Day:
+    """One window as the steps left it. `rows` are in canonical order and float64 `label` theirs."""
+
+    number: int
+    window: Window
+    rows: pl.DataFrame
+    candidate: Candidate
+    report: Report
+
+    @property
+    def label(self) -> Array:
+        return self.rows["late"].cast(pl.Float64).to_numpy()
+
+
+@dataclass(frozen=True)
+class Year:
+    """All windows in order, the rows before the first, and the CPU that each step took."""
+
+    mill: Mill
+    history: pl.DataFrame
+    days: list[Day]
+    spent: dict[str, Cpu] = field(default_factory=dict)
+
+
+def settings_in(home: Path) -> Settings:
+    """No settings but a folder: the packaged model, the embedded Kafka, one thread."""
+    return Settings(
+        home=home, num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
+    )
+
+
+@contextmanager
+def through_the_steps(home: Path, until: str = LAST) -> Iterator[Year]:
+    """Produce the flights, grind every window up to `until`, and give the year while Kafka runs."""
+    settings = settings_in(home)
+    spec = bootstrap.load_spec(MODEL, settings)
+    last = spec.calendar.window(until)
+    with bootstrap.cluster(settings):
+        told = produce_flights(settings, spec, spec.calendar.after(last).end)
+        say(f"{told.produced} flights produced")
+        with bootstrap.open_mill(MODEL, settings, spec=spec, exclusive=True) as mill:
+            close(mill, last, "benchmark: the data end here")
+            made = initial(mill)
+            spent = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
+            windows = list(spec.calendar.between(spec.calendar.first, last))
+            days = [_turn(mill, n, window, spent) for n, window in enumerate(windows)]
+            manifest = mill.archive.manifest("initial")
+            assert manifest is not None
+            assert manifest.rows == made.rows
+            yield Year(mill, learner.in_order(rows_of(mill, manifest)), days, spent)
+
+
+def _turn(mill: Mill, number: int, window: Window, spent: dict[str, Cpu]) -> Day:
+    with spent["extract"].measured():
+        extract(mill, window)
+    with spent["update"].measured():
+        candidate = update(mill, window)
+    with spent["evaluate"].measured():
+        report = evaluate(mill, window)
+    with spent["deploy"].measured():
+        deploy(mill, window, final=True)
+    if number % 25 == 0:
+        say(f"{window.key}: {report.verdict}, update so far {spent['update'].seconds:.1f} CPU s")
+    rows = learner.in_order(rows_of(mill, batch_of(mill, window)))
+    return Day(number, window, rows, candidate, report)

@@ -1,0 +1,55 @@
+"""A tracker in memory."""
+
+from dataclasses import dataclass, field
+
+from tidemill.core.errors import TrackerUnavailable
+from tidemill.core.tracking import Version, WindowRun
+
+
+@dataclass
+class MemoryTracker:
+    """The port `Tracker`. While `away` is set, it answers nothing."""
+
+    away: bool = False
+    runs: dict[tuple[str, str], WindowRun] = field(default_factory=dict)
+    parents: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    registry: dict[str, list[Version]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def recorded(self, model: str, window: str) -> str | None:
+        self._answer()
+        run = self.runs.get((model, window))
+        return run.digest if run else None
+
+    def record(self, run: WindowRun, parent: str | None) -> str:
+        self._answer()
+        key = run.model, run.window
+        self.parents.setdefault(key, parent)
+        self.runs[key] = run
+        return f"{run.model}-{run.window}"
+
+    def address(self, run: str) -> str:
+        return f"memory:{run}"
+
+    def versions(self, model: str) -> list[str]:
+        self._answer()
+        return [version.digest for version in self.registry.get(model, [])]
+
+    def register(self, model: str, version: Version) -> None:
+        if version.digest not in self.versions(model):
+            self.registry.setdefault(model, []).append(version)
+
+    def champion(self, model: str) -> str | None:
+        self._answer()
+        return self.aliases.get(model)
+
+    def set_champion(self, model: str, digest: str) -> None:
+        assert digest in self.versions(model)
+        self.aliases[model] = digest
+
+    def end(self, run: str, success: bool) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        if self.away:
+            raise TrackerUnavailable("The tracker is away.", "Wait for it.")

@@ -1,0 +1,174 @@
+"""What the tracker keeps of a window: parameters, metrics, tags and texts, by plain names."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from tidemill.core import canonical
+from tidemill.core.ledger import Entry
+from tidemill.core.plans import Plan
+from tidemill.core.records import Candidate, Manifest
+from tidemill.core.report_markdown import markdown
+from tidemill.core.report_records import Report
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import from_ms
+
+
+@dataclass(frozen=True)
+class WindowRun:
+    """One window of one model, as its run in the tracker shows it.
+
+    `digest` is the sha256 of the window's report, by which a repeat is known to be the same.
+    """
+
+    model: str
+    window: str
+    digest: str
+    at: int
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the registry: a model that was deployed, and the entry that first did."""
+
+    digest: str
+    tags: Mapping[str, str]
+
+
+def window_run(
+    spec: ModelSpec,
+    plan: Plan,
+    manifest: Manifest,
+    candidate: Candidate,
+    report: Report,
+    rows: pl.DataFrame,
+    tags: Mapping[str, str],
+) -> WindowRun:
+    """All that is known of a reported window. `rows` are the batch's; `tags` say who ran it."""
+    encoded = canonical.encode(report)
+    return WindowRun(
+        model=report.model,
+        window=report.window,
+        digest=canonical.digest(encoded),
+        at=plan.end,
+        params=dict(_flat(spec.model_dump(mode="json", by_alias=True))),
+        metrics={
+            **_counts(manifest, candidate, report),
+            **_losses(report),
+            **_tests(report),
+            **_fields(spec, rows),
+        },
+        tags={
+            "window.start": from_ms(plan.start).isoformat(),
+            "window.end": from_ms(plan.end).isoformat(),
+            "topic": plan.topic,
+            "topic_id": plan.topic_id,
+            "offsets": " ".join(f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges),
+            "verdict": report.verdict,
+            "reasons": "; ".join(report.reasons),
+            "mode": report.state.mode,
+            "kind": candidate.kind,
+            "candidate": candidate.digest,
+            "parent": candidate.parent,
+            "holdout": candidate.holdout or "",
+            "champion": report.state.champion,
+            "baseline": report.state.baseline,
+            "batch.rows_digest": manifest.rows_digest,
+            **tags,
+        },
+        texts={"report.md": markdown(report), "report.json": encoded.decode()},
+    )
+
+
+def version_of(entry: Entry) -> Version:
+    """The registry's version of a deployed model."""
+    told = {"seq": str(entry.seq), "kind": entry.kind, "as_of": entry.as_of or "", "by": entry.by}
+    return Version(entry.digest, told | {"why": entry.why})
+
+
+def _flat(told: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in told.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, name)
+        elif value is not None and value not in ({}, []):
+            yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _counts(manifest: Manifest, candidate: Candidate, report: Report) -> dict[str, float]:
+    told: dict[str, float | None] = {
+        "rows": manifest.rows,
+        "rejected": manifest.rejected,
+        "late": manifest.late,
+        "ahead": manifest.ahead,
+        "gaps": manifest.gaps,
+        "appended": manifest.appended,
+        "base_rate": report.base_rate,
+        "clusters": report.clusters,
+        "tail_rows": report.tail_rows,
+        "pool": len(report.state.pool),
+        "trees": candidate.trees,
+        "since_retrain": candidate.since_retrain,
+        "promoted": report.verdict == "promote",
+        "rolled_back": report.verdict == "roll_back",
+        **{f"rejected.{reason}": count for reason, count in manifest.reasons.items()},
+        **{f"age.{role}": it.age for role, it in report.models.items()},
+    }
+    return _numbers(told)
+
+
+def _losses(report: Report) -> dict[str, float]:
+    told: dict[str, float | None] = {f"loss.{of}": loss for of, loss in report.losses.items()}
+    told["auc"] = report.auc
+    if report.calibration is not None:
+        told["calibration.bias"] = report.calibration.bias
+    told["pairing.t"] = report.pairing.skill.t
+    if report.running.rows:
+        sums = report.running.sums
+        told |= {f"running.{of}": total / report.running.rows for of, total in sums.items()}
+    return _numbers(told)
+
+
+def _tests(report: Report) -> dict[str, float]:
+    told: dict[str, float | None] = {}
+    for test in report.comparisons:
+        found = {
+            "gain": test.gain,
+            "se": test.estimate.se,
+            "t": test.estimate.t,
+            "n": test.estimate.n,
+            "clusters": test.estimate.clusters,
+            "t_above": test.t_above,
+            "t_below": test.t_below,
+        }
+        told |= {f"{test.scope}.{name}": value for name, value in found.items()}
+    return _numbers(told)
+
+
+def _fields(spec: ModelSpec, rows: pl.DataFrame) -> dict[str, float]:
+    """The share of missing values of each field; mean and spread of numbers, variety of others."""
+    told: dict[str, float | None] = {}
+    for name, field_ in spec.fields.items():
+        if not rows.height or name not in rows.columns:
+            continue
+        column = rows[name]
+        told[f"field.{name}.missing"] = column.null_count() / rows.height
+        if field_.type == "category":
+            told[f"field.{name}.values"] = column.n_unique()
+        else:
+            numbers = column.cast(pl.Float64)
+            mean, spread = numbers.mean(), numbers.std()
+            told[f"field.{name}.mean"] = mean if isinstance(mean, float) else None
+            told[f"field.{name}.std"] = spread if isinstance(spread, float) else None
+    return _numbers(told)
+
+
+def _numbers(told: Mapping[str, float | None]) -> dict[str, float]:
+    """What is a number: a missing one is left out, and is never made a zero."""
+    return {name: float(value) for name, value in told.items() if value is not None}

@@ -1,0 +1,110 @@
+"""Prune: what lies further back than `keep_windows` goes, and a mark says how far."""
+
+from collections.abc import Iterator
+
+from tidemill.core.errors import ModelPruned
+from tidemill.core.gate import GateState
+from tidemill.core.records import Candidate, Pruned
+from tidemill.core.windows import Window
+from tidemill.cycle.archive import Archive, bundle_name
+from tidemill.cycle.deploy import read_chain
+from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import current_line, initial_of
+from tidemill.failpoints import reached
+
+
+def prune(mill: Mill, window: Window) -> Pruned | None:
+    """Delete batches, models and snapshots that no window from `keep_windows` back needs.
+
+    `window` is one that was deployed; the kept windows start from the retraining at or before the
+    last one that falls out, whose model and snapshot stay. Records stay, and every model of the
+    ledger, the gate's champion and baseline and what awaits approval. Gives the mark as it stands,
+    None where nothing was ever pruned. The mark is written before anything is deleted, and what
+    a crash has left of the last mark's is deleted first. Cost grows with the windows that fall out,
+    and not with history. Raises `LedgerLost`, `LogUnavailable`.
+    """
+    mark = mill.archive.pruned()
+    if mark is not None and mark.gone and mill.archive.hash(mark.gone[-1]) is not None:
+        _delete(mill.archive, mark.gone)
+    start, report = _start(mill, window, mark), mill.archive.report(window.key)
+    if start is None or report is None:
+        return mark
+    spared = _spared(mill, report.state, start)
+    fallen = [*(mark.held if mark else ()), *_files(mill, mark, start)]
+    fallen = list(dict.fromkeys(fallen))
+    new = Pruned(
+        start=start.window,
+        end=mill.spec.calendar.window(start.window).end,
+        gone=tuple(name for name in fallen if name not in spared),
+        held=tuple(name for name in fallen if name in spared),
+    )
+    reached("prune.before")
+    mill.archive.mark_pruned(new)
+    reached("prune.marked")
+    _delete(mill.archive, new.gone)
+    return new
+
+
+def refuse_pruned(mill: Mill, digest: str) -> None:
+    """Raise `ModelPruned` if this was a candidate whose bundle is pruned."""
+    mark, line, calendar = mill.archive.pruned(), current_line(mill), mill.spec.calendar
+    if mark is None or mill.archive.hash(bundle_name(digest)) is not None:
+        return
+    for window in calendar.between(calendar.first, calendar.window(mark.start)):
+        candidate = mill.archive.candidate(line, window.key)
+        if candidate is not None and candidate.digest == digest:
+            raise ModelPruned(
+                f"{digest} was the candidate of window {window.key} of model {mill.model}; it was "
+                "never deployed, and `keep_windows` has pruned it.",
+                f"Name one that was deployed: `tidemill history {mill.model}` lists them.",
+            )
+
+
+def _start(mill: Mill, window: Window, mark: Pruned | None) -> Candidate | None:
+    """The retraining that the kept windows start from; None where it is no newer than the mark's.
+
+    The initial model is none: then everything since the beginning is still needed.
+    """
+    calendar, line = mill.spec.calendar, current_line(mill)
+    at = calendar.back(window, mill.spec.keep_windows)
+    candidate = mill.archive.candidate(line, at.key) if at else None
+    if at is None or candidate is None:
+        return None
+    if candidate.since_retrain:
+        at = calendar.back(at, candidate.since_retrain)
+    if at is None or (mark is not None and at.end <= mark.end):
+        return None
+    return mill.archive.candidate(line, at.key)
+
+
+def _spared(mill: Mill, state: GateState, start: Candidate) -> set[str]:
+    """What stays of all that falls out: what others than the windows before `start` need."""
+    made, entries = initial_of(mill), read_chain(mill).standing
+    digests = {start.digest, made.digest, state.champion, state.baseline, state.pending}
+    digests |= {standing.entry.digest for standing in entries}
+    names = {start.sample.snapshot.name, made.sample.snapshot.name}
+    return names | {bundle_name(digest) for digest in digests if digest is not None}
+
+
+def _files(mill: Mill, mark: Pruned | None, start: Candidate) -> Iterator[str]:
+    """The names of all files that the windows after the mark, up to `start`, have made."""
+    calendar, line = mill.spec.calendar, current_line(mill)
+    last = calendar.window(start.window)
+    first = calendar.after(calendar.window(mark.start)) if mark else calendar.first
+    for window in calendar.between(first, last):
+        manifest = mill.archive.manifest(window.key)
+        for ref in (manifest.rows_file, manifest.rejected_file) if manifest else ():
+            if ref is not None:
+                yield ref.name
+        candidate = mill.archive.candidate(line, window.key)
+        if candidate is not None:
+            yield bundle_name(candidate.digest)
+            yield candidate.sample.snapshot.name
+            if candidate.holdout is not None:
+                yield bundle_name(candidate.holdout)
+
+
+def _delete(archive: Archive, names: tuple[str, ...]) -> None:
+    for name in names:
+        archive.delete(name)
+        reached("prune.deleted")
