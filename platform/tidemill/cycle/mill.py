@@ -35,8 +35,13 @@ class Mill:
     history: Callable[[], tuple[str, bytes]] | None = None
     num_threads: int = 1
     by: str = "tidemill"
-    _models: "OrderedDict[str, Model]" = field(default_factory=OrderedDict, repr=False)
-    _seen: list[tuple[list[LedgerRecord], Chain]] = field(default_factory=list, repr=False)
+    # Never taken over by `replace`: another model, or archive, has others.
+    _models: "OrderedDict[str, Model]" = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
+    _seen: list[tuple[list[LedgerRecord], Chain]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def load(self, digest: str) -> Model:
         """The model of this digest, from the store or as last loaded."""
@@ -64,4 +69,4 @@ class Mill:
 
     def over(self, archive: Archive) -> "Mill":
         """The same mill over another archive, with nothing loaded."""
-        return replace(self, archive=archive, _models=OrderedDict())
+        return replace(self, archive=archive)
