@@ -56,9 +56,18 @@ def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
 
 def outcome_of(bench: Bench, does: Callable[[Mill], object], faults: str = "") -> int | None:
     """The exit code of a process that does this with the bench's mill."""
-    with _child(bench, does, faults, True, "tidemill") as process:
+    with child_of(bench, does, faults) as process:
         process.join(_SECONDS)
         return process.exitcode
+
+
+@contextmanager
+def child_of(
+    bench: Bench, does: Callable[[Mill], object], faults: str = ""
+) -> Iterator[BaseProcess]:
+    """A process that does this with the bench's mill; nothing is left of it at the end."""
+    with _child(bench, does, faults, True, "tidemill") as process:
+        yield process
 
 
 @contextmanager
