@@ -19,7 +19,6 @@ from tidemill.cycle.initial import initial
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.verify import verify
 
-
 pytestmark = pytest.mark.faults
 
 
