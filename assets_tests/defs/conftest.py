@@ -14,6 +14,7 @@ import pytest
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.evidence import Estimate
 from tidemill.core.gate import GateState
+from tidemill.core.log import Timestamps
 from tidemill.core.records import Candidate, FileRef, Initial, Manifest, Sample
 from tidemill.core.report import Inputs, Pairing, Report, Running, Seats
 from tidemill.core.spec import ModelSpec
@@ -86,8 +87,8 @@ class FakeMills:
     def _extract(self, mill: SimpleNamespace, window: Window) -> Manifest:
         self._call("extract", window)
         return Manifest(
-            mill.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4, 0, {}, {"not JSON": 1},
-            None, None, INITIAL,
+            mill.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4,
+            Timestamps(self.rows + 1), {}, {"not JSON": 1}, None, None, INITIAL,
         )  # fmt: skip
 
     def _update(self, mill: SimpleNamespace, window: Window) -> Candidate:
@@ -106,7 +107,8 @@ class FakeMills:
             model=mill.model, window=window.key, line="l" * 64, policy="always",
             verdict="promote", reasons=("it is newer",), inputs=Inputs(None, INITIAL, INITIAL),
             entries=(), ledger_seq=-1, state_before=seats, judged=seats,
-            state=GateState(digest, INITIAL), models={}, rows=self.rows, clusters=24,
+            state=GateState(digest, INITIAL), models={}, rows=self.rows,
+            timestamps=Timestamps(self.rows + 1), clusters=24,
             cluster_length=3_600_000, tail_rows=100, base_rate=0.2,
             losses={"champion": 0.5, "prior": None}, comparisons=(), auc=None, calibration=None,
             slices=(), pairing=Pairing(Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False),

@@ -65,11 +65,13 @@ def backfill(bench: Bench, first: int, last: int) -> dict[str, str]:
 
 
 def nested(bench: Bench, client: MlflowClient) -> list[str]:
-    """The windows that MLflow has a run of, however often."""
+    """The windows that MLflow has a run of, however often; each run has ended."""
     experiment = client.get_experiment_by_name(bench.model)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    return sorted(r.info.run_name for r in runs if "tidemill.window" in r.data.tags)
+    windows = [run for run in runs if "tidemill.window" in run.data.tags]
+    assert {run.info.status for run in windows} == {"FINISHED"}
+    return sorted(run.info.run_name for run in windows)
 
 
 def test_a_backfill_is_one_run_and_its_windows_are_nested_once_with_a_way_there_and_back(

@@ -13,11 +13,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
+import pytest
 
+import tidemill
 from bench import Bench, run, window
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import WindowOpen
@@ -56,9 +59,18 @@ def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
 
 def outcome_of(bench: Bench, does: Callable[[Mill], object], faults: str = "") -> int | None:
     """The exit code of a process that does this with the bench's mill."""
-    with _child(bench, does, faults, True, "tidemill") as process:
+    with child_of(bench, does, faults) as process:
         process.join(_SECONDS)
         return process.exitcode
+
+
+@contextmanager
+def child_of(
+    bench: Bench, does: Callable[[Mill], object], faults: str = ""
+) -> Iterator[BaseProcess]:
+    """A process that does this with the bench's mill; nothing is left of it at the end."""
+    with _child(bench, does, faults, True, "tidemill") as process:
+        yield process
 
 
 @contextmanager
@@ -75,6 +87,7 @@ def _child(
     bench: Bench, does: Callable[[Mill], object], faults: str, exclusive: bool, by: str
 ) -> Iterator[BaseProcess]:
     environment = bench.environment | {"TIDEMILL_FAILPOINTS": faults}
+    _start_helper()
     process = _FORKS.Process(target=_work, args=(environment, bench.model, does, exclusive, by))
     process.start()
     try:
@@ -82,6 +95,17 @@ def _child(
     finally:
         process.kill()
         process.join(_SECONDS)
+
+
+def _start_helper() -> None:
+    """Start it, unless it is there, so that it finds what it is to import: this tree's own code.
+
+    Python 3.11 does not tell it of `sys.path`, and it says nothing of what it cannot import.
+    """
+    ours = (Path(__file__).parent, Path(tidemill.__path__[0]).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, ours)))
+        forkserver.ensure_running()
 
 
 def stopped(process: BaseProcess) -> None:

@@ -12,6 +12,7 @@ ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model
 CHECKS = {
     "reject_share": "kafka_batch",
     "few_rows": "kafka_batch",
+    "timestamps": "kafka_batch",
     "pairing_skill": "evaluation_report",
     "golden_rows": "deployed_model",
 }

@@ -63,12 +63,13 @@ def cut(bench: Bench, before: int) -> None:
         done.result()
 
 
-def configure(bench: Bench, setting: str, value: str) -> None:
-    """Set a setting of the ledger's topic."""
+def configure(bench: Bench, setting: str, value: str, topic: str | None = None) -> None:
+    """Set a setting of the ledger's topic, or of another."""
     admin = AdminClient({"bootstrap.servers": bench.servers})
     told = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
-    topic = ConfigResource(ResourceType.TOPIC, bench.ledger, incremental_configs=[told])
-    for done in admin.incremental_alter_configs([topic]).values():
+    asked = [told]
+    found = ConfigResource(ResourceType.TOPIC, topic or bench.ledger, incremental_configs=asked)
+    for done in admin.incremental_alter_configs([found]).values():
         done.result()
 
 

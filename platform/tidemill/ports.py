@@ -48,12 +48,16 @@ class Store(Protocol):
     def put(self, name: str, data: bytes) -> bool:
         """Commit durably if the name is free: the first writer wins.
 
-        True if these bytes were written now, False if the name was taken. Raises `StoreFull`.
+        True if these bytes were written now, False if the name was taken. Raises `StoreFull`,
+        `StoreFailed`; then they are discarded, and the name is as free as before.
         """
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write whether or not the name is taken; readers see the old or the new bytes."""
+        """Write whether or not the name is taken; readers see the old or the new bytes.
+
+        Raises `StoreFull`, `StoreFailed`.
+        """
         ...
 
     def names(self, prefix: str) -> Iterator[str]:

@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tidemill.core.errors import Refused, StoreFull
+from tidemill.core.errors import Refused, StoreFailed, StoreFull
 from tidemill.failpoints import reached
 
 _NAME = re.compile(r"(?:[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}/)*[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
@@ -31,28 +32,27 @@ class FileStore:
         path = self._path(name)
         if path.exists():
             return False
-        draft = self._draft(name, data)
-        try:
-            os.link(draft, path)
-            reached("put.linked")
-            _sync_folder(path.parent)  # while the draft still shows that this may be undone
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink(missing_ok=True)
+        with self._named(_what(name, data)), self._draft(name, data) as draft:
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return False
+            with _taken_back(path.unlink):
+                reached("put.linked")
+                _sync_folder(path.parent)  # while the draft still shows that this may be undone
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        draft = self._draft(name, data)
-        sign = draft.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
-        sign.touch()
-        try:
-            draft.replace(path)
-            reached("put.replaced")
-            _sync_folder(path.parent)
-        finally:
-            sign.unlink()
+        with self._named(_what(name, data)), self._draft(name, data) as draft:
+            sign = draft.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
+            sign.touch()
+            try:
+                draft.replace(path)
+                reached("put.replaced")
+                _sync_folder(path.parent)
+            finally:
+                sign.unlink()
 
     def names(self, prefix: str) -> Iterator[str]:
         folder = self.root / prefix
@@ -70,8 +70,9 @@ class FileStore:
         """
         folder = self.root / model
         if any((folder / ".tmp").glob("*")):
-            for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-                _sync_folder(path)
+            with self._named(f"what an earlier run left of model {model}"):
+                for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+                    _sync_folder(path)
         shutil.rmtree(folder / ".tmp", ignore_errors=True)
 
     def _path(self, name: str) -> Path:
@@ -79,30 +80,44 @@ class FileStore:
             raise Refused(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
         return self.root / name
 
-    def _draft(self, name: str, data: bytes) -> Path:
-        """The bytes under a new name beside their place, on disk. fsync is never retried."""
-        path = self._path(name)
+    @contextmanager
+    def _draft(self, name: str, data: bytes) -> Iterator[Path]:
+        """The bytes under a new name beside their place, on disk; gone at the end."""
         folder = self.root / name.split("/")[0] / ".tmp"
+        _make_folder(self._path(name).parent)
+        _make_folder(folder)
         draft = folder / uuid.uuid4().hex
         try:
-            _make_folder(path.parent)
-            _make_folder(folder)
             with draft.open("xb") as file:
                 file.write(data)
                 file.flush()
                 reached("put.written")
                 os.fsync(file.fileno())
             reached("put.synced")
-        except OSError as error:
+            yield draft
+        finally:
             draft.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Name the disk's faults. What was written is discarded by then: after an fsync that
+        failed, a second one may succeed without anything on disk, so it is never tried again."""
+        try:
+            yield
+        except OSError as error:
+            told = f"The store {self.root} cannot keep {what}: {os.strerror(error.errno or 0)}."
             if error.errno in _FULL:
-                raise StoreFull(
-                    f"The store {self.root} cannot take {name} ({len(data)} bytes): "
-                    f"{os.strerror(error.errno or 0)}.",
-                    "Free some space and run the same command again; nothing is half written.",
-                ) from error
-            raise
-        return draft
+                remedy = "Free some space and run the same command again; nothing is half written."
+                raise StoreFull(told, remedy) from error
+            raise StoreFailed(
+                told,
+                "Look at the disk (`dmesg`), then run the same command again; what was written of "
+                "it is discarded.",
+            ) from error
+
+
+def _what(name: str, data: bytes) -> str:
+    return f"{name} ({len(data)} bytes)"
 
 
 def _make_folder(folder: Path) -> None:
@@ -111,7 +126,19 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    with _taken_back(folder.rmdir):
+        _sync_folder(folder.parent)
+
+
+@contextmanager
+def _taken_back(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what the disk does not confirm, or later work would take it for durable."""
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            undo()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

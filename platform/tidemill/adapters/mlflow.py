@@ -76,6 +76,7 @@ class MlflowTracker:
             found = self._find(run.model, run.window)
             reached("run.before")
             run_id = str(found.info.run_id) if found else self._create(run, parent)
+            reached("run.created")
             self._fill(run_id, run, found.data.params if found else {})
             self._addresses[run_id] = self.experiment(run.model)
             reached("run.after")
@@ -171,8 +172,9 @@ class MlflowTracker:
             self._client.log_batch(run_id, metrics=numbers, params=texts)
         tags = {f"tidemill.{key}": value for key, value in _tags(run.tags).items()}
         tags[_REPORT] = run.digest
-        self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
         self._client.set_terminated(run_id)
+        reached("run.ended")
+        self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
     def _registered(self, model: str) -> Iterator[ModelVersion]:
         token = None

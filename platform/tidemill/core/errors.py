@@ -151,6 +151,10 @@ class StoreFull(TidemillError):
     """The store could not take the bytes."""
 
 
+class StoreFailed(TidemillError):
+    """The disk did not confirm that it keeps the bytes."""
+
+
 class TrackerUnavailable(TidemillError):
     """The tracker did not take or give its record in time."""
 

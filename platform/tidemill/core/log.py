@@ -26,6 +26,15 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Timestamps:
+    """How many records carry their producer's time, the broker's time of append, and none."""
+
+    created: int = 0
+    appended: int = 0
+    none: int = 0
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Consecutive committed data records of one Kafka partition, as parallel lists of one length.
 

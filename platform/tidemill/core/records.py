@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tidemill.core.log import Timestamps
+
 
 @dataclass(frozen=True)
 class FileRef:
@@ -26,9 +28,9 @@ class Manifest:
     """What a batch holds. `rows + rejected + gaps` is the number of offsets in its plan.
 
     `plan` is the sha256 of the plan (or of the file of historical data). `late` and `ahead` count
-    rows with event time before the window's start and at or after its end. `appended` counts
-    records that carry the broker's time. `missing` counts, for each field, the rows without it.
-    `rows_digest` is of the rows' values, whatever wrote the file.
+    rows with event time before the window's start and at or after its end. `timestamps` counts
+    all its records by the kind of their time. `missing` counts, for each field, the rows without
+    it. `rows_digest` is of the rows' values, whatever wrote the file.
     """
 
     model: str
@@ -40,7 +42,7 @@ class Manifest:
     gaps: int
     late: int
     ahead: int
-    appended: int
+    timestamps: Timestamps
     missing: dict[str, int]
     reasons: dict[str, int]
     rows_file: FileRef | None

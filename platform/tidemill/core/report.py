@@ -11,6 +11,7 @@ from tidemill.core import canonical, gate, scoring
 from tidemill.core.errors import ScoreInvalid
 from tidemill.core.evidence import cluster_starts, gather
 from tidemill.core.gate import Facts, GateState, Taken
+from tidemill.core.log import Timestamps
 from tidemill.core.records import Candidate
 from tidemill.core.report_markdown import markdown
 from tidemill.core.report_records import Inputs, Pairing, Report, Role, Running, Seats
@@ -29,7 +30,8 @@ HOUR = 3_600_000
 @dataclass(frozen=True)
 class Case:
     """What is judged: all but the rows. `initial` is the initial model's digest; `ages` are in
-    windows, by digest; `entries` are the persons' entries that this report takes."""
+    windows, by digest; `entries` are the persons' entries that this report takes; `timestamps`
+    counts the window's records by the kind of their time."""
 
     model: str
     spec: ModelSpec
@@ -40,6 +42,7 @@ class Case:
     inputs: Inputs
     entries: tuple[Taken, ...] = ()
     ages: Mapping[str, int] = field(default_factory=dict)
+    timestamps: Timestamps = field(default_factory=Timestamps)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def judge(
         inputs=case.inputs, entries=case.entries, ledger_seq=_ledger_seq(case),
         state_before=_seats(carried), judged=_seats(state), state=verdict.state,
         models=_models(case, roles),
-        rows=len(rows.label), clusters=len(np.unique(clusters)), cluster_length=length,
+        rows=len(rows.label), timestamps=case.timestamps,
+        clusters=len(np.unique(clusters)), cluster_length=length,
         tail_rows=0 if holdout is None else len(holdout),
         base_rate=_mean(rows.label) if objective == "binary" else None,
         losses=_mean_losses(case, rows, losses, holdout),

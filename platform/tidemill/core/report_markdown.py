@@ -62,7 +62,12 @@ def _models(report: Report) -> str:
         f"{report.rows} rows in {report.clusters} clusters of {report.cluster_length / 1000:g} s, "
         f"{report.tail_rows} in the tail; base rate {_cell(report.base_rate)}."
     )
-    return f"## Models\n\n{size}\n\n" + _table(("role", "digest", "age", "mean loss"), rows)
+    times = report.timestamps
+    told = (
+        f"Of the window's records {times.created} carry their producer's time, {times.appended} "
+        f"the broker's, {times.none} none."
+    )
+    return f"## Models\n\n{size}\n{told}\n\n" + _table(("role", "digest", "age", "mean loss"), rows)
 
 
 def _comparisons(report: Report) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from tidemill.core.comparison import Comparison
 from tidemill.core.evidence import Estimate
 from tidemill.core.gate import Decision, GateState, Mode, Taken
+from tidemill.core.log import Timestamps
 from tidemill.core.scoring import Calibration, Slice
 
 
@@ -64,7 +65,8 @@ class Report:
     taken, -1 for none. `models` and `losses` go by role: `initial`, `champion`, `baseline` (as
     judged), `challenger` (the candidate of the window before), `candidate` and `holdout`; losses
     are means over all rows, `prior` is the best constant in hindsight, `holdout_on_tail` and
-    `champion_on_tail` are of the tail. None means that there is no such number.
+    `champion_on_tail` are of the tail. None means that there is no such number. `timestamps` counts
+    all records of the window, the rejected too, by the kind of their time.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Report:
     state: GateState
     models: dict[str, Role]
     rows: int
+    timestamps: Timestamps
     clusters: int
     cluster_length: int
     tail_rows: int

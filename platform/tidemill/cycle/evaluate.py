@@ -82,6 +82,7 @@ def _case(
         inputs=inputs,
         entries=tuple(taken),
         ages=_ages(previous, candidate),
+        timestamps=manifest.timestamps,
     )
 
 

@@ -17,7 +17,7 @@ from tidemill.core.errors import (
     TopicMissing,
     TopicRecreated,
 )
-from tidemill.core.log import Chunk
+from tidemill.core.log import Chunk, Timestamps
 from tidemill.core.plans import INITIAL, Plan
 from tidemill.core.records import FileRef, Manifest, Skip
 from tidemill.core.tables import from_parquet, libraries, rows_digest, to_parquet
@@ -36,14 +36,14 @@ GONE = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompact
 class Batch:
     """Decoded records: the rows by partition and offset, the rejected ones likewise.
 
-    `absent` counts, for each field, the rows whose message has no such key; `appended` the records
-    that carry the broker's time.
+    `absent` counts, for each field, the rows whose message has no such key; `timestamps` all
+    records by the kind of their time.
     """
 
     rows: pl.DataFrame
     rejected: Sequence[Rejected]
     absent: dict[str, int]
-    appended: int
+    timestamps: Timestamps
 
 
 def extract(mill: Mill, window: Window) -> Manifest:
@@ -142,7 +142,7 @@ def empty_manifest(mill: Mill, planned: Plan, skipped: Skip) -> Manifest:
         gaps=planned.records,
         late=0,
         ahead=0,
-        appended=0,
+        timestamps=Timestamps(),
         missing={},
         reasons={},
         rows_file=None,
@@ -157,9 +157,11 @@ def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
     """Decode chunk by chunk, while the client fetches the next ones."""
     decoder = Decoder(mill.spec)
     decoded: list[Decoded] = []
-    appended = 0
+    counted: Counter[str] = Counter()
     for chunk in chunks:
-        appended += chunk.appended
+        none = chunk.timestamps.count(None)
+        created = len(chunk.timestamps) - chunk.appended - none
+        counted.update(created=created, appended=chunk.appended, none=none)
         decoded.append(
             decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
         )
@@ -171,7 +173,7 @@ def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
         rows=pl.concat([decoder.empty(), *(d.rows for d in decoded)]).sort("_partition", "_offset"),
         rejected=sorted(rejected, key=lambda one: (one.partition, one.offset)),
         absent=dict(absent),
-        appended=appended,
+        timestamps=Timestamps(**counted),
     )
 
 
@@ -196,7 +198,7 @@ def _describe(
         gaps=planned.records - rows - rejected,
         late=batch.rows.filter(pl.col("_timestamp") < planned.start).height,
         ahead=batch.rows.filter(pl.col("_timestamp") >= planned.end).height,
-        appended=batch.appended,
+        timestamps=batch.timestamps,
         missing={name: batch.rows[name].null_count() for name in mill.spec.fields},
         reasons=dict(sorted(Counter(r.reason for r in batch.rejected).items())),
         rows_file=files["rows"][0] if "rows" in files else None,

@@ -38,6 +38,13 @@ REJECT_SHARE = Check(
     (TooManyRejects, SchemaBroken),
 )
 FEW_ROWS = Check("kafka_batch", "few_rows", "The window has at least `min_rows` rows.")
+TIMESTAMPS = Check(
+    "kafka_batch",
+    "timestamps",
+    "Every record carries the time that its producer gave it. The broker's time says when a record "
+    "came, not when it happened: once a topic is set to LogAppendTime, windows are cut by that. "
+    "Records without a time are rejected.",
+)
 PAIRING_SKILL = Check(
     "evaluation_report",
     "pairing_skill",
@@ -57,7 +64,7 @@ RECORD = Check(
     "ledger's head. If it was down, the next run or `tidemill verify MODEL --repair` makes up for "
     "it; nothing else waits for it. Told at the last window of a run.",
 )
-CHECKS = (REJECT_SHARE, FEW_ROWS, PAIRING_SKILL, GOLDEN_ROWS, RECORD)
+CHECKS = (REJECT_SHARE, FEW_ROWS, TIMESTAMPS, PAIRING_SKILL, GOLDEN_ROWS, RECORD)
 
 
 def check_specs(model: str) -> list[dg.AssetCheckSpec]:
@@ -109,7 +116,8 @@ def evaluation(
 def batch_checks(
     model: str, spec: ModelSpec, window: str, batch: "Manifest"
 ) -> list[dg.AssetCheckEvaluation]:
-    """How a committed batch answers: its rejects are few, its rows perhaps too."""
+    """How a committed batch answers: its rejects are few, its rows and its times perhaps not as
+    they should be."""
     records = batch.rows + batch.rejected
     share = batch.rejected / records if records else 0.0
     rejects = {
@@ -120,9 +128,16 @@ def batch_checks(
         "rows": dg.MetadataValue.int(batch.rows),
         "expected": dg.MetadataValue.int(spec.min_rows),
     }
+    times = batch.timestamps
+    told = {
+        "created": dg.MetadataValue.int(times.created),
+        "appended": dg.MetadataValue.int(times.appended),
+        "none": dg.MetadataValue.int(times.none),
+    }
     return [
         evaluation(model, REJECT_SHARE, window, True, rejects),
         evaluation(model, FEW_ROWS, window, batch.rows >= spec.min_rows, rows),
+        evaluation(model, TIMESTAMPS, window, not (times.appended or times.none), told),
     ]
 
 

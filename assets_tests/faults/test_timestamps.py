@@ -1,0 +1,95 @@
+"""Records with the broker's time, or with none: counted, warned of, and in no boundary."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import oracle
+from bench import Bench, turn
+from ledger_hands import configure
+from log_hands import Records, event, spread
+from tidemill.core.errors import WindowOpen
+from tidemill.core.log import Timestamps
+from tidemill.core.report import markdown
+from tidemill.core.windows import to_ms
+from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.initial import initial
+from tidemill.cycle.intervene import close
+from tidemill.cycle.plan import plan
+
+pytestmark = pytest.mark.faults
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+UNTIMED = event(-1)
+"""Kafka takes -1 from a producer for no time at all."""
+
+
+def hours(start: datetime, count: int, days: int) -> Records:
+    """So many events of the hours that begin so many days after the start."""
+    first = to_ms(start) + days * DAY
+    return [event(first + at * HOUR // count, at % 3 == 0) for at in range(count)]
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
+def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
+    bench: Bench, kafka_folder: Path
+) -> None:
+    """Row 17: in today's window, for the broker's time is of no other day."""
+    from tidemill.defs.checks import TIMESTAMPS, batch_checks
+
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    start = now - timedelta(days=2, hours=12)  # so that no window ends while this runs
+    bench.define(windows={"cron": f"0 {start.hour} * * *", "start": start.isoformat()})
+    for partition in range(2):
+        bench.put(partition, [*hours(start, 50, -1), *hours(start, 50, 0), *hours(start, 98, 1)])
+        bench.put(partition, [UNTIMED, *hours(start, 30, 2)])
+    configure(bench, "message.timestamp.type", "LogAppendTime", bench.model)
+    for partition in range(2):
+        bench.put(partition, hours(start, 20, -9))
+    with bench.mill() as mill:
+        initial(mill)
+        close(mill, bench.window(2), "ada")
+        for number in range(3):
+            turn(mill, number)
+        made = [extract(mill, bench.window(number)) for number in range(3)]
+        reports = [mill.archive.report(one.window) for one in made]
+        checks = [batch_checks(bench.model, mill.spec, one.window, one) for one in made]
+    counted = [Timestamps(100), Timestamps(196, none=2), Timestamps(60, appended=40)]
+    assert [one.timestamps for one in made] == counted
+    assert (made[1].rows, made[1].reasons) == (196, {"no timestamp": 2})
+    assert [one.timestamps for one in reports if one] == counted
+    told = markdown(reports[2]) if reports[2] else ""
+    assert "60 carry their producer's time, 40 the broker's, 0 none." in told
+    passed = [c.passed for each in checks for c in each if c.check_name == TIMESTAMPS.name]
+    assert passed == [True, False, False]
+    oracle.check(bench)
+    oracle.check_against_the_log(bench, kafka_folder)
+
+
+def test_records_without_a_time_are_rejected_and_neither_end_a_window_nor_confirm_its_end(
+    bench: Bench,
+) -> None:
+    """Row 17: the two that confirm a boundary are two with a time."""
+    bench.define(max_reject_share=0.5)
+    bench.feed(-2, 0)
+    for partition in range(2):
+        bench.put(partition, [UNTIMED] * 10)
+    with bench.mill() as mill:
+        initial(mill)
+        with pytest.raises(WindowOpen):
+            plan(mill, bench.window(0))
+        for partition in range(2):
+            bench.put(partition, [*spread(2, 5, 6), *[UNTIMED] * 10])
+        with pytest.raises(WindowOpen):
+            plan(mill, bench.window(0))
+        for partition in range(2):
+            bench.put(partition, spread(1, 6, 7))
+        made = extract(mill, bench.window(0))
+        planned = plan(mill, bench.window(0))
+        assert [(r.start, r.end) for r in planned.ranges] == [(200, 310)] * 2
+        assert made.timestamps == Timestamps(created=200, none=20)
+        assert (made.rows, made.rejected, made.reasons) == (200, 20, {"no timestamp": 20})
+        assert rows_of(mill, made)["_timestamp"].null_count() == 0
+    oracle.check(bench)
