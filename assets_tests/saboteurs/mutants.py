@@ -8,6 +8,7 @@ mutant that no test notices must stand in `survivors.toml` with the reason why n
 import argparse
 import os
 import resource
+import signal
 import sys
 import tomllib
 from collections import Counter
@@ -134,7 +135,7 @@ def start(module: str, source: str) -> int:
         return child
     code = 70
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
         silence = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(silence, stream)
@@ -160,9 +161,10 @@ def outcomes(module: str, sources: Sequence[str], at_once: int) -> list[int]:
 
 
 def noticed(code: int) -> bool:
-    """Whether the tests failed, or did not end, or could not even import the mutant."""
+    """Whether the tests failed, could not even import the mutant, or did not end."""
     exits = pytest.ExitCode
-    assert code in (exits.OK, exits.TESTS_FAILED, exits.INTERRUPTED, exits.USAGE_ERROR) or code < 0
+    failed = (exits.TESTS_FAILED, exits.INTERRUPTED, exits.USAGE_ERROR, -signal.SIGXCPU)
+    assert code in (exits.OK, *failed), f"a child ended with {code}"
     return code != exits.OK
 
 
@@ -205,21 +207,26 @@ def main() -> int:
     asked = parser.parse_args()
     warm_up()
     known = {mutant for mutant in explained() if mutant.module in asked.modules}
-    survivors: set[Mutant] = set()
+    tried, survivors = 0, set[Mutant]()
     for module in asked.modules:
         (sound,) = outcomes(module, [(CORE / f"{module}.py").read_text()], 1)
-        if sound != pytest.ExitCode.OK:
-            print(f"The tests of {module}.py fail without any mutant (exit code {sound}).")
+        if noticed(sound):
+            print(f"The tests of {module}.py fail without any mutant.")
             return 2
         made = [*mutants(module)]
         codes = outcomes(module, [source for _, source in made], asked.n)
         left = {m for (m, _), code in zip(made, codes, strict=True) if not noticed(code)}
-        survivors |= left
-        print(f"{module}.py: {len(made) - len(left)} of {len(made)} mutants are noticed")
-    for mutant in sorted(survivors - known):
-        print(f"not noticed and not explained: {mutant}")
+        tried, survivors = tried + len(made), survivors | left
+        print(f"{module}.py: {len(made) - len(left)} of {len(made)} are noticed", flush=True)
+        for mutant in sorted(left - known):
+            print(f"  not noticed and not explained: {mutant}", flush=True)
     for mutant in sorted(known - survivors):
-        print(f"explained in survivors.toml, but noticed or no mutant any more: {mutant}")
+        print(f"explained in survivors.toml, but noticed, or no mutant any more: {mutant}")
+    unexplained = len(survivors - known)
+    print(
+        f"{tried} mutants: {tried - len(survivors)} noticed, "
+        f"{len(survivors) - unexplained} explained, {unexplained} not"
+    )
     return int(survivors != known)
 
 
