@@ -91,7 +91,8 @@ def test_every_test_that_a_saboteur_names_is_there(tree: Path) -> None:
 def test_a_saboteur_turns_its_tests_red(each: Saboteur, tree: Path) -> None:
     apply(each.patch, tree)
     done = run_pytest(tree, *each.red)
-    assert done.returncode == 1, f"not noticed:\n{done.stdout}{done.stderr}"
+    ended = "passed" if done.returncode == 0 else f"ended with exit code {done.returncode}"
+    assert done.returncode == 1, f"the tests {ended}:\n{done.stdout}{done.stderr}"
     told = dict(re.findall(r"^FAILED (\S+)(.*)$", done.stdout, re.MULTILINE))
     assert told.keys() == set(each.red), done.stdout
     for test, why in told.items():

@@ -33,7 +33,7 @@ from dropped_keyword import DropKeyword
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CORE = ROOT / "platform/tidemill/core"
-GATE = ["core/test_gate.py", "core/test_evidence.py"]
+GATE = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
 TESTS = {
     "windows": ["core/test_windows.py"],
     "plans": ["core/test_plans.py", "cycle/test_planning.py"],
