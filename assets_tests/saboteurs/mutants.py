@@ -1,4 +1,4 @@
-"""Mutation testing: change one thing in a rule of the core, and see that its tests notice.
+"""Mutation testing: change one thing in a module of rules, and see that its tests notice.
 
 Cosmic Ray makes the mutants. Each is tried in a forked child, which imports the mutated source in
 the place of the module's own and runs the module's tests; the working tree is never touched. A
@@ -32,18 +32,17 @@ from dropped_keyword import DropKeyword
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CORE = ROOT / "platform/tidemill/core"
+PACKAGE = ROOT / "platform/tidemill"
 GATE = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
 TESTS = {
-    "windows": ["core/test_windows.py"],
-    "plans": ["core/test_plans.py", "cycle/test_planning.py"],
-    "gate": GATE,
-    "comparison": GATE,
-    "evidence": GATE[::-1],
-    "ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
+    "core/windows": ["core/test_windows.py"],
+    "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
+    "core/gate": GATE,
+    "core/comparison": GATE,
+    "core/evidence": GATE[::-1],
+    "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
 }
-"""The modules of `tidemill.core` that are mutated, and the tests that must notice, quickest
-first."""
+"""The modules of `tidemill` that are mutated, and the tests that must notice, quickest first."""
 CPU_SECONDS = 90
 """What a child may use; the tests of a module take a sixth of it. More is an endless loop."""
 _NO_REWRITING = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is warm already
@@ -81,7 +80,7 @@ class Mutant:
 
 def mutants(module: str) -> Iterator[tuple[Mutant, str]]:
     """Every mutant of a module, with its source. Decorators are left alone."""
-    source = (CORE / f"{module}.py").read_text()
+    source = (PACKAGE / f"{module}.py").read_text()
     made: Counter[tuple[str, str]] = Counter()
     sources = {source}
     for operator in [*map(_operator, OPERATORS), DropKeyword()]:
@@ -139,7 +138,7 @@ def start(module: str, source: str) -> int:
         silence = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(silence, stream)
-        sys.meta_path.insert(0, Instead(f"tidemill.core.{module}", source))
+        sys.meta_path.insert(0, Instead(f"tidemill.{module.replace('/', '.')}", source))
         tests = [str(ROOT / "assets_tests" / test) for test in TESTS[module]]
         code = pytest.main(
             ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *_NO_REWRITING, *tests]
@@ -209,7 +208,7 @@ def main() -> int:
     known = {mutant for mutant in explained() if mutant.module in asked.modules}
     tried, survivors = 0, set[Mutant]()
     for module in asked.modules:
-        (sound,) = outcomes(module, [(CORE / f"{module}.py").read_text()], 1)
+        (sound,) = outcomes(module, [(PACKAGE / f"{module}.py").read_text()], 1)
         if noticed(sound):
             print(f"The tests of {module}.py fail without any mutant.")
             return 2
