@@ -40,7 +40,7 @@ test: lint  ## lint and the tests
 test-faults: setup  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
-mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 12 minutes)
+mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
 tools:  ## Debian's chromium, chromium-driver and strace, which some proofs need (as root)
