@@ -10,7 +10,7 @@ RUN := .venv/bin
 PARALLEL ?= -n 2 --dist loadfile
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup demo test test-faults tools lint ui clean
+.PHONY: help setup demo test test-faults mutants tools lint ui clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test: lint  ## lint and the tests
 
 test-faults: setup  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
+
+mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 8 minutes)
+	$(RUN)/python assets_tests/saboteurs/mutants.py
 
 tools:  ## Debian's chromium, chromium-driver and strace, which some proofs need (as root)
 	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace

@@ -74,6 +74,62 @@ def test_a_deleted_name_is_free_again(store: Store) -> None:
     assert store.put("m/a", b"two")
 
 
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The calls that make bytes and names durable, in their order, each with its file or folder."""
+    calls: list[tuple[str, str]] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def name(path: object) -> str:
+        inside = Path(str(path)).relative_to(tmp_path)
+        return "draft" if ".tmp" in inside.parts and len(inside.parts) == 3 else str(inside)
+
+    def synced(handle: int) -> None:
+        calls.append(("fsync", name(os.readlink(f"/proc/self/fd/{handle}"))))
+        fsync(handle)
+
+    def linked(draft: Path, path: Path) -> None:
+        calls.append(("link", name(path)))
+        link(draft, path)
+
+    def replaced(draft: Path, path: Path) -> None:
+        calls.append(("rename", name(path)))
+        replace(draft, path)
+
+    for call, instead in (("fsync", synced), ("link", linked), ("replace", replaced)):
+        monkeypatch.setattr(os, call, instead)
+    return calls
+
+
+def test_bytes_are_durable_before_they_have_a_name_and_the_name_before_the_call_ends(
+    tmp_path: Path, told: list[tuple[str, str]]
+) -> None:
+    store = FileStore(tmp_path)
+    store.put("m/plans/a", b"one")
+    assert told[-3:] == [("fsync", "draft"), ("link", "m/plans/a"), ("fsync", "m/plans")]
+    assert told[:-3] == [("fsync", "."), ("fsync", "m"), ("fsync", "m")]  # folders, each in its own
+    told.clear()
+    store.replace("m/plans/a", b"two")
+    assert told == [("fsync", "draft"), ("rename", "m/plans/a"), ("fsync", "m/plans")]
+
+
+def test_a_writer_overtaken_after_it_looked_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, fsync = FileStore(tmp_path), os.fsync
+    store.put("m/before", b"")
+
+    def overtaken(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert store.put("m/a", b"first")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    assert not store.put("m/a", b"second")
+    assert store.get("m/a") == b"first"
+    assert list((tmp_path / "m/.tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
 def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")

@@ -69,7 +69,20 @@ def test_every_estimate_is_what_a_naive_reading_of_the_design_gives(
 def test_a_model_against_itself_has_a_standard_error_of_zero_and_no_t() -> None:
     loss = np.random.default_rng(1).random(500)
     found = estimate(gather(loss, loss, np.arange(500) // 25))
-    assert (found.m, found.se, found.t) == (0, 0, None)
+    assert (found.m, found.se, found.t, found.dof) == (0, 0, None, 19)
+
+
+def test_a_spread_too_small_to_be_a_number_gives_no_t() -> None:
+    smallest = 5e-324
+    found = estimate(Evidence((0, 1), (20, 20), (smallest, 0.0), (20.0, 20.0)))
+    assert (found.se, found.t) == (0, None)
+
+
+def test_sums_of_different_lengths_are_refused() -> None:
+    ragged = Evidence((0, 1), (20, 20), (1.0, 2.0, 3.0), (20.0, 20.0))
+    for ask in (estimate, lambda found: pooled([found])):
+        with pytest.raises(ValueError, match="zip"):
+            ask(ragged)
 
 
 @pytest.mark.parametrize("gain", [0.1, 1e-9, 1e6, 1 / 3])

@@ -97,6 +97,8 @@ def test_without_a_holdout_fit_the_champion_stays_and_the_report_says_why() -> N
     verdict = at(served(), EVEN, None, holdout=None)
     assert (verdict.verdict, verdict.state.champion) == ("keep", "c")
     assert "no holdout fit" in verdict.reasons[-1]
+    for half in (at(served(), EVEN, None), at(served(), EVEN, TAIL_WON, holdout=None)):
+        assert (half.verdict, half.reasons) == (verdict.verdict, verdict.reasons)
 
 
 def test_a_candidate_that_is_the_champion_is_not_promoted() -> None:
@@ -111,7 +113,7 @@ def test_a_candidate_that_is_the_champion_is_not_promoted() -> None:
 def test_the_guard_rests_while_the_champion_is_the_baseline() -> None:
     assert judged(gate.start("i"), GateSpec(), "k0") is None
     verdict = at(gate.start("i"), None)
-    assert "nothing to judge" in verdict.reasons[0]
+    assert verdict.reasons[0] == "the guard had nothing to judge: the champion is the baseline"
     assert verdict.state.pool == ()
 
 
@@ -158,7 +160,7 @@ def test_a_few_lucky_windows_do_not_replace_the_baseline_but_a_full_pool_does() 
     verdict = at(five, BETTER, w=6)
     assert verdict.verdict == "keep"
     assert (verdict.state.baseline, verdict.state.pool) == ("c", ())
-    assert "takes its place" in verdict.reasons[0]
+    assert "takes its place: pool of" in verdict.reasons[0]
 
 
 def test_a_full_pool_that_is_not_better_moves_on_window_by_window() -> None:
@@ -222,6 +224,8 @@ def test_in_recovery_nothing_enters_until_the_candidates_are_better_than_the_bas
     still = at(state, EVEN, TAIL_WON)
     assert (still.verdict, still.state.mode, len(still.state.pool)) == ("keep", "RECOVERY", 1)
     assert [found.scope for found in still.comparisons] == ["pool"]
+    second = at(still.state, EVEN, TAIL_WON, w=2)
+    assert second.comparisons[0].pair == Pair("b", "k1")  # the newest of those in the pool
 
 
 def test_recovery_ends_with_an_empty_pool_and_the_entry_test_of_the_same_window() -> None:
@@ -293,6 +297,7 @@ def test_always_serves_every_candidate_untested() -> None:
     assert verdict.verdict == "promote"
     assert (verdict.state.champion, verdict.state.baseline) == ("k1", "k1")
     assert verdict.comparisons == ()
+    assert verdict.reasons[0] == "the guard had nothing to judge: policy always"
     again = at(verdict.state, None, spec=always, candidate="k1", w=2)
     assert (again.verdict, again.state) == ("keep", verdict.state)
 
@@ -328,6 +333,10 @@ def test_nothing_awaits_approval_under_another_policy() -> None:
     state = replace(served(), pending="k1")
     assert gate.before(state, (), GateSpec(), LINE).pending is None
     assert gate.before(state, (), GateSpec(policy="manual"), LINE).pending == "k1"
+
+
+def test_people_read_the_first_twelve_digits_of_a_digest() -> None:
+    assert gate.short("0123456789abcdef") == "0123456789ab"
 
 
 # Whole streams against the design, read naively.

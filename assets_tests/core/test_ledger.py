@@ -44,6 +44,7 @@ def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
     after = chain("m", records(*first, left, right))
     assert [s.entry.digest for s in after.standing] == ["a", "l"]
     assert [v.offset for v in after.void] == [2]
+    assert after.void[0].reason == "its seq 1 and prev do not follow entry 1"
     later = canonical.encode(entry(after, "x"))
     assert chain("m", records(*first, left, right, later)).void == after.void
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.plans import BoundarySearch, Observation
+from tidemill.core.plans import BoundarySearch, Observation, Plan, Range
 
 END = 1000
 
@@ -94,3 +94,19 @@ def test_an_end_that_moved_or_a_clock_that_went_back_starts_the_idle_time_anew()
     assert seen.still_for == 300
     assert seen.again(11, 500).still_for == 0
     assert seen.again(10, 50).still_for == 0
+    assert seen.again(10, 100).still_for == 300  # back, but not to before it was first seen
+
+
+def test_a_search_knows_how_far_the_stream_has_come() -> None:
+    search = BoundarySearch(END, 4)
+    assert search.newest is None
+    search.feed(enumerate([5, 7, 6]))
+    assert search.newest == 7
+
+
+def test_of_a_plan_only_ranges_that_hold_offsets_are_read() -> None:
+    ranges = (Range(0, 10, 30), Range(1, 5, 5), Range(2, 0, 1))
+    plan = Plan("m", "w", 0, 1, "events", "c", "t", 0, ranges, None)
+    assert plan.offsets == {0: (10, 30), 2: (0, 1)}
+    assert plan.ends == {0: 30, 1: 5, 2: 1}
+    assert plan.records == 21

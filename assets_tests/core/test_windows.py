@@ -41,6 +41,30 @@ def test_every_moment_lies_in_exactly_one_window(calendar: Calendar, after_start
 
 
 @pytest.mark.parametrize("calendar", CALENDARS)
+def test_the_last_millisecond_of_a_window_is_its_own_and_the_next_is_not(
+    calendar: Calendar,
+) -> None:
+    window = calendar.after(calendar.first)
+    assert calendar.containing(window.end - 1) == window
+    assert calendar.containing(window.end) == calendar.after(window)
+
+
+@pytest.mark.parametrize("calendar", CALENDARS)
+def test_so_many_windows_back_is_one_before_the_other_and_none_before_the_first(
+    calendar: Calendar,
+) -> None:
+    windows = [calendar.first]
+    for _ in range(9):
+        windows.append(calendar.after(windows[-1]))
+    for steps in range(1, 10):
+        assert calendar.back(windows[9], steps) == windows[9 - steps]
+    assert calendar.back(windows[9], 10) is None
+    assert list(calendar.between(windows[2], windows[5])) == windows[2:6]
+    assert list(calendar.between(windows[2], windows[2])) == [windows[2]]
+    assert list(calendar.between(windows[2], windows[1])) == []
+
+
+@pytest.mark.parametrize("calendar", CALENDARS)
 def test_windows_tile_without_gap(calendar: Calendar) -> None:
     window = calendar.first
     for _ in range(800):
@@ -74,6 +98,11 @@ def test_a_hostile_or_unknown_key_is_refused_by_name(key: str) -> None:
         calendar("0 0 * * *", NEW_YORK).window(key)
 
 
+def test_of_a_key_that_is_far_too_long_the_beginning_is_quoted() -> None:
+    with pytest.raises(UnknownWindow, match=f"^'{'x' * 80}' is no window key"):
+        calendar("0 0 * * *").window("x" * 200)
+
+
 def test_short_windows_are_in_utc() -> None:
     with pytest.raises(SpecInvalid, match="shorter than a day"):
         calendar("*/5 * * * *", NEW_YORK)
@@ -85,5 +114,5 @@ def test_the_first_window_begins_at_the_first_tick_at_or_after_start() -> None:
     assert weeks.first.key == "2013-02-04"
     exact = calendar("0 0 * * *", start="2013-02-01")
     assert exact.first.start == datetime(2013, 2, 1, tzinfo=ZoneInfo("UTC")).timestamp() * 1000
-    later = Calendar("0 0 * * *", exact.start + timedelta(minutes=1), "UTC")
-    assert later.first.key == "2013-02-02"
+    for late in (timedelta(minutes=1), timedelta(seconds=1), timedelta(microseconds=1)):
+        assert Calendar("0 0 * * *", exact.start + late, "UTC").first.key == "2013-02-02"

@@ -15,6 +15,7 @@ from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.prover.forked import ForkedProver
 from tidemill.core.errors import LineChanged, TooManyRejects, WindowOpen
+from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
 from tidemill.cycle.archive import Archive
@@ -167,11 +168,27 @@ def answers(instance, check):
     return [answer for answer in found if isinstance(answer, dg.AssetCheckEvaluation)]
 
 
+@dataclass
+class WatchedTracker(MemoryTracker):
+    """Notes, whenever the alias is set, to which model, and what the ledger's head is then."""
+
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    set_to: list[tuple[str, str]] = field(default_factory=list)
+
+    def set_champion(self, model: str, digest: str) -> None:
+        head = json.loads(self.ledger.read()[-1].value)["digest"]
+        self.set_to.append((digest, head))
+        super().set_champion(model, digest)
+
+
 def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, mills):
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    mills.tracker = WatchedTracker(ledger=mills.ledger)
+    always = spec.model_copy(update={"gate": GateSpec(policy="always")})
+    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", mills=mills).success
     assert told(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
     head = json.loads(mills.ledger.read()[-1].value)["digest"]
     assert mills.tracker.champion("tides") == head
+    assert mills.tracker.set_to == [(head, head)]
     (answer,) = answers(instance, "record")
     assert answer.passed
 

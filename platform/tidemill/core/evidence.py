@@ -59,10 +59,9 @@ def gather(
 ) -> Evidence:
     """Evidence of the challenger over the reference, from losses of the same n rows."""
     names, codes = np.unique(clusters, return_inverse=True)
-    size = len(names)
-    gains = np.bincount(codes, reference - challenger, size)
-    losses = np.bincount(codes, reference, size)
-    rows = np.bincount(codes, minlength=size)
+    gains = np.bincount(codes, reference - challenger)
+    losses = np.bincount(codes, reference)
+    rows = np.bincount(codes)
     return Evidence(*(tuple(sums.tolist()) for sums in (names, rows, gains, losses)))
 
 

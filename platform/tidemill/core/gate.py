@@ -96,7 +96,7 @@ def before(state: GateState, entries: Iterable[Taken], gate: GateSpec, line: str
 
     Its champion and baseline are the models to score.
     """
-    spec = canonical.digest_of(gate.model_dump(mode="json"))
+    spec = canonical.digest_of(gate.model_dump())
     if (state.spec, state.line) != (spec, line):
         state = replace(state, pool=(), spec=spec, line=line)
     if gate.policy != "manual":
@@ -181,7 +181,7 @@ def _enter(state: GateState, gate: GateSpec, facts: Facts) -> Verdict:
     candidate, holdout = facts.candidate, facts.holdout
     if gate.policy == "always":
         moved: Decision = "keep" if candidate == state.champion else "promote"
-        state = replace(state, champion=candidate, baseline=candidate, pool=())
+        state = replace(state, champion=candidate, baseline=candidate)
         return Verdict(moved, (f"policy always: candidate {short(candidate)} serves",), state)
     if candidate == state.champion:
         return Verdict("keep", ("the candidate is the champion itself",), state)

@@ -110,8 +110,7 @@ class BoundarySearch:
     def feed(self, records: Iterable[tuple[int, int]]) -> bool:
         """Take (offset, timestamp) pairs; True as soon as the boundary is confirmed."""
         for offset, timestamp in records:
-            if self.newest is None or timestamp > self.newest:
-                self.newest = timestamp
+            self.newest = timestamp if self.newest is None else max(self.newest, timestamp)
             if self._take(offset, timestamp):
                 return True
         return self.found is not None

@@ -83,7 +83,7 @@ class Calendar:
     @cached_property
     def first(self) -> Window:
         """The first window: it begins at the first tick at or after `start`."""
-        return self._window(self._next(self.start.astimezone(self._zone) - timedelta(seconds=1)))
+        return self._window(self._at_or_after(self.start.astimezone(self._zone)))
 
     def window(self, key: str) -> Window:
         """The window with this key. Raises `UnknownWindow` for anything else."""
@@ -94,7 +94,7 @@ class Calendar:
             local = datetime.strptime(key, self.key_format)  # noqa: DTZ007 - the zone follows
         except ValueError:
             raise UnknownWindow(f"{key!r} is no window key.", example) from None
-        found = self._window(self._next(local.replace(tzinfo=self._zone) - timedelta(seconds=1)))
+        found = self._window(self._at_or_after(local.replace(tzinfo=self._zone)))
         if found.key != key:
             raise UnknownWindow(f"No window begins at {key!r} by cron {self.cron!r}.", example)
         if found.start < self.first.start:
@@ -135,6 +135,9 @@ class Calendar:
         while window.start <= last.start:
             yield window
             window = self.after(window)
+
+    def _at_or_after(self, moment: datetime) -> datetime:
+        return self._next(moment - timedelta(microseconds=1))
 
     def _next(self, moment: datetime) -> datetime:
         following: datetime = next(CronSim(self.cron, moment))

@@ -1,0 +1,34 @@
+"""A mutation that Cosmic Ray lacks: a call goes without one of its keyword arguments."""
+
+from collections.abc import Iterator
+
+from cosmic_ray.operators.operator import Example, Operator
+from parso.tree import BaseNode, NodeOrLeaf
+
+Position = tuple[int, int]
+
+
+class DropKeyword(Operator):
+    """Drops `name=value` from a call, and the comma beside it."""
+
+    def mutation_positions(self, node: NodeOrLeaf) -> Iterator[tuple[Position, Position]]:
+        for found in _keywords(node):
+            yield found.start_pos, found.end_pos
+
+    def mutate(self, node: BaseNode, index: int) -> BaseNode:
+        at = node.children.index(_keywords(node)[index])
+        commas = [i for i in (at - 1, at + 1) if node.children[i : i + 1] == [","]]
+        del node.children[min([at, *commas[:1]]) : max([at, *commas[:1]]) + 1]
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        return (Example("f(a, b=1)", "f(a)"), Example("f(a=1)", "f()"))
+
+
+def _keywords(node: NodeOrLeaf) -> list[NodeOrLeaf]:
+    if node.type not in ("arglist", "trailer"):
+        return []
+    return [
+        child for child in node.children if child.type == "argument" and child.children[1] == "="
+    ]

@@ -1,0 +1,233 @@
+"""Mutation testing: change one thing in a module of rules, and see that its tests notice.
+
+Cosmic Ray makes the mutants. Each is tried in a forked child, which imports the mutated source in
+the place of the module's own and runs the module's tests; the working tree is never touched. A
+mutant that no test notices must stand in `survivors.toml` with the reason why none can.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import ndiff
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.operators.provider import OperatorProvider
+
+from dropped_keyword import DropKeyword
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PACKAGE = ROOT / "platform/tidemill"
+GATE = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
+TESTS = {
+    "core/windows": ["core/test_windows.py"],
+    "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
+    "core/gate": GATE,
+    "core/comparison": GATE,
+    "core/evidence": GATE[::-1],
+    "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
+}
+"""The modules of `tidemill` that are mutated, and the tests that must notice, quickest first."""
+CPU_SECONDS = 90
+"""What a child may use; the tests of a module take a sixth of it. More is an endless loop."""
+_NO_REWRITING = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is warm already
+OPERATORS = [
+    *(f"ReplaceComparisonOperator_{pair}" for pair in (
+        "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt",
+        "Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is",
+    )),
+    *(f"ReplaceBinaryOperator_{pair}" for pair in (
+        "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_Mul",
+    )),
+    "ReplaceUnaryOperator_Delete_Not", "ReplaceUnaryOperator_Delete_USub",
+    "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr",
+    "ReplaceOrWithAnd", "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer",
+    "ZeroIterationForLoop",
+]  # fmt: skip
+"""Cosmic Ray's, without those that the type checker refuses or that only repeat another."""
+
+
+@dataclass(frozen=True, order=True)
+class Mutant:
+    """One change: the lines of a module as they were and as they are now.
+
+    `number` tells equal lines apart, from 1.
+    """
+
+    module: str
+    was: str
+    now: str
+    number: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.module}.py ({self.number}): {self.was}  →  {self.now}"
+
+
+def mutants(module: str) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant of a module, with its source. Decorators are left alone."""
+    source = (PACKAGE / f"{module}.py").read_text()
+    made: Counter[tuple[str, str]] = Counter()
+    sources = {source}
+    for operator in [*map(_operator, OPERATORS), DropKeyword()]:
+        tree = get_ast(source)
+        positions = sum(len([*operator.mutation_positions(node)]) for node in ast_nodes(tree))
+        for occurrence in range(positions):
+            mutated = mutate_code(source, operator, occurrence)
+            if mutated is None or mutated in sources:
+                continue
+            sources.add(mutated)
+            changed = [line for line in ndiff(source.splitlines(), mutated.splitlines())
+                       if line[0] in "-+"]  # fmt: skip
+            was, now = (
+                " ".join(line[1:].strip() for line in changed if line[0] == sign) for sign in "-+"
+            )
+            if not was.startswith("@"):
+                made[was, now] += 1
+                yield Mutant(module, was, now, made[was, now]), mutated
+
+
+def _operator(name: str) -> Operator:
+    found: Operator = OperatorProvider()[name]()
+    return found
+
+
+class Instead(MetaPathFinder, SourceLoader):
+    """Gives one module another source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self._name, self._source = name, source.encode()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return spec_from_loader(name, self) if name == self._name else None
+
+    def get_filename(self, name: str) -> str:
+        return f"<mutant of {name}>"
+
+    def get_data(self, path: str) -> bytes:
+        return self._source
+
+
+def start(module: str, source: str) -> int:
+    """Run the module's tests under this source in a child, whose process id comes back.
+
+    It ends with pytest's exit code, or by a signal.
+    """
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
+        silence = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(silence, stream)
+        sys.meta_path.insert(0, Instead(f"tidemill.{module.replace('/', '.')}", source))
+        tests = [str(ROOT / "assets_tests" / test) for test in TESTS[module]]
+        code = pytest.main(
+            ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *_NO_REWRITING, *tests]
+        )
+    finally:
+        os._exit(code)
+
+
+def outcomes(module: str, sources: Sequence[str], at_once: int) -> list[int]:
+    """How the module's tests end under each of these sources."""
+    codes, running = [0] * len(sources), dict[int, int]()
+    for number in range(len(sources) + at_once):
+        if number >= at_once and running:
+            child, status = os.wait()
+            codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
+        if number < len(sources):
+            running[start(module, sources[number])] = number
+    return codes
+
+
+def noticed(code: int) -> bool:
+    """Whether the tests failed, could not even import the mutant, or did not end."""
+    exits = pytest.ExitCode
+    failed = (exits.TESTS_FAILED, exits.INTERRUPTED, exits.USAGE_ERROR, -signal.SIGXCPU)
+    assert code in (exits.OK, *failed), f"a child ended with {code}"
+    return code != exits.OK
+
+
+def warm_up() -> None:
+    """Import what a child would import, but nothing of our own; draw examples always alike."""
+    sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests/support")]
+    known = set(sys.modules)
+    import bench  # noqa: F401
+    import in_memory  # noqa: F401
+
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(
+            (str(ROOT / "platform"), str(ROOT / "assets_tests"))
+        ):
+            del sys.modules[name]
+    hypothesis.settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.settings.load_profile("mutants")
+
+
+def explained() -> dict[Mutant, str]:
+    """The survivors of `survivors.toml`, and why each cannot be told from the original."""
+    told = tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])
+    return {
+        Mutant(each["module"], each["was"], each["now"], each.get("number", 1)): each["because"]
+        for each in told
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", default=[*TESTS], metavar="MODULE")
+    parser.add_argument("-n", type=int, default=2, help="so many at a time")
+    asked = parser.parse_args()
+    warm_up()
+    known = {mutant for mutant in explained() if mutant.module in asked.modules}
+    tried, survivors = 0, set[Mutant]()
+    for module in asked.modules:
+        (sound,) = outcomes(module, [(PACKAGE / f"{module}.py").read_text()], 1)
+        if noticed(sound):
+            print(f"The tests of {module}.py fail without any mutant.")
+            return 2
+        made = [*mutants(module)]
+        codes = outcomes(module, [source for _, source in made], asked.n)
+        left = {m for (m, _), code in zip(made, codes, strict=True) if not noticed(code)}
+        tried, survivors = tried + len(made), survivors | left
+        print(f"{module}.py: {len(made) - len(left)} of {len(made)} are noticed", flush=True)
+        for mutant in sorted(left - known):
+            print(f"  not noticed and not explained: {mutant}", flush=True)
+    for mutant in sorted(known - survivors):
+        print(f"explained in survivors.toml, but noticed, or no mutant any more: {mutant}")
+    unexplained = len(survivors - known)
+    print(
+        f"{tried} mutants: {tried - len(survivors)} noticed, "
+        f"{len(survivors) - unexplained} explained, {unexplained} not"
+    )
+    return int(survivors != known)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
