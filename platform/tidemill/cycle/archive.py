@@ -8,7 +8,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned
 from tidemill.core.ledger import Standing
 from tidemill.core.plans import Observation, Plan
-from tidemill.core.records import Candidate, FileRef, Initial, Line, Manifest, Pruned
+from tidemill.core.records import Adoption, Candidate, FileRef, Initial, Line, Manifest, Pruned
 from tidemill.core.report import Report
 from tidemill.failpoints import reached
 from tidemill.ports import Store
@@ -30,6 +30,10 @@ def file_ref(stem: str, suffix: str, data: bytes) -> FileRef:
 def bundle_name(digest: str) -> str:
     """Where the bundle of this digest lies."""
     return f"models/{digest}.bundle"
+
+
+def adoption_name(number: int) -> str:
+    return f"adoptions/{number}.json"
 
 
 def _manifest(window: str) -> str:
@@ -79,6 +83,13 @@ class Archive:
 
     def commit_line(self, line: Line) -> Line:
         return self._commit("line", "lines/0.json", line)
+
+    def adoption(self, number: int) -> Adoption | None:
+        """The adoption of this number, from 1."""
+        return self._get(adoption_name(number), Adoption)
+
+    def commit_adoption(self, number: int, adoption: Adoption) -> Adoption:
+        return self._commit("adoption", adoption_name(number), adoption)
 
     def candidates(self, line: str) -> str:
         """The folder of a line's candidates."""

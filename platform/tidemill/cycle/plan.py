@@ -27,12 +27,16 @@ def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
         return standing
     _no_plan_is_lost(mill, window)
     before, unplanned = _unplanned(mill, window)
-    attached = attach(mill, before)
     if before is None:
-        before = _first_plan(mill, attached, closed_by)
+        before = _first_plan(mill, attach(mill, None), closed_by)
+    attached = attach(mill, before, unplanned[0])
+    starts = _starts(mill, attached, before, unplanned[0])
     for each in unplanned:
-        ranges = _ranges(mill, attached, before.ends, each, closed_by)
+        ranges = _ranges(mill, attached, starts, each, closed_by)
         before = _commit(mill, attached, each, ranges, before, closed_by)
+        if (before.epoch, before.adoption) != (attached.epoch, attached.adoption):
+            return plan(mill, window, closed_by)  # another writer's plan, who adopted or did not
+        starts = before.ends
     return before
 
 
@@ -52,15 +56,15 @@ def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
     stored, as by every attempt at planning. What is asked of the log grows with the logarithm of
     the number of windows. Raises as `plan` does, but not `WindowOpen`.
     """
-    attached, calendar = attach(mill, before), mill.spec.calendar
-    windows = [_first_after(mill, before)]
-    open_because = ""
+    calendar, windows = mill.spec.calendar, [_first_after(mill, before)]
+    attached = attach(mill, before, windows[0])
+    starts, open_because = _starts(mill, attached, before, windows[0]), ""
 
     def closed(number: int) -> bool:
         nonlocal open_because
         while len(windows) <= number:
             windows.append(calendar.after(windows[-1]))
-        ends = before.ends
+        ends = starts
         try:
             if number and mill.spec.windows.close_when_silent is not None:
                 # Silence closes a window only if the one before has left it a record.
@@ -80,6 +84,16 @@ def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
         middle = (known + end) // 2
         known, end = (middle, end) if closed(middle) else (known, middle)
     return (windows[known] if known >= 0 else None), open_because
+
+
+def _starts(mill: Mill, attached: Attached, before: Plan, window: Window) -> Mapping[int, int]:
+    """Where the window begins: where the one before ends; on a topic that no plan was made on,
+    where the first window would, at the boundary of its own start."""
+    if not attached.anew:
+        return before.ends
+    lows = {partition: extent.low for partition, extent in attached.extents.items()}
+    searches = _search(mill, attached, lows, window.start)
+    return {p: _rest(search, attached.extents[p]) for p, search in searches.items()}
 
 
 def _first_after(mill: Mill, before: Plan) -> Window:
@@ -146,10 +160,11 @@ def _commit(
             topic=topic.name,
             cluster_id=topic.cluster_id,
             topic_id=topic.topic_id,
-            epoch=before.epoch if before else 0,
+            epoch=attached.epoch,
             ranges=ranges,
             previous=mill.archive.hash(f"plans/{before.window}.json") if before else None,
             closed_by=closed_by,
+            adoption=attached.adoption,
         )
     )
 
@@ -171,7 +186,7 @@ def _ranges(
         seen = _observe(mill, attached)
         excuse = _excuse(mill, open_, seen, full)
         if excuse is None:
-            raise _window_open(mill, window, searches, open_)
+            raise _window_open(mill, attached, window, searches, open_)
     return tuple(
         Range(partition, full[partition], search.found)
         if search.found is not None
@@ -242,7 +257,11 @@ def _excuse(
 
 
 def _window_open(
-    mill: Mill, window: Window, searches: Mapping[int, BoundarySearch], open_: list[int]
+    mill: Mill,
+    attached: Attached,
+    window: Window,
+    searches: Mapping[int, BoundarySearch],
+    open_: list[int],
 ) -> WindowOpen:
     newest = max((s.newest for s in searches.values() if s.newest is not None), default=None)
     come = (
@@ -252,8 +271,8 @@ def _window_open(
     )
     return WindowOpen(
         f"Window {window.key} of model {mill.model} is still open: it ends at "
-        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {mill.spec.topic} have no "
-        f"confirmed boundary there, and {come}.",
+        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {attached.topic.name} "
+        f"have no confirmed boundary there, and {come}.",
         "Wait for events; if the stream has ended, say so by "
         f"`tidemill close {mill.model} --through {window.key}`.",
     )

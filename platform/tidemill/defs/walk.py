@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,9 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
 def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
     """How far the topic had come when the run's last batch was read."""
     plan = job.mill.archive.plan(window.key)
-    if plan is not None:
+    if plan is None or plan.topic != job.spec.topic:
+        return
+    with suppress(TidemillError):  # the batch stands, whatever became of the topic
         yield watermarks(job.spec, job.mill.log.extents(plan.topic), plan)
 
 
