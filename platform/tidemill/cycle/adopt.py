@@ -88,7 +88,7 @@ def adopt(mill: Mill, window: Window, by: str, why: str) -> Adopted:
     _check_done(mill, first)
     _check_models(mill, first)
     if change.moved:
-        mill.archive.observe({})  # what was seen of another topic's ends excuses nobody
+        mill.archive.forget_ends()
     number = max((n for n, _ in adoptions(mill.archive)), default=0) + 1
     return _commit(mill, first, number, _wanted(mill, first, before, change, by, why), change)
 

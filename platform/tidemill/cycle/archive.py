@@ -142,6 +142,10 @@ class Archive:
         told = {str(partition): seen for partition, seen in observations.items()}
         self.store.replace(f"{self.model}/{_SEEN}", canonical.seal(canonical.encode(told)))
 
+    def forget_ends(self) -> None:
+        """Forget what was observed: it was of another topic."""
+        self.delete(_SEEN)
+
     def pruned(self) -> Pruned | None:
         return self._get(_PRUNED, Pruned)
 
