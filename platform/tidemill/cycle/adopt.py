@@ -19,6 +19,7 @@ from tidemill.cycle.deploy import append, outstanding, read_chain
 from tidemill.cycle.intervene import newest_report
 from tidemill.cycle.lines import (
     adoptable,
+    adopted,
     adoptions,
     differing,
     in_time,
@@ -185,11 +186,8 @@ def _wanted(
     topic, line = topic_of(mill, None), line_of(mill, first)
     if change.keys:
         line = Line({**line.learning, **mill.learning()}, _parent(mill, first), first.key)
-    pending = [
-        adoption.epoch
-        for number, adoption in adoptions(mill.archive)
-        if adoption.window == first.key and in_time(mill.archive, number, adoption)
-    ]
+    known = adopted(mill.archive, first)
+    pending = mill.archive.adoption(known) if known > before.adoption else None
     return Adoption(
         model=mill.model,
         window=first.key,
@@ -197,7 +195,7 @@ def _wanted(
         topic=topic.name,
         cluster_id=topic.cluster_id,
         topic_id=topic.topic_id,
-        epoch=max([before.epoch, *pending]) + change.moved,
+        epoch=(pending or before).epoch + change.moved,
         by=by,
         why=why,
     )

@@ -12,6 +12,7 @@ from tidemill.core.log import Extent
 from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Plan, Range
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.attach import Attached, attach
+from tidemill.cycle.idle import excuse, observe
 from tidemill.cycle.mill import Mill
 
 
@@ -180,12 +181,12 @@ def _ranges(
     full = {partition: starts.get(partition, 0) for partition in sorted(attached.extents)}
     searches = _search(mill, attached, full, window.end)
     open_ = [partition for partition, search in searches.items() if search.found is None]
-    excuse: Ending | None = "closed" if closed_by else None
+    excused: Ending | None = "closed" if closed_by else None
     seen: Mapping[int, Observation] = {}
     if open_ and not closed_by:
-        seen = _observe(mill, attached)
-        excuse = _excuse(mill, open_, seen, full)
-        if excuse is None:
+        seen = observe(mill, attached)
+        excused = excuse(mill, open_, seen, full)
+        if excused is None:
             raise _window_open(mill, attached, window, searches, open_)
     return tuple(
         Range(partition, full[partition], search.found)
@@ -194,7 +195,7 @@ def _ranges(
             partition,
             full[partition],
             max(full[partition], _rest(search, attached.extents[partition])),
-            excuse or "closed",
+            excused or "closed",
             seen.get(partition),
         )
         for partition, search in searches.items()
@@ -225,35 +226,6 @@ def _rest(search: BoundarySearch, extent: Extent) -> int:
     """Where the range ends if no record follows."""
     found = search.rest()
     return extent.stable if found is None else found
-
-
-def _observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
-    """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
-    known, now = mill.archive.observations(), mill.now()
-    seen = {
-        partition: known[partition].again(extent.stable, now)
-        if partition in known
-        else Observation(extent.stable, now, now)
-        for partition, extent in attached.extents.items()
-    }
-    mill.archive.observe(seen)
-    return seen
-
-
-def _excuse(
-    mill: Mill, open_: list[int], seen: Mapping[int, Observation], starts: Mapping[int, int]
-) -> Ending | None:
-    """Why the partitions without a boundary may be left out: idleness, or a silent stream.
-
-    Silence closes windows up to the last record, and none of the future.
-    """
-    windows, confirmed = mill.spec.windows, len(open_) < len(seen)
-    if confirmed and all(seen[p].still_for >= windows.idle_timeout for p in open_):
-        return "idle"
-    silent, left = windows.close_when_silent, any(o.end > starts[p] for p, o in seen.items())
-    if silent is not None and left and all(o.still_for >= silent for o in seen.values()):
-        return "silent"
-    return None
 
 
 def _window_open(

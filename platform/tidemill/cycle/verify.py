@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from tidemill.core import canonical
 from tidemill.core.errors import TidemillError
-from tidemill.core.ledger import Chain
 from tidemill.core.plans import INITIAL, Plan
 from tidemill.core.records import Candidate, FileRef, Pruned
 from tidemill.core.report import Report
@@ -13,6 +12,7 @@ from tidemill.core.windows import Window
 from tidemill.cycle.archive import adoption_name, bundle_name
 from tidemill.cycle.lines import adoptions, line_of
 from tidemill.cycle.mill import Mill
+from tidemill.cycle.verify_ledger import compared
 
 Progress = Callable[[str], None]
 
@@ -211,37 +211,10 @@ class _Check:
         if place is not None and place != self.mill.ledger.identity():
             self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
         self.verified.entries = len(chain.standing)
-        for seq in range(max(self.archive.last_entry() + 1, len(chain.standing))):
-            self._entry(chain, seq)
-        self._adoptions(chain)
+        self.verified.findings.extend(compared(self.archive, chain))
+        self.known.update(adoption_name(number) for number, _ in adoptions(self.archive))
         for standing in chain.standing:
             self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
-
-    def _adoptions(self, chain: Chain) -> None:
-        """Each adoption came into the ledger first."""
-        told = {s.entry.evidence for s in chain.standing if s.entry.kind == "adopt"}
-        for number, adoption in adoptions(self.archive):
-            self.known.add(adoption_name(number))
-            if self.archive.hash(adoption_name(number)) not in told:
-                self.found(f"The adoption from window {adoption.window} on is in no ledger entry.")
-
-    def _entry(self, chain: Chain, seq: int) -> None:
-        """One entry in the topic against its copy in the store."""
-        copy = self.archive.entry(seq)
-        if seq < len(chain.standing):
-            if copy is None:
-                self.found(f"Ledger entry {seq} stands in the topic, but was never copied.")
-            elif copy != chain.standing[seq].value:
-                self.found(f"Ledger entry {seq} differs between the topic and its copy.")
-            return
-        if copy is None:
-            self.found(f"Ledger entry {seq} is neither in the topic nor in the store.")
-            return
-        there = next((v for v in chain.void if v.hash == canonical.digest(copy)), None)
-        where = "is gone from the topic"
-        if there is not None:
-            where = f"no longer stands in the topic: at offset {there.offset} {there.reason}"
-        self.found(f"Ledger entry {seq} {where}; the store has its copy.")
 
     def orphans(self) -> None:
         """No file lies in the store that no record accounts for."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -126,8 +125,11 @@ def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
     plan = job.mill.archive.plan(window.key)
     if plan is None or plan.topic != job.spec.topic:
         return
-    with suppress(TidemillError):  # the batch stands, whatever became of the topic
-        yield watermarks(job.spec, job.mill.log.extents(plan.topic), plan)
+    try:
+        extents = job.mill.log.extents(plan.topic)
+    except TidemillError:  # the batch stands, whatever became of the topic since
+        return
+    yield watermarks(job.spec, extents, plan)
 
 
 def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:
