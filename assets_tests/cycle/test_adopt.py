@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from bench import SPEC, run, turn, window
-from memory_stream import TOPIC, changed, files, flow, flowing, right, spec_of
+from memory_stream import TOPIC, changed, files, flow, flowing, right
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import Overlay
 from tidemill.core.errors import (
+    DigestMismatch,
     FeatureSkew,
     LineChanged,
     LogTruncated,
@@ -36,6 +37,7 @@ from tidemill.cycle.plan import plan
 from tidemill.cycle.prune import prune
 from tidemill.cycle.replay_gate import replay, span
 from tidemill.cycle.update import candidate_of, update
+from tidemill.cycle.verify import verify
 
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
 """`visits` is dropped, `coupon` is new."""
@@ -89,8 +91,9 @@ def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: Mill)
     for _ in range(2):
         with pytest.raises(LineChanged, match=told):
             extract(mill, at(mill, DONE))
-    with pytest.raises(LineChanged):
-        turn(mill, DONE - 1)
+    for decide in (lambda: close(mill, at(mill, DONE), "ada"), lambda: turn(mill, DONE - 1)):
+        with pytest.raises(LineChanged):
+            decide()
     assert files(mill) == before
     assert right(mill).recomputed == DONE  # what stands was made by the spec of its own line
 
@@ -532,9 +535,35 @@ def test_a_stream_that_ended_on_the_new_topic_is_closed(mill: Mill) -> None:
     right(mill)
 
 
-def test_the_spec_of_defs_yaml_is_all_that_a_window_learns_by(mill: Mill) -> None:
-    """Windows, gate and names may change freely: no line begins."""
-    other = changed(mill, gate={"min_rows": 60}, min_rows=3, keep_windows=9)
-    turn(other, DONE)
-    assert line_id(other, at(other, DONE)) == line_id(mill, at(mill, 0))
-    assert spec_of().under(other.learning()).learner == spec_of().learner
+def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own() -> None:
+    """Also where a field goes that the gate of before looked at."""
+    made = changed(flowing(), gate={"min_rows": 50, "slices": ["country"]})
+    flow(made, -2, 4)
+    run(made, 0, 0)
+    other = changed(made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, keep_windows=9)
+    turn(other, 1)
+    assert line_id(other, at(other, 1)) == line_id(made, at(made, 0))
+    right(other)
+    without = changed(other, fields={"price": "number", "visits": "number?"})
+    go_on(without, 2)
+    turn(without, 2)
+    right(without)
+
+
+def test_a_damaged_or_lost_adoption_is_named(mill: Mill) -> None:
+    mill = changed(mill, learner=SEED)
+    go_on(mill)
+    turn(mill, DONE)
+    store, name = mill.archive.store, "m/adoptions/1.json"
+    whole = store.get(name) or b""
+    store.replace(name, whole.replace(b"ada", b"bob"))
+    for step in (update, evaluate):
+        with pytest.raises(DigestMismatch, match=name):
+            step(mill, at(mill, DONE + 1))
+    assert any(name in finding for finding in verify(mill).findings)
+    store.delete(name)
+    with pytest.raises(DigestMismatch, match=name):
+        update(mill, at(mill, DONE))
+    assert any("goes by adoption 1, which is missing" in told for told in verify(mill).findings)
+    store.put(name, whole)
+    right(mill)

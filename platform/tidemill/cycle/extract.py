@@ -25,7 +25,7 @@ from tidemill.core.windows import Window
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.attach import topic_of
 from tidemill.cycle.blocked import refuse_unfit, rejected_table
-from tidemill.cycle.lines import current_line
+from tidemill.cycle.lines import line_if_begun
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.plan import plan
 
@@ -55,15 +55,9 @@ def extract(mill: Mill, window: Window) -> Manifest:
     `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
     is kept raw. Raises `LineChanged` before anything is planned.
     """
-    _as_its_line(mill, window)
     planned = plan(mill, window)
-    return extract_plan(_as_its_line(mill, window), planned)
-
-
-def _as_its_line(mill: Mill, window: Window) -> Mill:
-    """The mill that reads the fields of the window's line; before the first is begun, its own."""
-    begun = unless_damaged(mill.archive.initial) is not None
-    return mill.under(current_line(mill, window).learning) if begun else mill
+    line = line_if_begun(mill, window)
+    return extract_plan(mill.under(line.learning) if line else mill, planned)
 
 
 def extract_plan(mill: Mill, planned: Plan) -> Manifest:

@@ -58,6 +58,12 @@ def current_line(mill: Mill, window: Window) -> Line:
     return line
 
 
+def line_if_begun(mill: Mill, window: Window) -> Line | None:
+    """The window's line as `current_line` gives it; None before there is an initial model."""
+    begun = unless_damaged(mill.archive.initial) is not None
+    return current_line(mill, window) if begun else None
+
+
 def by_line(mill: Mill) -> Callable[[Window], Mill]:
     """The mill as each window's line learns, made once a line."""
     made: dict[str, Mill] = {}

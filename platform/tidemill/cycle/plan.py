@@ -13,6 +13,7 @@ from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Pl
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.attach import Attached, attach
 from tidemill.cycle.idle import excuse, observe
+from tidemill.cycle.lines import line_if_begun
 from tidemill.cycle.mill import Mill
 
 
@@ -21,13 +22,15 @@ def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
 
     `closed_by` names the person who says that the stream has ended: then every record there is
     belongs to this window or one before. Raises `WindowOpen` where the log has not closed the
-    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`.
+    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`, and `LineChanged`: what
+    was planned under one spec could not be finished by another.
     """
     standing = mill.archive.plan(window.key)
     if standing is not None:
         return standing
     _no_plan_is_lost(mill, window)
     before, unplanned = _unplanned(mill, window)
+    line_if_begun(mill, unplanned[0])
     if before is None:
         before = _first_plan(mill, attach(mill, None), closed_by)
     attached = attach(mill, before, unplanned[0])

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from tidemill.core import canonical
 from tidemill.core.plans import INITIAL
 from tidemill.core.records import Manifest, Pruned
+from tidemill.core.report import Report
+from tidemill.core.sections import GateSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive, bundle_name
 from tidemill.cycle.evaluate import evaluate
@@ -59,9 +62,17 @@ def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progre
             _compare(verified, window.key, "candidate", candidate, update(again, window))
         report = mill.archive.report(window.key)
         if report is not None and candidate is not None:
-            new = evaluate(again, window, report.entries)
+            new = evaluate(_as_judged(again, report), window, report.entries)
             _compare(verified, window.key, "report", report, new)
         verified.recomputed += 1
+
+
+def _as_judged(again: Mill, report: Report) -> Mill:
+    """The mill with the gate that the report was made by; it may have been changed since."""
+    gate = GateSpec.model_validate(report.gate)
+    if not report.gate or gate == again.spec.gate:
+        return again
+    return replace(again, spec=again.spec.model_copy(update={"gate": gate}))
 
 
 def _initial_again(mill: Mill, again: Mill, verified: Verified) -> None:
