@@ -166,7 +166,7 @@ class Archive:
         """The bytes of a committed file. Raises `DigestMismatch` for any other bytes."""
         data = self.store.get(f"{self.model}/{ref.name}")
         if data is None:
-            raise DigestMismatch(f"{self.model}/{ref.name} is missing in the store.", _NO_RECORD)
+            raise self.missing(ref.name)
         if canonical.digest(data) != ref.sha256:
             raise DigestMismatch(
                 f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _NO_RECORD
@@ -217,8 +217,12 @@ class Archive:
         """The sha256 of the bytes of a record that must be there. Raises `DigestMismatch`."""
         found = self.hash(name)
         if found is None:
-            raise DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
+            raise self.missing(name)
         return found
+
+    def missing(self, name: str) -> DigestMismatch:
+        """What is to be raised where this must be there, and is not."""
+        return DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
 
     def _get(self, name: str, kind: type[T]) -> T | None:
         data = self.store.get(f"{self.model}/{name}")

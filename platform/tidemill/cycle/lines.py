@@ -35,8 +35,7 @@ def line_of(mill: Mill, window: Window) -> Line:
         return first_line(mill)
     adoption = mill.archive.adoption(number)
     if adoption is None:
-        mill.archive.committed(adoption_name(number))  # says that it is missing
-        raise AssertionError("unreachable")
+        raise mill.archive.missing(adoption_name(number))
     return adoption.line
 
 
