@@ -43,11 +43,8 @@ def made(bench: Bench, number: int) -> Candidate:
         return candidate_of(mill, bench.window(number))
 
 
-@pytest.mark.parametrize(
-    "last",
-    [pytest.param(NEXT + 1, marks=pytest.mark.faults), NEXT + 6],
-    ids=["fewer", "more"],
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("last", [NEXT + 1, NEXT + 6], ids=["fewer", "more"])
 def test_a_recreated_topic_is_gone_on_with_in_another_epoch(
     bench: Bench, kafka_folder: Path, last: int
 ) -> None:
@@ -97,6 +94,7 @@ def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
     assert oracle.check_against_the_log(bench, kafka_folder) == 200
 
 
+@pytest.mark.faults
 def test_a_wrong_window_or_an_unchanged_model_is_refused_by_the_command(bench: Bench) -> None:
     bench.feed(-1, 1)
     with bench.mill() as mill:
