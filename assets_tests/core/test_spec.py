@@ -120,3 +120,13 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object]) -> No
     ModelSpec.model_validate(good)
     with pytest.raises(ValueError, match=r"Value error|greater than 0"):
         ModelSpec.model_validate(good | changes)
+
+
+def test_a_spec_under_another_s_learning_learns_as_that_one_and_keeps_the_rest() -> None:
+    other = parse(GOOD.replace("half_life: 12h", "half_life: 1h"), "x")
+    spec = parse(GOOD.replace("    price: number\n", "") + "    min_rows: 9\n", "x")
+    found = spec.under(other.learning(None))
+    assert found.learning(None) == other.learning(None)
+    assert list(found.fields) == list(other.fields)
+    assert all(field.optional for field in found.fields.values())
+    assert (found.gate, found.calendar, found.topic) == (spec.gate, spec.calendar, spec.topic)

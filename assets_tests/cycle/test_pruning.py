@@ -18,7 +18,7 @@ from tidemill.cycle import prune as pruning
 from tidemill.cycle.intervene import approve, rollback
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.prune import prune
-from tidemill.cycle.update import current_line
+from tidemill.cycle.update import candidate_of
 from tidemill.cycle.verify import verify
 
 LAST = 8
@@ -38,9 +38,7 @@ def turned(bench: Bench) -> Bench:
 
 
 def candidate(mill: Mill, number: int) -> Candidate:
-    found = mill.archive.candidate(current_line(mill), window(mill.spec, number).key)
-    assert found is not None
-    return found
+    return candidate_of(mill, window(mill.spec, number))
 
 
 def prune_last(mill: Mill) -> Pruned | None:

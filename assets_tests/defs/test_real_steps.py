@@ -18,6 +18,7 @@ from tidemill.core.errors import LineChanged, TooManyRejects, WindowOpen
 from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
+from tidemill.cycle.adopt import adopt
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.mill import Mill
 from tidemill.defs.keeper import Asked, Keeper
@@ -158,6 +159,20 @@ def test_another_learning_spec_is_refused(instance, spec, mills):
     outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", mills=mills)
     assert isinstance(outcome.error, LineChanged)
     assert "learner.seed" in str(outcome.error)
+
+
+def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance, spec, mills):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
+    changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
+    with mills.open("tides", changed) as mill:
+        line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").line
+    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", mills=mills).success
+    lines = [told(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
+    assert lines[0] != lines[1] == lines[2] == line
+    runs = [mills.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
+    assert [run.params["learner.seed"] for run in runs] == ["0", "1"]
+    assert [run.tags["line"] for run in runs] == lines[:2]
+    assert [run.tags["epoch"] for run in runs] == ["0", "0"]
 
 
 def answers(instance, check):

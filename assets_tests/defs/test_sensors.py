@@ -8,8 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bench import MINUTE, Bench, run
+from bench import MINUTE, SPEC, Bench, run
 from tidemill import bootstrap
+from tidemill.cycle.adopt import adopt
 from tidemill.defs import sensors, watching
 from tidemill.defs.launch import backfill
 from tidemill.defs.sensors import SENSOR_TAG, window_closed
@@ -163,6 +164,19 @@ def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(ticks
     assert "Given up." in ticks.why()
     ticks.bench.define(max_reject_share=0.5)
     assert ticks.range()
+
+
+def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(ticks: Ticks) -> None:
+    bench = ticks.bench
+    bench.feed(-1, 2)
+    served(ticks, 1)
+    bench.define(learner=SPEC["learner"] | {"seed": 1})
+    assert ticks.range() == (bench.window(1).key,) * 2
+    ticks.ended("LineChanged", 1)
+    assert "Given up." in ticks.why()
+    with bench.mill() as mill:
+        adopt(mill, bench.window(1), "ada", "another seed")
+    assert ticks.range() == (bench.window(1).key,) * 2
 
 
 def test_a_window_in_other_hands_is_no_failure(ticks: Ticks) -> None:

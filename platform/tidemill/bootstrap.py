@@ -127,6 +127,7 @@ def open_mill(
             prover=stack.enter_context(ForkedProver()),
             now=lambda: time.time_ns() // 1_000_000,
             features=load_feature_function(spec.features) if spec.features else None,
+            functions=load_feature_function,
             history=_history(model, spec, settings),
             num_threads=settings.num_threads,
             by=by,
@@ -147,7 +148,8 @@ def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive
     features = load_feature_function(spec.features) if spec.features else None
     log, ledger, prover = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
     archive = Archive(store, model)
-    mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features)
+    loads = load_feature_function
+    mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features, loads)
     yield mill, Archive(memory.Overlay(store, f"{model}/reports/"), model)
 
 

@@ -34,6 +34,6 @@ def load_feature_function(reference: str) -> FeatureFunction:
     if not callable(function):
         raise SpecInvalid(f"Module {module_name} has no function {name!r}.", _WHERE)
     path = getattr(module, "__file__", None)
-    if path is None or not path.endswith(".py"):
+    if path is None or not path.endswith(".py") or not Path(path).is_file():
         raise SpecInvalid(f"Module {module_name} has no source file.", _WHERE)
     return FeatureFunction(reference, canonical.digest(Path(path).read_bytes()), function)

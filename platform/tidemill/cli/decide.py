@@ -1,4 +1,4 @@
-"""Decisions of a person: close, skip, rollback, approve."""
+"""Decisions of a person: close, skip, rollback, approve, adopt."""
 
 from typing import Annotated
 
@@ -65,4 +65,24 @@ def approve(
     tell(entry, f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.", as_json)
 
 
-COMMANDS = (close, skip, rollback, approve)
+def adopt(
+    model: ModelName,
+    first: Annotated[str, typer.Option("--from", help="The first window to learn so.")],
+    why: Why,
+    by: By = _BY,
+    as_json: Json = False,
+) -> None:
+    """Go on by a changed learning spec, or on another topic, from the first unplanned window."""
+    from tidemill.cycle.adopt import adopt as go_on
+
+    with bootstrap.open_mill(model, Settings(), by=by, exclusive=True) as mill:
+        done = go_on(mill, mill.spec.calendar.window(first), by, why)
+    tell(
+        done,
+        f"{model}: from {done.window} on it goes by line {done.line[:12]}, epoch {done.epoch} on "
+        f"topic {done.topic}, as ledger entry {done.seq} says; nothing changes for servers.",
+        as_json,
+    )
+
+
+COMMANDS = (close, skip, rollback, approve, adopt)

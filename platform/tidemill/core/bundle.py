@@ -179,6 +179,15 @@ def encode(
     return msgspec.json.encode(header, order="sorted") + b"\n" + text.encode()
 
 
+def function_of(bundle: bytes) -> str | None:
+    """The reference of the feature function that a verified bundle needs. Raises `BundleUnfit`."""
+    try:
+        header = msgspec.json.decode(bundle.partition(b"\n")[0], type=Header)
+    except msgspec.DecodeError as error:
+        raise BundleUnfit(f"A bundle's header cannot be read: {error}.", _REMEDY) from error
+    return header.features[0] if header.features else None
+
+
 def golden_rows(fields: pl.DataFrame) -> list[int]:
     """Which rows a bundle carries: spread evenly over all, and over those with a null."""
     everywhere = range(fields.height)

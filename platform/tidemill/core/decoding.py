@@ -46,6 +46,21 @@ class Decoded:
     absent: dict[str, int]
 
 
+def fitted(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.DataFrame:
+    """The rows with just these fields, in this order, behind tidemill's own columns.
+
+    A field that the rows lack, or have as another type, is null: they were decoded before it was
+    declared so, or after it no longer was.
+    """
+
+    def column(name: str, dtype: pl.DataType) -> pl.Expr:
+        there = rows.schema.get(name) == dtype
+        return pl.col(name) if there else pl.lit(None, dtype).alias(name)
+
+    own = [name for name in rows.columns if name.startswith("_")]
+    return rows.select(*own, *(column(name, _COLUMNS[kind]) for name, kind in fields.items()))
+
+
 class RowDecoder:
     """Decodes rows without a label, as they are sent for prediction."""
 

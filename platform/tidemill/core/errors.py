@@ -51,7 +51,7 @@ class TopicMissing(TidemillError):
 
 
 class TopicRecreated(TidemillError):
-    """The topic has another id than the one the plans were made on."""
+    """The topic is not the one the plans were made on: it has another id, or another name."""
 
 
 class TopicCompacted(TidemillError):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.core.errors import FeatureSkew, SpecInvalid
+from tidemill.core.errors import FeatureSkew, SpecInvalid, TidemillError
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["category", "number"]
@@ -63,6 +63,8 @@ def features(
         return declared
     try:
         made = function.function(declared)
+    except TidemillError:  # the function itself could not be loaded
+        raise
     except Exception as error:
         raise _unfit(function, f"fails with {type(error).__name__}: {error}") from error
     if not isinstance(made, pl.DataFrame):

@@ -19,7 +19,8 @@ class Entry:
     `seq` counts a model's standing entries from 0 and `prev` is the sha256 of the bytes of the one
     before (None for the first). `as_of` is the window key up to which the entry knows (None: before
     every window); `as_of_ms` the end of that window. `evidence` is the sha256 of the report that
-    moved the champion, None where a person or the initial model did.
+    moved the champion, None where a person or the initial model did. An `adopt` names the digest
+    that is in service already, and its evidence is the sha256 of the adoption's record.
     """
 
     model: str

@@ -51,7 +51,8 @@ class Plan:
 
     `start` and `end` are event time in milliseconds since 1970. `previous` is the sha256 of
     the plan before, None for the first. `epoch` counts the topics the model has been attached to,
-    from 0.
+    from 0. `adoption` is the number of the newest adoption that the plan knows (0: none): it says
+    for ever which line the window is learned under.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Plan:
     ranges: tuple[Range, ...]
     previous: str | None
     closed_by: str | None = None
+    adoption: int = 0
 
     @property
     def ends(self) -> dict[int, int]:

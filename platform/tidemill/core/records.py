@@ -62,6 +62,24 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Adoption:
+    """From `window` on, the model goes on under this line, on this topic; who decided it, and why.
+
+    Only one of both need be another than before. `epoch` is that of the plans from `window` on.
+    """
+
+    model: str
+    window: str
+    line: Line
+    topic: str
+    cluster_id: str
+    topic_id: str
+    epoch: int
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """The replay sample: a snapshot, and the windows whose batches came after it."""
 

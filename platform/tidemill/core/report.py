@@ -112,6 +112,7 @@ def judge(
         slices=_slices(case, rows, losses),
         pairing=_pairing(case, rows, champion, clusters),
         running=_running(case.previous, losses),
+        gate=case.spec.gate.model_dump(mode="json"),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What a report holds."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tidemill.core.comparison import Comparison
 from tidemill.core.evidence import Estimate
@@ -65,8 +66,9 @@ class Report:
     taken, -1 for none. `models` and `losses` go by role: `initial`, `champion`, `baseline` (as
     judged), `challenger` (the candidate of the window before), `candidate` and `holdout`; losses
     are means over all rows, `prior` is the best constant in hindsight, `holdout_on_tail` and
-    `champion_on_tail` are of the tail. None means that there is no such number. `timestamps` counts
-    all records of the window, the rejected too, by the kind of their time.
+    `champion_on_tail` are of the tail. None means that there is no such number. `gate` is the gate
+    spec as it was. `timestamps` counts all records of the window, the rejected too, by the kind of
+    their time.
     """
 
     model: str
@@ -95,3 +97,4 @@ class Report:
     slices: tuple[Slice, ...]
     pairing: Pairing
     running: Running
+    gate: dict[str, Any] = field(default_factory=dict)

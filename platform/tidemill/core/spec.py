@@ -1,6 +1,7 @@
 """What a model's `defs.yaml` may say: every field, its default and its bounds."""
 
 import re
+from collections.abc import Mapping
 from datetime import date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -141,3 +142,14 @@ class ModelSpec(Section):
             "features_source": features_source,
             "learner": told["learner"],
         }
+
+    def under(self, learning: Mapping[str, Any]) -> "ModelSpec":
+        """This spec with what `learning` told of another: to make again what was made by that one.
+
+        Every field may be missing, for that refuses no batch, and those it could refuse stand.
+        """
+        fields = learning["fields"].items()
+        changed = {key: learning[key] for key in ("label", "classes", "objective", "features")}
+        changed["fields"] = {name: FieldSpec(type=kind, optional=True) for name, kind in fields}
+        changed["learner"] = LearnerSpec.model_validate(learning["learner"])
+        return self.model_copy(update=changed)

@@ -69,6 +69,8 @@ def window_run(
             "window.end": from_ms(plan.end).isoformat(),
             "topic": plan.topic,
             "topic_id": plan.topic_id,
+            "epoch": str(plan.epoch),
+            "line": report.line,
             "offsets": " ".join(f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges),
             "verdict": report.verdict,
             "reasons": "; ".join(report.reasons),

@@ -8,7 +8,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned
 from tidemill.core.ledger import Standing
 from tidemill.core.plans import Observation, Plan
-from tidemill.core.records import Candidate, FileRef, Initial, Line, Manifest, Pruned
+from tidemill.core.records import Adoption, Candidate, FileRef, Initial, Line, Manifest, Pruned
 from tidemill.core.report import Report
 from tidemill.failpoints import reached
 from tidemill.ports import Store
@@ -30,6 +30,10 @@ def file_ref(stem: str, suffix: str, data: bytes) -> FileRef:
 def bundle_name(digest: str) -> str:
     """Where the bundle of this digest lies."""
     return f"models/{digest}.bundle"
+
+
+def adoption_name(number: int) -> str:
+    return f"adoptions/{number}.json"
 
 
 def _manifest(window: str) -> str:
@@ -79,6 +83,13 @@ class Archive:
 
     def commit_line(self, line: Line) -> Line:
         return self._commit("line", "lines/0.json", line)
+
+    def adoption(self, number: int) -> Adoption | None:
+        """The adoption of this number, from 1."""
+        return self._get(adoption_name(number), Adoption)
+
+    def commit_adoption(self, number: int, adoption: Adoption) -> Adoption:
+        return self._commit("adoption", adoption_name(number), adoption)
 
     def candidates(self, line: str) -> str:
         """The folder of a line's candidates."""
@@ -131,6 +142,10 @@ class Archive:
         told = {str(partition): seen for partition, seen in observations.items()}
         self.store.replace(f"{self.model}/{_SEEN}", canonical.seal(canonical.encode(told)))
 
+    def forget_ends(self) -> None:
+        """Forget what was observed: it was of another topic."""
+        self.delete(_SEEN)
+
     def pruned(self) -> Pruned | None:
         return self._get(_PRUNED, Pruned)
 
@@ -151,7 +166,7 @@ class Archive:
         """The bytes of a committed file. Raises `DigestMismatch` for any other bytes."""
         data = self.store.get(f"{self.model}/{ref.name}")
         if data is None:
-            raise DigestMismatch(f"{self.model}/{ref.name} is missing in the store.", _NO_RECORD)
+            raise self.missing(ref.name)
         if canonical.digest(data) != ref.sha256:
             raise DigestMismatch(
                 f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _NO_RECORD
@@ -202,8 +217,12 @@ class Archive:
         """The sha256 of the bytes of a record that must be there. Raises `DigestMismatch`."""
         found = self.hash(name)
         if found is None:
-            raise DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
+            raise self.missing(name)
         return found
+
+    def missing(self, name: str) -> DigestMismatch:
+        """What is to be raised where this must be there, and is not."""
+        return DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
 
     def _get(self, name: str, kind: type[T]) -> T | None:
         data = self.store.get(f"{self.model}/{name}")

@@ -6,7 +6,9 @@ import numpy as np
 import polars as pl
 
 from tidemill.core import learner, report
+from tidemill.core.decoding import fitted
 from tidemill.core.errors import PredecessorMissing
+from tidemill.core.features import Array
 from tidemill.core.gate import Taken
 from tidemill.core.ledger import personal_since
 from tidemill.core.records import Candidate, Manifest
@@ -15,21 +17,23 @@ from tidemill.core.windows import Window
 from tidemill.cycle.archive import unless_damaged
 from tidemill.cycle.deploy import read_chain
 from tidemill.cycle.extract import batch_of, rows_of
+from tidemill.cycle.lines import current_line, initial_of
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import candidate_of, current_line, initial_of
+from tidemill.cycle.update import candidate_of
 
 
 def evaluate(mill: Mill, window: Window, taken: Sequence[Taken] | None = None) -> Report:
     """The report of a window, and in it the gate's verdict.
 
     `taken` are the persons' ledger entries to take, by default those that the rules name now; a
-    report once made keeps its own. Raises `PredecessorMissing`, `DigestMismatch`.
+    report once made keeps its own. Raises `PredecessorMissing`, `DigestMismatch`, `LineChanged`.
     """
     standing = unless_damaged(lambda: mill.archive.report(window.key))
     if standing is not None:
         return standing
+    mill = mill.under(current_line(mill, window).learning)
     manifest = batch_of(mill, window)
-    candidate = candidate_of(mill, current_line(mill), window)
+    candidate = candidate_of(mill, window)
     previous = _previous(mill, window)
     if taken is None:
         taken = _persons(mill, window, previous)
@@ -96,22 +100,28 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
 def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
     rows = learner.in_order(rows_of(mill, manifest))
     digests = set(report.scored(case).values())
-    predictions = {digest: mill.load(digest).predict(rows) for digest in digests}
+    predictions = {digest: _predict(mill, digest, rows) for digest in digests}
     candidate, tail, on_tail = case.candidate, None, None
     if candidate.holdout is not None:
         tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
-        on_tail = mill.load(candidate.holdout).predict(rows.tail(candidate.tail_rows))
+        on_tail = _predict(mill, candidate.holdout, rows.tail(candidate.tail_rows))
     return report.judge(
         case,
         Rows(
             label=_floats(rows, mill.spec.label),
             timestamp=rows["_timestamp"].to_numpy(),
             tail=tail,
-            slices={name: rows[name] for name in mill.spec.gate.slices},
+            slices={name: fitted(rows, {name: "category"})[name] for name in mill.spec.gate.slices},
         ),
         predictions,
         on_tail,
     )
+
+
+def _predict(mill: Mill, digest: str, rows: pl.DataFrame) -> Array:
+    """A model's answers through its own bundle: of other fields than its own it knows nothing."""
+    model = mill.load(digest)
+    return model.predict(fitted(rows, dict(model.header.fields)))
 
 
 def _floats(rows: pl.DataFrame, column: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

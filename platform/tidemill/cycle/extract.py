@@ -25,6 +25,7 @@ from tidemill.core.windows import Window
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.attach import topic_of
 from tidemill.cycle.blocked import refuse_unfit, rejected_table
+from tidemill.cycle.lines import line_if_begun
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.plan import plan
 
@@ -52,9 +53,11 @@ def extract(mill: Mill, window: Window) -> Manifest:
     A batch that stands is verified, and rebuilt from the log where its bytes are damaged, unless
     `keep_windows` has pruned them. Raises what `plan` raises, `OffsetsExpired`, `LogUnavailable`,
     `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
-    is kept raw.
+    is kept raw. Raises `LineChanged` before anything is planned.
     """
-    return extract_plan(mill, plan(mill, window))
+    planned = plan(mill, window)
+    line = line_if_begun(mill, window)
+    return extract_plan(mill.under(line.learning) if line else mill, planned)
 
 
 def extract_plan(mill: Mill, planned: Plan) -> Manifest:

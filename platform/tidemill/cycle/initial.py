@@ -9,9 +9,9 @@ from tidemill.core.tables import libraries, to_parquet
 from tidemill.cycle import extract
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.deploy import append, read_chain
+from tidemill.cycle.lines import adoptions, refuse_change
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.plan import plan_initial
-from tidemill.cycle.update import refuse_change
 from tidemill.failpoints import reached
 
 
@@ -29,10 +29,12 @@ def initial(mill: Mill) -> Initial:
 
 def train(mill: Mill) -> Initial:
     """The initial model, committed but not deployed."""
-    manifest = _file_batch(mill) if mill.history is not None else _topic_batch(mill)
     standing = unless_damaged(mill.archive.initial)
     if standing is not None and standing.learning != mill.learning():
-        refuse_change(mill, standing.learning, mill.learning())
+        if not any(adoptions(mill.archive)):
+            refuse_change(mill, standing.learning, mill.learning())
+        mill = mill.under(standing.learning)
+    manifest = _file_batch(mill) if mill.history is not None else _topic_batch(mill)
     if standing is not None and _intact(mill, standing):
         return standing
     return mill.archive.commit_initial(_learn(mill, manifest))

@@ -12,6 +12,8 @@ from tidemill.core.log import Extent
 from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Plan, Range
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.attach import Attached, attach
+from tidemill.cycle.idle import excuse, observe
+from tidemill.cycle.lines import line_if_begun
 from tidemill.cycle.mill import Mill
 
 
@@ -20,19 +22,25 @@ def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
 
     `closed_by` names the person who says that the stream has ended: then every record there is
     belongs to this window or one before. Raises `WindowOpen` where the log has not closed the
-    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`.
+    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`, and `LineChanged`: what
+    was planned under one spec could not be finished by another.
     """
     standing = mill.archive.plan(window.key)
     if standing is not None:
         return standing
     _no_plan_is_lost(mill, window)
     before, unplanned = _unplanned(mill, window)
-    attached = attach(mill, before)
+    line_if_begun(mill, unplanned[0])
     if before is None:
-        before = _first_plan(mill, attached, closed_by)
+        before = _first_plan(mill, attach(mill, None), closed_by)
+    attached = attach(mill, before, unplanned[0])
+    starts = _starts(mill, attached, before, unplanned[0])
     for each in unplanned:
-        ranges = _ranges(mill, attached, before.ends, each, closed_by)
+        ranges = _ranges(mill, attached, starts, each, closed_by)
         before = _commit(mill, attached, each, ranges, before, closed_by)
+        if (before.epoch, before.adoption) != (attached.epoch, attached.adoption):
+            return plan(mill, window, closed_by)  # another writer's plan, who adopted or did not
+        starts = before.ends
     return before
 
 
@@ -52,15 +60,15 @@ def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
     stored, as by every attempt at planning. What is asked of the log grows with the logarithm of
     the number of windows. Raises as `plan` does, but not `WindowOpen`.
     """
-    attached, calendar = attach(mill, before), mill.spec.calendar
-    windows = [_first_after(mill, before)]
-    open_because = ""
+    calendar, windows = mill.spec.calendar, [_first_after(mill, before)]
+    attached = attach(mill, before, windows[0])
+    starts, open_because = _starts(mill, attached, before, windows[0]), ""
 
     def closed(number: int) -> bool:
         nonlocal open_because
         while len(windows) <= number:
             windows.append(calendar.after(windows[-1]))
-        ends = before.ends
+        ends = starts
         try:
             if number and mill.spec.windows.close_when_silent is not None:
                 # Silence closes a window only if the one before has left it a record.
@@ -80,6 +88,16 @@ def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
         middle = (known + end) // 2
         known, end = (middle, end) if closed(middle) else (known, middle)
     return (windows[known] if known >= 0 else None), open_because
+
+
+def _starts(mill: Mill, attached: Attached, before: Plan, window: Window) -> Mapping[int, int]:
+    """Where the window begins: where the one before ends; on a topic that no plan was made on,
+    where the first window would, at the boundary of its own start."""
+    if not attached.anew:
+        return before.ends
+    lows = {partition: extent.low for partition, extent in attached.extents.items()}
+    searches = _search(mill, attached, lows, window.start)
+    return {p: _rest(search, attached.extents[p]) for p, search in searches.items()}
 
 
 def _first_after(mill: Mill, before: Plan) -> Window:
@@ -146,10 +164,11 @@ def _commit(
             topic=topic.name,
             cluster_id=topic.cluster_id,
             topic_id=topic.topic_id,
-            epoch=before.epoch if before else 0,
+            epoch=attached.epoch,
             ranges=ranges,
             previous=mill.archive.hash(f"plans/{before.window}.json") if before else None,
             closed_by=closed_by,
+            adoption=attached.adoption,
         )
     )
 
@@ -165,13 +184,13 @@ def _ranges(
     full = {partition: starts.get(partition, 0) for partition in sorted(attached.extents)}
     searches = _search(mill, attached, full, window.end)
     open_ = [partition for partition, search in searches.items() if search.found is None]
-    excuse: Ending | None = "closed" if closed_by else None
+    excused: Ending | None = "closed" if closed_by else None
     seen: Mapping[int, Observation] = {}
     if open_ and not closed_by:
-        seen = _observe(mill, attached)
-        excuse = _excuse(mill, open_, seen, full)
-        if excuse is None:
-            raise _window_open(mill, window, searches, open_)
+        seen = observe(mill, attached)
+        excused = excuse(mill, open_, seen, full)
+        if excused is None:
+            raise _window_open(mill, attached, window, searches, open_)
     return tuple(
         Range(partition, full[partition], search.found)
         if search.found is not None
@@ -179,7 +198,7 @@ def _ranges(
             partition,
             full[partition],
             max(full[partition], _rest(search, attached.extents[partition])),
-            excuse or "closed",
+            excused or "closed",
             seen.get(partition),
         )
         for partition, search in searches.items()
@@ -212,37 +231,12 @@ def _rest(search: BoundarySearch, extent: Extent) -> int:
     return extent.stable if found is None else found
 
 
-def _observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
-    """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
-    known, now = mill.archive.observations(), mill.now()
-    seen = {
-        partition: known[partition].again(extent.stable, now)
-        if partition in known
-        else Observation(extent.stable, now, now)
-        for partition, extent in attached.extents.items()
-    }
-    mill.archive.observe(seen)
-    return seen
-
-
-def _excuse(
-    mill: Mill, open_: list[int], seen: Mapping[int, Observation], starts: Mapping[int, int]
-) -> Ending | None:
-    """Why the partitions without a boundary may be left out: idleness, or a silent stream.
-
-    Silence closes windows up to the last record, and none of the future.
-    """
-    windows, confirmed = mill.spec.windows, len(open_) < len(seen)
-    if confirmed and all(seen[p].still_for >= windows.idle_timeout for p in open_):
-        return "idle"
-    silent, left = windows.close_when_silent, any(o.end > starts[p] for p, o in seen.items())
-    if silent is not None and left and all(o.still_for >= silent for o in seen.values()):
-        return "silent"
-    return None
-
-
 def _window_open(
-    mill: Mill, window: Window, searches: Mapping[int, BoundarySearch], open_: list[int]
+    mill: Mill,
+    attached: Attached,
+    window: Window,
+    searches: Mapping[int, BoundarySearch],
+    open_: list[int],
 ) -> WindowOpen:
     newest = max((s.newest for s in searches.values() if s.newest is not None), default=None)
     come = (
@@ -252,8 +246,8 @@ def _window_open(
     )
     return WindowOpen(
         f"Window {window.key} of model {mill.model} is still open: it ends at "
-        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {mill.spec.topic} have no "
-        f"confirmed boundary there, and {come}.",
+        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {attached.topic.name} "
+        f"have no confirmed boundary there, and {come}.",
         "Wait for events; if the stream has ended, say so by "
         f"`tidemill close {mill.model} --through {window.key}`.",
     )

@@ -8,8 +8,8 @@ from tidemill.core.records import Candidate, Pruned
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive, bundle_name
 from tidemill.cycle.deploy import read_chain
+from tidemill.cycle.lines import initial_of, line_id
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import current_line, initial_of
 from tidemill.failpoints import reached
 
 
@@ -47,11 +47,11 @@ def prune(mill: Mill, window: Window) -> Pruned | None:
 
 def refuse_pruned(mill: Mill, digest: str) -> None:
     """Raise `ModelPruned` if this was a candidate whose bundle is pruned."""
-    mark, line, calendar = mill.archive.pruned(), current_line(mill), mill.spec.calendar
+    mark, calendar = mill.archive.pruned(), mill.spec.calendar
     if mark is None or mill.archive.hash(bundle_name(digest)) is not None:
         return
     for window in calendar.between(calendar.first, calendar.window(mark.start)):
-        candidate = mill.archive.candidate(line, window.key)
+        candidate = _candidate(mill, window)
         if candidate is not None and candidate.digest == digest:
             raise ModelPruned(
                 f"{digest} was the candidate of window {window.key} of model {mill.model}; it was "
@@ -65,16 +65,20 @@ def _start(mill: Mill, window: Window, mark: Pruned | None) -> Candidate | None:
 
     The initial model is none: then everything since the beginning is still needed.
     """
-    calendar, line = mill.spec.calendar, current_line(mill)
+    calendar = mill.spec.calendar
     at = calendar.back(window, mill.spec.keep_windows)
-    candidate = mill.archive.candidate(line, at.key) if at else None
+    candidate = _candidate(mill, at) if at else None
     if at is None or candidate is None:
         return None
     if candidate.since_retrain:
         at = calendar.back(at, candidate.since_retrain)
     if at is None or (mark is not None and at.end <= mark.end):
         return None
-    return mill.archive.candidate(line, at.key)
+    return _candidate(mill, at)
+
+
+def _candidate(mill: Mill, window: Window) -> Candidate | None:
+    return mill.archive.candidate(line_id(mill, window), window.key)
 
 
 def _spared(mill: Mill, state: GateState, start: Candidate) -> set[str]:
@@ -88,7 +92,7 @@ def _spared(mill: Mill, state: GateState, start: Candidate) -> set[str]:
 
 def _files(mill: Mill, mark: Pruned | None, start: Candidate) -> Iterator[str]:
     """The names of all files that the windows after the mark, up to `start`, have made."""
-    calendar, line = mill.spec.calendar, current_line(mill)
+    calendar = mill.spec.calendar
     last = calendar.window(start.window)
     first = calendar.after(calendar.window(mark.start)) if mark else calendar.first
     for window in calendar.between(first, last):
@@ -96,7 +100,7 @@ def _files(mill: Mill, mark: Pruned | None, start: Candidate) -> Iterator[str]:
         for ref in (manifest.rows_file, manifest.rejected_file) if manifest else ():
             if ref is not None:
                 yield ref.name
-        candidate = mill.archive.candidate(line, window.key)
+        candidate = _candidate(mill, window)
         if candidate is not None:
             yield bundle_name(candidate.digest)
             yield candidate.sample.snapshot.name

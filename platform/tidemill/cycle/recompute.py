@@ -1,17 +1,22 @@
 """Recompute: make everything again from its frozen inputs, and compare."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 from tidemill.core import canonical
 from tidemill.core.plans import INITIAL
 from tidemill.core.records import Manifest, Pruned
+from tidemill.core.report import Report
+from tidemill.core.sections import GateSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive, bundle_name
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import GONE, extract_plan
 from tidemill.cycle.initial import train
+from tidemill.cycle.lines import adoptions, by_line, initial_of, line_id
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import current_line, initial_of, update
+from tidemill.cycle.update import update
 from tidemill.cycle.verify import Verified
 
 Progress = Callable[[str], None]
@@ -20,41 +25,54 @@ Progress = Callable[[str], None]
 def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progress) -> None:
     """Make everything again into an empty archive and compare, record by record.
 
-    Plans and the persons' entries that reports took are given; batches are read from the log, or
-    given as well, and named, where it no longer holds them.
+    Plans, adoptions and the persons' entries that reports took are given; batches are read from the
+    log, or given as well, and named, where it no longer holds them. Each window is made again by
+    the spec of its own line.
     Where libraries differ from those that made a record, its rows and trees are compared instead
     of its bytes. Where the store was pruned, it begins with the windows that are kept, and takes
     the retraining that they start from as given.
     """
-    again, mark = mill.over(scratch), mill.archive.pruned()
+    mark = mill.archive.pruned()
     windows = list(_windows(mill, mill.archive))
     for key in (INITIAL, *(window.key for window in windows)):
         planned = mill.archive.plan(key)
         if planned is not None:
             scratch.commit_plan(planned)
+    for number, adoption in adoptions(mill.archive):
+        scratch.commit_adoption(number, adoption)
     progress(INITIAL)
-    if mill.archive.initial() is None:
+    made = mill.archive.initial()
+    if made is None:
         return
     if mark is None:
-        _initial_again(mill, again, verified)
+        _initial_again(mill, mill.over(scratch).under(made.learning), verified)
     else:
         _begin_after(mill, scratch, mark)
-    line = current_line(mill)
+    as_learned = by_line(mill.over(scratch))
     for window in (each for each in windows if mark is None or each.end > mark.end):
         progress(window.key)
+        again = as_learned(window)
         manifest = mill.archive.manifest(window.key)
         if manifest is None:
             break
         batch = _batch_again(mill, again, manifest, verified)
         _compare(verified, window.key, "batch", manifest, batch)
-        candidate = mill.archive.candidate(line, window.key)
+        candidate = mill.archive.candidate(line_id(mill, window), window.key)
         if candidate is not None:
             _compare(verified, window.key, "candidate", candidate, update(again, window))
         report = mill.archive.report(window.key)
         if report is not None and candidate is not None:
-            new = evaluate(again, window, report.entries)
+            new = evaluate(_as_judged(again, report), window, report.entries)
             _compare(verified, window.key, "report", report, new)
         verified.recomputed += 1
+
+
+def _as_judged(again: Mill, report: Report) -> Mill:
+    """The mill with the gate that the report was made by; it may have been changed since."""
+    gate = GateSpec.model_validate(report.gate)
+    if not report.gate or gate == again.spec.gate:
+        return again
+    return replace(again, spec=again.spec.model_copy(update={"gate": gate}))
 
 
 def _initial_again(mill: Mill, again: Mill, verified: Verified) -> None:
@@ -66,7 +84,8 @@ def _initial_again(mill: Mill, again: Mill, verified: Verified) -> None:
 
 def _begin_after(mill: Mill, scratch: Archive, mark: Pruned) -> None:
     """Give the scratch archive what the windows after the mark go on from."""
-    archive, made, line = mill.archive, initial_of(mill), current_line(mill)
+    archive, made = mill.archive, initial_of(mill)
+    line = line_id(mill, mill.spec.calendar.window(mark.start))
     start, report = archive.candidate(line, mark.start), archive.report(mark.start)
     digests = {made.digest, *(standing.entry.digest for standing in mill.chain().standing)}
     names = ["initial.json", "lines/0.json", made.sample.snapshot.name]
@@ -81,18 +100,22 @@ def _begin_after(mill: Mill, scratch: Archive, mark: Pruned) -> None:
 
 
 def _batch_again(mill: Mill, again: Mill, manifest: Manifest, verified: Verified) -> Manifest:
-    """Read a batch from the log again; one that it no longer holds is taken as archived."""
+    """Read a batch from the log again; one that it no longer holds is taken as archived.
+
+    A topic that lost planned records, and was gone on with, has others at their offsets.
+    """
     if manifest.skipped is not None:
         return again.archive.commit_manifest(manifest)
     planned = again.archive.plan(manifest.window)
     assert planned is not None  # copied above
-    try:
-        return extract_plan(again, planned)
-    except GONE:
-        verified.given.append(manifest.window)
-        for ref in filter(None, (manifest.rows_file, manifest.rejected_file)):
-            again.archive.put_file(ref, mill.archive.file(ref))
-        return again.archive.commit_manifest(manifest)
+    known = [a.epoch for _, a in adoptions(mill.archive) if a.topic_id == planned.topic_id]
+    if planned.epoch == max(known, default=planned.epoch):
+        with suppress(*GONE):
+            return extract_plan(again, planned)
+    verified.given.append(manifest.window)
+    for ref in filter(None, (manifest.rows_file, manifest.rejected_file)):
+        again.archive.put_file(ref, mill.archive.file(ref))
+    return again.archive.commit_manifest(manifest)
 
 
 def _compare(verified: Verified, window: str, what: str, stands: object, made: object) -> None:

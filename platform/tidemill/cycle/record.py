@@ -10,6 +10,7 @@ from tidemill.core.errors import DigestMismatch, PredecessorMissing
 from tidemill.core.tracking import WindowRun, version_of, window_run
 from tidemill.core.windows import Window
 from tidemill.cycle.extract import rows_of
+from tidemill.cycle.lines import line_of
 from tidemill.cycle.mill import Mill
 from tidemill.ports import Tracker
 
@@ -117,7 +118,8 @@ class Recorder:
             rows = rows_of(self.mill, manifest)
         except DigestMismatch:  # pruned; damage is for `verify` to name, not for the record
             rows = pl.DataFrame()
-        return window_run(self.mill.spec, plan, manifest, candidate, report, rows, self.tags)
+        spec = self.mill.under(line_of(self.mill, window).learning).spec
+        return window_run(spec, plan, manifest, candidate, report, rows, self.tags)
 
 
 def drift(mill: Mill, tracker: Tracker) -> Drift:

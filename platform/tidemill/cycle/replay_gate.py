@@ -10,6 +10,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.evaluate import evaluate
+from tidemill.cycle.lines import by_line
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.summary import Summary, summarize
 
@@ -79,6 +80,7 @@ def replay(
     learned: batches, candidates and holdout fits are those that stand. Raises `DigestMismatch`.
     """
     again = replace(mill.over(scratch), spec=spec)
+    as_learned = by_line(again)
     before = mill.spec.calendar.before(windows[0])
     if before is not None:
         mill.archive.give(f"reports/{before.key}.json", scratch)
@@ -89,7 +91,7 @@ def replay(
         stands = mill.archive.report(window.key)
         assert stands is not None  # `span` has seen it
         persons += len(stands.entries)
-        made = evaluate(again, window, stands.entries)
+        made = evaluate(as_learned(window), window, stands.entries)
         if made.verdict != stands.verdict:
             differing.append(
                 Differing(window.key, stands.verdict, made.verdict, stands.reasons, made.reasons)

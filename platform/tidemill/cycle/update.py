@@ -8,18 +8,19 @@ import polars as pl
 
 from tidemill.core import canonical, learner, replay
 from tidemill.core.bundle import Model
+from tidemill.core.decoding import fitted
 from tidemill.core.errors import (
     DigestMismatch,
-    LineChanged,
     ModelPruned,
     ParentDigest,
     PredecessorMissing,
 )
-from tidemill.core.records import Candidate, Initial, Line, Sample
+from tidemill.core.records import Candidate, Line, Sample
 from tidemill.core.tables import from_parquet, libraries, to_parquet
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.extract import batch_of, rows_of
+from tidemill.cycle.lines import current_line, first_line, initial_of, line_id
 from tidemill.cycle.mill import Mill
 from tidemill.failpoints import reached
 
@@ -32,11 +33,12 @@ def update(mill: Mill, window: Window) -> Candidate:
     `LineChanged` where the learning spec is another, `ParentDigest` where the parent's bytes are
     not its own.
     """
-    line = current_line(mill)
+    begun = current_line(mill, window)
+    line = canonical.digest_of(begun)
     standing = unless_damaged(lambda: mill.archive.candidate(line, window.key))
     if standing is not None and (_intact(mill, standing) or mill.archive.is_pruned(window.end)):
         return standing
-    made = _learn(mill, window, line)
+    made = _learn(mill.under(begun.learning), window, begun)
     if standing is not None and made != standing:
         raise ParentDigest(
             f"Candidate {window.key} of model {mill.model} is damaged, and learning it again gives "
@@ -46,20 +48,9 @@ def update(mill: Mill, window: Window) -> Candidate:
     return mill.archive.commit_candidate(made)
 
 
-def initial_of(mill: Mill) -> Initial:
-    """The initial model's record. Raises `PredecessorMissing`."""
-    initial = mill.archive.initial()
-    if initial is None:
-        raise PredecessorMissing(
-            f"Model {mill.model} has no initial model.",
-            f"Materialize its asset {mill.model}/initial_model first; `tidemill backfill` does.",
-        )
-    return initial
-
-
-def candidate_of(mill: Mill, line: str, window: Window) -> Candidate:
-    """The candidate record of a window. Raises `PredecessorMissing`."""
-    candidate = mill.archive.candidate(line, window.key)
+def candidate_of(mill: Mill, window: Window) -> Candidate:
+    """The candidate record of a window, of its own line. Raises `PredecessorMissing`."""
+    candidate = mill.archive.candidate(line_id(mill, window), window.key)
     if candidate is None:
         raise PredecessorMissing(
             f"Window {window.key} of model {mill.model} has no candidate.",
@@ -67,39 +58,6 @@ def candidate_of(mill: Mill, line: str, window: Window) -> Candidate:
             f"`tidemill skip {mill.model} {window.key} --why REASON` if it cannot be mended.",
         )
     return candidate
-
-
-def current_line(mill: Mill) -> str:
-    """The id of the model's line, begun now if there is none. Raises `LineChanged`."""
-    initial = initial_of(mill)
-    line = Line(
-        learning=mill.learning() | {"initial": initial.digest},
-        parent=initial.digest,
-        first_window=mill.spec.calendar.first.key,
-    )
-    standing = unless_damaged(mill.archive.line) or mill.archive.commit_line(line)
-    if standing != line:
-        refuse_change(mill, canonical.plain(standing), canonical.plain(line))
-    return canonical.digest_of(standing)
-
-
-def refuse_change(mill: Mill, was: object, now: object) -> None:
-    """Raise `LineChanged` with the keys in which two learning specs differ."""
-    keys = ", ".join(f"`{key}`" for key in sorted(_differing(was, now)))
-    raise LineChanged(
-        f"Model {mill.model} would learn by another spec than its line was begun with: "
-        f"{keys} differ.",
-        "Undo the change in defs.yaml, define a model of a new name, or go on in a new line by "
-        f"`tidemill adopt {mill.model} --from WINDOW --why REASON`.",
-    )
-
-
-def _differing(was: object, now: object, path: str = "") -> set[str]:
-    if isinstance(was, dict) and isinstance(now, dict):
-        keys = was.keys() | now.keys()
-        found = (_differing(was.get(k), now.get(k), f"{path}.{k}" if path else k) for k in keys)
-        return set().union(*found)
-    return set() if was == now else {path.removeprefix("learning.")}
 
 
 def _intact(mill: Mill, candidate: Candidate) -> bool:
@@ -125,18 +83,27 @@ class _Before:
     sample: Sample
 
 
-def _before(mill: Mill, window: Window, line: str) -> _Before:
+def _before(mill: Mill, window: Window) -> _Before:
     earlier = mill.spec.calendar.before(window)
     if earlier is None:
         i = initial_of(mill)
         return _Before(i.digest, i.trees, i.tree_digest, 0, i.sample)
-    c = candidate_of(mill, line, earlier)
+    c = candidate_of(mill, earlier)
     return _Before(c.digest, c.trees, c.tree_digest, c.since_retrain, c.sample)
 
 
-def _learn(mill: Mill, window: Window, line: str) -> Candidate:
+def _of_line(mill: Mill, window: Window, line: Line, since_retrain: int) -> bool:
+    """Whether the trees that the window goes on from were grown under this line."""
+    retrained = mill.spec.calendar.back(window, since_retrain + 1)
+    if retrained is None:  # by the initial model
+        return line.learning == first_line(mill).learning
+    return retrained.key >= line.first_window
+
+
+def _learn(mill: Mill, window: Window, begun: Line) -> Candidate:
     """Make the candidate of a window and commit its files, but not its record."""
-    manifest, before = batch_of(mill, window), _before(mill, window, line)
+    line = canonical.digest_of(begun)
+    manifest, before = batch_of(mill, window), _before(mill, window)
     carried = Candidate(
         model=mill.model,
         line=line,
@@ -162,6 +129,8 @@ def _learn(mill: Mill, window: Window, line: str) -> Candidate:
     parent = _parent(mill, before.digest)
     sample = replace(before.sample, since=(*before.sample.since, window.key))
     kind = learner.next_step(before.since_retrain, before.trees, mill.spec.learner)
+    if not _of_line(mill, window, begun, before.since_retrain):
+        kind = "retrain"
     if kind == "retrain":
         parts = _samples(mill, window, before.sample, manifest.epoch, parts)
         data = to_parquet(parts[0])
@@ -199,12 +168,17 @@ def _parent(mill: Mill, digest: str) -> Model:
 def _samples(
     mill: Mill, window: Window, sample: Sample, epoch: int, parts: Sequence[pl.DataFrame]
 ) -> list[pl.DataFrame]:
-    """For each part of the window's rows, the replay sample of it and all that came before."""
+    """For each part of the window's rows, the replay sample of it and all that came before.
+
+    What was archived under another spec has the fields of this one: null where it lacks them.
+    """
     spec = mill.spec.learner.replay
+    types = {name: field.type for name, field in mill.spec.fields.items()}
     history = [from_parquet(mill.archive.file(sample.snapshot))]
     for key in sample.since:
         manifest = batch_of(mill, mill.spec.calendar.window(key))
         history.append(replay.identified(rows_of(mill, manifest), manifest.epoch))
+    history = [fitted(frame, {**types, mill.spec.label: "number"}) for frame in history]
     before = replay.sample(history, spec.rows, spec.half_life, mill.model)
     return [
         replay.sample(

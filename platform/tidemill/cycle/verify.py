@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 from tidemill.core import canonical
 from tidemill.core.errors import TidemillError
-from tidemill.core.ledger import Chain
 from tidemill.core.plans import INITIAL, Plan
 from tidemill.core.records import Candidate, FileRef, Pruned
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import bundle_name
+from tidemill.cycle.archive import adoption_name, bundle_name
+from tidemill.cycle.lines import adoptions, line_of
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import current_line
+from tidemill.cycle.verify_ledger import compared
 
 Progress = Callable[[str], None]
 
@@ -98,12 +98,25 @@ class _Check:
         if planned.previous != self.archive.hash(f"plans/{before.window}.json"):
             self.found(f"The plan of window {before.window} was edited after {planned.window}'s.")
         starts = {r.partition: r.start for r in planned.ranges}
+        if planned.adoption != before.adoption:
+            self._adopts(planned)
+        elif planned.epoch != before.epoch:
+            self.found(f"The plan of window {planned.window} is on another topic, not adopted.")
         for partition, end in before.ends.items():
             if planned.epoch == before.epoch and starts.get(partition) != end:
                 self.found(
                     f"Window {planned.window} starts at offset {starts.get(partition)} of "
                     f"partition {partition}, but {before.window} ends at {end}."
                 )
+
+    def _adopts(self, planned: Plan) -> None:
+        adoption = self.archive.adoption(planned.adoption)
+        wanted = (planned.window, planned.epoch, planned.topic_id)
+        if adoption is None or (adoption.window, adoption.epoch, adoption.topic_id) != wanted:
+            self.found(
+                f"The plan of window {planned.window} goes by adoption {planned.adoption}, which "
+                "is missing or another."
+            )
 
     def batches(self) -> None:
         for key in self._keys("batches/"):
@@ -131,8 +144,14 @@ class _Check:
         self._file(made.sample.snapshot)
         if self.archive.line() is None:
             return
-        line, parent = current_line(self.mill), made.digest
-        for window in self._steps(self.archive.candidates(line)):
+        parent = made.digest
+        for window in self._steps("candidates/", 1):
+            begun = line_of(self.mill, window)
+            line = canonical.digest_of(begun)
+            if begun.first_window == window.key and begun.parent != parent:
+                self.found(
+                    f"The line of window {window} goes on from {begun.parent}, not {parent}."
+                )
             candidate = self.archive.candidate(line, window.key)
             if candidate is None:
                 self.found(
@@ -192,28 +211,10 @@ class _Check:
         if place is not None and place != self.mill.ledger.identity():
             self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
         self.verified.entries = len(chain.standing)
-        for seq in range(max(self.archive.last_entry() + 1, len(chain.standing))):
-            self._entry(chain, seq)
+        self.verified.findings.extend(compared(self.archive, chain))
+        self.known.update(adoption_name(number) for number, _ in adoptions(self.archive))
         for standing in chain.standing:
             self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
-
-    def _entry(self, chain: Chain, seq: int) -> None:
-        """One entry in the topic against its copy in the store."""
-        copy = self.archive.entry(seq)
-        if seq < len(chain.standing):
-            if copy is None:
-                self.found(f"Ledger entry {seq} stands in the topic, but was never copied.")
-            elif copy != chain.standing[seq].value:
-                self.found(f"Ledger entry {seq} differs between the topic and its copy.")
-            return
-        if copy is None:
-            self.found(f"Ledger entry {seq} is neither in the topic nor in the store.")
-            return
-        there = next((v for v in chain.void if v.hash == canonical.digest(copy)), None)
-        where = "is gone from the topic"
-        if there is not None:
-            where = f"no longer stands in the topic: at offset {there.offset} {there.reason}"
-        self.found(f"Ledger entry {seq} {where}; the store has its copy.")
 
     def orphans(self) -> None:
         """No file lies in the store that no record accounts for."""
@@ -247,9 +248,10 @@ class _Check:
             return []
         return [INITIAL, *(window.key for window in self._steps(folder))]
 
-    def _steps(self, folder: str) -> list[Window]:
-        """The windows up to the last that has a record in `folder`."""
-        parts = (name.removeprefix(folder).split("/")[0] for name in self.archive.names(folder))
+    def _steps(self, folder: str, depth: int = 0) -> list[Window]:
+        """The windows up to the last that has a record in `folder`, so many folders deep."""
+        names = self.archive.names(folder)
+        parts = (name.removeprefix(folder).split("/")[depth] for name in names)
         keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL})
         if not keys:
             return []

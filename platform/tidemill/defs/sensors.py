@@ -165,6 +165,7 @@ class _Tick:
     def _situation(self, window: str) -> str:
         """A digest of what a person may change about a window."""
         from tidemill.core import canonical
+        from tidemill.cycle.lines import adoptions
 
         archive, chain = self.mill.archive, self.mill.chain()
         told = {
@@ -172,6 +173,7 @@ class _Tick:
             "learning": self.mill.learning(),
             "ledger": len(chain.standing),
             "records": [archive.hash(f"batches/{window}/manifest.json")],
+            "adoptions": [*adoptions(archive)],
         }
         return canonical.digest(canonical.encode(told))
 
@@ -202,6 +204,7 @@ class _Tick:
         if (found := sum(extent.stable for extent in extents.values())) != ends:
             self.cursor = replace(self.cursor, ends=(found, now))
             plan = self.mill.archive.plan(seen.done.key) if seen.done else None
+            plan = plan if plan and plan.topic == self.mill.spec.topic else None
             yield watermarks(self.mill.spec, extents, plan)
 
     def _request(self, seen: "Due") -> tuple[dg.RunRequest | None, str]:

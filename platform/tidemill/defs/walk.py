@@ -123,8 +123,13 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
 def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
     """How far the topic had come when the run's last batch was read."""
     plan = job.mill.archive.plan(window.key)
-    if plan is not None:
-        yield watermarks(job.spec, job.mill.log.extents(plan.topic), plan)
+    if plan is None or plan.topic != job.spec.topic:
+        return
+    try:
+        extents = job.mill.log.extents(plan.topic)
+    except TidemillError:  # the batch stands, whatever became of the topic since
+        return
+    yield watermarks(job.spec, extents, plan)
 
 
 def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:

@@ -149,8 +149,8 @@ class Reader:
                 raise LogTruncated(
                     f"Partition {partition} of topic {topic} ends at offset {extent.stable}, "
                     f"before {end}, where a planned range ends.",
-                    "Committed windows stand. Restore the log, or feed a new topic and "
-                    "`tidemill adopt` it.",
+                    "Committed windows stand. Restore the log, or leave the window out by "
+                    "`tidemill skip` and go on with the topic as it is by `tidemill adopt`.",
                 )
         if silent > self._at.timeout:
             raise LogUnavailable(

@@ -170,7 +170,8 @@ class MemoryLog:
             raise LogTruncated(
                 f"Partition {partition} of topic {topic} ends at offset {held.stable}, before "
                 f"{end}, where a planned range ends.",
-                "Restore the log, or feed a new topic and `tidemill adopt` it.",
+                "Restore the log, or leave the window out by `tidemill skip` and go on with the "
+                "topic as it is by `tidemill adopt`.",
             )
         return held
 

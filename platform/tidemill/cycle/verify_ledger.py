@@ -1,0 +1,37 @@
+"""Verify the ledger: hold its topic against what the store has copied of it and rests on it."""
+
+from collections.abc import Iterator
+
+from tidemill.core import canonical
+from tidemill.core.ledger import Chain
+from tidemill.cycle.archive import Archive, adoption_name
+from tidemill.cycle.lines import adoptions
+
+
+def compared(archive: Archive, chain: Chain) -> Iterator[str]:
+    """A sentence for each entry that is not as it was copied, and each adoption without one."""
+    for seq in range(max(archive.last_entry() + 1, len(chain.standing))):
+        yield from _entry(archive, chain, seq)
+    told = {s.entry.evidence for s in chain.standing if s.entry.kind == "adopt"}
+    for number, adoption in adoptions(archive):
+        if archive.hash(adoption_name(number)) not in told:
+            yield f"The adoption from window {adoption.window} on is in no ledger entry."
+
+
+def _entry(archive: Archive, chain: Chain, seq: int) -> Iterator[str]:
+    """One entry in the topic against its copy in the store."""
+    copy = archive.entry(seq)
+    if seq < len(chain.standing):
+        if copy is None:
+            yield f"Ledger entry {seq} stands in the topic, but was never copied."
+        elif copy != chain.standing[seq].value:
+            yield f"Ledger entry {seq} differs between the topic and its copy."
+        return
+    if copy is None:
+        yield f"Ledger entry {seq} is neither in the topic nor in the store."
+        return
+    there = next((v for v in chain.void if v.hash == canonical.digest(copy)), None)
+    where = "is gone from the topic"
+    if there is not None:
+        where = f"no longer stands in the topic: at offset {there.offset} {there.reason}"
+    yield f"Ledger entry {seq} {where}; the store has its copy."
