@@ -308,7 +308,7 @@ def test_two_readers_of_one_log_do_not_disturb_each_other(world: World) -> None:
     assert found == [[*range(300)], [*range(300)]]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["put", "abort", "commit"]), st.integers(1, 3)), max_size=6

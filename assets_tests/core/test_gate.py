@@ -415,7 +415,7 @@ WINDOWS = st.tuples(
 
 @pytest.mark.parametrize("policy", ["guarded", "always", "manual"])
 @given(stream=st.lists(WINDOWS, min_size=6, max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_over_any_stream_the_gate_does_what_the_design_says(
     policy: Policy, stream: list[tuple[float, float, int, float, str]]
 ) -> None:

@@ -1,6 +1,6 @@
 """Every reader of the same records sees the same deployments."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.core import canonical
@@ -72,7 +72,6 @@ def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
     assert [s.entry.digest for s in chain("n", mixed).standing] == ["z"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abr"), max_size=8), st.data())
 def test_a_ledger_read_in_two_goes_gives_the_same_chain(
     said: list[str], data: st.DataObject

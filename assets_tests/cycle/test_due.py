@@ -48,7 +48,7 @@ def planned_one_by_one(mill: Mill) -> Window | None:
 jumps = st.lists(st.integers(-4, 12), min_size=12, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     flows=st.lists(jumps, min_size=1, max_size=3),
     silent=st.sampled_from([None, "20m"]),

@@ -105,6 +105,4 @@ def _entry(digest: str, chain: Chain) -> Entry:
 
 
 def test_the_ledger_is_one_chain_for_every_reader_however_writers_interleave() -> None:
-    run_state_machine_as_test(
-        Deploying, settings=settings(max_examples=50, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(Deploying, settings=settings(max_examples=50, stateful_step_count=30))

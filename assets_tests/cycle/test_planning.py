@@ -295,6 +295,4 @@ class Planning(RuleBasedStateMachine):
 
 def test_windows_tile_and_batches_hold_their_records_whatever_happens() -> None:
     """Records in any order, transactions, new partitions, retention, clocks and commands."""
-    run_state_machine_as_test(
-        Planning, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(Planning, settings=settings(max_examples=60, stateful_step_count=40))

@@ -36,7 +36,7 @@ def windows(calendar: Calendar, count: int) -> list[Window]:
 @example(Calendar("0 0 * * *", datetime(2013, 3, 1, tzinfo=UTC), "America/New_York"))
 @example(Calendar("0 0 * * *", datetime(2013, 10, 20, tzinfo=UTC), "America/New_York"))
 @example(Calendar("*/5 * * * *", datetime(2013, 3, 10, 5, tzinfo=UTC)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_keys_and_bounds_are_the_same(calendar):
     expected, partitions = windows(calendar, 25), partitions_of(calendar)
     assert partitions.get_first_partition_key() == expected[0].key
