@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill.core.decoding import Decoded, Decoder, Rejected
+from tidemill.core.decoding import Decoded, Decoder, Rejected, no_search_for_cycles
 from tidemill.core.errors import (
     DataLost,
     DigestMismatch,
@@ -159,11 +159,12 @@ def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
     decoder = Decoder(mill.spec)
     decoded: list[Decoded] = []
     appended = 0
-    for chunk in chunks:
-        appended += chunk.appended
-        decoded.append(
-            decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
-        )
+    with no_search_for_cycles():
+        for chunk in chunks:
+            appended += chunk.appended
+            decoded.append(
+                decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
+            )
     absent: Counter[str] = Counter()
     for each in decoded:
         absent.update(each.absent)
