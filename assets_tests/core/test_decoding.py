@@ -52,6 +52,7 @@ STRANGE: list[tuple[bytes | None, str | None]] = [
     (b'{"late":1,"carrier":"a\\nb"}', None),
     (b'{"late":1,"carrier":"a\nb"}', "not JSON"),
     (b'{"late":1,"carrier":"\xff"}', "not UTF-8"),
+    (b'{"late":1,"carrier":"\xed\xa0\x80"}', "not UTF-8"),
     (b'{"late":1,"carrier":"\\ud83d\\ude00"}', None),
     (b'{"late":1,"wet":1}', "`wet`: expected boolean, got whole number"),
     (b'{"late":1,"other":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested too deeply"),

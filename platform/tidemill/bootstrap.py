@@ -117,6 +117,9 @@ def open_mill(
             stack.enter_context(alone(model, settings))
             store.sweep(model)
         at = stack.enter_context(cluster(settings, start=start))
+        prover = stack.enter_context(ForkedProver())
+        if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
+            prover.begin()
         log = stack.enter_context(kafka.KafkaLog(at))
         yield Mill(
             model=model,
@@ -124,7 +127,7 @@ def open_mill(
             log=log,
             archive=Archive(store, model),
             ledger=stack.enter_context(kafka.KafkaLedger(at)),
-            prover=stack.enter_context(ForkedProver()),
+            prover=prover,
             now=lambda: time.time_ns() // 1_000_000,
             features=load_feature_function(spec.features) if spec.features else None,
             functions=load_feature_function,

@@ -168,13 +168,15 @@ class MlflowTracker:
         params = [Param(key, told[: _LONGEST["param"]]) for key, told in new.items()]
         metrics = [Metric(key, told, run.at, 0) for key, told in _named(run.metrics).items()]
         pages = _pages(metrics, _PAGE["metric"]), _pages(params, _PAGE["param"])
-        for numbers, texts in zip_longest(*pages, fillvalue=()):
-            self._client.log_batch(run_id, metrics=numbers, params=texts)
-        tags = {f"tidemill.{key}": value for key, value in _tags(run.tags).items()}
-        tags[_REPORT] = run.digest
+        *earlier, last = list(zip_longest(*pages, fillvalue=())) or [((), ())]
+        for page in earlier:
+            self._client.log_batch(run_id, *page)
         self._client.set_terminated(run_id)
         reached("run.ended")
-        self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        told = {f"tidemill.{key}": value for key, value in _tags(run.tags).items()}
+        # Of one request, MLflow writes the tags last.
+        tags = [RunTag(*tag) for tag in (told | {_REPORT: run.digest}).items()]
+        self._client.log_batch(run_id, *last, tags)
 
     def _registered(self, model: str) -> Iterator[ModelVersion]:
         token = None

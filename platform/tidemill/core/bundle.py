@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from tidemill.core import canonical
+from tidemill.core import boosting, canonical
 from tidemill.core.decoding import RowDecoder
 from tidemill.core.errors import BundleUnfit, DigestMismatch, FeatureSkew
 from tidemill.core.features import Array, Column, FeatureFunction, Vocabulary, features, matrix
@@ -199,11 +199,10 @@ def golden_rows(fields: pl.DataFrame) -> list[int]:
 def booster_of(text: str) -> "lightgbm.Booster":
     """The booster of LightGBM's text. Raises `BundleUnfit` where LightGBM says that it is damaged;
     for damage it does not see, it may crash the process."""
-    import lightgbm
-
+    library = boosting.lightgbm()
     try:
-        return lightgbm.Booster(model_str=text)
-    except (lightgbm.basic.LightGBMError, ValueError) as error:
+        return cast("lightgbm.Booster", library.Booster(model_str=text))
+    except (library.basic.LightGBMError, ValueError) as error:
         raise BundleUnfit(f"LightGBM cannot read the trees: {error}.", _REMEDY) from error
 
 

@@ -1,14 +1,17 @@
 """From messages to rows: each message is decoded by itself, so it cannot change its neighbours."""
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import polars as pl
 from msgspec import UNSET
 
 from tidemill.core.errors import RowInvalid
-from tidemill.core.events import MALFORMED, Message, check_texts, decoder, label_type, reason
+from tidemill.core.events import MALFORMED, Message, decoder, label_type, reason
 from tidemill.core.labels import as_text, labelled
 from tidemill.core.sections import FieldType
 from tidemill.core.spec import ModelSpec
@@ -78,7 +81,6 @@ class RowDecoder:
         for number, value in enumerate(values):
             try:
                 event = self._decode(value)
-                check_texts(event, self._types)
             except MALFORMED as error:
                 raise RowInvalid(
                     f"Row {number} of {len(values)} cannot be used: {reason(error, value)}.",
@@ -86,6 +88,24 @@ class RowDecoder:
                 ) from error
             events.append(event)
         return pl.DataFrame(_columns(events, self._types)[0])
+
+
+@dataclass
+class _Sifted:
+    """The events of a chunk that are good so far, at which of its places each stood, and what is
+    wrong at the others."""
+
+    events: list[Any]
+    places: Sequence[int]
+    faults: dict[int, str]
+
+    def drop(self, faults: Mapping[int, str]) -> None:
+        """Take out what turned out to be wrong; `faults` go by position among the events."""
+        if faults:
+            self.faults |= {self.places[at]: why for at, why in faults.items()}
+            left = [at for at in range(len(self.events)) if at not in faults]
+            self.events = [self.events[at] for at in left]
+            self.places = [self.places[at] for at in left]
 
 
 class Decoder:
@@ -119,78 +139,62 @@ class Decoder:
         A record without a timestamp, without a value or with a label outside its range is
         rejected. Whether a record is kept depends on that record alone.
         """
-        try:
-            if None in timestamps:
-                return self._one_by_one(partition, offsets, timestamps, values)
-            events = list(map(self._decode, values))
-            return self._build(partition, offsets, timestamps, values, events, ())
-        except MALFORMED:
-            return self._one_by_one(partition, offsets, timestamps, values)
-
-    def _one_by_one(
-        self,
-        partition: int,
-        offsets: Sequence[int],
-        timestamps: Sequence[int | None],
-        values: Sequence[bytes | None],
-    ) -> Decoded:
-        kept: list[int] = []
-        events: list[Any] = []
-        rejected: list[Rejected] = []
-        for at, value in enumerate(values):
-            try:
-                event = self._decode(value)
-                check_texts(event, self._types)
-                why = None if timestamps[at] is not None else "no timestamp"
-            except MALFORMED as error:
-                why = reason(error, value)
-            if why is None:
-                kept.append(at)
-                events.append(event)
-            else:
-                record = Rejected(partition, offsets[at], timestamps[at], why, value)
-                rejected.append(record)
-        return self._build(
-            partition,
-            [offsets[at] for at in kept],
-            [timestamps[at] for at in kept],
-            [values[at] for at in kept],
-            events,
-            rejected,
+        sifted = self._events(timestamps, values)
+        told = list(map(attrgetter(self._label_index), sifted.events))
+        label, outside = labelled(self._spec, told)
+        sifted.drop(outside)
+        columns, absent = _columns(sifted.events, self._types)
+        rejected = tuple(
+            Rejected(partition, offsets[at], timestamps[at], why, values[at])
+            for at, why in sorted(sifted.faults.items())
         )
-
-    def _build(
-        self,
-        partition: int,
-        offsets: Sequence[int],
-        timestamps: Sequence[int | None],
-        values: Sequence[bytes | None],
-        events: list[Any],
-        rejected: Sequence[Rejected],
-    ) -> Decoded:
-        """The frame of decoded events, without those whose label is outside its range."""
-        told = [getattr(event, self._label_index) for event in events]
-        label, faults = labelled(self._spec, told)
-        outside = [
-            Rejected(partition, offsets[at], timestamps[at], reason, values[at])
-            for at, reason in faults.items()
-        ]
-        if outside:
-            keep = [at for at in range(len(events)) if at not in faults]
-            events = [events[at] for at in keep]
-            offsets, timestamps = [offsets[at] for at in keep], [timestamps[at] for at in keep]
-        columns, absent = _columns(events, self._types)
+        if rejected:
+            offsets = [offsets[at] for at in sifted.places]
+            timestamps = [timestamps[at] for at in sifted.places]
         rows = pl.DataFrame(
             [
-                pl.repeat(partition, len(events), dtype=pl.Int32, eager=True).alias("_partition"),
+                pl.repeat(partition, len(offsets), dtype=pl.Int32, eager=True).alias("_partition"),
                 pl.Series("_offset", offsets, dtype=pl.Int64),
                 pl.Series("_timestamp", timestamps, dtype=pl.Int64),
                 *columns,
                 label,
             ]
         )
-        everything = sorted([*rejected, *outside], key=lambda each: each.offset)
-        return Decoded(rows, tuple(everything), absent)
+        return Decoded(rows, rejected, absent)
+
+    def _events(self, timestamps: Sequence[int | None], values: Sequence[bytes | None]) -> _Sifted:
+        """The records that are events and have a timestamp."""
+        if None not in timestamps:
+            try:
+                return _Sifted(list(map(self._decode, values)), range(len(values)), {})
+            except MALFORMED:  # which of them, and why, is found one by one
+                pass
+        events, places, faults = [], [], {}
+        for at, value in enumerate(values):
+            try:
+                event = self._decode(value)
+            except MALFORMED as error:
+                faults[at] = reason(error, value)
+                continue
+            if timestamps[at] is None:
+                faults[at] = "no timestamp"
+            else:
+                events.append(event)
+                places.append(at)
+        return _Sifted(events, places, faults)
+
+
+@contextmanager
+def no_search_for_cycles() -> Iterator[None]:
+    """Decode in here: records come and go by the million and none refers to itself, so the
+    interpreter's search for cycles would cost a seventh and find nothing."""
+    looking = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looking:
+            gc.enable()
 
 
 def _columns(
@@ -199,8 +203,7 @@ def _columns(
     """One series a field, and how many events lack each."""
     columns, absent = [], {}
     for index, (name, kind) in enumerate(types.items()):
-        attribute = f"f{index}"
-        told = [getattr(event, attribute) for event in events]
+        told = list(map(attrgetter(f"f{index}"), events))
         if kind == "number":
             column = pl.Series(name, told, dtype=pl.Float64)
             absent[name] = int(column.is_nan().sum())
@@ -215,9 +218,8 @@ def _plain_column(name: str, told: list[Any], dtype: pl.DataType) -> tuple[pl.Se
     """Strict building tells the usual case, where every value has the column's own type."""
     try:
         return pl.Series(name, told, dtype=dtype, strict=True), 0
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UnicodeError):
-            raise
+    except (TypeError, ValueError):
+        pass
     absent = sum(value is UNSET for value in told)
     values = [None if value is UNSET else value for value in told]
     if dtype == pl.String:

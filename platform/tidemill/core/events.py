@@ -31,7 +31,6 @@ _WORDS = {
 MALFORMED = (
     msgspec.DecodeError,  # and ValidationError
     UnicodeDecodeError,
-    UnicodeEncodeError,
     RecursionError,
     TypeError,  # no bytes at all: a tombstone
 )
@@ -51,14 +50,6 @@ def label_type(spec: ModelSpec) -> Any:
     if spec.objective == "binary":
         return bool | float
     return str | int | bool if spec.objective == "multiclass" else float
-
-
-def check_texts(event: Any, types: Mapping[str, FieldType]) -> None:
-    """Raise `UnicodeEncodeError` for a text with half a surrogate pair, which no column holds."""
-    for index, kind in enumerate(types.values()):
-        value = getattr(event, f"f{index}")
-        if kind == "category" and isinstance(value, str):
-            value.encode()
 
 
 def reason(error: Exception, value: Message | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from tidemill.core import bundle
+from tidemill.core import boosting, bundle
 from tidemill.core.bundle import Model
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.features import (
@@ -98,7 +98,7 @@ def fit(
             raise SpecInvalid(told, "Begin with history that has other labels.")
         text, columns, vocabulary = parent.text, parent.header.columns, parent.vocabulary
     else:
-        settings = _settings(spec, continue_, len(label), seed, num_threads)
+        settings = settings_of(spec, continue_, len(label), seed, num_threads)
         given = matrix(made, columns, vocabulary)
         text = _train(settings, given, label, columns, base.text if base else None)
     return bundle.encode(spec, text, columns, vocabulary, function, golden, window)
@@ -107,8 +107,7 @@ def fit(
 def check_parameters(parameters: Mapping[str, Scalar]) -> None:
     """Raise `SpecInvalid` for a name LightGBM does not know (it would ignore it without a word),
     or one that means what tidemill sets itself."""
-    from lightgbm.basic import _ConfigAliases
-
+    _ConfigAliases = boosting.lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
     aliases = _ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(other for others in aliases.values() for other in others)}
     ours = _ConfigAliases.get(*RESERVED)
@@ -126,7 +125,7 @@ def check_parameters(parameters: Mapping[str, Scalar]) -> None:
             )
 
 
-def _settings(
+def settings_of(
     spec: ModelSpec, continue_: bool, rows: int, seed: int, num_threads: int
 ) -> dict[str, Any]:
     """LightGBM's parameters of a step: with these, equal rows give equal trees."""
@@ -158,8 +157,7 @@ def _train(
     before: str | None,
 ) -> str:
     """LightGBM's text after the rounds of `settings`, without the parameters at its end."""
-    import lightgbm
-
+    lightgbm = boosting.lightgbm()
     categories = [at for at, column in enumerate(columns) if column.kind == "category"]
     try:
         booster = lightgbm.train(

@@ -61,9 +61,13 @@ def libraries() -> dict[str, str]:
 def _parts(column: pl.Series) -> list[bytes]:
     """Validity as one byte a row, then the values; what is under a null counts as zero."""
     valid = _little_endian(column.is_not_null().cast(pl.UInt8))
-    if column.dtype in (pl.String, pl.Binary):
-        known = column.cast(pl.Binary).fill_null(b"")
-        return [valid, _little_endian(known.bin.size("b").cast(pl.UInt64)), b"".join(known)]
+    if column.dtype == pl.String:
+        known = column.fill_null("")
+        lengths = known.str.len_bytes().cast(pl.UInt64)
+        return [valid, _little_endian(lengths), known.str.join("").item().encode()]
+    if column.dtype == pl.Binary:
+        told = column.fill_null(b"")
+        return [valid, _little_endian(told.bin.size("b").cast(pl.UInt64)), b"".join(told)]
     if column.dtype == pl.Boolean:
         return [valid, _little_endian(column.fill_null(False).cast(pl.UInt8))]
     return [valid, _little_endian(column.fill_null(0))]

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill.core.decoding import Decoded, Decoder, Rejected
+from tidemill.core.decoding import Decoded, Decoder, Rejected, no_search_for_cycles
 from tidemill.core.errors import (
     DataLost,
     DigestMismatch,
@@ -161,13 +162,14 @@ def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
     decoder = Decoder(mill.spec)
     decoded: list[Decoded] = []
     counted: Counter[str] = Counter()
-    for chunk in chunks:
-        none = chunk.timestamps.count(None)
-        created = len(chunk.timestamps) - chunk.appended - none
-        counted.update(created=created, appended=chunk.appended, none=none)
-        decoded.append(
-            decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
-        )
+    with no_search_for_cycles():
+        for chunk in chunks:
+            none = chunk.timestamps.count(None)
+            created = len(chunk.timestamps) - chunk.appended - none
+            counted.update(created=created, appended=chunk.appended, none=none)
+            decoded.append(
+                decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
+            )
     absent: Counter[str] = Counter()
     for each in decoded:
         absent.update(each.absent)
@@ -186,10 +188,12 @@ def _describe(
     """The manifest of a batch and the files it names."""
     files: dict[str, tuple[FileRef, bytes]] = {}
     tables = (("rows", batch.rows), ("rejected", rejected_table(batch.rejected)))
-    for stem, table in tables:
-        if table.height:
-            data = to_parquet(table)
-            files[stem] = file_ref(f"batches/{planned.window}/{stem}", "parquet", data), data
+    with ThreadPoolExecutor(1) as pool:  # hashing and compressing both let go of the interpreter
+        digest = pool.submit(rows_digest, batch.rows)
+        for stem, table in tables:
+            if table.height:
+                data = to_parquet(table)
+                files[stem] = file_ref(f"batches/{planned.window}/{stem}", "parquet", data), data
     rows, rejected = batch.rows.height, len(batch.rejected)
     manifest = Manifest(
         model=mill.model,
@@ -206,7 +210,7 @@ def _describe(
         reasons=dict(sorted(Counter(r.reason for r in batch.rejected).items())),
         rows_file=files["rows"][0] if "rows" in files else None,
         rejected_file=files["rejected"][0] if "rejected" in files else None,
-        rows_digest=rows_digest(batch.rows),
+        rows_digest=digest.result(),
         libraries=libraries(),
     )
     return manifest, list(files.values())

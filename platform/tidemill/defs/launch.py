@@ -16,6 +16,7 @@ from dagster._core.storage.tags import (
 from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
+from tidemill.defs.event_log import kept_connections
 from tidemill.defs.keeper import Keeper
 from tidemill.defs.partitions import partitions_of, windows_between
 from tidemill.defs.resources import Mills, Steps
@@ -75,7 +76,7 @@ def backfill(
     """
     windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
     mills = mills or Mills()
-    with mills.open(model, spec) as mill:
+    with mills.open(model, spec) as mill, kept_connections(instance):
         _bury(instance, model)
         work = _Work(instance, model, spec, _Opened(mill, mills), progress)
         if mill.archive.initial() is None or mill.chain().head is None:

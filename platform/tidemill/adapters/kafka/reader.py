@@ -2,9 +2,8 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import (
@@ -20,11 +19,12 @@ from tidemill.adapters.kafka.client import Cluster, named
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired
 from tidemill.core.log import Chunk, Extent
 
-CHUNK = 10_000
+CHUNK = 2_000
+"""Records of a chunk, at most: what is made of so many still fits into a core's cache."""
 SMALL = 2_000
 """Up to so many offsets are fetched by a client that fetches little beyond what is asked for."""
 
-_READER = {
+READER = {
     "group.id": "tidemill",  # librdkafka wants one; nothing is committed to it or read from it
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -37,12 +37,12 @@ _READER = {
     "fetch.error.backoff.ms": 50,
     "topic.metadata.refresh.fast.interval.ms": 50,
 }
-_SMALL = {
+_FETCHES_LITTLE = {
     "fetch.wait.max.ms": 5,
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 1_000,
 }
-_LARGE = {
+FETCHES_MUCH = {
     "fetch.wait.max.ms": 20,
     "fetch.queue.backoff.ms": 20,
     "queued.min.messages": 50_000,
@@ -91,8 +91,8 @@ class Reader:
             idle.append(consumer)
 
     def _consumer(self, small: bool) -> Consumer:
-        tuned: Mapping[str, Any] = _SMALL if small else _LARGE
-        return Consumer(self._at.connection({**_READER, **tuned}))
+        tuned: Mapping[str, Any] = _FETCHES_LITTLE if small else FETCHES_MUCH
+        return Consumer(self._at.connection({**READER, **tuned}))
 
     def _drain(
         self, consumer: Consumer, topic: str, left: dict[int, tuple[int, int]], most: int
@@ -102,13 +102,16 @@ class Reader:
             before = set(left)
             messages = consumer.consume(*_portion(left, most))
             most = min(most * 2, CHUNK)
-            records = [m for m in messages if m.error() is None]
-            for partition, group in groupby(records, key=methodcaller("partition")):
+            errors = list(map(Message.error, messages))
+            ended = [m for m, error in zip(messages, errors, strict=True) if error is not None]
+            records = [m for m, error in zip(messages, errors, strict=True) if error is None]
+            del messages
+            for partition, group in _by_partition(records):
                 if partition in left:
-                    chunk = _chunk(partition, list(group), left)
+                    chunk = _chunk(partition, group, left)
                     if chunk.offsets:
                         yield chunk
-            suspicious = self._ends([m for m in messages if m.error() is not None], left)
+            suspicious = self._ends(ended, left)
             _advance(consumer, topic, left)
             if left and (done := before - left.keys()):
                 # So that what was fetched beyond their ends is thrown away unseen.
@@ -171,9 +174,18 @@ def _portion(left: Ranges, most: int) -> tuple[int, float]:
     return min(portion, most, CHUNK), 0.02 if sum(lengths) <= SMALL else 0.2
 
 
+def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]:
+    """The runs of consecutive records of one Kafka partition."""
+    begin = 0
+    for partition, run in groupby(map(Message.partition, records)):
+        end = begin + sum(1 for _ in run)
+        yield partition, records[begin:end]
+        begin = end
+
+
 def _chunk(partition: int, group: list[Message], left: dict[int, tuple[int, int]]) -> Chunk:
     """The part of consecutive records that lies in the range, which shrinks by it."""
-    offsets = [m.offset() for m in group]
+    offsets = list(map(Message.offset, group))
     _, end = left[partition]
     if offsets[-1] >= end:
         inside = bisect_left(offsets, end)
@@ -181,13 +193,13 @@ def _chunk(partition: int, group: list[Message], left: dict[int, tuple[int, int]
         _reached(left, partition, end)
     else:
         _reached(left, partition, offsets[-1] + 1)
-    stamps = [m.timestamp() for m in group]
+    stamps = list(map(Message.timestamp, group))
     return Chunk(
         partition,
         offsets,
         [stamp if kind and stamp >= 0 else None for kind, stamp in stamps],
-        [m.value() for m in group],
-        sum(kind == TIMESTAMP_LOG_APPEND_TIME for kind, _ in stamps),
+        list(map(Message.value, group)),
+        sum([kind == TIMESTAMP_LOG_APPEND_TIME for kind, _ in stamps]),
     )
 
 

@@ -22,7 +22,8 @@ GRACE_SECONDS = 10.0
 
 
 class ForkedProver:
-    """The port `Prover`. The helper starts with the first proof, and again whenever it died.
+    """The port `Prover`. The helper starts with the first proof, or before it by `begin`, and again
+    whenever it died.
 
     A child has `seconds` of wall clock and of CPU. Several threads may ask; they take turns.
     """
@@ -32,6 +33,7 @@ class ForkedProver:
         self._turn = threading.Lock()
         self._helper: subprocess.Popen[bytes] | None = None
         self._told: IO[bytes] | None = None
+        self._ready = False  # whether the helper has imported what it needs
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +63,12 @@ class ForkedProver:
                 raise BundleUnfit(f"The helper that proves bundles died{told}.", REMEDY)
         answer.settle()
 
+    def begin(self) -> None:
+        """Start the helper now, so that it is ready when the first proof comes."""
+        with self._turn:
+            if self._helper is None:
+                self._start()
+
     def close(self) -> None:
         """Stop the helper; a later proof starts another one."""
         with self._turn:
@@ -68,7 +76,6 @@ class ForkedProver:
 
     def _ask(self, bundle: bytes) -> Answer | None:
         """The helper's answer; None where it is dead."""
-        started = self._helper is None
         helper = self._helper or self._start()
         assert helper.stdin is not None
         assert helper.stdout is not None
@@ -78,15 +85,17 @@ class ForkedProver:
             helper.stdin.flush()
         except OSError:
             return None
-        seconds = self._seconds + GRACE_SECONDS + (START_SECONDS if started else 0)
+        seconds = self._seconds + GRACE_SECONDS + (0 if self._ready else START_SECONDS)
         try:
             data = _read_frame(helper.stdout, time.monotonic() + seconds)
         except TimeoutError:
             self._stop()
             return Answer("BundleUnfit", "The helper that proves bundles does not answer.", "")
+        self._ready = True
         return None if data is None else msgspec.json.decode(data, type=Answer)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._ready = False
         self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the helper
         one = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         self._helper = subprocess.Popen(

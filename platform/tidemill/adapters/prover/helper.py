@@ -34,10 +34,11 @@ def main() -> None:
 
 def warm_up() -> None:
     """Import what a proof needs, and start no thread: threads do not survive a fork."""
-    import lightgbm  # noqa: F401
-
     import tidemill.adapters.feature_function
     import tidemill.core.bundle  # noqa: F401
+    from tidemill.core import boosting
+
+    boosting.lightgbm()
 
     gc.freeze()
 

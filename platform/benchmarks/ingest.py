@@ -1,0 +1,272 @@
+"""How fast a range of offsets becomes a committed batch.
+
+    .venv/bin/python platform/benchmarks/ingest.py [--quick] [--profile FILE]
+
+The topic holds the flights of 2013 as the flights stream tells them (key, headers, JSON, lz4), each
+twice, in four partitions of the embedded Kafka. One window is the whole of it, and its plan is made
+beforehand. In every round, one after the other:
+
+* `extract`: the real step on the planned window, into an empty store: topic checked, offsets read
+  with `read_committed`, messages decoded, Parquet and manifest written, fsynced and committed.
+* `drain`: the same range through a consumer with librdkafka's own settings and `read_committed`,
+  in batches of 10,000; errors are looked for and bytes counted.
+* `tuned`: the same drain with the fetch settings and the batches of tidemill's own reader. Told and
+  not judged: librdkafka's own settings let it rest for a second whenever its queue is full.
+* `loop`: the same range, and the same rows at the end, as one would write it down: the drain, for
+  each message `json.loads` and an append to each column, an `except` for what is no event; then a
+  frame, sorted, and a Parquet file of the same compression, fsynced.
+* `bad`: `extract` on a second topic with the same records, of which 1 % are broken in seven ways.
+
+All consumers stay connected from round to round, and the first round, in which they come to be, is
+not counted. Ratios are of the two times in one round; their median over the rounds is judged. CPU
+seconds are of this process, fetching threads included; the broker's are in none of them.
+"""
+
+import cProfile
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+from confluent_kafka import Consumer, Message, TopicPartition
+from harness import Cpu, Figure, Goal, arguments, finish, say
+
+from tidemill import bootstrap
+from tidemill.adapters.files import FileStore
+from tidemill.adapters.kafka import Cluster
+from tidemill.adapters.kafka.reader import CHUNK, FETCHES_MUCH, READER
+from tidemill.adapters.streams.flights import events
+from tidemill.adapters.streams.produce import produce
+from tidemill.core.decoding import Decoder
+from tidemill.core.plans import Plan
+from tidemill.core.spec import ModelSpec
+from tidemill.cycle.archive import Archive
+from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.intervene import close
+from tidemill.cycle.mill import Mill
+from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+
+MODEL, TIMES, ROUNDS = "flights", 2, 5
+YEAR_MS = 366 * 86_400_000
+PORTION = 10_000
+BROKEN = (
+    None,
+    b"",
+    b'{"late":',
+    b'{"late":true,"distance":NaN}',
+    b'{"late":true,"distance":"far"}',
+    b'{"late":true,"carrier":"\xff"}',
+    b'{"late":2}',
+)
+GOALS = (
+    Goal("extract_speed_of_drain", at_least=0.5),
+    Goal("extract_speed_of_loop", at_least=2.5),
+    Goal("bad_time_of_clean", at_most=2.0),
+)
+
+
+@dataclass
+class Told:
+    """What a way of reading took, round by round: seconds, and CPU seconds."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: Cpu = field(default_factory=Cpu)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        began = time.perf_counter()
+        with self.cpu.measured():
+            yield
+        self.wall.append(time.perf_counter() - began)
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--profile", type=Path, help="a file for a profile of all `extract`s")
+    told = parser.parse_args()
+    profile = cProfile.Profile() if told.profile else None
+    with TemporaryDirectory(prefix="tidemill-ingest-") as scratch, ExitStack() as stack:
+        home, rounds = Path(scratch), 1 if told.quick else ROUNDS
+        settings = Settings(
+            home=home, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
+        )
+        at = stack.enter_context(bootstrap.cluster(settings))
+        stream = _stream(20_000 if told.quick else None, 1 if told.quick else TIMES)
+        clean = stack.enter_context(_topic(settings, at, "clean", stream))
+        bad = stack.enter_context(_topic(settings, at, "bad", _broken(stream)))
+        ways = {
+            "extract": lambda: clean.extract(profile),
+            "drain": clean.drain,
+            "tuned": clean.tuned,
+            "loop": clean.loop,
+            "bad": bad.extract,
+        }
+        spent = _spent(ways, rounds)
+        assert clean.same_rows()
+        figures = _figures(spent, clean.plan.records) | {"bytes": _mean_bytes(stream)}
+    if profile is not None:
+        profile.dump_stats(told.profile)
+    return finish("ingest", figures, GOALS, told.quick)
+
+
+def _spent(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, Told]:
+    """Every way in every round, after one that is not counted."""
+    for number in range(rounds + 1):
+        if number < 2:
+            spent = {name: Told() for name in ways}
+        for name, way in ways.items():
+            with spent[name].measured():
+                way()
+        seconds = ", ".join(f"{name} {told.wall[-1]:.2f} s" for name, told in spent.items())
+        say(f"round {number}: {seconds}")
+    return spent
+
+
+def _figures(spent: dict[str, Told], records: int) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {"records": records, "rounds": len(spent["extract"].wall)}
+    for name, told in spent.items():
+        figures[f"{name}_per_second"] = records / median(told.wall)
+        figures[f"{name}_cpu_per_million"] = median(told.cpu.spells) / records * 1e6
+    figures["extract_speed_of_drain"] = _ratio(spent["drain"], spent["extract"])
+    figures["extract_speed_of_tuned"] = _ratio(spent["tuned"], spent["extract"])
+    figures["extract_speed_of_loop"] = _ratio(spent["loop"], spent["extract"])
+    figures["bad_time_of_clean"] = _ratio(spent["bad"], spent["extract"])
+    return figures
+
+
+def _ratio(one: Told, other: Told) -> float:
+    return median(a / b for a, b in zip(one.wall, other.wall, strict=True))
+
+
+@dataclass
+class Topic:
+    """One topic, the plan of its only window, and the ways to read it."""
+
+    mill: Mill
+    plan: Plan
+    home: Path
+    plain: Consumer
+    fast: Consumer
+    number: Iterator[int] = field(default_factory=count)
+    written: Path | None = None
+
+    def extract(self, profile: cProfile.Profile | None = None) -> None:
+        archive = Archive(FileStore(self.home / f"store-{next(self.number)}"), MODEL)
+        archive.commit_plan(self.plan)
+        with profile or nullcontext():
+            extract(self.mill.over(archive), self.mill.spec.calendar.first)
+        self.written = archive.store.root
+
+    def drain(self) -> None:
+        self._drained(self.plain, PORTION)
+
+    def tuned(self) -> None:
+        self._drained(self.fast, CHUNK)
+
+    def _drained(self, consumer: Consumer, portion: int) -> None:
+        found = 0
+        for messages in self._messages(consumer, portion):
+            found += sum(len(m.value()) for m in messages if m.error() is None)
+        assert found > 0
+
+    def loop(self) -> None:
+        spec, rejected = self.mill.spec, []
+        columns: dict[str, list[Any]] = {name: [] for name in Decoder(spec).schema}
+        for messages in self._messages(self.plain, PORTION):
+            for message in messages:
+                try:
+                    event = json.loads(message.value())
+                    label = float(event[spec.label])
+                except (ValueError, TypeError, KeyError):
+                    rejected.append(message)
+                    continue
+                columns["_partition"].append(message.partition())
+                columns["_offset"].append(message.offset())
+                columns["_timestamp"].append(message.timestamp()[1])
+                for name in spec.fields:
+                    columns[name].append(event.get(name))
+                columns[spec.label].append(label)
+        rows = pl.DataFrame(columns, schema=Decoder(spec).schema).sort("_partition", "_offset")
+        with (self.home / "loop.parquet").open("wb") as file:
+            rows.write_parquet(file, compression="zstd", compression_level=3)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _messages(self, consumer: Consumer, portion: int) -> Iterator[list[Message]]:
+        """The planned range, in which every offset is a record."""
+        left, ranges = self.plan.records, self.plan.offsets
+        consumer.assign(
+            [TopicPartition(self.plan.topic, p, start) for p, (start, _) in ranges.items()]
+        )
+        while left > 0:
+            messages = consumer.consume(min(portion, left), 1.0)
+            left -= len(messages)
+            yield messages
+        consumer.unassign()
+
+    def same_rows(self) -> bool:
+        """Whether the last `extract` and the last `loop` have written the same rows."""
+        archive = Archive(FileStore(self.written), MODEL)
+        manifest = archive.manifest(self.plan.window)
+        ours = rows_of(self.mill.over(archive), manifest)
+        return ours.equals(pl.read_parquet(self.home / "loop.parquet"))
+
+
+@contextmanager
+def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> Iterator[Topic]:
+    """Produce the stream to a topic and plan all of it as the model's only window."""
+    home = settings.home / name
+    produce(
+        stream, at, name, 0, sys.maxsize,
+        locks=home, clock=lambda: time.time_ns() // 1_000_000, sleep=time.sleep,
+    )  # fmt: skip
+    kafka = KafkaSettings(bootstrap_servers=at.servers, ledger_topic=f"{name}.ledger")
+    spec = bootstrap.load_spec(MODEL, settings)
+    windows = {"cron": "0 0 1 1 *", "start": "2013-01-01", "timezone": "America/New_York"}
+    spec = ModelSpec.model_validate(
+        spec.model_dump(by_alias=True, exclude_unset=True)
+        | {"topic": name, "windows": windows, "initial": {}}
+    )
+    there = settings.model_copy(update={"home": home, "kafka": kafka})
+    read = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
+    plain = Consumer(at.connection(read))
+    fast = Consumer(at.connection(READER | FETCHES_MUCH | {"enable.partition.eof": False}))
+    with bootstrap.open_mill(MODEL, there, spec=spec, exclusive=True) as mill:
+        plan = close(mill, spec.calendar.first, "benchmark: the data end here")
+        say(f"topic {name}: {plan.records} records")
+        yield Topic(mill, plan, home, plain, fast)
+    plain.close()
+    fast.close()
+
+
+def _stream(most: int | None, times: int) -> pl.DataFrame:
+    """The flights of 2013 that landed in it, told so many times one after the other."""
+    told = events()
+    told = told.filter(pl.col("timestamp") < 1_388_552_400_000).head(most or told.height)
+    again = [told.with_columns(due=pl.col("due") + YEAR_MS * n) for n in range(times)]
+    return pl.concat(again).drop("seq").with_row_index("seq")
+
+
+def _broken(stream: pl.DataFrame) -> pl.DataFrame:
+    """The same stream with every hundredth record broken, in one way after the other."""
+    values = [value.encode() for value in stream["value"]]
+    for number, at in enumerate(range(50, len(values), 100)):
+        values[at] = BROKEN[number % len(BROKEN)]
+    return stream.with_columns(pl.Series("value", values, dtype=pl.Binary))
+
+
+def _mean_bytes(stream: pl.DataFrame) -> float:
+    return float(stream["value"].str.len_bytes().mean())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
