@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol
 
-from tidemill.core.log import Chunk, Extent, LedgerRecord, Topic
+from tidemill.core.log import Chunk, Extent, Heard, LedgerRecord, Topic
 from tidemill.core.tracking import Version, WindowRun
 
 Clock = Callable[[], int]
@@ -86,6 +86,22 @@ class LedgerTopic(Protocol):
     def append(self, model: str, value: bytes) -> int:
         """Append durably and give the offset. Raises `LogUnavailable` where the outcome is not
         known; the record may then stand or not."""
+        ...
+
+
+class LedgerFeed(Protocol):
+    """The ledger topic as a server follows it: from its start, each record once, never writing."""
+
+    def wait(self, seconds: float) -> Heard:
+        """What came, as soon as something has, or nothing after so many seconds.
+
+        Where the topic was recreated, or lost records, it begins anew. Raises `LogUnavailable`
+        and `TopicMissing`; a later call goes on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
         ...
 
 

@@ -64,6 +64,37 @@ class AlertSettings(BaseModel):
         return value
 
 
+class ServeSettings(BaseModel):
+    """How predictions are served, and what a request may cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8080, ge=0, le=65_535, description="0: one that is free.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that answer.")
+    models: tuple[str, ...] | None = Field(None, min_length=1, description="Default: all.")
+    token: SecretStr | None = Field(
+        None, min_length=16, description="Asked for on all routes but the probes."
+    )
+    max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows that one request may ask.")
+    max_bytes: int = Field(4_000_000, ge=1_000, le=1_000_000_000, description="Bytes of a body.")
+    max_chunks: int = Field(4_000, ge=1, description="Chunks that a body may come in.")
+    seconds: float = Field(10, gt=0, le=600, description="For the body of a request.")
+    idle_seconds: float = Field(
+        60, gt=0, le=3600, description="For the head of a request; idle connections are closed."
+    )
+    connections: int = Field(16_384, ge=16, le=1_000_000, description="At once, a worker.")
+    patience: float = Field(
+        5, ge=0, le=600, description="Seconds to wait for Kafka before the local copy is served."
+    )
+    drain: float = Field(
+        1, ge=0, le=600, description="Seconds between not being ready and taking no more requests."
+    )
+    grace: float = Field(10, gt=0, le=600, description="Seconds that requests under way get.")
+    prediction_log: bool = Field(False, description="Log to the topic `MODEL.predictions`.")
+    prediction_fields: tuple[str, ...] = Field((), description="Fields to log, too.")
+
+
 class Settings(BaseSettings):
     """Everything that is told by environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
 
@@ -84,6 +115,7 @@ class Settings(BaseSettings):
         "http://127.0.0.1:3000", description="Where Dagster's UI is; for links."
     )
     alerts: AlertSettings = AlertSettings()
+    serve: ServeSettings = ServeSettings()
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="How sensors begin; the UI starts and stops each."
     )
@@ -110,6 +142,11 @@ class Settings(BaseSettings):
         return self.home / "store"
 
     @property
+    def serving(self) -> Path:
+        """The prediction server's copies of what it serves."""
+        return self.home / "serving"
+
+    @property
     def kafka_data(self) -> Path:
         """The folder of the embedded broker."""
         return self.home / "kafka"
@@ -129,6 +166,7 @@ _GROUPS: dict[str, type[BaseModel]] = {
     "kafka": KafkaSettings,
     "mlflow": MlflowSettings,
     "alerts": AlertSettings,
+    "serve": ServeSettings,
 }
 
 

@@ -113,9 +113,12 @@ class Model:
         `rows` has the declared fields; other columns are ignored. Raises `SpecInvalid` and
         `FeatureSkew` from the feature function.
         """
+        return scores(self.booster, self.matrix(rows), num_threads)
+
+    def matrix(self, rows: pl.DataFrame) -> Array:
+        """float64[rows, columns]: what the trees see of these rows. Raises as `predict`."""
         made = features(rows, [name for name, _ in self.header.fields], self.function)
-        given = matrix(made, self.header.columns, self.vocabulary)
-        return scores(self.booster, given, num_threads)
+        return matrix(made, self.header.columns, self.vocabulary)
 
     def decoder(self) -> RowDecoder:
         """Decodes the raw JSON rows that this model answers."""
@@ -128,14 +131,18 @@ class Model:
         """
         decoder = self.decoder()
         for number, golden in enumerate(self.header.golden):
-            answer = self.predict(decoder.rows([golden.row]))[0].tolist()
-            if not _close(answer, golden.prediction):
-                raise FeatureSkew(
-                    f"Bundle {self.digest} answers its golden row {number} with {answer}; in "
-                    f"training it was {golden.prediction}.",
-                    "Compare the versions of the libraries and what the feature function reads "
-                    "besides its rows with those of training.",
-                )
+            self.compare(number, self.predict(decoder.rows([golden.row]))[0].tolist())
+
+    def compare(self, number: int, answer: float | list[float]) -> None:
+        """Raise `FeatureSkew` unless this is the answer to the golden row of that number."""
+        wanted = self.header.golden[number].prediction
+        if not _close(answer, wanted):
+            raise FeatureSkew(
+                f"Bundle {self.digest} answers its golden row {number} with {answer}; in "
+                f"training it was {wanted}.",
+                "Compare the versions of the libraries and what the feature function reads "
+                "besides its rows with those of training.",
+            )
 
 
 def encode(

@@ -87,7 +87,12 @@ class RowDecoder:
                     f"Send a JSON object with the fields {', '.join(self._types)}.",
                 ) from error
             events.append(event)
-        return pl.DataFrame(_columns(events, self._types)[0])
+        return frame(events, self._types)
+
+
+def frame(events: Sequence[Any], types: Mapping[str, FieldType]) -> pl.DataFrame:
+    """One row an event (a struct with the fields f0, f1, …), in order; the fields as columns."""
+    return pl.DataFrame(_columns(events, types)[0])
 
 
 @dataclass

@@ -97,6 +97,29 @@ class RowInvalid(TidemillError):
     """A row sent for prediction does not fit the model's fields."""
 
 
+# Serving.
+
+
+class RequestInvalid(TidemillError):
+    """A request is not what its protocol asks for."""
+
+
+class RequestTooLarge(TidemillError):
+    """A request has more bytes, chunks or rows than the server takes."""
+
+
+class RequestTooSlow(TidemillError):
+    """A request's body did not come in time."""
+
+
+class Unauthorized(TidemillError):
+    """A request does not carry the server's token."""
+
+
+class NotServed(TidemillError):
+    """A model is defined, and no deployment of it could be taken into service yet."""
+
+
 # Models.
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tidemill.core.sections import FieldType
+from tidemill.core.sections import FieldSpec, FieldType
 from tidemill.core.spec import ModelSpec
 
 Message = bytes | bytearray | memoryview | msgspec.Raw
@@ -17,12 +17,18 @@ _TYPES: dict[str, tuple[Any, Any]] = {
     "number": (float | None, float("nan")),
     "boolean": (bool | None | UnsetType, UNSET),
 }
+_KNOWN: dict[str, Any] = {
+    "category": str | int | float | bool | None,  # 3.0 is a whole number in JSON, and so is 3
+    "number": float | None,
+    "boolean": bool | None,
+}
 _WORDS = {
     "bool | int | str | null": "text",
     "float | null": "number",
     "bool | null": "boolean",
     "bool | float": "number or boolean",
     "bool | int | str": "text",
+    "bool | int | float | str | null": "text",
     "float": "number",
     "str": "text",
     "bool": "boolean",
@@ -44,6 +50,21 @@ def decoder(types: Mapping[str, FieldType], label: Mapping[str, Any]) -> Callabl
     rename = {f"f{i}": name for i, name in enumerate(names)}
     event = msgspec.defstruct("Event", fields, rename=rename, gc=False, kw_only=True)
     return msgspec.json.Decoder(event).decode
+
+
+def row_type(fields: Mapping[str, FieldSpec]) -> type[msgspec.Struct]:
+    """A struct of exactly these fields, f0, f1, … in the order given, as they are asked about.
+
+    A null is a value that is not known, whatever the field; only an optional one may be absent.
+    """
+    told: list[Any] = []
+    for index, field in enumerate(fields.values()):
+        known = _KNOWN[field.type]
+        told.append((f"f{index}", known, None) if field.optional else (f"f{index}", known))
+    rename = {f"f{index}": name for index, name in enumerate(fields)}
+    return msgspec.defstruct(
+        "Row", told, rename=rename, gc=False, kw_only=True, forbid_unknown_fields=True
+    )
 
 
 def label_type(spec: ModelSpec) -> Any:
@@ -74,7 +95,23 @@ def _field_reason(told: str) -> str:
         return f"{what.removeprefix('Object missing required field ')}: missing"
     if not path:
         return "not a JSON object"
+    return f"`{path}: {_mismatch(what)}"
+
+
+def mismatch(value: object, field: FieldSpec) -> str | None:
+    """Why a value of JSON is none of the field; None where it is one."""
+    if field.type == "category" and isinstance(value, float) and not value.is_integer():
+        return "expected text, got number"
+    try:
+        msgspec.convert(value, _KNOWN[field.type])
+    except msgspec.ValidationError as error:
+        return _mismatch(str(error))
+    return None
+
+
+def _mismatch(what: str) -> str:
+    """msgspec's message about a single value, in our words."""
     if not what.startswith("Expected `"):
-        return f"`{path}: out of range"
+        return "out of range"
     expected, got = (part.strip("`") for part in what.removeprefix("Expected ").split(", got "))
-    return f"`{path}: expected {_WORDS.get(expected, expected)}, got {_WORDS.get(got, got)}"
+    return f"expected {_WORDS.get(expected, expected)}, got {_WORDS.get(got, got)}"

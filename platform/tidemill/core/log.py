@@ -56,3 +56,16 @@ class LedgerRecord:
 
     offset: int
     value: bytes
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a follower of the ledger topic was told.
+
+    `records` are new, in offset order; `behind` counts those that stand behind them and come
+    later. `anew`: the topic is another one than before, and these are its first.
+    """
+
+    records: tuple[LedgerRecord, ...]
+    behind: int
+    anew: bool = False

@@ -216,9 +216,17 @@ class MemoryLedger:
         """Take the topic as it is now, as a new process does."""
         self._attached = None
 
-    def _answer(self) -> None:
+    def seen(self) -> tuple[tuple[str, str], list[LedgerRecord]]:
+        """Identity and records of the topic as it is now, whoever knew another."""
+        self._reach()
+        return self._identity, [LedgerRecord(at, value) for at, value in enumerate(self._values)]
+
+    def _reach(self) -> None:
         if self.away:
             raise LogUnavailable("The ledger in memory is set to be away.", "Unset `away`.")
+
+    def _answer(self) -> None:
+        self._reach()
         self._attached = self._attached or self._identity[1]
         if self._attached != self._identity[1]:
             raise LedgerLost(

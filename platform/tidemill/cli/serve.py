@@ -1,0 +1,53 @@
+"""`tidemill serve`: the champion of every model over HTTP."""
+
+import logging
+from typing import Annotated, Any
+
+import typer
+
+from tidemill import bootstrap
+from tidemill.cli.options import console
+from tidemill.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Default: 8080; 0: one that is free.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that answer; default: 1.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="May be repeated; default: all.")
+    ] = None,
+) -> None:
+    """Serve the champion of every model, swapped while it answers, until SIGTERM or Ctrl-C.
+
+    More is set by TIDEMILL_SERVE__…: TOKEN, MAX_ROWS, PREDICTION_LOG and others.
+    """
+    from tidemill.serving.workers import listen, run
+
+    settings = _settings(host=host, port=port, workers=workers, models=models)
+    names = settings.serve.models or tuple(bootstrap.model_files(settings))
+    specs = {name: bootstrap.load_spec(name, settings) for name in names}
+    address, at = listen(settings.serve)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    shown = f"[{address}]" if ":" in address else address
+    console.print(
+        f"Serving {', '.join(specs)} at http://{shown}:{at} (its documentation: /docs).",
+        markup=False,
+        soft_wrap=True,
+    )
+    run(settings, specs, address, at)
+
+
+def _settings(**told: Any) -> Settings:
+    """The settings with what the command line says over them."""
+    given = {name: value for name, value in told.items() if value is not None}
+    settings = Settings()
+    serving = settings.serve.model_dump() | given
+    return settings.model_copy(update={"serve": type(settings.serve)(**serving)})
+
+
+COMMANDS = (serve,)

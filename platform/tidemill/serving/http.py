@@ -1,0 +1,178 @@
+"""HTTP as Granian hands it over: bodies within bounds, errors as status codes, tokens."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tidemill.core.errors import (
+    NotServed,
+    RequestInvalid,
+    RequestTooLarge,
+    RequestTooSlow,
+    RowInvalid,
+    TidemillError,
+    Unauthorized,
+    UnknownModel,
+)
+
+Headers = list[tuple[str, str]]
+JSON: Headers = [("content-type", "application/json")]
+
+
+class NoSuchPath(TidemillError):
+    """The server has no such path."""
+
+
+class MethodNotAllowed(TidemillError):
+    """The path takes other methods, which `allowed` names."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{path[:200]} does not take {method[:20]}.", f"Use {allowed}.")
+        self.allowed = allowed
+
+
+_STATUS: dict[type[TidemillError], int] = {
+    RequestInvalid: 400,
+    RowInvalid: 400,
+    Unauthorized: 401,
+    UnknownModel: 404,
+    NoSuchPath: 404,
+    MethodNotAllowed: 405,
+    RequestTooSlow: 408,
+    RequestTooLarge: 413,
+    NotServed: 503,
+}
+
+
+class Scope(Protocol):
+    """The head of a request (RSGI)."""
+
+    proto: str
+    method: str
+    path: str
+    query_string: str
+    headers: Any
+
+
+class Channel(Protocol):
+    """The rest of a request, and the way back (RSGI)."""
+
+    async def __call__(self) -> bytes: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer."""
+
+    body: bytes
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = tuple(JSON)
+
+
+def status_of(error: TidemillError) -> int:
+    """The status code of a fault: 500 for what is not the client's to mend."""
+    return next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+def headers_of(error: TidemillError) -> Headers:
+    """The headers that go with a fault."""
+    if isinstance(error, MethodNotAllowed):
+        return [*JSON, ("allow", error.allowed)]
+    if isinstance(error, Unauthorized):
+        return [*JSON, ("www-authenticate", "Bearer")]
+    if isinstance(error, NotServed):
+        return [*JSON, ("retry-after", "1")]
+    return JSON
+
+
+@dataclass
+class Bounds:
+    """What a body may cost. `watch` ends those that take too long; it is a task of its own,
+    because a timer for each request costs more than the request."""
+
+    max_bytes: int
+    max_chunks: int
+    seconds: float
+    _reading: dict["asyncio.Task[Any]", float] = field(default_factory=dict, init=False)
+
+    async def body(self, scope: Scope, channel: Channel) -> bytes:
+        """The body. Raises `RequestTooLarge`, `RequestTooSlow`, `RequestInvalid`."""
+        length = scope.headers.get("content-length")
+        if length is not None:
+            self._check(_number(length))
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading[task] = time.monotonic()
+        try:
+            return await (self._chunks(channel) if length is None else channel())
+        except asyncio.CancelledError:
+            if task in self._reading:
+                raise  # nobody here has cancelled it
+            task.uncancel()
+            raise RequestTooSlow(
+                f"The body did not come within {self.seconds:g} s.",
+                "Send it faster, or raise TIDEMILL_SERVE__SECONDS.",
+            ) from None
+        finally:
+            self._reading.pop(task, None)
+
+    async def watch(self) -> None:
+        """Cancel what has been reading for too long, for ever."""
+        while True:
+            await asyncio.sleep(min(self.seconds / 4, 1))
+            overdue = time.monotonic() - self.seconds
+            for task, begun in list(self._reading.items()):  # the oldest first
+                if begun > overdue:
+                    break
+                del self._reading[task]
+                task.cancel()
+
+    async def _chunks(self, channel: Channel) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in channel:
+            parts.append(part)
+            size += len(part)
+            self._check(size)
+            if len(parts) > self.max_chunks:
+                raise RequestTooLarge(
+                    f"The body comes in more than {self.max_chunks} chunks.",
+                    "Send larger chunks, or a content length.",
+                )
+        return b"".join(parts)
+
+    def _check(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise RequestTooLarge(
+                f"The body has more than {self.max_bytes} bytes.",
+                "Ask in parts, or raise TIDEMILL_SERVE__MAX_BYTES.",
+            )
+
+
+def _number(length: str) -> int:
+    if not length.isascii() or not length.isdigit():
+        raise RequestInvalid("The content length is no number.", "Send the right one.")
+    return int(length[:20])
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Asks for the token, if there is one."""
+
+    token: str | None
+
+    def check(self, scope: Scope) -> None:
+        """Raises `Unauthorized`."""
+        if self.token is None:
+            return
+        told = scope.headers.get("authorization") or ""
+        if not hmac.compare_digest(told.encode(), f"Bearer {self.token}".encode()):
+            raise Unauthorized(
+                "The request does not carry the server's token.",
+                "Send `Authorization: Bearer TOKEN`.",
+            )

@@ -1,0 +1,36 @@
+"""What every protocol turns a request into, and an answer from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill.core.errors import TidemillError
+from tidemill.serving.predictor import Prediction
+from tidemill.serving.schemas import Rows
+from tidemill.serving.slot import Served
+
+
+@dataclass(slots=True)
+class Asked:
+    """The rows of a request, and the id that the client gave it."""
+
+    rows: Rows
+    id: str | None = None
+
+
+class Speaker(Protocol):
+    """One protocol for one model."""
+
+    def read(self, body: bytes) -> Asked:
+        """The rows of a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
+        ...
+
+    def answer(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> bytes:
+        """The body of an answer, which names the digest and the version that made it."""
+        ...
+
+
+class Complain(Protocol):
+    """How a protocol tells an error."""
+
+    def __call__(self, error: TidemillError) -> bytes: ...
