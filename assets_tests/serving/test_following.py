@@ -8,6 +8,7 @@ import pytest
 
 import small_models
 from ledger_hands import persons_entry
+from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch
@@ -50,7 +51,7 @@ class World:
             MemoryFeed(self.ledger),
             {"m": contract},
             self._bundle,
-            Loader(LocalProver(), {"m": None}),
+            Loader(LocalProver(), load_feature_function),
             LocalCopy(self.copies),
             lambda: self.now,
             patience=5_000,

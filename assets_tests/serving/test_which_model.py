@@ -9,6 +9,7 @@ import pytest
 
 import small_models
 from ledger_hands import persons_entry
+from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
@@ -57,7 +58,7 @@ def app() -> App:
         MemoryFeed(ledger),
         {name: Contract(name, spec.fields, 10) for name in NAMES},
         lambda model, digest: bundle,
-        Loader(LocalProver(), dict.fromkeys(NAMES)),
+        Loader(LocalProver(), load_feature_function),
         LocalCopy(MemoryStore()),
         lambda: 0,
     )

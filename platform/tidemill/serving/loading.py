@@ -1,9 +1,10 @@
 """Bundles to predictors: verified, proven in a child process, loaded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.core import canonical
-from tidemill.core.bundle import Model
+from tidemill.core.bundle import Model, function_of
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.features import FeatureFunction
 from tidemill.ports import Prover
@@ -13,18 +14,25 @@ from tidemill.serving.schemas import Contract
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads bundles; `functions` are the models' feature functions as this process has them."""
+    """Loads bundles, each with the feature function that it was made by: `function` finds it.
+
+    After an adoption that may be another one than `defs.yaml` names.
+    """
 
     prover: Prover
-    functions: dict[str, FeatureFunction | None]
+    function: Callable[[str], FeatureFunction]
 
     def __call__(self, bundle: bytes, digest: str, contract: Contract) -> Predictor:
-        """The predictor of these bytes. Raises `DigestMismatch`, `FeatureSkew`, `BundleUnfit`."""
+        """The predictor of these bytes.
+
+        Raises `DigestMismatch`, `FeatureSkew`, `BundleUnfit`, and what `function` raises.
+        """
         if canonical.digest(bundle) != digest:
             raise DigestMismatch(
                 f"The bytes of bundle {digest} are others.",
                 "Restore the bundle from a backup; `tidemill verify` names all that is damaged.",
             )
         self.prover.prove(bundle)
-        model = Model.load(bundle, digest, self.functions[contract.model])
-        return Predictor(model, contract)
+        reference = function_of(bundle)
+        function = self.function(reference) if reference else None
+        return Predictor(Model.load(bundle, digest, function), contract)

@@ -11,7 +11,6 @@ import polars as pl
 
 from tidemill.core.bundle import Model, scores
 from tidemill.core.decoding import frame
-from tidemill.core.errors import BundleUnfit
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
 from tidemill.core.sections import FieldType
@@ -28,22 +27,15 @@ _NULLS = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean
 class Predictor:
     """A loaded model for requests of one contract.
 
-    Fields that the contract has and the model has not are ignored; those that it lost are missing
-    to the model. `one` is for a single thread; `matrix` and `many` may be called by several.
-    Raises `BundleUnfit` where a field is of another type for the model.
+    Fields that the contract has and the model has not are ignored; those that it lost, or has as
+    another type, are missing to the model, as they are where it is evaluated. `one` is for a single
+    thread; `matrix` and `many` may be called by several.
     """
 
     def __init__(self, model: Model, contract: Contract) -> None:
         self.model = model
         self._types = {name: field.type for name, field in contract.fields.items()}
-        self._lost = {name: kind for name, kind in model.header.fields if name not in self._types}
-        for name, kind in model.header.fields:
-            if self._types.get(name, kind) != kind:
-                raise BundleUnfit(
-                    f"Field {name!r} is a {self._types[name]} in defs.yaml and was a {kind} when "
-                    f"bundle {model.digest} was trained.",
-                    "Bring the old type back, or define a model of a new name.",
-                )
+        self._lost = {n: kind for n, kind in model.header.fields if self._types.get(n) != kind}
         self._places = self._plan() if model.function is None else None
         self._row = _row_function(model.booster)
         if not self._lost:
@@ -74,7 +66,7 @@ class Predictor:
 
     def _plan(self) -> "list[tuple[int, _Codes | None]]":
         """For each column the place in a row that it comes from, and the codes of a category."""
-        place = {name: at for at, name in enumerate(self._types)}
+        place = {name: at for at, name in enumerate(self._types) if name not in self._lost}
         known = self.model.vocabulary.values
         return [
             (

@@ -80,10 +80,6 @@ def _following(
 ) -> Iterator[Follower]:
     """The follower, at work in a thread of its own."""
     told, store = settings.serve, FileStore(settings.store)
-    functions = {
-        name: load_feature_function(spec.features) if spec.features else None
-        for name, spec in specs.items()
-    }
     contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
     with ForkedProver() as prover:
         feed = KafkaFeed(at)
@@ -91,7 +87,7 @@ def _following(
             feed,
             contracts,
             lambda model, digest: Archive(store, model).bundle(digest),
-            Loader(prover, functions),
+            Loader(prover, load_feature_function),
             LocalCopy(FileStore(settings.serving)),
             _now,
             patience=round(told.patience * 1000),
