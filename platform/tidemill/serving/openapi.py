@@ -50,7 +50,9 @@ def document(specs: Mapping[str, ModelSpec], contracts: Mapping[str, Contract]) 
             f"/v2/models/{name}": _get(f"Model {name} (Open Inference Protocol)"),
             f"/v2/models/{name}/ready": _get(f"Whether model {name} is served", also=503),
             f"/v2/models/{name}/infer": _post(
-                f"Predict {told} (Open Inference Protocol)", _ref("Request"), "Response"
+                f"Predict {told} (Open Inference Protocol): a tensor [rows] a field",
+                _ref("Request"),
+                "Response",
             ),
         }
     paths["/invocations"] = _invocations(contracts)
