@@ -46,7 +46,7 @@ def bare(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Targe
     file.write_bytes(bundle)
     words = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--port", str(port))
     more = {"BUNDLE": str(file), "PYTHONPATH": str(_HERE)}
-    with _running(folder, words + ("--log-level", "error", "bare:app"), more):
+    with _running(folder, (*words, "--log-level", "error", "bare:app"), more):
         yield _up(Target("bare", f"http://127.0.0.1:{port}/", bodies))
 
 
@@ -70,7 +70,7 @@ def mlflow(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target
         pip_requirements=["lightgbm"],
     )
     words = ("mlflow", "models", "serve", "-m", str(path), "--env-manager", "local")
-    with _running(folder, words + ("--workers", "1", "--host", "127.0.0.1", "--port", str(port))):
+    with _running(folder, (*words, "--workers", "1", "--host", "127.0.0.1", "--port", str(port))):
         bodies = [_split(names, row) for row in given]
         yield _up(Target("mlflow", f"http://127.0.0.1:{port}/invocations", bodies))
 
@@ -94,7 +94,9 @@ def _up(target: Target) -> Target:
 
 
 @contextmanager
-def _running(folder: Path, words: Sequence[str], more: dict[str, str] | None = None) -> Iterator[None]:
+def _running(
+    folder: Path, words: Sequence[str], more: dict[str, str] | None = None
+) -> Iterator[None]:
     """A command of this environment while the block lasts; what it says is in the folder."""
     environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | (more or {})
     with (folder / f"{words[0]}.log").open("wb") as said:

@@ -109,9 +109,7 @@ class Loads:
         words = (self.wrk, "-t1", f"-c{CONNECTIONS}", f"-d{self.seconds}s", "-s", str(script))
         before = _cpu_of_children()
         done = subprocess.run((*words, target.url), capture_output=True, text=True, check=True)
-        self.client_cores = max(
-            self.client_cores, (_cpu_of_children() - before) / self.seconds
-        )
+        self.client_cores = max(self.client_cores, (_cpu_of_children() - before) / self.seconds)
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
 
     def figures(self) -> dict[str, Figure]:
@@ -138,19 +136,20 @@ def main() -> int:
         home = (told.home or Path(scratch)).absolute()
         with through_the_steps(home, "2013-02-02" if told.quick else "2013-02-06") as year:
             loads = Loads(home, wrk, seconds=1 if told.quick else 4)
-            figures = _measured(home, year, loads, rounds=1 if told.quick else 7, swaps=3 if told.quick else 60)
+            rounds, swaps = (1, 3) if told.quick else (7, 60)
+            figures = _measured(home, year, loads, rounds, swaps)
     return finish("serving", figures, GOALS, told.quick)
 
 
 def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> dict[str, Figure]:
-    mill = year.mill
+    mill, settings = year.mill, settings_in(home)
     digests = [day.candidate.digest for day in year.days]
     model = max((mill.load(digest) for digest in digests), key=lambda each: each.trees)
     bundle = mill.archive.bundle(model.digest)
     rows = beside.some_rows(mill, ROWS)
     bodies = [b'{"rows": [%b]}' % row for row in rows]
     with (
-        beside.server(settings_in(home), MODEL) as server,
+        beside.server(settings, MODEL) as server,
         bare(home, bundle, bodies) as other,
         mlflow(home, model, rows) as ml,
     ):
@@ -160,9 +159,9 @@ def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> 
         say(f"{model.trees} trees: all servers give the same answers")
         for _ in range(rounds):
             loads.round((ours, other, ml))
-        swapped = _swaps(mill, server, rows, digests, swaps)
-    figures = loads.figures() | swapped | {"trees": model.trees, "bundle_mb": len(bundle) / 1e6}
-    return figures
+        swapped = _swaps(mill, settings.kafka.ledger_topic, server, rows, digests, swaps)
+    size = {"trees": model.trees, "bundle_mb": len(bundle) / 1e6}
+    return loads.figures() | swapped | size
 
 
 def _agree(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> None:
@@ -175,7 +174,12 @@ def _agree(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> No
 
 
 def _swaps(
-    mill: Mill, server: beside.Server, rows: Sequence[bytes], digests: Sequence[str], count: int
+    mill: Mill,
+    topic: str,
+    server: beside.Server,
+    rows: Sequence[bytes],
+    digests: Sequence[str],
+    count: int,
 ) -> dict[str, Figure]:
     """Another model every second, under steady requests."""
     with beside.client(server, rows, RATE) as client:
@@ -184,10 +188,9 @@ def _swaps(
             version = _deploy(mill, digest)
             time.sleep(1)
             server.reaches(version)
-    told = seen(client.answers, beside.ledger(mill, mill_ledger(mill)))
+    told = seen(client.answers, beside.ledger(mill, topic))
     for fault in told.faults:
         say(fault)
-    waits = list(told.first_answer.values())
     assert told.in_swaps.p99 is not None
     assert told.between.p99 is not None
     return {
@@ -200,8 +203,8 @@ def _swaps(
         "without_p50_ms": told.between.p50,
         "without_p99_ms": told.between.p99,
         "p99_in_swaps_over_without": told.in_swaps.p99 / told.between.p99,
-        "first_answer_ms": median(waits),
-        "first_answer_most_ms": max(waits),
+        "first_answer_ms": median(told.first_answer_ms),
+        "first_answer_most_ms": max(told.first_answer_ms),
     }
 
 

@@ -137,19 +137,20 @@ def _print(settings: Settings, told: Told, path: Path) -> None:
 
 def _serving(told: Seen) -> Iterator[list[str]]:
     """What the client saw, a line each."""
-    yield ["requests", f"{told.requests}, {told.failed} failed; {told.swaps} swaps of the model"]
-    if not told.swaps:
-        yield ["swaps", "none: what is in service now was before these requests, too"]
+    yield ["requests", f"{told.requests}, {told.failed} failed"]
     yield ["ms an answer", f"{_ms(told.between)}; in swaps {_ms(told.in_swaps)}"]
     if told.swaps:
-        waits = list(told.first_answer.values())
-        yield ["ms to take over", f"{median(waits):.0f} in the median, {max(waits):.0f} at most"]
+        middle, most = median(told.first_answer_ms), max(told.first_answer_ms)
+        waits = f"answering {middle:.0f} ms after the ledger (at most {most:.0f})"
+        yield ["swaps", f"{told.swaps}, {waits}"]
+    else:
+        yield ["swaps", "none: what is in service now was so before the first request"]
 
 
 def _ms(span: Span) -> str:
     if span.p50 is None or span.p99 is None:
         return "none"
-    return f"{span.p50:.1f} (p99 {span.p99:.1f}) of {span.requests}"
+    return f"{span.p50:.1f} (p99 {span.p99:.1f})"
 
 
 COMMANDS = (demo,)

@@ -54,8 +54,8 @@ class Seen:
     """What a client saw. `swaps` counts the models that it saw take over from another.
 
     A swap lasts from its ledger entry to `SETTLES` after the first answer by the new model;
-    requests under way at any moment of one are `in_swaps`. `first_answer` is, in milliseconds,
-    from the entry to the end of that answer, by the version that took over.
+    requests under way at any moment of one are `in_swaps`. `first_answer_ms` is, for each swap in
+    the ledger's order, from the entry to the end of that answer.
     """
 
     requests: int
@@ -64,7 +64,7 @@ class Seen:
     swaps: int
     in_swaps: Span
     between: Span
-    first_answer: dict[int, float]
+    first_answer_ms: tuple[float, ...]
 
 
 def seen(answers: Sequence[Answer], ledger: Mapping[int, Appended]) -> Seen:
@@ -87,7 +87,7 @@ def seen(answers: Sequence[Answer], ledger: Mapping[int, Appended]) -> Seen:
         swaps=len(swaps),
         in_swaps=_span([a for a, within in zip(answers, inside, strict=True) if within]),
         between=_span([a for a, within in zip(answers, inside, strict=True) if not within]),
-        first_answer={v: (first - ledger[v].at) * 1000 for v, first in swaps.items()},
+        first_answer_ms=tuple((first - ledger[v].at) * 1000 for v, first in swaps.items()),
     )
 
 
