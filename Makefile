@@ -40,8 +40,8 @@ test: lint  ## lint and the tests
 test-faults: setup  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
-tools:  ## Debian's chromium, chromium-driver and strace, which some proofs need (as root)
-	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace
+tools:  ## Debian's chromium, chromium-driver, strace and wrk, which some proofs need (as root)
+	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
 
 ui: setup  ## the Dagster UI on the demo's instance
 	@$(RUN)/tidemill ui

@@ -153,7 +153,7 @@ def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> 
         bare(home, bundle, bodies) as other,
         mlflow(home, model, rows) as ml,
     ):
-        server.reaches(_deploy(mill, model.digest))
+        assert server.reaches(_deploy(mill, model.digest))
         ours = Target("tidemill", f"{server.url}/models/{MODEL}/predict", bodies)
         _agree(model, rows, (ours, other, ml))
         say(f"{model.trees} trees: all servers give the same answers")
@@ -187,7 +187,7 @@ def _swaps(
         for _, digest in zip(range(count), cycle(digests), strict=False):
             version = _deploy(mill, digest)
             time.sleep(1)
-            server.reaches(version)
+            assert server.reaches(version)
     told = seen(client.answers, beside.ledger(mill, topic))
     for fault in told.faults:
         say(fault)

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import msgspec
 
-from tidemill.core.errors import NotServed
 from tidemill.cycle.mill import Mill
 from tidemill.serving.answers import Answer, Appended
 from tidemill.settings import Settings
@@ -38,28 +36,26 @@ class Server:
     model: str
     token: str | None
     log: str
+    process: "subprocess.Popen[bytes]"
 
-    def reaches(self, version: int) -> None:
-        """Wait until this version, or a later one, is in service. Raises `NotServed`."""
+    def reaches(self, version: int) -> bool:
+        """Wait until this version, or a later one, is in service; False where it never is."""
         until = time.monotonic() + _PATIENCE
-        while (self._version() or -1) < version:
-            if time.monotonic() > until:
-                raise NotServed(
-                    f"Entry {version} of model {self.model} did not come into service within "
-                    f"{_PATIENCE} s.",
-                    f"The server's log says why: {self.log}.",
-                )
+        while self.process.poll() is None and time.monotonic() < until:
+            if self._version() >= version:
+                return True
             time.sleep(_LOOK)
+        return False
 
-    def _version(self) -> int | None:
+    def _version(self) -> int:
+        """The version in service; -1 where there is none."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             asked = Request(f"{self.url}/models/{self.model}", headers=headers)
             with urlopen(asked, timeout=_PATIENCE) as reply:
-                version: int | None = msgspec.json.decode(reply.read()).get("version")
-                return version
-        except (URLError, OSError):
-            return None
+                return int(msgspec.json.decode(reply.read()).get("version", -1))
+        except OSError:
+            return -1
 
 
 @contextmanager
@@ -80,7 +76,7 @@ def server(settings: Settings, model: str) -> Iterator[Server]:
         )
     token = told.token.get_secret_value() if told.token else None
     try:
-        yield Server(f"http://{address}:{port}", model, token, str(log))
+        yield Server(f"http://{address}:{port}", model, token, str(log), process)
     finally:
         process.terminate()
         _ended(process)

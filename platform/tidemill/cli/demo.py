@@ -73,7 +73,7 @@ def demo(
             with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
                 summary = summarize(mill, first, last)
                 ledger = beside.ledger(mill, settings.kafka.ledger_topic)
-            server.reaches(max(ledger))
+            reached = server.reaches(max(ledger))
     told = Told(
         summary=summary,
         serving=seen(client.answers, ledger),
@@ -87,10 +87,11 @@ def demo(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(canonical.encode(told))
     _print(settings, told, path)
-    if told.serving.failed or not told.serving.requests:
+    if told.serving.failed or not told.serving.requests or not reached:
         raise RequestsFailed(
-            f"Of {told.serving.requests} requests {told.serving.failed} failed"
-            f"{''.join(f'; {fault}' for fault in told.serving.faults)}.",
+            f"Of {told.serving.requests} requests {told.serving.failed} failed, and the newest "
+            f"model {'answers' if reached else 'never answered'}."
+            + "".join(f" {fault}." for fault in told.serving.faults),
             f"The server's log may say why: {server.log}.",
         )
 
