@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import msgspec
 import numpy as np
 import pandas as pd
+import psutil
 
 from tidemill.core.bundle import Model
 
@@ -25,11 +26,18 @@ _PATIENCE = 120
 
 @dataclass(frozen=True)
 class Target:
-    """Where to ask, and the body of each row there."""
+    """Where to ask, the body of each row there, and the process that answers."""
 
     name: str
     url: str
     bodies: Sequence[bytes]
+    process: "subprocess.Popen[bytes]"
+
+    def cpu(self) -> float:
+        """CPU seconds of the process and of those it has begun."""
+        family = psutil.Process(self.process.pid)
+        times = [each.cpu_times() for each in (family, *family.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
     def ask(self, body: bytes) -> float:
         """The prediction for a body of one row."""
@@ -46,8 +54,8 @@ def bare(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Targe
     file.write_bytes(bundle)
     words = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--port", str(port))
     more = {"BUNDLE": str(file), "PYTHONPATH": str(_HERE)}
-    with _running(folder, (*words, "--log-level", "error", "bare:app"), more):
-        yield _up(Target("bare", f"http://127.0.0.1:{port}/", bodies))
+    with _running(folder, (*words, "--log-level", "error", "bare:app"), more) as process:
+        yield _up(Target("bare", f"http://127.0.0.1:{port}/", bodies, process))
 
 
 @contextmanager
@@ -70,9 +78,10 @@ def mlflow(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target
         pip_requirements=["lightgbm"],
     )
     words = ("mlflow", "models", "serve", "-m", str(path), "--env-manager", "local")
-    with _running(folder, (*words, "--workers", "1", "--host", "127.0.0.1", "--port", str(port))):
+    at = ("--workers", "1", "--host", "127.0.0.1", "--port", str(port))
+    with _running(folder, (*words, *at)) as process:
         bodies = [_split(names, row) for row in given]
-        yield _up(Target("mlflow", f"http://127.0.0.1:{port}/invocations", bodies))
+        yield _up(Target("mlflow", f"http://127.0.0.1:{port}/invocations", bodies, process))
 
 
 def _split(names: Sequence[str], row: "np.ndarray[Any, np.dtype[np.float64]]") -> bytes:
@@ -96,7 +105,7 @@ def _up(target: Target) -> Target:
 @contextmanager
 def _running(
     folder: Path, words: Sequence[str], more: dict[str, str] | None = None
-) -> Iterator[None]:
+) -> "Iterator[subprocess.Popen[bytes]]":
     """A command of this environment while the block lasts; what it says is in the folder."""
     environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | (more or {})
     with (folder / f"{words[0]}.log").open("wb") as said:
@@ -104,7 +113,7 @@ def _running(
             [str(_BIN / words[0]), *words[1:]], env=environment, stdout=said, stderr=said
         )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(_PATIENCE)
