@@ -18,11 +18,9 @@ from tidemill.cycle.mill import Mill
 from tidemill.serving.answers import Answer, Appended
 from tidemill.settings import Settings
 
-_PATIENCE = 30
+_PATIENCE = 60
 """Seconds that a process gets to end, and a server to take what it was told."""
 _LOOK = 0.05
-_LAST = 0.2
-"""Seconds that a client goes on asking, so that the newest model answers, too."""
 _PR_SET_PDEATHSIG = 1
 _QUICK_END = {"TIDEMILL_SERVE__DRAIN": "0"}
 """No balancer has to learn that the server ends."""
@@ -102,7 +100,6 @@ def client(at: Server, rows: Sequence[bytes], rate: float) -> Iterator[Client]:
         process.stdin.write(msgspec.json.encode({**orders, "rows": raw}) + b"\n")
         process.stdin.flush()
         yield told
-        time.sleep(_LAST)
         said, _ = process.communicate(timeout=_PATIENCE)
         told.answers = msgspec.json.decode(said, type=list[Answer])
     finally:

@@ -87,12 +87,17 @@ def demo(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(canonical.encode(told))
     _print(settings, told, path)
-    if told.serving.failed or not told.serving.requests or not reached:
+    _check(told.serving, reached, server.log)
+
+
+def _check(told: Seen, reached: bool, log: str) -> None:
+    """Raises `RequestsFailed` unless every request was answered, the newest model's, too."""
+    if told.failed or not told.requests or not reached:
         raise RequestsFailed(
-            f"Of {told.serving.requests} requests {told.serving.failed} failed, and the newest "
-            f"model {'answers' if reached else 'never answered'}."
-            + "".join(f" {fault}." for fault in told.serving.faults),
-            f"The server's log may say why: {server.log}.",
+            f"Of {told.requests} requests {told.failed} failed, and the newest model "
+            f"{'answers' if reached else 'never answered'}."
+            + "".join(f" {fault}." for fault in told.faults),
+            f"The server's log may say why: {log}.",
         )
 
 

@@ -3,20 +3,23 @@
     python -m tidemill.serving.client
 
 The first line of its input are `Orders` as JSON; all `Answer`s are its output, as JSON. It waits
-until the server is ready, and then for no answer before it asks again.
+until the server is ready, and then for no answer before it asks again. After the end of its input
+it asks a few times more, so that a model which came at the last moment answers, too.
 """
 
 import asyncio
 import sys
 import time
-from itertools import count
 
 import aiohttp
 import msgspec
 
 from tidemill.serving.answers import Answer
 
-_LOOK = 0.05
+_LOOK, _PATIENCE = 0.05, 30
+"""Seconds between looks whether the server is ready; and how long to go on after the end."""
+_LAST = 10
+"""Requests after the end of the input."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _IDLE = 2
 """Seconds after which an idle connection is not used again: sooner than a server ends it."""
@@ -42,24 +45,35 @@ _decode = msgspec.json.Decoder(_Told).decode
 
 
 async def ask(orders: Orders, stop: asyncio.Event) -> list[Answer]:
-    """Ask from when the server is ready until `stop` is set; what came, in the order of asking."""
+    """Ask from when the server is ready until `stop` is set, and `_LAST` times more; what came, in
+    the order of asking. Nothing comes of a server that is never ready."""
     headers = {"authorization": f"Bearer {orders.token}"} if orders.token else {}
     bodies = [b'{"rows": [%b]}' % row for row in orders.rows]
     connector = aiohttp.TCPConnector(keepalive_timeout=_IDLE)
     async with aiohttp.ClientSession(
         orders.url, headers=headers, connector=connector, timeout=_TIMEOUT
     ) as session:
-        while not stop.is_set() and not await _ready(session):
-            await asyncio.sleep(_LOOK)
+        if not await _awaited(session, stop):
+            return []
         asked: list[asyncio.Task[Answer]] = []
-        begun = time.perf_counter()
-        for number in count():
-            await asyncio.sleep(begun + number / orders.rate - time.perf_counter())
-            if stop.is_set():
-                break
-            body = bodies[number % len(bodies)]
+        begun, left = time.perf_counter(), _LAST
+        while left:
+            await asyncio.sleep(begun + len(asked) / orders.rate - time.perf_counter())
+            body = bodies[len(asked) % len(bodies)]
             asked.append(asyncio.create_task(_answer(session, orders.model, body)))
+            left -= stop.is_set()
         return list(await asyncio.gather(*asked))
+
+
+async def _awaited(session: aiohttp.ClientSession, stop: asyncio.Event) -> bool:
+    """Wait until the server is ready; False where it is not, long after `stop` was set."""
+    looks = int(_PATIENCE / _LOOK)
+    while not await _ready(session):
+        looks -= stop.is_set()
+        if not looks:
+            return False
+        await asyncio.sleep(_LOOK)
+    return True
 
 
 async def _ready(session: aiohttp.ClientSession) -> bool:
