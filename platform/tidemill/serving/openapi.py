@@ -110,12 +110,7 @@ def _rows(contract: Contract) -> Schema:
 
 
 def _value(field: FieldSpec) -> Schema:
-    schema: Schema = {"type": _TYPES[field.type]}
-    if field.type == "category":
-        schema |= {"minimum": -(2**63), "maximum": 2**63 - 1}
-    if field.type == "number":
-        schema |= {"minimum": -1e308, "maximum": 1e308}
-    return schema
+    return {"type": _TYPES[field.type]}
 
 
 def _request(name: str) -> Schema:
