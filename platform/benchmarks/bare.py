@@ -1,6 +1,7 @@
-"""The least that can answer the rows of a bundle: a bare RSGI application for Granian.
+"""The least that can answer the rows of a bundle: a bare application, RSGI and ASGI.
 
     BUNDLE=FILE granian --interface rsgi bare:app
+    BUNDLE=FILE uvicorn bare:app
 
 It takes the body that tidemill takes, and asks the same booster by the same single-row call. It
 checks nothing, counts nothing, names no model, and never swaps.
@@ -17,6 +18,7 @@ from tidemill.core.bundle import Model
 from tidemill.serving.predictor import row_function
 
 _JSON = [("content-type", "application/json")]
+_HEAD = (b"content-type", b"application/json")
 _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
 
@@ -33,11 +35,24 @@ class Bare:
         ]
 
     async def __rsgi__(self, scope: Any, channel: Any) -> None:
-        row = _decode(await channel())["rows"][0]
+        channel.response_bytes(200, _JSON, self._answer(await channel()))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            came = await receive()
+            body, more = body + came.get("body", b""), came.get("more_body", False)
+        answer = self._answer(body)
+        length = (b"content-length", b"%d" % len(answer))
+        headers = [_HEAD, length]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def _answer(self, body: bytes) -> bytes:
+        row = _decode(body)["rows"][0]
         columns = self._columns
         values = [row[name] if codes is None else codes.get(row[name]) for name, codes in columns]
-        answer = _encode({"predictions": [self._predict(values)]})
-        channel.response_bytes(200, _JSON, answer)
+        return _encode({"predictions": [self._predict(values)]})
 
 
 def _codes(texts: tuple[str, ...] | None) -> dict[str, int] | None:

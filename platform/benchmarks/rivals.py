@@ -1,4 +1,4 @@
-"""Other servers of the same model, each a process of its own: MLflow's, and a bare one."""
+"""Other servers of the same model, each a process of its own: MLflow's, and two bare ones."""
 
 import os
 import socket
@@ -48,14 +48,30 @@ class Target:
 
 
 @contextmanager
-def bare(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
+def bare_rsgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
     """`bare.py` under Granian, one worker."""
+    words = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--log-level", "error")
+    with _bare("bare_rsgi", words, folder, bundle, bodies) as target:
+        yield target
+
+
+@contextmanager
+def bare_asgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
+    """`bare.py` under uvicorn, one worker, on httptools and uvloop."""
+    words = ("uvicorn", "--lifespan", "off", "--ws", "none", "--no-access-log")
+    with _bare("bare_asgi", words, folder, bundle, bodies) as target:
+        yield target
+
+
+@contextmanager
+def _bare(
+    name: str, words: Sequence[str], folder: Path, bundle: bytes, bodies: Sequence[bytes]
+) -> Iterator[Target]:
     file, port = folder / "bare.bundle", _free_port()
     file.write_bytes(bundle)
-    words = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--port", str(port))
     more = {"BUNDLE": str(file), "PYTHONPATH": str(_HERE)}
-    with _running(folder, (*words, "--log-level", "error", "bare:app"), more) as process:
-        yield _up(Target("bare", f"http://127.0.0.1:{port}/", bodies, process))
+    with _running(folder, (*words, "--port", str(port), "bare:app"), more) as process:
+        yield _up(Target(name, f"http://127.0.0.1:{port}/", bodies, process))
 
 
 @contextmanager
