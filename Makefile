@@ -43,8 +43,8 @@ test-faults: setup  ## the slower proofs of what tidemill survives
 mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
-tools:  ## Debian's chromium, chromium-driver and strace, which some proofs need (as root)
-	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace
+tools:  ## Debian's chromium, chromium-driver, strace and wrk, which some proofs need (as root)
+	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
 
 ui: setup  ## the Dagster UI on the demo's instance
 	@$(RUN)/tidemill ui

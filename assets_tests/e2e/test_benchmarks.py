@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from commands import command
+from tools import needs
 
 _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["flat_cost", "ingest", "learning", "overhead"])
+@pytest.mark.parametrize("name", ["flat_cost", "ingest", "learning", "overhead", "serving"])
 def test_a_quick_benchmark_ends_with_a_line_of_json_that_judges_nothing(
     tmp_path: Path, name: str
 ) -> None:
+    if name == "serving":
+        needs("wrk")
     done = command(
         {"TIDEMILL_HOME": str(tmp_path)}, "python", str(_FOLDER / f"{name}.py"), "--quick"
     )

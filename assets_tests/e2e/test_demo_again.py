@@ -61,6 +61,13 @@ def test_the_summary_is_right_and_no_process_is_left(turned: Demo) -> None:
     entries = json.loads(history.stdout)
     assert len(entries) == came["deployments"]
     assert entries[-1]["digest"] == came["champion"]
+    served = told["serving"]
+    assert (served["failed"], served["faults"]) == (0, [])
+    assert 1 <= served["swaps"] < len(entries)
+    assert len(served["first_answer_ms"]) == served["swaps"]
+    spans = served["in_swaps"], served["between"]
+    assert sum(span["requests"] for span in spans) == served["requests"] > 100
+    assert all(0 < span["p50"] <= span["p99"] for span in spans)
     assert at_work_in(Path(turned["TIDEMILL_HOME"])) == []
 
 
@@ -72,6 +79,9 @@ def test_a_second_demo_produces_nothing_and_changes_nothing(demo: Demo) -> None:
     assert again["events_produced"] == 0
     assert again["events_present"] == first["events_produced"]
     assert again["summary"] == first["summary"]
+    assert (again["serving"]["failed"], again["serving"]["swaps"]) == (0, 0)
+    assert again["serving"]["requests"] > 0
+    assert "none: what is in service now was so before" in done.stdout
     assert store(demo) == kept
     assert at_work_in(Path(demo["TIDEMILL_HOME"])) == []
 
@@ -81,7 +91,8 @@ def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) ->
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
     with begun(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
         until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-        assert any("kafka.Kafka" in words for words in at_work_in(home))
+        for part in ("kafka.Kafka", "serve --host", "tidemill.serving.client"):
+            assert any(part in words for words in at_work_in(home)), part
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)
         assert process.wait(60) == 130, said(demo)
@@ -91,6 +102,22 @@ def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) ->
     assert done.returncode == 0, done.stderr
     assert summary(demo)["summary"]["windows"] == 4
     assert command(demo, "tidemill", "verify", "flights").returncode == 0
+
+
+def test_a_server_that_dies_fails_the_demo_and_leaves_nothing_behind(demo: Demo) -> None:
+    home = Path(demo["TIDEMILL_HOME"])
+    halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
+    with begun(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
+        at_work = psutil.Process(process.pid)
+        until(lambda: at_work.status() == psutil.STATUS_STOPPED)
+        [server] = [child for child in at_work.children() if "serve" in child.cmdline()]
+        server.kill()
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.wait(120) == 1, said(demo)
+    assert "RequestsFailed" in said(demo)
+    assert summary(demo)["serving"]["failed"] > 0
+    assert "Traceback" not in said(demo)
+    assert at_work_in(home) == []
 
 
 def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:

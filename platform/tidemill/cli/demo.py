@@ -1,33 +1,39 @@
-"""`tidemill demo`: the main job on real flights, from an empty folder to a model in service."""
+"""`tidemill demo`: the main job on real flights, from an empty folder to a model that serves."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
 
 from tidemill import bootstrap
+from tidemill.cli import beside
 from tidemill.cli.backfill import dagster_home, run_backfill
 from tidemill.cli.options import Deploy, console, print_table
 from tidemill.cli.stream import produce_flights
 from tidemill.core import canonical
-from tidemill.core.errors import UnknownWindow
+from tidemill.core.errors import RequestsFailed, UnknownWindow
 from tidemill.cycle.intervene import close
 from tidemill.cycle.summary import Summary, summarize
+from tidemill.serving.answers import Seen, Span, seen
 from tidemill.settings import Settings
 
 MODEL = "flights"
 LAST_DAY = "2013-12-31"
+RATE, ROWS = 50, 500
+"""Requests a second while windows are worked through, and the flights that they ask about."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """The summary of a demo, as `summary.json` has it; `seconds` are of this run."""
+    """The summary of a demo, as `summary.json` has it; `seconds` and `serving` are of this run."""
 
     summary: Summary
+    serving: Seen
     events_produced: int
     events_present: int
     seconds: dict[str, float]
@@ -39,28 +45,38 @@ def demo(
     until: Annotated[
         str, typer.Option("--until", help="The last day, at most 2013-12-31.")
     ] = "2013-03-31",
-    deploy: Deploy = None,
+    deploy: Deploy = "each",
 ) -> None:
-    """Run the main job on real flights of 2013, from Kafka to deployed models."""
+    """Run the main job on real flights of 2013, from Kafka to models that serve.
+
+    A client asks the prediction server for the whole time; one request that fails is an error.
+    """
     settings = Settings()
     spec = bootstrap.load_spec(MODEL, settings)
     first, last = spec.calendar.first, spec.calendar.window(until)
     if last.key > LAST_DAY:
         raise UnknownWindow(f"There are no flights on {until}.", f"The data end with {LAST_DAY}.")
     seconds: dict[str, float] = {}
-    with bootstrap.cluster(settings):  # one broker for all steps
+    with (
+        bootstrap.cluster(settings),  # one broker for all steps
+        beside.server(settings, MODEL) as server,
+    ):
         with _timed(seconds, "stream"):
             # A day more than asked for: a window closes by what comes after it.
             stream = produce_flights(settings, spec, spec.calendar.after(last).end)
-        if last.key == LAST_DAY:  # no later event will come to close it
-            with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
-                close(mill, last, "demo: the data end here")
-        with _timed(seconds, "windows"):
-            done = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
         with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
-            summary = summarize(mill, first, last)
+            if last.key == LAST_DAY:  # no later event will come to close it
+                close(mill, last, "demo: the data end here")
+            rows = beside.some_rows(mill, ROWS)
+        with _timed(seconds, "windows"), beside.client(server, rows, RATE) as client:
+            done = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
+            with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
+                summary = summarize(mill, first, last)
+                ledger = beside.ledger(mill, settings.kafka.ledger_topic)
+            reached = server.reaches(max(ledger))
     told = Told(
         summary=summary,
+        serving=seen(client.answers, ledger),
         events_produced=stream.produced,
         events_present=stream.present,
         seconds=seconds,
@@ -71,6 +87,18 @@ def demo(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(canonical.encode(told))
     _print(settings, told, path)
+    _check(told.serving, reached, server.log)
+
+
+def _check(told: Seen, reached: bool, log: str) -> None:
+    """Raises `RequestsFailed` unless every request was answered, the newest model's, too."""
+    if told.failed or not told.requests or not reached:
+        raise RequestsFailed(
+            f"Of {told.requests} requests {told.failed} failed, and the newest model "
+            f"{'answers' if reached else 'never answered'}."
+            + "".join(f" {fault}." for fault in told.faults),
+            f"The server's log may say why: {log}.",
+        )
 
 
 @contextmanager
@@ -100,6 +128,7 @@ def _print(settings: Settings, told: Told, path: Path) -> None:
             ["verdicts", ", ".join(f"{count} {name}" for name, count in s.verdicts.items())],
             *([f"loss of the {name}", f"{loss:.4f}"] for name, loss in losses.items()),
             ["in service", f"{s.champion[:16]}, {s.deployments} ledger entries"],
+            *_serving(told.serving),
             ["seconds", ", ".join(f"{name} {spent:.1f}" for name, spent in told.seconds.items())],
             ["seconds a window", f"{told.seconds_per_window:.2f}"],
         ],
@@ -110,6 +139,24 @@ def _print(settings: Settings, told: Told, path: Path) -> None:
         f"and `tidemill ui` for lineage and reports ({dagster_home(settings)}).",
         soft_wrap=True,
     )
+
+
+def _serving(told: Seen) -> Iterator[list[str]]:
+    """What the client saw, a line each."""
+    yield ["requests", f"{told.requests}, {told.failed} failed"]
+    yield ["ms an answer", f"{_ms(told.between)}; in swaps {_ms(told.in_swaps)}"]
+    if told.swaps:
+        middle, most = median(told.first_answer_ms), max(told.first_answer_ms)
+        waits = f"answering {middle:.0f} ms after the ledger (at most {most:.0f})"
+        yield ["swaps", f"{told.swaps}, {waits}"]
+    else:
+        yield ["swaps", "none: what is in service now was so before the first request"]
+
+
+def _ms(span: Span) -> str:
+    if span.p50 is None or span.p99 is None:
+        return "none"
+    return f"{span.p50:.1f} (p99 {span.p99:.1f})"
 
 
 COMMANDS = (demo,)

@@ -16,9 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
 Deploy = Annotated[
     Literal["each", "last"] | None,
-    typer.Option(
-        "--deploy", help="Which windows may reach the ledger; default: as defs.yaml says."
-    ),
+    typer.Option("--deploy", help="Which windows may reach the ledger; else as defs.yaml says."),
 ]
 
 console = Console(highlight=False)

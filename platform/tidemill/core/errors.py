@@ -120,6 +120,10 @@ class NotServed(TidemillError):
     """A model is defined, and no deployment of it could be taken into service yet."""
 
 
+class RequestsFailed(TidemillError):
+    """Requests to a prediction server were not answered as they must be."""
+
+
 # Models.
 
 

@@ -86,10 +86,11 @@ class App:
         begun = time.perf_counter()
         self.under_way += 1
         model, route = "", "none"
-        complain = inference.complain if scope.path.startswith("/v2") else native.complain
+        path = scope.path  # made anew each time it is asked for
+        complain = inference.complain if path.startswith("/v2") else native.complain
         status = 500
         try:
-            methods = self._routes.get(scope.path)
+            methods = self._routes.get(path)
             found = methods.get(scope.method) if methods is not None else None
             if not (isinstance(found, Look) and found.probe):
                 self.guard.check(scope)

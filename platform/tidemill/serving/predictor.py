@@ -37,7 +37,7 @@ class Predictor:
         self._types = {name: field.type for name, field in contract.fields.items()}
         self._lost = {n: kind for n, kind in model.header.fields if self._types.get(n) != kind}
         self._places = self._plan() if model.function is None else None
-        self._row = _row_function(model.booster)
+        self._row = row_function(model.booster)
         if not self._lost:
             self._prove(contract)
 
@@ -120,7 +120,7 @@ def _settled(rows: Sequence[msgspec.Struct], types: Mapping[str, FieldType]) -> 
                     setattr(row, f"f{place}", _text(getattr(row, f"f{place}")))
 
 
-def _row_function(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
+def row_function(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
     """LightGBM's C path for single rows: as `Booster.predict`, without what surrounds it."""
     from lightgbm.basic import _LIB, _safe_call
 

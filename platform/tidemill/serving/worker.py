@@ -1,6 +1,5 @@
 """One process that serves: its parts put together from the settings, and taken apart again."""
 
-import asyncio
 import logging
 import resource
 import threading
@@ -8,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+
+import uvloop
 
 from tidemill import bootstrap
 from tidemill.adapters.feature_function import load_feature_function
@@ -71,7 +72,7 @@ def work(
             pool=pool,
             log=stack.enter_context(_log(settings, specs, at, metrics)),
         )
-        asyncio.run(serve(app, address, port, told, at_once))
+        uvloop.run(serve(app, address, port, told, at_once))
 
 
 @contextmanager

@@ -1,0 +1,51 @@
+"""The client that asks while models change, against a real server."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from serving_hands import ROW, Serving
+from tidemill.serving.answers import Answer
+
+
+def asked(server: Serving, row: Mapping[str, Any], seconds: float, **more: Any) -> list[Answer]:
+    """What a client in a process of its own says after so many seconds."""
+    orders = {"url": server.url, "model": server.bench.model, "rows": [row], "rate": 50, **more}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tidemill.serving.client"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(orders).encode() + b"\n")
+        process.stdin.flush()
+        time.sleep(seconds)
+        said, _ = process.communicate(timeout=60)
+    return msgspec.json.decode(said, type=list[Answer])
+
+
+def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: Serving) -> None:
+    answers = asked(server, ROW, 2)
+    served = server.model()
+    assert {(a.version, a.digest, a.fault) for a in answers} == {
+        (served["version"], served["digest"], None)
+    }
+    apart = [after.asked - before.asked for before, after in itertools.pairwise(answers)]
+    assert 0.018 < sorted(apart)[len(apart) // 2] < 0.03
+    assert all(0 < a.seconds < 5 for a in answers)
+
+
+def test_it_asks_even_if_its_input_ends_at_once(server: Serving) -> None:
+    assert len(asked(server, ROW, 0)) == 10
+
+
+def test_an_answer_that_is_an_error_is_kept_as_a_fault(server: Serving) -> None:
+    answers = asked(server, {"country": "de"}, 0)
+    assert all(a.fault is not None and a.fault.startswith("400: ") for a in answers)
+    assert all(a.version is None for a in answers)

@@ -1,0 +1,62 @@
+"""The least that can answer the rows of a bundle: a bare application, RSGI and ASGI.
+
+    BUNDLE=FILE granian --interface rsgi bare:app
+    BUNDLE=FILE uvicorn bare:app
+
+It takes the body that tidemill takes, and asks the same booster by the same single-row call. It
+checks nothing, counts nothing, names no model, and never swaps.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill.core import canonical
+from tidemill.core.bundle import Model
+from tidemill.serving.predictor import row_function
+
+_JSON = [("content-type", "application/json")]
+_HEAD = (b"content-type", b"application/json")
+_decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+
+
+class Bare:
+    """Answers whatever it is asked."""
+
+    def __init__(self, bundle: bytes) -> None:
+        model = Model.load(bundle, canonical.digest(bundle), None)
+        self._booster = model.booster
+        self._predict = row_function(model.booster)
+        self._columns = [
+            (column.name, _codes(model.vocabulary.values.get(column.name)))
+            for column in model.header.columns
+        ]
+
+    async def __rsgi__(self, scope: Any, channel: Any) -> None:
+        channel.response_bytes(200, _JSON, self._answer(await channel()))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            came = await receive()
+            body, more = body + came.get("body", b""), came.get("more_body", False)
+        answer = self._answer(body)
+        length = (b"content-length", b"%d" % len(answer))
+        headers = [_HEAD, length]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def _answer(self, body: bytes) -> bytes:
+        row = _decode(body)["rows"][0]
+        columns = self._columns
+        values = [row[name] if codes is None else codes.get(row[name]) for name, codes in columns]
+        return _encode({"predictions": [self._predict(values)]})
+
+
+def _codes(texts: tuple[str, ...] | None) -> dict[str, int] | None:
+    return None if texts is None else {text: code for code, text in enumerate(texts)}
+
+
+app = Bare(Path(os.environ["BUNDLE"]).read_bytes())
