@@ -70,7 +70,7 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8080, ge=0, le=65_535, description="0: one that is free.")
+    port: int = Field(8000, ge=0, le=65_535, description="0: one that is free.")
     workers: int = Field(1, ge=1, le=64, description="Processes that answer.")
     models: tuple[str, ...] | None = Field(None, min_length=1, description="Default: all.")
     token: SecretStr | None = Field(

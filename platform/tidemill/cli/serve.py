@@ -13,7 +13,7 @@ from tidemill.settings import Settings
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1.")] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Default: 8080; 0: one that is free.")
+        int | None, typer.Option("--port", help="Default: 8000; 0: one that is free.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes that answer; default: 1.")
