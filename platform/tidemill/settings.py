@@ -79,7 +79,10 @@ class ServeSettings(BaseModel):
     max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows that one request may ask.")
     max_bytes: int = Field(4_000_000, ge=1_000, le=1_000_000_000, description="Bytes of a body.")
     max_chunks: int = Field(4_000, ge=1, description="Chunks that a body may come in.")
-    seconds: float = Field(10, gt=0, le=600, description="For a request's head, and its body.")
+    seconds: float = Field(10, gt=0, le=600, description="For the body of a request.")
+    idle_seconds: float = Field(
+        60, gt=0, le=3600, description="For the head of a request; idle connections are closed."
+    )
     connections: int = Field(16_384, ge=16, le=1_000_000, description="At once, a worker.")
     patience: float = Field(
         5, ge=0, le=600, description="Seconds to wait for Kafka before the local copy is served."

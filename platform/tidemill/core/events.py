@@ -18,7 +18,7 @@ _TYPES: dict[str, tuple[Any, Any]] = {
     "boolean": (bool | None | UnsetType, UNSET),
 }
 _KNOWN: dict[str, Any] = {
-    "category": str | int | bool | None,
+    "category": str | int | float | bool | None,  # 3.0 is a whole number in JSON, and so is 3
     "number": float | None,
     "boolean": bool | None,
 }
@@ -28,6 +28,7 @@ _WORDS = {
     "bool | null": "boolean",
     "bool | float": "number or boolean",
     "bool | int | str": "text",
+    "bool | int | float | str | null": "text",
     "object": "an object",
     "array": "a list",
     "null": "null",
@@ -111,14 +112,12 @@ def _field_reason(told: str) -> str:
 
 def mismatch(value: object, field: FieldSpec) -> str | None:
     """Why a value of JSON is none of the field; None where it is one."""
+    if field.type == "category" and isinstance(value, float) and not value.is_integer():
+        return "expected text, got number"
     try:
         msgspec.convert(value, _KNOWN[field.type])
-        if isinstance(value, str):
-            value.encode()
     except msgspec.ValidationError as error:
         return _mismatch(str(error))
-    except UnicodeEncodeError:
-        return "not UTF-8"
     return None
 
 

@@ -126,7 +126,10 @@ class App:
                 "Ask again later; /models says what the server waits for.",
             )
         asked = speaker.read(body)
-        told = await self._answers(served.predictor, asked.rows)
+        try:
+            told = await self._answers(served.predictor, asked.rows)
+        except ValueError:
+            raise self.status.follower.models[model].contract.no_text(asked.rows) from None
         channel.response_bytes(200, JSON, speaker.answer(asked, served, told))
         if self.log is not None:
             self.log.put(asked, served, told)

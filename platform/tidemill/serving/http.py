@@ -2,8 +2,9 @@
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tidemill.core.errors import (
@@ -89,30 +90,47 @@ def headers_of(error: TidemillError) -> Headers:
     return JSON
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bounds:
-    """What a body may cost."""
+    """What a body may cost. `watch` ends those that take too long; it is a task of its own,
+    because a timer for each request costs more than the request."""
 
     max_bytes: int
     max_chunks: int
     seconds: float
+    _reading: dict["asyncio.Task[Any]", float] = field(default_factory=dict, init=False)
 
     async def body(self, scope: Scope, channel: Channel) -> bytes:
         """The body. Raises `RequestTooLarge`, `RequestTooSlow`, `RequestInvalid`."""
+        length = scope.headers.get("content-length")
+        if length is not None:
+            self._check(_number(length))
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading[task] = time.monotonic()
         try:
-            async with asyncio.timeout(self.seconds):
-                length = scope.headers.get("content-length")
-                if length is None:
-                    return await self._chunks(channel)
-                if not length.isascii() or not length.isdigit():
-                    raise RequestInvalid("The content length is no number.", "Send the right one.")
-                self._check(int(length[:20]))
-                return await channel()
-        except TimeoutError as error:
+            return await (self._chunks(channel) if length is None else channel())
+        except asyncio.CancelledError:
+            if task in self._reading:
+                raise  # nobody here has cancelled it
+            task.uncancel()
             raise RequestTooSlow(
                 f"The body did not come within {self.seconds:g} s.",
                 "Send it faster, or raise TIDEMILL_SERVE__SECONDS.",
-            ) from error
+            ) from None
+        finally:
+            self._reading.pop(task, None)
+
+    async def watch(self) -> None:
+        """Cancel what has been reading for too long, for ever."""
+        while True:
+            await asyncio.sleep(min(self.seconds / 4, 1))
+            overdue = time.monotonic() - self.seconds
+            for task, begun in list(self._reading.items()):  # the oldest first
+                if begun > overdue:
+                    break
+                del self._reading[task]
+                task.cancel()
 
     async def _chunks(self, channel: Channel) -> bytes:
         parts: list[bytes] = []
@@ -134,6 +152,12 @@ class Bounds:
                 f"The body has more than {self.max_bytes} bytes.",
                 "Ask in parts, or raise TIDEMILL_SERVE__MAX_BYTES.",
             )
+
+
+def _number(length: str) -> int:
+    if not length.isascii() or not length.isdigit():
+        raise RequestInvalid("The content length is no number.", "Send the right one.")
+    return int(length[:20])
 
 
 @dataclass(frozen=True)

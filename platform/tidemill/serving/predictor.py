@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,9 +11,10 @@ import polars as pl
 
 from tidemill.core.bundle import Model, scores
 from tidemill.core.decoding import frame
-from tidemill.core.errors import BundleUnfit, RowInvalid
+from tidemill.core.errors import BundleUnfit
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
+from tidemill.core.sections import FieldType
 from tidemill.serving.schemas import Contract
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Predictor:
             self._prove(contract)
 
     def one(self, row: msgspec.Struct) -> Prediction:
-        """The answer to one row, bit for bit that of `Model.predict`. Raises `RowInvalid`."""
+        """The answer to one row, bit for bit that of `Model.predict`. Raises as `matrix`."""
         if self._places is None:
             return self._row(self.matrix([row])[0])
         return self._row(self._values(row, self._places))
@@ -60,43 +61,34 @@ class Predictor:
         return told
 
     def matrix(self, rows: Sequence[msgspec.Struct]) -> Array:
-        """float64[rows, columns]: what the trees see. Raises `RowInvalid`, and what the feature
-        function raises."""
+        """float64[rows, columns]: what the trees see.
+
+        Raises `ValueError` for a category that is no text, and what the feature function raises.
+        """
         if self._places is None:
+            _settled(rows, self._types)
             made = frame(rows, self._types)
             nulls = [pl.lit(None, _NULLS[kind]).alias(name) for name, kind in self._lost.items()]
             return self.model.matrix(made.with_columns(nulls))
         return np.array([self._values(row, self._places) for row in rows], dtype=np.float64)
 
-    def _plan(self) -> list[tuple[int | None, dict[str, float] | None]]:
-        """For each column the row's field that it comes from, and the codes of a category."""
-        position = {name: at for at, name in enumerate(self._types)}
+    def _plan(self) -> "list[tuple[int, _Codes | None]]":
+        """For each column the place in a row that it comes from, and the codes of a category."""
+        place = {name: at for at, name in enumerate(self._types)}
         known = self.model.vocabulary.values
         return [
             (
-                position.get(column.name),
-                {text: float(code) for code, text in enumerate(known.get(column.name, ()))}
-                if column.kind == "category"
-                else None,
+                place.get(column.name, -1),
+                _Codes(known.get(column.name, ())) if column.kind == "category" else None,
             )
             for column in self.model.header.columns
         ]
 
     def _values(
-        self, row: msgspec.Struct, places: list[tuple[int | None, dict[str, float] | None]]
-    ) -> list[float]:
-        told = msgspec.structs.astuple(row)
-        values = []
-        for at, codes in places:
-            value = None if at is None else told[at]
-            if value is None:
-                values.append(_NAN)
-            elif codes is None:
-                values.append(value)
-            else:
-                code = codes.get(value) if type(value) is str else None
-                values.append(_code(value, codes) if code is None else code)
-        return values
+        self, row: msgspec.Struct, places: "list[tuple[int, _Codes | None]]"
+    ) -> list[float | None]:
+        told = (*msgspec.structs.astuple(row), None)  # at -1: a field that defs.yaml lost
+        return [told[at] if codes is None else codes[told[at]] for at, codes in places]
 
     def _prove(self, contract: Contract) -> None:
         """Answer the golden rows on the way that a request takes. Raises `FeatureSkew`."""
@@ -107,16 +99,33 @@ class Predictor:
             self.model.compare(number, self.many(self.matrix(rows))[0])
 
 
-def _code(value: Any, codes: dict[str, float]) -> float:
-    """The code of a category's value that is no known text as it stands."""
-    text = as_text(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowInvalid(
-            "A category holds half a surrogate pair, which is no text.", "Send UTF-8."
-        ) from error
-    return codes.get(text, _NAN)
+class _Codes(dict[Any, float]):
+    """The codes of a category's texts; what is unknown, or null, is NaN."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        super().__init__({text: float(code) for code, text in enumerate(texts)})
+        self[None] = _NAN
+
+    def __missing__(self, value: str | int | float | bool) -> float:
+        return self.get(_text(value), _NAN)
+
+
+def _text(value: str | int | float | bool) -> str:
+    """A category's value as text. Raises `ValueError` for a number that is not whole."""
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(value)
+        value = int(value)
+    return as_text(value)
+
+
+def _settled(rows: Sequence[msgspec.Struct], types: Mapping[str, FieldType]) -> None:
+    """Let whole numbers in categories be what training takes for them."""
+    for place, kind in enumerate(types.values()):
+        if kind == "category":
+            for row in rows:
+                if isinstance(getattr(row, f"f{place}"), float):
+                    setattr(row, f"f{place}", _text(getattr(row, f"f{place}")))
 
 
 def _row_function(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill.core.errors import RequestInvalid, RequestTooLarge, RowInvalid
+from tidemill.core.errors import RequestInvalid, RowInvalid
 from tidemill.core.events import mismatch, row_type
 from tidemill.core.sections import FieldSpec
 
@@ -37,11 +37,15 @@ class RowsInvalid(RowInvalid):
         self.faults = tuple(faults)
 
 
+class TooManyRows(RequestInvalid):
+    """A request asks for more rows than the server takes."""
+
+
 class Contract:
     """The rows that a model answers; it does not change while the server runs.
 
     A field that is not optional must be there, in each row, and may be null. Raises
-    `RequestTooLarge` beyond `max_rows`, `RequestInvalid` without a row, `RowsInvalid`.
+    `TooManyRows` beyond `max_rows`, `RequestInvalid` without a row, `RowsInvalid`.
     """
 
     def __init__(self, model: str, fields: Mapping[str, FieldSpec], max_rows: int) -> None:
@@ -65,13 +69,19 @@ class Contract:
     def counted(self, rows: Rows) -> Rows:
         """The rows, if they are not too many and not none."""
         if len(rows) > self.max_rows:
-            raise RequestTooLarge(
+            raise TooManyRows(
                 f"The request asks for {len(rows)} rows; the server takes {self.max_rows}.",
                 "Ask in parts, or raise TIDEMILL_SERVE__MAX_ROWS.",
             )
         if not rows:
             raise RequestInvalid("The request asks for no row.", "Send at least one.")
         return rows
+
+    def no_text(self, rows: Rows) -> Exception:
+        """What is wrong with rows of which a category holds no text."""
+        return self.wrong(
+            [dict(zip(self.fields, msgspec.structs.astuple(r), strict=True)) for r in rows]
+        )
 
     def wrong(self, told: Any) -> Exception:
         """What is wrong with rows that could not be decoded."""

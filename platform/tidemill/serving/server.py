@@ -17,10 +17,13 @@ logger = logging.getLogger("tidemill.serving")
 
 _BUFFER = 65_536
 """Bytes that a connection may hold in memory for the head of a request."""
+_LOOK = 0.02
 
 
-async def serve(app: App, address: str, port: int, told: ServeSettings) -> None:
-    """Serve at an IP address and a port until SIGTERM or SIGINT.
+async def serve(
+    app: App, address: str, port: int, told: ServeSettings, at_once: bool = True
+) -> None:
+    """Serve at an IP address and a port until SIGTERM or SIGINT; not `at_once`: when it is ready.
 
     Raises `PrerequisiteMissing` where the port cannot be listened at.
     """
@@ -28,7 +31,11 @@ async def serve(app: App, address: str, port: int, told: ServeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    http1 = HTTP1Settings(header_read_timeout=round(told.seconds * 1000), max_buffer_size=_BUFFER)
+    while not (at_once or app.status.ready or stop.is_set()):
+        await asyncio.sleep(_LOOK)
+    http1 = HTTP1Settings(
+        header_read_timeout=round(told.idle_seconds * 1000), max_buffer_size=_BUFFER
+    )
     server = Server(
         app,
         address=address,
@@ -42,6 +49,7 @@ async def serve(app: App, address: str, port: int, told: ServeSettings) -> None:
         log_enabled=False,
     )
     serving = asyncio.create_task(server.serve())
+    watching = asyncio.create_task(app.bounds.watch())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
@@ -55,4 +63,5 @@ async def serve(app: App, address: str, port: int, told: ServeSettings) -> None:
     server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
         await asyncio.wait_for(serving, told.grace)
+    watching.cancel()
     logger.info("Ended, with %d requests under way.", app.under_way)

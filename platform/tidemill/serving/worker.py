@@ -44,15 +44,24 @@ _QUEUE = {
 
 
 def work(
-    settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: int, number: int = 0
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    address: str,
+    port: int,
+    first: bool = True,
+    at_once: bool = True,
 ) -> None:
-    """Serve these models at an address until SIGTERM; `number` counts the workers from 0."""
+    """Serve these models at an address until SIGTERM.
+
+    The `first` of several workers keeps the local copy; one that is not to listen `at_once` waits
+    until it is ready.
+    """
     told = settings.serve
     _allow_files(told.connections + _SPARE_FILES)
     with ExitStack() as stack:
         at = stack.enter_context(bootstrap.cluster(settings))
         metrics = Metrics(shared=told.workers > 1)
-        follower = stack.enter_context(_following(settings, specs, at, metrics, number))
+        follower = stack.enter_context(_following(settings, specs, at, metrics, first))
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, "batches"))
         app = App(
             status=Status(follower, dict(specs), _now),
@@ -62,12 +71,12 @@ def work(
             pool=pool,
             log=stack.enter_context(_log(settings, specs, at, metrics)),
         )
-        asyncio.run(serve(app, address, port, told))
+        asyncio.run(serve(app, address, port, told, at_once))
 
 
 @contextmanager
 def _following(
-    settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics, number: int
+    settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics, first: bool
 ) -> Iterator[Follower]:
     """The follower, at work in a thread of its own."""
     told, store = settings.serve, FileStore(settings.store)
@@ -86,7 +95,7 @@ def _following(
             LocalCopy(FileStore(settings.serving)),
             _now,
             patience=round(told.patience * 1000),
-            keeps=number == 0,
+            keeps=first,
             told=metrics.happened,
         )
         stop = threading.Event()

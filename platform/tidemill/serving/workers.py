@@ -64,10 +64,14 @@ def run(settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: 
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when the library is imported
         from tidemill.serving.worker import work
 
-        _supervise(count, lambda number: work(settings, specs, address, port, number))
+        def one(number: int, again: bool) -> None:
+            # Who asks the first whether it is ready must not come upon another that is not.
+            work(settings, specs, address, port, number == 0, number == 0 and not again)
+
+        _supervise(count, one)
 
 
-def _supervise(count: int, work: Callable[[int], None]) -> None:
+def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
     """Fork the workers, start again what dies, and end when all have ended after SIGTERM.
 
     This process starts no thread, so that it may fork at any time.
@@ -82,7 +86,7 @@ def _supervise(count: int, work: Callable[[int], None]) -> None:
             os.kill(pid, signal.SIGTERM)
 
     for each in range(count):
-        running[_fork(each, work)] = each
+        running[_fork(each, False, work)] = each
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     while running:
@@ -92,10 +96,10 @@ def _supervise(count: int, work: Callable[[int], None]) -> None:
             logger.error("Worker %d ended (%d); it is started again.", number, status)
             time.sleep(_PAUSE)
         if not ending:
-            running[_fork(number, work)] = number
+            running[_fork(number, True, work)] = number
 
 
-def _fork(number: int, work: Callable[[int], None]) -> int:
+def _fork(number: int, again: bool, work: Callable[[int, bool], None]) -> int:
     """A worker that ends with this process; its process id."""
     parent = os.getpid()
     pid = os.fork()
@@ -107,7 +111,7 @@ def _fork(number: int, work: Callable[[int], None]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == parent:
-            work(number)
+            work(number, again)
             code = 0
     except BaseException:
         logger.exception("Worker %d failed.", number)

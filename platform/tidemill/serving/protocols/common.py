@@ -22,7 +22,7 @@ class Speaker(Protocol):
     """One protocol for one model."""
 
     def read(self, body: bytes) -> Asked:
-        """The rows of a body. Raises `RequestInvalid`, `RequestTooLarge`, `RowsInvalid`."""
+        """The rows of a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
         ...
 
     def answer(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> bytes:

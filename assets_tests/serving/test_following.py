@@ -1,0 +1,291 @@
+"""What a server takes from the ledger: shown over ledger, store and proof in memory."""
+
+import gc
+import weakref
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+import small_models
+from ledger_hands import persons_entry
+from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
+from tidemill.core import canonical
+from tidemill.core.errors import DigestMismatch
+from tidemill.core.ledger import Entry, chain
+from tidemill.serving.following import Follower
+from tidemill.serving.loading import Loader
+from tidemill.serving.local_copy import LocalCopy
+from tidemill.serving.schemas import Contract
+from tidemill.serving.slot import Served
+from tidemill.serving.state import Followed
+from tidemill.serving.status import Status
+
+SPEC = small_models.spec()
+
+
+@pytest.fixture(scope="module")
+def bundles() -> list[bytes]:
+    return [small_models.bundle(SPEC, seed) for seed in (1, 2, 3)]
+
+
+@dataclass
+class World:
+    """A ledger, the bundles by digest, a local copy, and the server that follows them."""
+
+    bundles: list[bytes]
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    copies: MemoryStore = field(default_factory=MemoryStore)
+    store: dict[str, bytes] = field(default_factory=dict)
+    now: int = 1_000_000
+    happened: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store |= {canonical.digest(each): each for each in self.bundles}
+        self.start()
+
+    def start(self) -> None:
+        """A new server over the same world, which has not looked at the ledger yet."""
+        contract = Contract("m", SPEC.fields, 100)
+        self.server = Follower(
+            MemoryFeed(self.ledger),
+            {"m": contract},
+            self._bundle,
+            Loader(LocalProver(), {"m": None}),
+            LocalCopy(self.copies),
+            lambda: self.now,
+            patience=5_000,
+            told=lambda model, what: self.happened.append(what),
+        )
+        self.status = Status(self.server, {"m": SPEC}, lambda: self.now)
+
+    def digest(self, number: int) -> str:
+        return canonical.digest(self.bundles[number])
+
+    def entry(self, digest: str, why: str = "") -> Entry:
+        known = chain("m", self.ledger.seen()[1])
+        return persons_entry(known, digest, "somebody", why)
+
+    def deploy(self, digest: str, why: str = "") -> Entry:
+        entry = self.entry(digest, why)
+        self.ledger.append("m", canonical.encode(entry))
+        return entry
+
+    def step(self) -> bool:
+        return self.server.step(0)
+
+    @property
+    def model(self) -> Followed:
+        return self.server.models["m"]
+
+    @property
+    def served(self) -> Served:
+        assert self.model.slot.served is not None
+        return self.model.slot.served
+
+    def _bundle(self, model: str, digest: str) -> bytes:
+        if digest not in self.store:
+            raise DigestMismatch(f"The bundle {digest} is missing.", "Bring it back.")
+        return self.store[digest]
+
+
+@pytest.fixture
+def world(bundles: list[bytes]) -> World:
+    return World(bundles)
+
+
+def test_the_newest_standing_entry_is_served_and_those_before_it_never(world: World) -> None:
+    for number in (0, 1, 2):
+        world.deploy(world.digest(number))
+    assert not world.status.ready
+    world.step()
+    assert (world.served.digest, world.served.entry.seq) == (world.digest(2), 2)
+    assert world.status.ready
+    assert world.happened == []  # nothing was served that could have been swapped
+
+
+def test_a_void_entry_changes_nothing(world: World) -> None:
+    world.deploy(world.digest(0))
+    late = world.entry(world.digest(1))
+    world.deploy(world.digest(2))
+    world.ledger.append("m", canonical.encode(late))
+    world.ledger.append("m", b"no entry")
+    world.ledger.append("other", canonical.encode(replace(late, model="other", seq=2)))
+    world.step()
+    assert world.served.digest == world.digest(2)
+
+
+def test_an_entry_for_the_same_model_moves_the_version_alone(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    predictor = world.served.predictor
+    world.deploy(world.digest(0), "adopted")
+    world.step()
+    assert world.served.entry.seq == 1
+    assert world.served.predictor is predictor
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../../../etc/passwd", "A" * 64, ""])
+def test_what_cannot_be_loaded_replaces_nothing_and_is_told(world: World, digest: str) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    world.deploy(digest)
+    world.step()
+    assert world.served.digest == world.digest(0)
+    told = world.status.model("m")
+    assert told["last_failure"].version == 1
+    assert told["stale"] == "entry 1 could not be taken into service"
+    assert world.happened == ["failure"]
+    assert world.status.ready
+
+
+def test_damaged_bytes_are_refused_before_anything_reads_them(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    world.store[world.digest(1)] = world.bundles[1][:-1] + b"x"
+    world.deploy(world.digest(1))
+    world.step()
+    assert world.model.failure is not None
+    assert world.model.failure.error == "DigestMismatch"
+    assert world.served.digest == world.digest(0)
+
+
+def test_a_bundle_that_comes_later_is_taken_then(world: World) -> None:
+    world.deploy(world.digest(0))
+    held = world.store.pop(world.digest(1))
+    world.deploy(world.digest(1))
+    world.step()
+    assert world.served.digest == world.digest(0)  # the newest that is sound
+    world.store[world.digest(1)] = held
+    world.step()
+    assert world.served.digest == world.digest(0)  # not asked for again yet
+    world.now += 1_000
+    world.step()
+    assert world.served.digest == world.digest(1)
+    assert world.model.failure is None
+    assert world.happened == ["failure", "swap"]
+
+
+def test_a_bundle_that_stays_away_is_asked_for_ever_less_often(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.deploy("0" * 64)
+    for _ in range(600):
+        world.step()
+        world.now += 1_000
+    assert world.happened.count("failure") < 20
+
+
+def test_a_server_keeps_its_model_while_the_ledger_is_restored(world: World) -> None:
+    values = [canonical.encode(world.deploy(world.digest(at))) for at in (0, 1, 2)]
+    world.step()
+    world.ledger.recreate()
+    world.ledger.reattach()
+    for value in values:
+        world.step()
+        assert world.served.entry.seq == 2
+        assert world.status.model("m")["stale"] == "the ledger has not reached entry 2 again"
+        world.ledger.append("m", value)
+    world.step()
+    assert world.status.model("m")["stale"] is None
+    world.deploy(world.digest(0))
+    world.step()
+    assert (world.served.digest, world.served.entry.seq) == (world.digest(0), 3)
+    assert world.happened == ["swap"]
+
+
+def test_a_server_started_while_the_ledger_is_restored_serves_what_it_knew(world: World) -> None:
+    values = [canonical.encode(world.deploy(world.digest(at))) for at in (0, 1)]
+    world.step()
+    world.ledger.recreate()
+    world.ledger.reattach()
+    world.ledger.append("m", values[0])
+    world.start()
+    world.step()
+    assert (world.served.digest, world.served.copied) == (world.digest(1), True)
+    world.ledger.append("m", values[1])
+    world.step()
+    assert (world.served.digest, world.served.copied) == (world.digest(1), False)
+
+
+def test_another_ledger_is_not_followed(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    world.ledger.recreate()
+    world.ledger.reattach()
+    world.deploy(world.digest(1), "another story")
+    world.step()
+    world.step()
+    assert world.served.digest == world.digest(0)
+    assert world.model.failure is not None
+    assert world.model.failure.error == "LedgerBroken"
+    assert world.happened == ["failure"]
+
+
+def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -> None:
+    world.deploy(world.digest(1))
+    world.step()
+    world.ledger.away = True
+    world.start()
+    world.now += 60_000
+    assert not world.step()
+    assert (world.served.digest, world.served.entry.seq) == (world.digest(1), 0)
+    told = world.status.describe()
+    assert told["ready"]
+    assert not told["ledger"]["reached"]
+    assert told["models"]["m"]["from_local_copy"]
+    assert told["models"]["m"]["stale"] == "the ledger was not reached for 60 s"
+    world.ledger.away = False
+    world.deploy(world.digest(2))
+    world.step()
+    assert (world.served.digest, world.served.copied) == (world.digest(2), False)
+
+
+def test_a_damaged_copy_is_not_served(world: World) -> None:
+    world.deploy(world.digest(1))
+    world.step()
+    name = f"m/{world.digest(1)}.bundle"
+    world.copies.replace(name, world.bundles[1][:-1] + b"x")
+    world.ledger.away = True
+    world.start()
+    world.step()
+    assert world.model.slot.served is None
+    assert not world.status.ready
+    assert world.model.failure is not None
+
+
+def test_a_copy_holds_one_bundle_a_model(world: World) -> None:
+    for number in (0, 1, 2):
+        world.deploy(world.digest(number))
+        world.step()
+    assert list(world.copies.names("m/")) == sorted([f"m/{world.digest(2)}.bundle", "m/entry.json"])
+
+
+def test_kafka_away_later_changes_nothing(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    world.ledger.away = True
+    world.now += 5_000
+    assert not world.step()
+    assert world.status.ready
+    assert world.status.model("m")["stale"] == "the ledger was not reached for 5 s"
+
+
+def test_an_old_model_is_freed_when_the_last_request_that_took_it_ends(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    taken = world.served
+    old = weakref.ref(taken.predictor)
+    world.deploy(world.digest(1))
+    world.step()
+    gc.collect()
+    assert old() is not None  # the request under way still has it
+    del taken
+    gc.collect()
+    assert old() is None
+
+
+def test_the_age_is_that_of_the_newest_window_learned(world: World) -> None:
+    world.deploy(world.digest(0))
+    world.step()
+    start = SPEC.calendar.first.start
+    world.now = start + 7_000
+    assert world.status.age("m") == 7

@@ -1,0 +1,58 @@
+"""Small models trained in memory, for what needs bundles and no window."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tidemill.core import learner
+from tidemill.core.features import FeatureFunction
+from tidemill.core.spec import ModelSpec
+
+FIELDS = {"size": "number", "place": "category", "open": "boolean?"}
+
+
+def spec(**changes: Any) -> ModelSpec:
+    """A small binary model of three fields; the place is not known in one row of seven."""
+    told = {
+        "topic": "t",
+        "fields": FIELDS,
+        "label": "late",
+        "windows": {"start": "2026-01-01"},
+        "learner": {"retrain": {"trees": 20, "rate": 0.1, "min_rows": 20}},
+    }
+    return ModelSpec.model_validate(told | changes)
+
+
+def rows(count: int = 600) -> pl.DataFrame:
+    """A batch for such models, the label 0 or 1, or the index of a class in `kind`."""
+    draw = np.random.default_rng(0)
+    size = draw.normal(size=count)
+    return pl.DataFrame(
+        {
+            "_partition": pl.Series([0] * count, dtype=pl.Int32),
+            "_offset": range(count),
+            "_timestamp": range(count),
+            "size": [None if at % 11 == 0 else value for at, value in enumerate(size)],
+            "place": [None if at % 7 == 6 else f"p{at % 7}" for at in range(count)],
+            "open": [None if at % 5 == 0 else at % 2 == 0 for at in range(count)],
+            "late": (size + draw.normal(size=count) > 0).astype(np.float64),
+            "kind": np.floor(draw.uniform(0, 3, count)),
+        }
+    )
+
+
+def bundle(of: ModelSpec, seed: int = 1, function: FeatureFunction | None = None) -> bytes:
+    """A bundle trained on those rows; another seed makes another model."""
+    given = rows()
+    return learner.fit(
+        of,
+        given,
+        parent=None,
+        continue_=False,
+        golden=given,
+        window=None,
+        seed=seed,
+        num_threads=1,
+        function=function,
+    )
