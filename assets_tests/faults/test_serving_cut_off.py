@@ -5,11 +5,12 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 import oracle
 from bench import Bench, turn
@@ -73,6 +74,13 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
         broker.stop(folder)
 
 
+def reached(server: Serving) -> bool:
+    """Whether the server listens by now."""
+    with suppress(requests.ConnectionError):
+        return server.get("/v2/health/live").status_code == 200
+    return False
+
+
 def silent(server: Serving) -> bool:
     """Whether the server says that it does not reach the ledger."""
     told = server.get("/models").json()["ledger"]
@@ -130,7 +138,7 @@ def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(alone: Alone)
         whole = path.read_bytes()
         path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
         with alone.serving("damaged", ready=False) as server:
-            until(lambda: silent(server), 60)
+            until(lambda: reached(server) and silent(server), 60)
             assert not answers(server)
             assert server.get("/v2/health/live").status_code == 200
             told = server.predict(ROW)

@@ -15,7 +15,7 @@ import oracle
 from bench import Bench
 from commands import until
 from deployments import Appender, cyclic, deployed, put_bundle
-from serving_hands import ROW, Serving, answers, deploy_again, digests, serving
+from serving_hands import ROW, Serving, answers, digests, serving
 from swarm import request, swarm
 from tidemill.cycle.deploy import read_chain
 
@@ -130,7 +130,7 @@ def test_killed_it_comes_back_with_the_head_of_the_ledger(bench: Bench) -> None:
             before = mill.chain().head
             assert before is not None
             other = next(digest for digest in models if digest != before.entry.digest)
-            entry = deploy_again(mill, other)
+            entry = Appender(bench, mill).deploy(other)
             with serving(bench, name="again") as server, swarm(server).asking(4) as clients:
                 until(lambda: clients.answered > 50)
             clients.right()

@@ -51,9 +51,7 @@ class _Attack:
         split = urlsplit(url)
         self._at, self._path = (split.hostname, split.port), path
 
-    async def all(
-        self, idle: int, slow: int, endless: int, ready: Event, stop: Event
-    ) -> None:
+    async def all(self, idle: int, slow: int, endless: int, ready: Event, stop: Event) -> None:
         held = []
         for _ in range(0, idle, _AT_ONCE):
             opened = (asyncio.open_connection(*self._at) for _ in range(_AT_ONCE))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def deployed(bench: Bench, last: int = 1) -> Bench:
-    """The same bench with windows 0 to `last` deployed, each, and the events of five more windows."""
+    """The same bench with windows 0 to `last` deployed, each, and the events of five more."""
     bench.define(gate={"min_rows": 50, "policy": "always"})
     bench.feed(-2, last + 6)
     with bench.mill() as mill:

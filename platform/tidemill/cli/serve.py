@@ -1,6 +1,8 @@
 """`tidemill serve`: the champion of every model over HTTP."""
 
 import logging
+import signal
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +30,7 @@ def serve(
     """
     from tidemill.serving.workers import listen, run
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until there is something to finish
     settings = _settings(host=host, port=port, workers=workers, models=models)
     names = settings.serve.models or tuple(bootstrap.model_files(settings))
     specs = {name: bootstrap.load_spec(name, settings) for name in names}

@@ -99,12 +99,13 @@ def _following(
             told=metrics.happened,
         )
         stop = threading.Event()
-        thread = threading.Thread(target=follower.run, args=(stop,), name="ledger")
+        thread = threading.Thread(target=follower.run, args=(stop,), name="ledger", daemon=True)
         thread.start()
         try:
             yield follower
         finally:
             stop.set()
+            prover.end()
             thread.join()
             feed.close()
 
