@@ -11,23 +11,17 @@ import pytest
 import oracle
 from bench import Bench
 from commands import until
-from deployments import Appender, altered, deployed
+from deployments import Appender, altered, answered_anew, cyclic, deployed, endless
 from serving_hands import Serving, digests, serving
 from swarm import Swarm, swarm
 from tidemill.core import canonical
+from tidemill.core.bundle import Model
 from tidemill.cycle.archive import bundle_name
 from tidemill.cycle.deploy import read_chain
 
 pytestmark = pytest.mark.faults
 
 Damage = Callable[[bytes], bytes]
-
-
-def cyclic(bundle: bytes) -> bytes:
-    """Every node of every tree leads back to the first."""
-    for side in (b"left_child", b"right_child"):
-        bundle = altered(bundle, side + rb"=.*", side + b"=0 0 0")
-    return altered(bundle, rb"tree_sizes=.*\n", b"")
 
 
 def cut(bundle: bytes) -> bytes:
@@ -40,6 +34,21 @@ def wild(bundle: bytes) -> bytes:
     """Trees that look at a feature far outside the row."""
     found = altered(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
     return altered(found, rb"tree_sizes=.*\n", b"")
+
+
+def ambush(bundle: bytes) -> bytes:
+    """A first tree that runs in circles for prices that no row has yet had."""
+    columns = Model.load(bundle, canonical.digest(bundle), None).header.columns
+    root = {
+        b"split_feature": b"%d" % [column.name for column in columns].index("price"),
+        b"threshold": b"1e300",
+        b"decision_type": b"2",
+        b"left_child": b"1",
+        b"right_child": b"0",
+    }
+    for key, value in root.items():
+        bundle = altered(bundle, rb"(?m)^(" + key + rb"=)\S+", rb"\g<1>" + value, 1)
+    return answered_anew(altered(bundle, rb"tree_sizes=.*\n", b""))
 
 
 DAMAGES: dict[str, Damage] = {
@@ -60,7 +69,9 @@ BAD: dict[str, tuple[Damage, str, str]] = {
         "FeatureSkew",
         "golden row",
     ),
-    "hangs": (cyclic, "BundleUnfit", "not proven within 20 seconds|SIGXCPU"),
+    "runs in circles": (cyclic, "BundleUnfit", "is no tree"),
+    "runs in circles on rows it has not seen": (ambush, "BundleUnfit", "is no tree"),
+    "takes for ever": (endless, "BundleUnfit", "not proven within 20 seconds"),
 }
 """What is bad under its right digest; the error by which it is refused, and what that tells."""
 
@@ -139,7 +150,8 @@ def test_a_damaged_bundle_is_refused_before_it_is_parsed_and_taken_when_it_is_me
 def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_proves_it(
     scene: Scene,
 ) -> None:
-    """Row 28: the digest is right, and the content kills, hangs or answers otherwise."""
+    """Row 28: the digest is right, and the content kills, hangs or answers otherwise; also
+    where only a row that nobody has seen would run in circles."""
     whole, good = scene.path(scene.spare).read_bytes(), scene.server.model()["digest"]
     for name, (damage, error, told) in BAD.items():
         bad = damage(whole)

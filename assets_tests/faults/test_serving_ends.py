@@ -14,7 +14,7 @@ import requests
 import oracle
 from bench import Bench
 from commands import until
-from deployments import Appender, cyclic, deployed, put_bundle
+from deployments import Appender, deployed, endless, put_bundle
 from serving_hands import ROW, Serving, answers, digests, serving
 from swarm import request, swarm
 from tidemill.cycle.deploy import read_chain
@@ -99,7 +99,7 @@ def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(bench: Be
         good = mill.chain().head
         assert good is not None
         appender = Appender(bench, mill)
-        hangs = put_bundle(bench, cyclic(mill.archive.bundle(good.entry.digest)))
+        hangs = put_bundle(bench, endless(mill.archive.bundle(good.entry.digest)))
     with serving(bench, name="loads") as server:
         before = server.model()["digest"]
         appender.deploy(hangs)

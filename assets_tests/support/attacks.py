@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
+from commands import until
 from serving_hands import Serving
 from swarm import head
 
@@ -29,7 +30,8 @@ def attacked(server: Serving, idle: int, slow: int, endless: int) -> Iterator[No
     process = _FORKS.Process(target=_attack, args=told)
     process.start()
     try:
-        assert ready.wait(_SECONDS)
+        until(lambda: ready.is_set() or process.exitcode is not None, _SECONDS)
+        assert process.exitcode is None
         yield
         stop.set()
         process.join(_SECONDS)

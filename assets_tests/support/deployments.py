@@ -4,11 +4,13 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 from confluent_kafka import Producer
 
 from bench import Bench, run, turn, window
 from tidemill import bootstrap
 from tidemill.core import canonical
+from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.archive import bundle_name
 from tidemill.cycle.mill import Mill
@@ -82,6 +84,23 @@ def cyclic(bundle: bytes) -> bytes:
     for side in (b"left_child", b"right_child"):
         bundle = altered(bundle, side + rb"=.*", side + b"=0 0 0")
     return altered(bundle, rb"tree_sizes=.*\n", b"")
+
+
+def endless(bundle: bytes) -> bytes:
+    """The bundle with so many golden rows that a proof of it takes minutes."""
+    _, _, rest = bundle.partition(b'"golden":[')
+    first = rest[: rest.index(b"},{") + 2]
+    return bundle[: -len(rest)] + first * 500_000 + rest
+
+
+def answered_anew(bundle: bytes) -> bytes:
+    """The bundle with the answers that its trees give to its golden rows."""
+    model = Model.load(bundle, canonical.digest(bundle), None)
+    known = model.header.golden
+    told = model.predict(model.decoder().rows([golden.row for golden in known])).tolist()
+    golden = tuple(replace(g, prediction=p) for g, p in zip(known, told, strict=True))
+    header = msgspec.json.encode(replace(model.header, golden=golden), order="sorted")
+    return header + b"\n" + model.text.encode()
 
 
 def put_bundle(bench: Bench, bundle: bytes) -> str:
