@@ -36,7 +36,9 @@ def test_only_the_settings_read_the_environment() -> None:
     handing_on = {"adapters/mlflow.py", "adapters/prover/forked.py", "cli/backfill.py", "cli/ui.py"}
     # The local Maven repository is found as Maven itself finds it.
     maven = {"adapters/broker/jars.py"}
-    assert readers <= handing_on | maven
+    # This tells prometheus_client where the workers of one server share their counters.
+    shared = {"serving/workers.py"}
+    assert readers <= handing_on | maven | shared
 
 
 def test_no_pickle_anywhere() -> None:
@@ -60,6 +62,7 @@ def test_every_module_says_in_one_line_what_it_is() -> None:
     ("module", "heavy"),
     [
         ("tidemill.cli", {"dagster", "lightgbm", "mlflow", "airflow"}),
+        ("tidemill.serving.worker", {"dagster", "mlflow", "airflow"}),
         ("tidemill.definitions", {"lightgbm", "polars", "pyarrow", "confluent_kafka", "mlflow"}),
     ],
 )

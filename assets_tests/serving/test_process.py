@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from confluent_kafka import Consumer, TopicPartition
@@ -25,7 +26,9 @@ def asked_in_part(server: Serving, sent: int = 10) -> Iterator[socket.socket]:
     """A request of which only the beginning was sent yet; `rest` sends what is missing."""
     body = json.dumps({"rows": [ROW]}).encode()
     host, port = server.url.removeprefix("http://").split(":")
-    head = f"POST /models/{server.bench.model}/predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    path = f"/models/{server.bench.model}/predict"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\n"
     with socket.create_connection((host, int(port)), 30) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:sent])
         yield client
@@ -50,23 +53,43 @@ def test_a_taken_port_is_named(server: Serving) -> None:
     assert f"cannot listen at 127.0.0.1, port {port}" in done.stderr
 
 
-def test_a_token_is_asked_for_and_the_end_comes_in_order(deployed: Bench) -> None:
-    """With a token every route but the probes wants it. SIGTERM: first not ready, then requests
-    under way are finished, then the end."""
-    with serving(deployed, token=TOKEN, host="0.0.0.0", drain=1.5, name="guarded") as server:
-        server.url = server.url.replace("0.0.0.0", "127.0.0.1")
-        paths = ["/", "/docs", "/openapi.json", "/models", "/metrics", "/v2", "/nowhere"]
-        assert [server.get(path).status_code for path in paths] == [401] * len(paths)
-        assert server.predict(ROW).status_code == 401
-        wrong = {"Authorization": f"Bearer {TOKEN}?"}
-        assert server.get("/models", headers=wrong).status_code == 401
-        probes = ["/v2/health/live", "/v2/health/ready", "/ping", "/health"]
-        assert [server.get(path).status_code for path in probes] == [200] * len(probes)
-        server.session.headers["Authorization"] = f"Bearer {TOKEN}"
-        assert server.predict(ROW).status_code == 200
-        assert server.get("/metrics").status_code == 200
-        del server.session.headers["Authorization"]
-    assert TOKEN not in server.said()
+@pytest.fixture(scope="module")
+def strict(deployed: Bench) -> Iterator[Serving]:
+    """A server that can be reached from elsewhere, has a token and waits for nobody."""
+    settings = {"token": TOKEN, "host": "0.0.0.0", "seconds": 1, "idle_seconds": 1}
+    with serving(deployed, name="strict", **settings) as running:
+        running.url = running.url.replace("0.0.0.0", "127.0.0.1")
+        yield running
+
+
+def test_a_token_is_asked_for_on_every_route_but_the_probes(strict: Serving) -> None:
+    paths = ["/", "/docs", "/openapi.json", "/models", "/metrics", "/v2", "/nowhere"]
+    assert [strict.get(path).status_code for path in paths] == [401] * len(paths)
+    assert strict.predict(ROW).status_code == 401
+    wrong = {"Authorization": f"Bearer {TOKEN}?"}
+    assert strict.get("/models", headers=wrong).status_code == 401
+    probes = ["/v2/health/live", "/v2/health/ready", "/ping", "/health"]
+    assert [strict.get(path).status_code for path in probes] == [200] * len(probes)
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"rows": [ROW]}
+    path = f"/models/{strict.bench.model}/predict"
+    assert strict.post(path, body, headers=right).status_code == 200
+    assert strict.get("/metrics", headers=right).status_code == 200
+    assert TOKEN not in strict.said()
+
+
+def test_a_body_that_does_not_come_is_given_up(strict: Serving) -> None:
+    with asked_in_part(strict) as client:
+        told = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert told.startswith(b"HTTP/1.1 408")
+    assert b"RequestTooSlow" in told
+
+
+def test_a_head_that_does_not_come_is_given_up(strict: Serving) -> None:
+    host, port = strict.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 30) as client:
+        client.sendall(b"POST /models HTTP/1.1\r\nHost: x\r\n")
+        assert client.recv(65_536) == b""
 
 
 def test_the_end_comes_in_order(deployed: Bench) -> None:
@@ -82,15 +105,6 @@ def test_the_end_comes_in_order(deployed: Bench) -> None:
             requests.get(f"{server.url}/v2/health/live", timeout=5)
         assert rest(client).startswith(b"HTTP/1.1 200")
         assert server.process.wait(30) == 0
-
-
-def test_a_body_that_does_not_come_is_given_up(deployed: Bench) -> None:
-    with serving(deployed, seconds=1, idle_seconds=1, name="strict") as server:
-        with asked_in_part(server) as client:
-            told = b"".join(iter(lambda: client.recv(65_536), b""))
-        assert told.startswith(b"HTTP/1.1 408")
-        assert b"RequestTooSlow" in told
-        assert server.predict(ROW).status_code == 200
 
 
 @pytest.mark.faults
@@ -129,8 +143,6 @@ def test_without_kafka_it_starts_from_its_copy_and_goes_on_when_kafka_is_back(
 
 @pytest.mark.faults
 def test_two_workers_agree_and_one_that_is_killed_comes_back(ledgered: Ledgered) -> None:
-    import psutil
-
     ledgered.deploy(ledgered.one)
     with serving(ledgered.bench, "--workers", "2", name="two") as server:
         clients = Clients(server, [ROW])

@@ -27,17 +27,7 @@ _STRUCTS = (native.Answer, native.Complaint, inference.Request, inference.Respon
 def document(specs: Mapping[str, ModelSpec], contracts: Mapping[str, Contract]) -> bytes:
     """The document as JSON."""
     _, components = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
-    paths: Schema = {
-        "/models": _get("What is in service, how old and how stale it is"),
-        "/metrics": _get("Metrics for Prometheus", "text/plain"),
-        "/openapi.json": _get("This document"),
-        "/docs": _get("This document for people", "text/html"),
-        "/v2": _get("The server (Open Inference Protocol)"),
-        "/v2/health/live": _probe("Whether the server lives"),
-        "/v2/health/ready": _probe("Whether every configured model is served", 503),
-        "/ping": _probe("As /v2/health/ready", 503),
-        "/health": _probe("As /v2/health/ready", 503),
-    }
+    paths = dict(_LOOKS)
     for name, contract in contracts.items():
         components[f"rows_{name}"] = _rows(contract)
         components[f"request_{name}"] = _request(name)
@@ -180,3 +170,16 @@ def _post(summary: str, request: Schema, answer: str | None) -> Schema:
             "security": security,
         }
     }
+
+
+_LOOKS: Schema = {
+    "/models": _get("What is in service, how old and how stale it is"),
+    "/metrics": _get("Metrics for Prometheus", "text/plain"),
+    "/openapi.json": _get("This document"),
+    "/docs": _get("This document for people", "text/html"),
+    "/v2": _get("The server (Open Inference Protocol)"),
+    "/v2/health/live": _probe("Whether the server lives"),
+    "/v2/health/ready": _probe("Whether every configured model is served", 503),
+    "/ping": _probe("As /v2/health/ready", 503),
+    "/health": _probe("As /v2/health/ready", 503),
+}

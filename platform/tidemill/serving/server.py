@@ -33,21 +33,7 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     while not (at_once or app.status.ready or stop.is_set()):
         await asyncio.sleep(_LOOK)
-    http1 = HTTP1Settings(
-        header_read_timeout=round(told.idle_seconds * 1000), max_buffer_size=_BUFFER
-    )
-    server = Server(
-        app,
-        address=address,
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=1024,
-        backpressure=told.connections,
-        http1_settings=http1,
-        log_enabled=False,
-    )
+    server = _server(app, address, port, told)
     serving = asyncio.create_task(server.serve())
     watching = asyncio.create_task(app.bounds.watch())
     stopping = asyncio.create_task(stop.wait())
@@ -65,3 +51,21 @@ async def serve(
         await asyncio.wait_for(serving, told.grace)
     watching.cancel()
     logger.info("Ended, with %d requests under way.", app.under_way)
+
+
+def _server(app: App, address: str, port: int, told: ServeSettings) -> Server:
+    http1 = HTTP1Settings(
+        header_read_timeout=round(told.idle_seconds * 1000), max_buffer_size=_BUFFER
+    )
+    return Server(
+        app,
+        address=address,
+        port=port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=1024,
+        backpressure=told.connections,
+        http1_settings=http1,
+        log_enabled=False,
+    )
