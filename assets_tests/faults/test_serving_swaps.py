@@ -17,7 +17,7 @@ from tidemill.cycle.deploy import read_chain
 
 pytestmark = pytest.mark.faults
 
-SWAPS, CLIENTS, SECONDS = 400, 64, 360
+SWAPS, CLIENTS, SECONDS = 2_000, 64, 360
 WARM = 200
 """Swaps after which memory, files and threads are to be what they are at the end."""
 

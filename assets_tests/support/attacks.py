@@ -21,7 +21,7 @@ MILLION = 1_000_000
 
 
 @contextmanager
-def attacked(server: Serving, idle: int, slow: int, endless: int) -> Iterator[None]:
+def attacked(server: Serving, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
     """So many connections that say nothing, that drip a head or a body, and that send a gigabyte
     or a million chunks over and over, all at once from here to the end of the block."""
     ready, stop = _FORKS.Event(), _FORKS.Event()

@@ -99,7 +99,7 @@ def _following(
             told=metrics.happened,
         )
         stop = threading.Event()
-        thread = threading.Thread(target=follower.run, args=(stop,), name="ledger", daemon=True)
+        thread = threading.Thread(target=follower.run, args=(stop,), name="ledger")
         thread.start()
         try:
             yield follower

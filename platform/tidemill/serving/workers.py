@@ -13,6 +13,7 @@ from types import FrameType
 
 from tidemill.core.errors import PrerequisiteMissing, Refused
 from tidemill.core.spec import ModelSpec
+from tidemill.serving.ending import asked
 from tidemill.settings import ServeSettings, Settings
 
 logger = logging.getLogger("tidemill.serving")
@@ -89,6 +90,8 @@ def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
         running[_fork(each, False, work)] = each
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    if asked.is_set():
+        end(signal.SIGTERM, None)
     while running:
         pid, status = os.wait()
         number = running.pop(pid)
