@@ -239,6 +239,19 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -
     assert (world.served.digest, world.served.copied) == (world.digest(2), False)
 
 
+def test_a_server_waits_for_kafka_before_it_serves_its_copy(world: World) -> None:
+    world.deploy(world.digest(1))
+    world.step()
+    world.ledger.away = True
+    world.start()
+    world.now += 4_999
+    world.step()
+    assert world.model.slot.served is None
+    world.now += 1
+    world.step()
+    assert world.served.digest == world.digest(1)
+
+
 def test_a_damaged_copy_is_not_served(world: World) -> None:
     world.deploy(world.digest(1))
     world.step()
@@ -246,6 +259,7 @@ def test_a_damaged_copy_is_not_served(world: World) -> None:
     world.copies.replace(name, world.bundles[1][:-1] + b"x")
     world.ledger.away = True
     world.start()
+    world.now += 5_000
     world.step()
     assert world.model.slot.served is None
     assert not world.status.ready

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from tidemill.core.errors import BundleUnfit, LedgerBroken, LogUnavailable, TidemillError
+from tidemill.core.errors import BundleUnfit, LedgerBroken, TidemillError
 from tidemill.core.ledger import Chain, Standing, chain
 from tidemill.ports import Clock, LedgerFeed
 from tidemill.serving.local_copy import Copied, LocalCopy
@@ -98,18 +98,13 @@ class Follower:
         if self.contact.problem is None:
             logger.warning("%s", error)
         self.contact.problem = str(error)
-        if not isinstance(error, LogUnavailable):
+        if not self.contact.caught_up:
             self._lose_patience()
-        elif not self.contact.caught_up:
-            self._serve_copies()
 
     def _lose_patience(self) -> None:
         if self._now() - self.contact.begun >= self._patience:
-            self._serve_copies()
-
-    def _serve_copies(self) -> None:
-        for name, followed in self.models.items():
-            self._serve_copy(name, followed)
+            for name, followed in self.models.items():
+                self._serve_copy(name, followed)
 
     def _settle(self, name: str, followed: Followed) -> None:
         """Bring what is served to the head of the chain, or as near as sound bundles reach."""

@@ -14,7 +14,7 @@ from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, producer
 from tidemill.adapters.prover.forked import ForkedProver
-from tidemill.core.errors import LogUnavailable, SpecInvalid
+from tidemill.core.errors import LogUnavailable
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import Archive
 from tidemill.serving.app import App
@@ -125,12 +125,6 @@ def _log(
         }
         for model, spec in specs.items()
     }
-    for name in told.prediction_fields:
-        if not any(name in fields for fields in wanted.values()):
-            raise SpecInvalid(
-                f"TIDEMILL_SERVE__PREDICTION_FIELDS names {name!r}, a field of no served model.",
-                "Name fields of the models' defs.yaml.",
-            )
     log = PredictionLog(
         producer(at, _QUEUE),
         wanted,

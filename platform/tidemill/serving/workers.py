@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from tidemill.core.errors import PrerequisiteMissing, Refused
+from tidemill.core.errors import PrerequisiteMissing, Refused, SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.serving.ending import asked
 from tidemill.settings import ServeSettings, Settings
@@ -19,6 +19,8 @@ from tidemill.settings import ServeSettings, Settings
 logger = logging.getLogger("tidemill.serving")
 
 _PR_SET_PDEATHSIG = 1
+_SHORTEST = 2.0
+"""Seconds that a worker lives at least if starting it again may help."""
 _PAUSE = 1.0
 """Seconds before a worker that died is started again."""
 
@@ -55,6 +57,7 @@ def listen(told: ServeSettings) -> tuple[str, int]:
 
 def run(settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: int) -> None:
     """Serve until SIGTERM, in this process or in as many as the settings ask for."""
+    _check_fields(settings.serve, specs)
     count = settings.serve.workers
     if count == 1:
         from tidemill.serving.worker import work
@@ -72,12 +75,24 @@ def run(settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: 
         _supervise(count, one)
 
 
+def _check_fields(told: ServeSettings, specs: Mapping[str, ModelSpec]) -> None:
+    """Raise `SpecInvalid` where a field is to be logged that no model has."""
+    for name in told.prediction_fields:
+        if not any(name in spec.fields for spec in specs.values()):
+            raise SpecInvalid(
+                f"TIDEMILL_SERVE__PREDICTION_FIELDS names {name!r}, a field of no served model.",
+                "Name fields of the models' defs.yaml.",
+            )
+
+
 def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
     """Fork the workers, start again what dies, and end when all have ended after SIGTERM.
 
-    This process starts no thread, so that it may fork at any time.
+    This process starts no thread, so that it may fork at any time. Raises `PrerequisiteMissing`
+    where a worker ends as soon as it is started.
     """
-    ending = False
+    ending = hopeless = False
+    begun: dict[int, float] = {}
     running: dict[int, int] = {}
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -86,8 +101,15 @@ def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
         for pid in running:
             os.kill(pid, signal.SIGTERM)
 
+    def begin(number: int, again: bool) -> None:
+        begun[number] = time.monotonic()
+        pid = _fork(number, again, work)
+        running[pid] = number
+        if ending:  # the signal came before the worker was known
+            os.kill(pid, signal.SIGTERM)
+
     for each in range(count):
-        running[_fork(each, False, work)] = each
+        begin(each, False)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     if asked.is_set():
@@ -95,11 +117,18 @@ def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
     while running:
         pid, status = os.wait()
         number = running.pop(pid)
+        if not ending and time.monotonic() - begun[number] < _SHORTEST:
+            hopeless = True
+            end(0, None)
         if not ending:
             logger.error("Worker %d ended (%d); it is started again.", number, status)
             time.sleep(_PAUSE)
         if not ending:
-            running[_fork(number, True, work)] = number
+            begin(number, True)
+    if hopeless:
+        raise PrerequisiteMissing(
+            "A worker ended as soon as it was started.", "What was wrong stands above."
+        )
 
 
 def _fork(number: int, again: bool, work: Callable[[int, bool], None]) -> int:
