@@ -160,6 +160,5 @@ def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_prov
         assert re.search(told, scene.refused(digest, error)), name
         scene.served(good)
     scene.served(scene.spare)
-    versions = scene.server.model()["version"]
-    until(lambda: versions in scene.clients.seen, 10)
+    scene.clients.see(scene.server.model()["version"])
     assert {digest for digest, _ in scene.clients.seen.values()} == {good, scene.spare}

@@ -2,14 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import psutil
 import pytest
 
 import oracle
 from bench import Bench
-from commands import until
 from deployments import Appender, deployed
 from serving_hands import Serving, digests, serving
 from swarm import swarm
@@ -49,12 +47,12 @@ def test_2000_swaps_under_64_clients_fail_no_answer(bench: Bench) -> None:
         models.append(first["digest"])
         appended: dict[int, tuple[str, float]] = {}
         begun = time.monotonic()
-        with swarm(server).asking(CLIENTS) as clients:
+        with swarm(server).asking(CLIENTS, pause=0.1) as clients:
             for number in range(SWAPS):
                 at, digest = time.monotonic(), models[number % len(models)]
                 seq = appender.deploy(digest).seq
                 appended[seq] = digest, at
-                until(partial(clients.seen.__contains__, seq), 30, lambda: str(clients.failed))
+                clients.see(seq)
                 if number + 1 in (WARM, SWAPS):
                     held.append(footprint(server))
         took = time.monotonic() - begun

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench import Bench, events
+from commands import until
 from serving_hands import Serving
 from tidemill.adapters.files import FileStore
 from tidemill.core.bundle import Model
@@ -63,6 +64,10 @@ class Swarm:
         finally:
             self._stop = True
             work.join()
+
+    def see(self, version: int, seconds: float = 30) -> None:
+        """Wait until a client was answered by this version."""
+        until(lambda: version in self.seen, seconds, lambda: str(self.failed), pause=0.002)
 
     def right(self) -> None:
         """Every answer was right so far, and there were some."""
