@@ -32,9 +32,9 @@ def test_every_wrong_field_of_every_row_is_named(server: Serving) -> None:
     ("row", "problem"),
     [
         ('{"country": "de", "price": true}', "expected number, got boolean"),
-        ('{"country": ["de"], "price": 1}', "expected text, got a list"),
+        ('{"country": ["de"], "price": 1}', "expected text, got array"),
         ('{"country": 1.5, "price": 1}', "expected text, got number"),
-        ('{"country": "de", "price": {"a": 1}}', "expected number, got an object"),
+        ('{"country": "de", "price": {"a": 1}}', "expected number, got object"),
     ],
 )
 def test_a_value_of_another_type_is_named(server: Serving, row: str, problem: str) -> None:
