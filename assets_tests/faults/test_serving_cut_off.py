@@ -129,8 +129,8 @@ def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(alone: 
 def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(alone: Alone) -> None:
     """Row 31: its bundle or its entry; with Kafka back it serves what the ledger says."""
     head = alone.head
-    with alone.serving("first"):
-        pass
+    with alone.serving("first") as server:
+        assert server.ended() == 0  # its copy is written by then
     alone.kill()
     (bundle,) = alone.bench.settings.serving.rglob("*.bundle")
     (entry,) = alone.bench.settings.serving.rglob("entry.json")
