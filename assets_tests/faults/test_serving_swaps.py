@@ -67,7 +67,8 @@ def test_2000_swaps_under_64_clients_fail_no_answer(bench: Bench) -> None:
         read_chain(mill)  # copies the entries, as the next deployment does
     print(f"{took:.0f} s, {clients.answered} answers, {held}")
     warm, end = held
-    assert (end.files, end.threads) == (warm.files, warm.threads)
+    assert end.files < warm.files + 5  # a proof under way has some
+    assert end.threads == warm.threads
     assert end.memory < warm.memory + 20
     assert took < SECONDS
     oracle.check(bench)
