@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import polars as pl
 import psutil
 import pytest
 
+from deployments import endless
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import LocalProver
 from tidemill.adapters.prover.forked import ForkedProver
@@ -171,6 +173,24 @@ def test_a_helper_killed_at_work_is_replaced(prover: ForkedProver, bundle: bytes
         prover.prove(bundle)
     killer.join()
     assert prover.pid != was
+
+
+def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> None:
+    """With the child that works on it."""
+    with ForkedProver(seconds=60) as ending:
+        ending.prove(bundle)
+        assert ending.pid is not None
+        helper = psutil.Process(ending.pid)
+        with ThreadPoolExecutor(1) as pool:
+            proof = pool.submit(ending.prove, endless(bundle))
+            while not (children := helper.children()):
+                time.sleep(0.01)
+            ending.end()
+            with pytest.raises(BundleUnfit, match="given up"):
+                proof.result(10)
+        assert not psutil.wait_procs([helper, *children], timeout=10)[1]
+        with pytest.raises(BundleUnfit, match="given up"):
+            ending.prove(bundle)
 
 
 def test_the_helper_ends_with_its_prover(bundle: bytes) -> None:

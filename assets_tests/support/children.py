@@ -59,18 +59,9 @@ def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
 
 def outcome_of(bench: Bench, does: Callable[[Mill], object], faults: str = "") -> int | None:
     """The exit code of a process that does this with the bench's mill."""
-    with child_of(bench, does, faults) as process:
+    with working(bench, does, faults) as process:
         process.join(_SECONDS)
         return process.exitcode
-
-
-@contextmanager
-def child_of(
-    bench: Bench, does: Callable[[Mill], object], faults: str = ""
-) -> Iterator[BaseProcess]:
-    """A process that does this with the bench's mill; nothing is left of it at the end."""
-    with _child(bench, does, faults, True, "tidemill") as process:
-        yield process
 
 
 @contextmanager
@@ -78,14 +69,19 @@ def child(
     bench: Bench, last: int, faults: str = "", exclusive: bool = True, by: str = "tidemill"
 ) -> Iterator[BaseProcess]:
     """A process at work on the windows up to `last`; nothing is left of it at the end."""
-    with _child(bench, partial(journey, last=last), faults, exclusive, by) as process:
+    with working(bench, partial(journey, last=last), faults, exclusive, by) as process:
         yield process
 
 
 @contextmanager
-def _child(
-    bench: Bench, does: Callable[[Mill], object], faults: str, exclusive: bool, by: str
+def working(
+    bench: Bench,
+    does: Callable[[Mill], object],
+    faults: str = "",
+    exclusive: bool = True,
+    by: str = "tidemill",
 ) -> Iterator[BaseProcess]:
+    """A process that does this with the bench's mill; nothing is left of it at the end."""
     environment = bench.environment | {"TIDEMILL_FAILPOINTS": faults}
     _start_helper()
     process = _FORKS.Process(target=_work, args=(environment, bench.model, does, exclusive, by))

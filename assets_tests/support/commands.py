@@ -76,12 +76,17 @@ def interrupted(process: "subprocess.Popen[bytes]", seconds: float = 60) -> int:
     return process.wait(seconds)
 
 
-def until(true: Callable[[], object], seconds: float = 120, told: Callable[[], str] = str) -> None:
-    """Wait until something is so; `told` explains where it never is."""
+def until(
+    true: Callable[[], object],
+    seconds: float = 120,
+    told: Callable[[], str] = str,
+    pause: float = 0.05,
+) -> None:
+    """Wait until something is so, and look after each pause; `told` explains where it never is."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def at_work_in(home: Path) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import Bench, window
-from children import child_of, stopped, woken
+from children import stopped, woken, working
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.extract import extract
 from tidemill.cycle.mill import Mill
@@ -71,7 +71,7 @@ def traced(
     if fault:
         kind, what = fault.split(":", 1)
         command += ["-e", f"inject={_asked(KINDS[kind])}:{what}"]
-    with child_of(bench, does, "plan.before:stop") as process:
+    with working(bench, does, "plan.before:stop") as process:
         stopped(process)
         words = [*command, "-p", str(process.pid)]
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:

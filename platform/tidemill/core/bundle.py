@@ -15,6 +15,7 @@ from tidemill.core.errors import BundleUnfit, DigestMismatch, FeatureSkew
 from tidemill.core.features import Array, Column, FeatureFunction, Vocabulary, features, matrix
 from tidemill.core.sections import FieldType
 from tidemill.core.spec import ModelSpec, Objective
+from tidemill.core.trees import check_trees
 
 if TYPE_CHECKING:
     import lightgbm
@@ -125,10 +126,12 @@ class Model:
         return RowDecoder(dict(self.header.fields))
 
     def prove(self) -> None:
-        """Answer the golden rows, one by one, on the way that every request takes.
+        """Look at all trees, then answer the golden rows, one by one, as every request is.
 
-        Raises `FeatureSkew` where an answer is not the one of training.
+        Raises `BundleUnfit` where a walk through a tree might not end, `FeatureSkew` where an
+        answer is not the one of training.
         """
+        check_trees(self.booster)
         decoder = self.decoder()
         for number, golden in enumerate(self.header.golden):
             self.compare(number, self.predict(decoder.rows([golden.row]))[0].tolist())

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
+
 from tidemill.core.errors import (
     NotServed,
     RequestInvalid,
@@ -110,6 +112,10 @@ class Bounds:
         self._reading[task] = time.monotonic()
         try:
             return await (self._chunks(channel) if length is None else channel())
+        except ProtocolClosed:
+            raise RequestInvalid(
+                "The connection ended before the body.", "Send all of it; then wait for the answer."
+            ) from None
         except asyncio.CancelledError:
             if task in self._reading:
                 raise  # nobody here has cancelled it

@@ -11,6 +11,7 @@ from granian.server.embed import Server
 
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.serving.app import App
+from tidemill.serving.ending import asked
 from tidemill.settings import ServeSettings
 
 logger = logging.getLogger("tidemill.serving")
@@ -31,6 +32,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if asked.is_set():
+        return
     while not (at_once or app.status.ready or stop.is_set()):
         await asyncio.sleep(_LOOK)
     server = _server(app, address, port, told)

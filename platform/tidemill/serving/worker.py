@@ -102,6 +102,7 @@ def _following(
             yield follower
         finally:
             stop.set()
+            prover.end()
             thread.join()
             feed.close()
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 from tidemill.core.errors import PrerequisiteMissing, Refused, SpecInvalid
 from tidemill.core.spec import ModelSpec
+from tidemill.serving.ending import asked
 from tidemill.settings import ServeSettings, Settings
 
 logger = logging.getLogger("tidemill.serving")
@@ -111,6 +112,8 @@ def _supervise(count: int, work: Callable[[int, bool], None]) -> None:
         begin(each, False)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    if asked.is_set():
+        end(signal.SIGTERM, None)
     while running:
         pid, status = os.wait()
         number = running.pop(pid)

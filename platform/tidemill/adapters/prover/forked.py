@@ -2,12 +2,14 @@
 
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from typing import IO, Self
 
 import msgspec
@@ -34,6 +36,7 @@ class ForkedProver:
         self._helper: subprocess.Popen[bytes] | None = None
         self._told: IO[bytes] | None = None
         self._ready = False  # whether the helper has imported what it needs
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -54,9 +57,11 @@ class ForkedProver:
         """
         with self._turn:
             answer = self._ask(bundle)
-            if answer is None:  # the helper had died since the last proof
+            if answer is None and not self._ended:  # the helper had died since the last proof
                 self._stop()
                 answer = self._ask(bundle)
+            if self._ended:
+                raise BundleUnfit("The proof was given up: the prover ends.", "Prove it again.")
             if answer is None:
                 told = self._last_words()
                 self._stop()
@@ -73,6 +78,12 @@ class ForkedProver:
         """Stop the helper; a later proof starts another one."""
         with self._turn:
             self._stop()
+
+    def end(self) -> None:
+        """Give up the proof under way, which fails then, and begin no other; any thread may ask."""
+        self._ended = True
+        if self._helper is not None:
+            _kill(self._helper)
 
     def _ask(self, bundle: bytes) -> Answer | None:
         """The helper's answer; None where it is dead."""
@@ -106,12 +117,14 @@ class ForkedProver:
             env=os.environ | one | {"PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,  # Ctrl-C is for us; the helper ends with our end of its pipe
         )
+        if self._ended:
+            _kill(self._helper)
         return self._helper
 
     def _stop(self) -> None:
         helper, self._helper = self._helper, None
         if helper is not None:
-            helper.kill()
+            _kill(helper)
             helper.wait()
             for pipe in (helper.stdin, helper.stdout, self._told):
                 _close(pipe)
@@ -138,6 +151,12 @@ def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
         if len(data) == 8 and wanted == 8:
             wanted += struct.unpack("<Q", data)[0]
     return data[8:]
+
+
+def _kill(helper: subprocess.Popen[bytes]) -> None:
+    """Kill the helper and its child, which would go on without it."""
+    with suppress(ProcessLookupError):
+        os.killpg(helper.pid, signal.SIGKILL)
 
 
 def _close(pipe: IO[bytes] | None) -> None:

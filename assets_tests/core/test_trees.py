@@ -1,0 +1,52 @@
+"""Trees are held to be trees, wherever the rows that are known may go."""
+
+import re
+
+import lightgbm
+import numpy as np
+import pytest
+
+from tidemill.core.bundle import booster_of
+from tidemill.core.errors import BundleUnfit
+from tidemill.core.trees import check_trees
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """Three trees over two features."""
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    told = {"objective": "binary", "num_leaves": 5, "verbose": -1, "num_threads": 1}
+    data = lightgbm.Dataset(rows, (rows[:, 0] > 0.2).astype(float))
+    return str(lightgbm.train(told, data, 3).model_to_string())
+
+
+def altered(text: str, name: str, values: str) -> str:
+    """The text with this line in its last tree, and without sizes that would no longer fit."""
+    before, _, last = text.rpartition("Tree=")
+    last, changes = re.subn(rf"(?m)^{name}=.*$", f"{name}={values}", last, count=1)
+    assert changes
+    return re.sub(r"tree_sizes=.*\n", "", f"{before}Tree={last}")
+
+
+def test_trees_of_lightgbm_are_trees(text: str) -> None:
+    check_trees(booster_of(text))
+
+
+def test_a_tree_of_one_leaf_is_one() -> None:
+    data = lightgbm.Dataset(np.zeros((30, 2)), np.arange(30.0) % 2)
+    check_trees(lightgbm.train({"objective": "binary", "verbose": -1}, data, 1))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("0 -1 -2 -3", "1 2 3 -5"),  # the root below itself
+        ("1 2 3 -1", "-2 -3 -4 1"),  # back to a node above
+        ("1 2 3 3", "-2 -3 -4 -5"),  # a node below itself
+        ("1 1 3 -1", "2 -3 -4 -5"),  # a node with two parents
+    ],
+)
+def test_what_leads_in_circles_is_no_tree(text: str, left: str, right: str) -> None:
+    wrong = altered(altered(text, "left_child", left), "right_child", right)
+    with pytest.raises(BundleUnfit, match="Tree 2 of a bundle is no tree"):
+        check_trees(booster_of(wrong))

@@ -1,0 +1,100 @@
+"""Clients that mean harm, in a process of their own: slow, endless, idle by the thousand."""
+
+import asyncio
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.synchronize import Event
+from urllib.parse import urlsplit
+
+from commands import until
+from serving_hands import Serving
+from swarm import head
+
+_FORKS = multiprocessing.get_context("forkserver")
+_AT_ONCE = 100
+_SECONDS = 120.0
+
+GIGABYTE = 1_000_000_000
+MILLION = 1_000_000
+
+
+@contextmanager
+def attacked(server: Serving, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
+    """So many connections that say nothing, that drip a head or a body, and that send a gigabyte
+    or a million chunks over and over, all at once from here to the end of the block."""
+    ready, stop = _FORKS.Event(), _FORKS.Event()
+    path = f"/models/{server.bench.model}/predict"
+    told = (server.url, path, idle, slow, endless, ready, stop)
+    process = _FORKS.Process(target=_attack, args=told)
+    process.start()
+    try:
+        until(lambda: ready.is_set() or process.exitcode is not None, _SECONDS)
+        assert process.exitcode is None
+        yield
+        stop.set()
+        process.join(_SECONDS)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
+def _attack(
+    url: str, path: str, idle: int, slow: int, endless: int, ready: Event, stop: Event
+) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(_Attack(url, path).all(idle, slow, endless, ready, stop))
+
+
+class _Attack:
+    def __init__(self, url: str, path: str) -> None:
+        split = urlsplit(url)
+        self._at, self._path = (split.hostname, split.port), path
+
+    async def all(self, idle: int, slow: int, endless: int, ready: Event, stop: Event) -> None:
+        held = []
+        for _ in range(0, idle, _AT_ONCE):
+            opened = (asyncio.open_connection(*self._at) for _ in range(_AT_ONCE))
+            held += await asyncio.gather(*opened)
+        works = [self._slow(number) for number in range(slow)]
+        works += [self._endless(number) for number in range(endless)]
+        tasks = [asyncio.create_task(work) for work in works]
+        await asyncio.sleep(0.5)
+        ready.set()
+        while not stop.is_set():
+            await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for _, writer in held:
+            writer.transport.abort()
+
+    async def _slow(self, number: int) -> None:
+        """A byte every now and then, of a head or of a body; again when it is thrown out."""
+        whole = head(self._path, **{"content-length": "1000"})
+        begin = whole[:20] if number % 2 else whole
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(*self._at)
+                writer.write(begin)
+                while not writer.transport.is_closing():
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.5)
+
+    async def _endless(self, number: int) -> None:
+        """A gigabyte in pieces, or a million chunks of a byte; again when it is refused."""
+        chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n" if number % 2 else b"1\r\nx\r\n" * 1_000
+        times = GIGABYTE // 65_536 if number % 2 else MILLION // 1_000
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(*self._at)
+                writer.write(head(self._path, **{"transfer-encoding": "chunked"}))
+                for _ in range(times):
+                    if writer.transport.is_closing():
+                        break
+                    writer.write(chunk)
+                    await writer.drain()
+            await asyncio.sleep(0.2)
