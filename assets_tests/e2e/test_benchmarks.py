@@ -11,7 +11,7 @@ _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["flat_cost", "learning"])
+@pytest.mark.parametrize("name", ["flat_cost", "learning", "bridge"])
 def test_a_quick_benchmark_ends_with_a_line_of_json_that_judges_nothing(
     tmp_path: Path, name: str
 ) -> None:
