@@ -191,7 +191,9 @@ def test_a_scheduler_that_is_killed_and_begun_again_goes_on_with_the_run(both: B
         run = both.live.trigger("deferred", both.bench.window(0).key)
         both.live.reaches("deferred", run, "deferred")
         (pid,) = found("airflow", "scheduler", home=both.live.airflow.home)
-        psutil.Process(pid).kill()
+        scheduler = psutil.Process(pid)
+        for member in [scheduler, *scheduler.children(recursive=True)]:
+            member.kill()  # its idle workers too, which nobody else would end
         words = ("airflow", "scheduler", "--skip-serve-logs")
         both.keeps.enter_context(begun(both.live.environment, *words, name="another"))
     task = both.live.ended("deferred", run)
