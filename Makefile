@@ -10,7 +10,7 @@ RUN := .venv/bin
 PARALLEL ?= -n 2 --dist loadfile
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup demo test test-faults mutants tools lint ui clean
+.PHONY: help setup setup-airflow demo test test-faults mutants tools lint ui clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,16 +28,22 @@ setup: .venv/.ready  ## the environment of uv.lock in .venv, byte-compiled
 	$(UV) sync --locked --quiet
 	@touch $@
 
+setup-airflow: .venv/.airflow  # Airflow and the bridge besides, which the demo does without
+
+.venv/.airflow: .venv/.ready airflow_bridge/pyproject.toml
+	$(UV) sync --locked --quiet --group airflow
+	@touch $@
+
 demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days
 	@$(RUN)/tidemill demo
 
-lint: setup  ## style, types and layer contracts
+lint: setup-airflow  ## style, types and layer contracts
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
 
 test: lint  ## lint and the tests
 	$(RUN)/pytest $(PARALLEL) -m "not faults"
 
-test-faults: setup  ## the slower proofs of what tidemill survives
+test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
 mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 8 minutes)

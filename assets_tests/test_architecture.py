@@ -10,10 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "tidemill"
+BRIDGE = ROOT / "airflow_bridge" / "tidemill_airflow"
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def modules(*packages: Path) -> list[Path]:
+    return sorted(
+        path for package in packages or (PACKAGE, BRIDGE) for path in package.rglob("*.py")
+    )
 
 
 def test_the_folder_platform_does_not_hide_the_standard_library() -> None:
@@ -24,7 +27,7 @@ def test_the_folder_platform_does_not_hide_the_standard_library() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     readers = {
         path.relative_to(PACKAGE).as_posix()
-        for path in modules()
+        for path in modules(PACKAGE)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
         and node.attr in ("environ", "getenv")
@@ -41,15 +44,22 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers <= handing_on | maven | shared
 
 
+def test_the_bridge_reads_no_environment_of_its_own() -> None:
+    for path in modules(BRIDGE):
+        assert not {"os", "dotenv", "subprocess", "socket"} & imports(path), path
+
+
+def imports(path: Path) -> set[str]:
+    """The first names of all that a module imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    of = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    return {name.split(".")[0] for name in plain | of}
+
+
 def test_no_pickle_anywhere() -> None:
     for path in modules():
-        imported = {
-            alias.name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        }
-        assert not imported & {"pickle", "cloudpickle", "joblib", "dill"}, path
+        assert not imports(path) & {"pickle", "cloudpickle", "joblib", "dill"}, path
 
 
 def test_every_module_says_in_one_line_what_it_is() -> None:

@@ -3,21 +3,15 @@
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
 from dagster._utils.warnings import suppress_dagster_warnings
 
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
-from tidemill.core.windows import Window
 from tidemill.defs.checks import check_specs
 from tidemill.defs.freshness import policy
 from tidemill.defs.lineage import OWNERS, history_key, topic_key
 from tidemill.defs.metadata import initial_metadata
-from tidemill.defs.partitions import partitions_of, windows_between
+from tidemill.defs.partitions import partitions_of, windows_asked
 from tidemill.defs.resources import Mills
 from tidemill.defs.walk import WINDOWED, Event, Job, failure, walk
 
@@ -83,11 +77,13 @@ def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
+    partitions = partitions_of(spec.calendar)
+
     @dg.multi_asset(
         name=f"{model}_windows",
         specs=_specs(model, spec),
         check_specs=check_specs(model),
-        partitions_def=partitions_of(spec.calendar),
+        partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
         pool=pool_of(model),
@@ -95,7 +91,7 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     def windows(context: dg.AssetExecutionContext, mills: Mills) -> Iterator[Event]:
         try:
             selected = {key.path[-1] for key in context.selected_asset_keys}
-            due = _due(spec, context)
+            due = windows_asked(spec.calendar, partitions, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             with mills.open(model, spec) as mill:
                 keeper = mills.keeper(mill, context.run, context.instance)
@@ -134,20 +130,6 @@ def _deps(model: str, spec: ModelSpec, name: str) -> list[dg.AssetDep]:
         )
         deps.append(dg.AssetDep([model, name], partition_mapping=before))
     return deps
-
-
-def _due(spec: ModelSpec, context: dg.AssetExecutionContext) -> list[Window]:
-    """The windows of a run, in order. Raises `UnknownWindow` before anything is done.
-
-    Asked for is what the tags say: of a key that is no window's, Dagster makes the next that is.
-    """
-    tags = context.run.tags
-    alone = tags.get(PARTITION_NAME_TAG)
-    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, alone)
-    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, alone)
-    if first is None or last is None:
-        first, last = context.partition_keys[0], context.partition_keys[-1]
-    return windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
 
 
 def _deploy_mode(spec: ModelSpec, tag: str | None) -> str:

@@ -16,6 +16,7 @@ from tidemill.defs.alerts import deployment_alerts
 from tidemill.defs.assets import build_assets
 from tidemill.defs.freshness import fresh_check
 from tidemill.defs.sensors import window_closed
+from tidemill.defs.stretch import stretches
 from tidemill.settings import Settings
 
 
@@ -66,10 +67,10 @@ class IncrementalModel(dg.Component):
         return load_model(_yaml_of(context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The five assets of this model, their checks and the two sensors."""
+        """The assets of this model, its checks, its sensors, and what simulates its stream."""
         sensors = Settings().sensors
         return dg.Definitions(
-            assets=build_assets(self.model, self.spec),
+            assets=[*build_assets(self.model, self.spec), *stretches(self.model, self.spec)],
             asset_checks=[fresh_check(self.model, self.spec)],
             sensors=[
                 window_closed(self.model, self.spec, sensors),

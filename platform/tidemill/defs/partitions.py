@@ -3,20 +3,47 @@
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 
 from tidemill.core.errors import UnknownWindow
 from tidemill.core.windows import Calendar, Window, from_ms
 
 
-def partitions_of(calendar: Calendar) -> dg.TimeWindowPartitionsDefinition:
-    """One partition a window, from the calendar's first on; listed once its end has passed."""
+def partitions_of(calendar: Calendar, *, begun: bool = False) -> dg.TimeWindowPartitionsDefinition:
+    """One partition a window, from the calendar's first on; listed once its end has passed.
+
+    With `begun` it is listed once it has begun.
+    """
     first = from_ms(calendar.first.start).astimezone(ZoneInfo(calendar.timezone))
     return dg.TimeWindowPartitionsDefinition(
         start=first,  # in its zone: Dagster reads the wall clock of an aware time, not the moment
         fmt=calendar.key_format,
         cron_schedule=calendar.cron,
         timezone=calendar.timezone,
+        end_offset=int(begun),
     )
+
+
+def windows_asked(
+    calendar: Calendar,
+    partitions: dg.TimeWindowPartitionsDefinition,
+    context: dg.AssetExecutionContext,
+) -> list[Window]:
+    """The windows of a run, in order. Raises as `windows_between`.
+
+    Asked for is what the tags say: of a key that is no window's, Dagster makes the next that is.
+    """
+    tags = context.run.tags
+    alone = tags.get(PARTITION_NAME_TAG)
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, alone)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, alone)
+    if first is None or last is None:
+        first, last = context.partition_keys[0], context.partition_keys[-1]
+    return windows_between(calendar, partitions, first, last)
 
 
 def windows_between(

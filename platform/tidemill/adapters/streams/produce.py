@@ -73,19 +73,20 @@ def produce(
     clock: Clock,
     sleep: Callable[[float], None],
     speed: float = 0.0,
+    started: int | None = None,
 ) -> Told:
     """Bring the topic up to the last event that is due in `[start, end)`, ms of the stream's time.
 
     A missing topic is created, kept for ever, with as many partitions as the stream has. An empty
     one begins with the first event due at or after `start`; any other goes on where it
     stands. With a `speed` above 0 the replay is live: each event waits for its moment on `clock`
-    (`sleep` takes seconds), and is sent at once if that has passed. Raises `AlreadyRunning`,
-    `Refused` (the topic holds anything else), `OffsetsExpired`, `LogUnavailable`; after any end the
-    same call goes on.
+    (`sleep` takes seconds), and is sent at once if that has passed. An empty topic's replay has its
+    `start` at the moment `started`, by default now. Raises `AlreadyRunning`, `Refused` (the topic
+    holds anything else), `OffsetsExpired`, `LogUnavailable`; after any end the same call goes on.
     """
     with _alone(locks, topic):
         ends = read_ends(at, topic, events)
-        begun = ends.begun or _begin(events, start, speed, clock)
+        begun = ends.begun or _begin(events, start, speed, started, clock)
         _check_pace(topic, begun, speed)
         due = remaining(events, begun.first, ends.last, end)
         if due.height:
@@ -103,9 +104,13 @@ def remaining(
     return events.filter(pl.col("due") < end, pl.col("seq").cast(pl.Int64) > stands)
 
 
-def _begin(events: pl.DataFrame, start: int, speed: float, clock: Clock) -> Begun:
+def _begin(
+    events: pl.DataFrame, start: int, speed: float, started: int | None, clock: Clock
+) -> Begun:
     first = int((events["due"] < start).sum())
-    return Begun(first, start, clock(), speed) if speed > 0 else Begun(first)
+    if speed == 0:
+        return Begun(first)
+    return Begun(first, start, clock() if started is None else started, speed)
 
 
 def _check_pace(topic: str, begun: Begun, speed: float) -> None:

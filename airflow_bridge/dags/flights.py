@@ -1,0 +1,18 @@
+"""Airflow's three DAGs of the flights model: 2013 day by day, as fast as it is caught up with."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from tidemill_airflow.factory import Model, model_dags
+
+_NEW_YORK = ZoneInfo("America/New_York")
+
+model_dags(
+    Model(
+        "flights",
+        cron="0 0 * * *",
+        timezone="America/New_York",
+        start=datetime(2013, 2, 1, tzinfo=_NEW_YORK),
+        end=datetime(2014, 1, 1, tzinfo=_NEW_YORK),
+    )
+)

@@ -1,0 +1,1 @@
+"""The way to Dagster: one connection, its questions and its errors."""

@@ -1,0 +1,27 @@
+"""The button of a task that opens its Dagster run."""
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.execution_time.xcom import XCom
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+RUN_URL = "dagster_run_url"
+"""The XCom that holds the address; pushed as soon as there is a run, so before any deferral."""
+
+
+class DagsterRunLink(BaseOperatorLink):
+    """Opens the newest Dagster run of the task."""
+
+    name = "Dagster run"
+
+    @property
+    def xcom_key(self) -> str:
+        return RUN_URL
+
+    def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
+        """The address of the run; empty before there is one."""
+        return str(XCom.get_value(key=RUN_URL, ti_key=ti_key) or "")

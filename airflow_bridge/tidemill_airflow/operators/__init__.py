@@ -1,0 +1,1 @@
+"""Tasks that let Dagster work."""

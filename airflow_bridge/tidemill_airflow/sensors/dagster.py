@@ -1,0 +1,86 @@
+"""`PartitionFreshSensor`: waits until a partition of a Dagster asset is as fresh as wanted."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+
+from tidemill_airflow.errors import RunTimeout
+from tidemill_airflow.hooks.dagster import DagsterHook
+from tidemill_airflow.schedule import asset_key, partition_key, refuse_guessing
+from tidemill_airflow.triggers.dagster import DagsterPartitionTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class PartitionFreshSensor(BaseSensorOperator):
+    """Succeeds once the asset's partition was materialized, whoever asked for it.
+
+    :param asset: the asset's key, such as `flights/deployed_model`.
+    :param partition: the partition's key; None for an asset that has none.
+    :param since: a moment (aware, or ISO text) at or after which that must have been.
+    """
+
+    template_fields: Sequence[str] = ("dagster_conn_id", "asset", "partition", "since")
+
+    def __init__(
+        self,
+        *,
+        asset: str,
+        partition: str | None = None,
+        since: datetime | str | None = None,
+        dagster_conn_id: str = DagsterHook.default_conn_name,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.asset = asset
+        self.partition = partition
+        self.since = since
+        self.dagster_conn_id = dagster_conn_id
+        self.deferrable = deferrable
+        if "{{" in str(partition) and self.has_dag():
+            refuse_guessing(self.dag, self.task_id)
+
+    def execute(self, context: "Context") -> None:
+        if not self.deferrable:
+            super().execute(context)
+            return
+        if self.poke(context):
+            return
+        key = None if self.partition is None else partition_key(self.partition)
+        deadline = time.time() + self.timeout
+        self.defer(
+            trigger=DagsterPartitionTrigger(
+                self.dagster_conn_id,
+                asset_key(self.asset),
+                key,
+                self._since(),
+                deadline,
+                min(self.poke_interval, 60.0),
+            ),
+            method_name="execute_complete",
+        )
+
+    def execute_complete(self, context: "Context", event: dict[str, Any]) -> None:
+        if event["materialized"] is None:
+            raise RunTimeout(
+                f"{self.asset} {self.partition or ''} was not materialized in {self.timeout:g} s.",
+                "Look at it in Dagster, or give it more time by the task's `timeout`.",
+            )
+
+    def poke(self, context: "Context") -> bool:
+        key = None if self.partition is None else partition_key(self.partition)
+        made = DagsterHook(self.dagster_conn_id).materialized_at(asset_key(self.asset), key)
+        return made is not None and made >= self._since()
+
+    def _since(self) -> float:
+        if not self.since:
+            return 0.0
+        told = (
+            self.since if isinstance(self.since, datetime) else datetime.fromisoformat(self.since)
+        )
+        return told.timestamp()

@@ -1,0 +1,132 @@
+"""Triggers: what follows a Dagster run, a pause, or a partition while no worker slot is held."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from tidemill_airflow.errors import BridgeError
+from tidemill_airflow.hooks.dagster import DagsterHook
+
+HOLD = 6.0
+"""Seconds that a trigger lasts at least: a task that is resumed within five seconds of its deferral
+can be marked failed (Airflow 3.3: its issues 71580 and 72716)."""
+
+
+class DagsterRunTrigger(BaseTrigger):
+    """Waits until a Dagster run has ended, is stuck, or `deadline` (seconds since 1970) has passed.
+
+    Its event: `run_id`, `deadline`, and as `status` how the run ended, or `stuck`, or `late`. What
+    goes wrong on the way to Dagster is tried again until then. A person's mark-failed or clear ends
+    the run.
+    """
+
+    def __init__(
+        self, dagster_conn_id: str, run_id: str, deadline: float, poll_interval: float
+    ) -> None:
+        super().__init__()
+        self.dagster_conn_id = dagster_conn_id
+        self.run_id = run_id
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{__name__}.DagsterRunTrigger",
+            {
+                "dagster_conn_id": self.dagster_conn_id,
+                "run_id": self.run_id,
+                "deadline": self.deadline,
+                "poll_interval": self.poll_interval,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        hook = DagsterHook(self.dagster_conn_id)
+        until = time.monotonic() + HOLD
+        while (status := await self._status(hook)) is None:
+            await asyncio.sleep(self.poll_interval)
+        await asyncio.sleep(max(0.0, until - time.monotonic()))
+        yield TriggerEvent({"run_id": self.run_id, "status": status, "deadline": self.deadline})
+
+    async def _status(self, hook: DagsterHook) -> str | None:
+        """How the run ended, or why it is waited for no longer; None while it goes on."""
+        try:
+            run = await hook.arun(self.run_id)
+        except BridgeError as error:
+            self.log.warning("Dagster is asked again: %s", error)
+        else:
+            if run.status.is_terminal:
+                return str(run.status)
+            if run.is_stuck(time.time()):
+                return "stuck"
+        return "late" if time.time() >= self.deadline else None
+
+    async def on_kill(self) -> None:
+        await DagsterHook(self.dagster_conn_id, timeout=10).aterminate(self.run_id)
+
+
+class PauseTrigger(BaseTrigger):
+    """Waits until this moment (seconds since 1970), at least `HOLD` seconds.
+
+    Its event: `status`, which is `paused`, and the `deadline` of the task, which it only keeps.
+    """
+
+    def __init__(self, moment: float, deadline: float) -> None:
+        super().__init__()
+        self.moment = moment
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.PauseTrigger", {"moment": self.moment, "deadline": self.deadline}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(max(HOLD, self.moment - time.time()))
+        yield TriggerEvent({"status": "paused", "deadline": self.deadline})
+
+
+class DagsterPartitionTrigger(BaseTrigger):
+    """Waits until an asset, or a partition of it, was materialized at or after a moment.
+
+    Its event: `materialized`, seconds since 1970; None where `deadline` came first.
+    """
+
+    def __init__(
+        self,
+        dagster_conn_id: str,
+        asset: str,
+        partition: str | None,
+        since: float,
+        deadline: float,
+        poll_interval: float,
+    ) -> None:
+        super().__init__()
+        self.dagster_conn_id = dagster_conn_id
+        self.asset = asset
+        self.partition = partition
+        self.since = since
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        told = (
+            "dagster_conn_id", "asset", "partition", "since", "deadline", "poll_interval",
+        )  # fmt: skip
+        return f"{__name__}.DagsterPartitionTrigger", {name: getattr(self, name) for name in told}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        hook = DagsterHook(self.dagster_conn_id)
+        until, made = time.monotonic() + HOLD, None
+        while time.time() < self.deadline:
+            try:
+                made = await hook.amaterialized_at(self.asset, self.partition)
+            except BridgeError as error:
+                self.log.warning("Dagster is asked again: %s", error)
+            if made is not None and made >= self.since:
+                break
+            made = None
+            await asyncio.sleep(self.poll_interval)
+        await asyncio.sleep(max(0.0, until - time.monotonic()))
+        yield TriggerEvent({"materialized": made})

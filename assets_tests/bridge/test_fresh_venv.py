@@ -1,0 +1,65 @@
+"""The bridge installs into anybody's Airflow: a new environment, no Dagster, no tidemill."""
+
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from commands import environ
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "assets_tests" / "bridge" / "unit"
+SUPPORT = ROOT / "assets_tests" / "support"
+
+
+def run(*words: str, cwd: Path, seconds: float = 900) -> str:
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        env=environ({"AIRFLOW_HOME": str(cwd / "airflow")}),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def uv() -> str:
+    """As the Makefile finds it."""
+    return which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+
+
+@pytest.mark.faults
+def test_the_bridges_own_tests_pass_with_airflow_and_nothing_of_ours_beside_it(
+    tmp_path: Path,
+) -> None:
+    python = str(tmp_path / "venv" / "bin" / "python")
+    run(
+        uv(), "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT / "airflow_bridge"), cwd=ROOT
+    )
+    (wheel,) = tmp_path.glob("tidemill_airflow-*.whl")
+    locked = run(
+        uv(), "export", "--locked", "--no-hashes", "--no-emit-workspace", "--package",
+        "tidemill-airflow", cwd=ROOT,
+    )  # fmt: skip
+    (tmp_path / "constraints.txt").write_text(locked)
+    run(uv(), "venv", "--python", sys.executable, str(tmp_path / "venv"), cwd=tmp_path)
+    run(
+        uv(), "pip", "install", "--python", python, "-c", str(tmp_path / "constraints.txt"),
+        str(wheel), "pytest", cwd=tmp_path,
+    )  # fmt: skip
+    there = run(uv(), "pip", "list", "--python", python, cwd=tmp_path).split()
+    assert "tidemill-airflow" in there
+    assert not {"dagster", "tidemill", "dagster-graphql"} & set(there)
+    told = run(
+        python, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(UNIT), "--confcutdir",
+        str(UNIT), "--import-mode", "importlib", "-o", f"pythonpath={SUPPORT}", "-p",
+        "no:cacheprovider", str(UNIT), cwd=tmp_path,
+    )  # fmt: skip
+    assert " passed" in told.splitlines()[-1]
+    assert "failed" not in told
+    providers = run(str(Path(python).parent / "airflow"), "providers", "list", cwd=tmp_path)
+    assert "tidemill-airflow" in providers

@@ -1,0 +1,63 @@
+"""Scheduled, catch-up and backfill runs of Airflow have the keys of the windows they are for."""
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from airflow.sdk.timezone import coerce_datetime
+from airflow.serialization.encoders import coerce_to_core_timetable
+from airflow.timetables.base import TimeRestriction
+
+from tidemill.core.windows import Calendar, Window, from_ms
+from tidemill_airflow.schedule import windows
+
+NEW_YORK = ZoneInfo("America/New_York")
+CALENDARS = [
+    Calendar("0 0 * * *", datetime(2013, 3, 8, tzinfo=NEW_YORK), "America/New_York"),  # 23 hours
+    Calendar("0 0 * * *", datetime(2013, 11, 1, tzinfo=NEW_YORK), "America/New_York"),  # 25 hours
+    Calendar("*/5 * * * *", datetime(2026, 1, 1, tzinfo=UTC)),
+    Calendar("0 */6 * * *", datetime(2026, 1, 1, tzinfo=UTC)),
+]
+
+
+def first_windows(calendar: Calendar, count: int = 6) -> list[Window]:
+    found = [calendar.first]
+    while len(found) < count:
+        found.append(calendar.after(found[-1]))
+    return found
+
+
+def timetable(calendar: Calendar, offset: int = -1) -> Any:
+    told = windows(calendar.cron, timezone=calendar.timezone, offset=offset)
+    return coerce_to_core_timetable(told)
+
+
+@pytest.mark.parametrize("calendar", CALENDARS, ids=lambda c: c.cron + str(c.start.date()))
+def test_a_window_is_scheduled_when_it_ends_under_its_own_key(calendar: Calendar) -> None:
+    table, expected = timetable(calendar), first_windows(calendar)
+    earliest = coerce_datetime(from_ms(calendar.first.end))
+    restriction = TimeRestriction(earliest, None, catchup=True)
+    info = None
+    for window in expected:
+        info = table.next_dagrun_info_v2(last_dagrun_info=info, restriction=restriction)
+        assert (info.partition_key, info.run_after) == (window.key, from_ms(window.end))
+
+
+@pytest.mark.parametrize("calendar", CALENDARS, ids=lambda c: c.cron + str(c.start.date()))
+def test_a_backfill_has_the_key_of_every_window_in_its_range(calendar: Calendar) -> None:
+    expected = first_windows(calendar)
+    zone = ZoneInfo(calendar.timezone)
+    ends = [from_ms(w.start).astimezone(zone) for w in (expected[0], expected[-1])]
+    infos = timetable(calendar).iter_partition_dagrun_infos(earliest=ends[0], latest=ends[1])
+    assert [info.partition_key for info in infos] == [window.key for window in expected]
+
+
+def test_a_live_stretch_is_scheduled_when_its_window_begins() -> None:
+    calendar = CALENDARS[2]
+    window = calendar.after(calendar.first)
+    restriction = TimeRestriction(coerce_datetime(from_ms(window.start)), None, catchup=True)
+    info = timetable(calendar, 0).next_dagrun_info_v2(
+        last_dagrun_info=None, restriction=restriction
+    )
+    assert (info.partition_key, info.run_after) == (window.key, from_ms(window.start))

@@ -1,0 +1,35 @@
+"""What the bridge's own tests need: an AIRFLOW_HOME, and a webserver in Dagster's place.
+
+They know neither Dagster nor tidemill, and pass in an environment with Airflow alone.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from scripted_dagster import Script, Try, answering, connection
+
+_HOME = tempfile.TemporaryDirectory(prefix="airflow-")
+os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what Airflow uses warns of itself when it is imported
+    import tidemill_airflow.factory
+    import tidemill_airflow.sensors.dagster  # noqa: F401
+
+
+@pytest.fixture
+def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """The webserver that the connection `dagster_default` names."""
+    with answering() as script:
+        monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection(script.address))
+        yield script
+
+
+@pytest.fixture
+def attempt() -> Try:
+    """The first try of a task."""
+    return Try()

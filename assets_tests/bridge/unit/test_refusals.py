@@ -1,0 +1,113 @@
+"""FAULTS 35, from Airflow's side: what somebody typed is refused before anything is done."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, CronPartitionTimetable, CronTriggerTimetable
+
+from tidemill_airflow.errors import InputRefused
+from tidemill_airflow.hooks.endpoint import endpoint
+from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
+from tidemill_airflow.schedule import (
+    PARTITION_KEY,
+    asset_key,
+    asset_names,
+    dagster_asset,
+    partition_key,
+    windows,
+)
+
+HOSTILE = [
+    "", " ", "../../etc/passwd", "a//b", "/a", "a/", "a b", "a\nb", "a;drop", "a%2f", "ü", "a\x00",
+    "x" * 300, None, 7, ["a"], "{{ 1 }}", "a,b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_hostile_asset_key_is_refused(key: Any) -> None:
+    with pytest.raises(InputRefused, match="no key of a Dagster asset"):
+        asset_key(key)
+    with pytest.raises(InputRefused):
+        dagster_asset(key)
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\x1b[31m", "a\x00", " a", "a ", "x" * 256, 7, "a\u2028b"])
+def test_a_hostile_partition_key_is_refused(key: Any) -> None:
+    with pytest.raises(InputRefused, match="no key of a partition"):
+        partition_key(key)
+
+
+@pytest.mark.parametrize("key", ["", None])
+def test_a_run_without_a_partition_key_is_told_how_to_get_one(key: Any) -> None:
+    with pytest.raises(InputRefused, match=r"has no partition key.*partition_key"):
+        partition_key(key)
+
+
+FIELDS: dict[str, Any] = {
+    "host": "dagster", "port": 3000, "scheme": "http", "token": None, "extra": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host", "evil/../x"), ("host", "a@b"), ("host", "http://a"), ("host", "a:1"),
+        ("host", "a b"), ("host", "a\r\nX: y"), ("host", "-a"), ("host", "a..b"), ("host", "ü"),
+        ("port", 0), ("port", 65536), ("port", -1), ("scheme", "file"), ("scheme", "HTTP\n"),
+        ("scheme", "javascript"), ("token", "a\r\nX: y"), ("token", "sécret"),
+        ("extra", {"path": "/../x"}), ("extra", {"path": "x"}), ("extra", {"path": "/a?b"}),
+        ("extra", {"ui": "javascript:alert(1)"}), ("extra", {"ui": "http://a\"><script>"}),
+    ],
+)  # fmt: skip
+def test_a_hostile_connection_is_refused_and_its_token_never_shown(field: str, value: Any) -> None:
+    with pytest.raises(InputRefused) as caught:
+        endpoint("dagster_default", **{**FIELDS, "token": "s3cr3t", field: value})
+    assert "dagster_default" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+    assert "sécret" not in str(caught.value)
+
+
+def test_a_connection_is_an_address() -> None:
+    at = endpoint("c", "d.internal", None, "https", "t0k", {"path": "/prod/", "ui": "https://see"})
+    assert at.graphql == "https://d.internal:443/prod/graphql"
+    assert at.run("1") == "https://see/runs/1"
+    assert at.headers["Authorization"] == "Bearer t0k"
+    assert at.headers["Dagster-Cloud-Api-Token"] == "t0k"
+    plain = endpoint("c", None, None, None, None, {})
+    assert (plain.graphql, plain.headers) == ("http://127.0.0.1:3000/graphql", {})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["0 0 * * *", "@daily", timedelta(days=1), CronTriggerTimetable("0 0 * * *", timezone="UTC")],
+)
+def test_a_schedule_that_does_not_tell_the_partition_is_refused_with_the_remedy(
+    schedule: Any,
+) -> None:
+    with (
+        pytest.raises(InputRefused, match="CronPartitionTimetable"),
+        DAG("d", schedule=schedule, start_date=datetime(2026, 1, 1, tzinfo=UTC)),
+    ):
+        MaterializeAssetsOperator(task_id="t", assets=["a"], partition=PARTITION_KEY)
+
+
+@pytest.mark.parametrize("schedule", [None, "@once", windows("0 0 * * *")])
+def test_other_schedules_are_taken(schedule: Any) -> None:
+    with DAG("d", schedule=schedule, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+        MaterializeAssetsOperator(task_id="t", assets=["a"], partition=PARTITION_KEY)
+    with DAG("e", schedule="0 0 * * *", start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+        MaterializeAssetsOperator(task_id="t", assets=["a"])  # no partition, so none to guess
+
+
+def test_a_selection_is_a_list_or_what_a_template_made_of_one() -> None:
+    assert asset_names("m/a, m/b,m/a") == ["m/a", "m/b"]
+    assert asset_names(["m/a", "m/b"]) == ["m/a", "m/b"]
+    with pytest.raises(InputRefused):
+        asset_names("")
+
+
+def test_windows_of_hours_in_a_zone_are_refused() -> None:
+    with pytest.raises(InputRefused, match="in UTC"):
+        windows("0 */6 * * *", timezone="America/New_York")
+    assert isinstance(windows("0 0 * * *", timezone="America/New_York"), CronPartitionTimetable)

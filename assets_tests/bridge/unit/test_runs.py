@@ -1,0 +1,102 @@
+"""By what identity a run is asked for, and what is read of its end."""
+
+from dataclasses import replace
+
+import pytest
+
+from tidemill_airflow.graphql import faults_of
+from tidemill_airflow.runs import SETTLE, Attempt, Fault, Place, Run, RunStatus, first_of, followed
+
+PLACE = Place("dag", "run", "task", -1, try_number=1, lives="2/2")
+
+
+def test_only_three_statuses_are_an_end_and_an_unknown_one_is_none() -> None:
+    ends = {status for status in RunStatus if status.is_terminal}
+    assert ends == {RunStatus.SUCCESS, RunStatus.FAILURE, RunStatus.CANCELED}
+    assert RunStatus.of("SOMETHING_NEW") is RunStatus.UNKNOWN
+    assert not RunStatus.of("SOMETHING_NEW").is_terminal
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dag_id": "dag2"}, {"run_id": "run2"}, {"task_id": "task2"}, {"map_index": 0},
+        {"try_number": 4},
+    ],
+)  # fmt: skip
+def test_no_two_places_have_one_key(other: dict[str, object]) -> None:
+    assert Attempt.first(replace(PLACE, **other), 0.0).key != Attempt.first(PLACE, 0.0).key
+
+
+def test_a_name_cannot_be_split_into_another_place() -> None:
+    one, two = (
+        replace(PLACE, dag_id="a", run_id='b","c'),
+        replace(PLACE, dag_id='a","b', run_id="c"),
+    )
+    assert Attempt.first(one, 0.0).key != Attempt.first(two, 0.0).key
+
+
+def test_an_attempt_is_the_same_after_it_was_stored() -> None:
+    attempt = Attempt.first(PLACE, 12.5).following(13.5).ended()
+    assert Attempt.stored(attempt.json()) == attempt
+    assert Attempt.stored(None) is None
+
+
+def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
+    attempt = Attempt.first(PLACE, 0.0)
+    retried = replace(PLACE, try_number=2)
+    cleared = replace(PLACE, try_number=2, lives="3/2")
+    assert attempt.goes_on(retried)
+    assert attempt.goes_on(cleared)  # its run may still be at work
+    assert attempt.ended().goes_on(retried)  # it died after the success, before it could say so
+    assert not attempt.ended().goes_on(cleared)
+
+
+def test_a_lost_launch_settles() -> None:
+    attempt = Attempt.first(PLACE, 100.0)
+    assert attempt.settles(100.0) == SETTLE
+    assert attempt.settles(100.0 + SETTLE) == 0.0
+    assert attempt.again(150.0).settles(150.0) == SETTLE
+
+
+def test_of_two_runs_under_one_ask_the_first_counts() -> None:
+    runs = [Run("b", RunStatus.STARTED, 2.0), Run("a", RunStatus.STARTED, 1.0)]
+    assert first_of(runs) == (runs[1], [runs[0]])
+    assert first_of([]) == (None, [])
+
+
+def test_a_run_that_nobody_starts_is_stuck_after_a_minute() -> None:
+    run = Run("a", RunStatus.NOT_STARTED, 100.0)
+    assert not run.is_stuck(159.0)
+    assert run.is_stuck(161.0)
+    assert not Run("a", RunStatus.NOT_STARTED).is_stuck(10_000.0)  # nobody told since when
+    assert not Run("a", RunStatus.QUEUED, 100.0).is_stuck(10_000.0)  # a queue may be long
+
+
+def step(name: str | None, text: str) -> dict[str, object]:
+    entries = [{"label": "error", "text": name}] if name else []
+    metadata = {"description": text, "metadataEntries": entries}
+    return {"__typename": "ExecutionStepFailureEvent", "stepKey": "s", "failureMetadata": metadata}
+
+
+def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
+    open_, broken = Fault("WindowOpen", "open"), Fault("SchemaBroken", "broken")
+    assert followed([open_], ["WindowOpen"]) == open_
+    assert followed([open_, broken], ["WindowOpen"]) is None
+    assert followed([open_, Fault(None, "also")], ["WindowOpen"]) is None
+    assert followed([broken], ["WindowOpen"]) is None
+    assert followed([], ["WindowOpen"]) is None
+    assert followed([open_], []) is None
+
+
+def test_the_errors_of_a_run_are_its_steps_or_else_its_own() -> None:
+    ended = {"__typename": "RunFailureEvent", "message": "it died", "error": None}
+    assert faults_of([step("WindowOpen", "open"), ended]) == [Fault("WindowOpen", "open")]
+    assert faults_of([ended]) == [Fault(None, "it died")]
+    plain = {
+        "__typename": "ExecutionStepFailureEvent",
+        "stepKey": "s",
+        "error": {"message": "ZeroDivisionError"},
+        "failureMetadata": None,
+    }
+    assert faults_of([plain]) == [Fault(None, "Step s: ZeroDivisionError")]
