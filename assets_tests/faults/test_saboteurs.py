@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
 SABOTEURS = ROOT / "assets_tests" / "saboteurs"
-TREE = ("platform/tidemill", "assets_tests", "deploy", "pyproject.toml")
+TREE = ("platform/tidemill", "airflow_bridge", "assets_tests", "deploy", "pyproject.toml")
 """What the tests need of the repository."""
 BROKEN = re.compile(r"\b(Import|ModuleNotFound|Name|Syntax|Attribute)Error\b")
 """What a patch that fits the code no longer looks like, rather than a sabotage."""
@@ -44,7 +44,8 @@ ALL = [saboteur(patch) for patch in sorted(SABOTEURS.glob("*.patch"))]
 
 def run_pytest(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """pytest over a copy of the tree, which no module of this one can reach."""
-    environment = {**os.environ, "PYTHONPATH": f"{tree}/platform", "COLUMNS": "400"}
+    code = os.pathsep.join((f"{tree}/platform", f"{tree}/airflow_bridge"))
+    environment = {**os.environ, "PYTHONPATH": code, "COLUMNS": "400"}
     for name in [name for name in environment if name.startswith(("PYTEST_", "COV_", "TIDEMILL_"))]:
         del environment[name]
     quiet = ["-q", "--tb=line", "-p", "no:cacheprovider"]
