@@ -36,7 +36,13 @@ def test_only_the_settings_read_the_environment() -> None:
     }
     # These hand the environment to a child process, tell Dagster where its home is, or MLflow not
     # to call home.
-    handing_on = {"adapters/mlflow.py", "adapters/prover/forked.py", "cli/backfill.py", "cli/ui.py"}
+    handing_on = {
+        "adapters/mlflow.py",
+        "adapters/prover/forked.py",
+        "cli/backfill.py",
+        "cli/beside.py",
+        "cli/ui.py",
+    }
     # The local Maven repository is found as Maven itself finds it.
     maven = {"adapters/broker/jars.py"}
     # This tells prometheus_client where the workers of one server share their counters.
