@@ -179,10 +179,9 @@ def _samples(
         manifest = batch_of(mill, mill.spec.calendar.window(key))
         history.append(replay.identified(rows_of(mill, manifest), manifest.epoch))
     history = [fitted(frame, {**types, mill.spec.label: "number"}) for frame in history]
-    before = replay.sample(history, spec.rows, spec.half_life, mill.model)
     return [
         replay.sample(
-            [before, replay.identified(part, epoch)], spec.rows, spec.half_life, mill.model
+            [*history, replay.identified(part, epoch)], spec.rows, spec.half_life, mill.model
         )
         for part in parts
     ]
