@@ -3,7 +3,6 @@
 from commands import command
 from serving_hands import Serving
 
-
 REFUSALS = """
 [checks]
 negative_data_rejection.expected-statuses = ["4xx", "5xx"]
