@@ -18,7 +18,7 @@ from tidemill.core.tables import from_parquet
 from tidemill.core.windows import Window
 from tidemill.cycle.extract import batch_of, rows_of
 from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import candidate_of, current_line
+from tidemill.cycle.update import candidate_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Loop:
     def prepared(self, window: Window) -> Work:
         """What the store has of a window; the loop does not pay for it."""
         mill, archive = self.mill, self.mill.archive
-        candidate = candidate_of(mill, current_line(mill), window)
+        candidate = candidate_of(mill, window)
         report = archive.report(window.key)
         assert report is not None
         rows = learner.in_order(rows_of(mill, batch_of(mill, window)))
