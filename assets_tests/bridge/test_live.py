@@ -206,9 +206,12 @@ def test_a_scheduler_that_is_killed_and_begun_again_goes_on_with_the_run(both: B
 
 def killed(*words: str, parent: psutil.Process) -> None:
     """Kill -9 the processes below this one whose command line has all these words."""
-    children = parent.children(recursive=True)
-    doomed = [child for child in children if all(w in " ".join(child.cmdline()) for w in words)]
-    assert doomed, [child.cmdline() for child in children]
+    doomed = []
+    for child in parent.children(recursive=True):
+        with suppress(psutil.Error):  # what was killed before may still be on its way out
+            if all(word in " ".join(child.cmdline()) for word in words):
+                doomed.append(child)
+    assert doomed
     for child in doomed:
         child.kill()
 
