@@ -12,6 +12,19 @@ from tidemill.core.errors import LogUnavailable, TopicMissing
 logger = logging.getLogger("tidemill.kafka")
 logger.addHandler(logging.NullHandler())  # else the client's chatter goes to the terminal
 
+EXACT: Mapping[str, Any] = {
+    "enable.auto.commit": False,  # group offsets are never the truth
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "enable.partition.eof": True,
+    "allow.auto.create.topics": False,
+    "check.crcs": True,
+    "max.poll.interval.ms": 86_400_000,  # between two reads lies whatever the caller does
+    "fetch.error.backoff.ms": 50,
+}
+"""librdkafka's settings of whoever reads by offset, and must neither skip nor invent a record."""
+
 _MISSING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.kafka.client import Cluster, named
+from tidemill.adapters.kafka.client import EXACT, Cluster, named
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.log import Heard, LedgerRecord
 
@@ -16,17 +16,9 @@ LOOK_TIMEOUT = 2.0
 """How long they may take to say so, while records that came wait."""
 
 _FOLLOWER = {
+    **EXACT,
     "group.id": "tidemill-serving",  # librdkafka wants one; nothing is committed to it
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",
-    "isolation.level": "read_committed",
-    "enable.partition.eof": True,
-    "allow.auto.create.topics": False,
-    "check.crcs": True,
     "fetch.wait.max.ms": 500,  # the brokers answer at once when a record comes
-    "fetch.error.backoff.ms": 50,
-    "max.poll.interval.ms": 86_400_000,
 }
 _PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}
 _AT_ONCE = 1_000

@@ -15,7 +15,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from tidemill.adapters.kafka.client import Cluster, named
+from tidemill.adapters.kafka.client import EXACT, Cluster, named
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired
 from tidemill.core.log import Chunk, Extent
 
@@ -25,16 +25,8 @@ SMALL = 2_000
 """Up to so many offsets are fetched by a client that fetches little beyond what is asked for."""
 
 READER = {
+    **EXACT,
     "group.id": "tidemill",  # librdkafka wants one; nothing is committed to it or read from it
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",
-    "isolation.level": "read_committed",
-    "enable.partition.eof": True,
-    "allow.auto.create.topics": False,
-    "check.crcs": True,
-    "max.poll.interval.ms": 86_400_000,  # between two chunks lies whatever the caller does
-    "fetch.error.backoff.ms": 50,
     "topic.metadata.refresh.fast.interval.ms": 50,
 }
 _FETCHES_LITTLE = {
