@@ -1,13 +1,12 @@
 """What several rooms' tests need: one real Kafka for the whole session."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from bench import Bench
+from bench import Bench, named
 from tidemill import failpoints
 from tidemill.adapters import broker
 
@@ -30,9 +29,9 @@ def kafka(kafka_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def bench(kafka: str, tmp_path: Path) -> Bench:
+def bench(kafka: str, tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
     """A fresh model `m…` with its defs.yaml and an empty topic, over the session's Kafka."""
-    made = Bench(kafka, tmp_path, f"m{uuid.uuid4().hex[:12]}")
+    made = Bench(kafka, tmp_path, named(request.node.nodeid))
     made.define()
     made.create_topic()
     return made

@@ -2,13 +2,12 @@
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from airflow_hands import Airflow, Bridge, connection_to
-from bench import Bench
+from bench import Bench, named
 from dagster_ui import served
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
@@ -20,7 +19,7 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 def bridge(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
     """A model `m…` whose windows 0 and 1 the log has closed and whose window 2 is open."""
     home = tmp_path_factory.mktemp("bridge")
-    bench = Bench(kafka, home, f"m{uuid.uuid4().hex[:12]}")
+    bench = Bench(kafka, home, named("bridge"))
     bench.define()
     bench.create_topic()
     bench.feed(-2, 2)

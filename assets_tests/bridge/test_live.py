@@ -1,6 +1,5 @@
 """A whole Airflow drives a real Dagster, while either is killed: each ask is one run."""
 
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import pytest
 
 from airflow_hands import Airflow, Bridge, connection_to
 from airflow_live import Live, live
-from bench import Bench
+from bench import Bench, named
 from between import Between, between
 from commands import begun, until
 from dagster_ui import ROOT, answering, served
@@ -76,7 +75,7 @@ class Both:
 def both(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """A model whose windows 0 and 1 the log has closed and whose window 2 is open."""
     home = tmp_path_factory.mktemp("live")
-    bench = Bench(kafka, home, f"m{uuid.uuid4().hex[:12]}")
+    bench = Bench(kafka, home, named("live"))
     bench.define()
     bench.create_topic()
     bench.feed(-2, 2)

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pytest
 import requests
 
 import oracle
-from bench import Bench, turn
+from bench import Bench, named, turn
 from commands import until
 from deployments import deployed
 from serving_hands import ROW, Serving, answers, serving
@@ -64,7 +63,7 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
     folder = tmp_path / "broker"
     servers = broker.start(folder).bootstrap_servers
     down = "http://127.0.0.1:1"
-    bench = Bench(servers, tmp_path, f"m{uuid.uuid4().hex[:12]}", tracking=down)
+    bench = Bench(servers, tmp_path, named("cut off"), tracking=down)
     bench.define()
     bench.create_topic()
     made = Alone(deployed(bench), folder)

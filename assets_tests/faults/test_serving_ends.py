@@ -3,7 +3,6 @@
 import signal
 import socket
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -12,7 +11,7 @@ import pytest
 import requests
 
 import oracle
-from bench import Bench
+from bench import Bench, named
 from commands import until
 from deployments import Appender, deployed, endless, put_bundle
 from serving_hands import ROW, Serving, answers, digests, serving
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.faults
 @pytest.fixture(scope="module")
 def bench(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """One model, deployed, for all servers here; the oracle looks at it at the end."""
-    made = Bench(kafka, tmp_path_factory.mktemp("ends"), f"m{uuid.uuid4().hex[:12]}")
+    made = Bench(kafka, tmp_path_factory.mktemp("ends"), named("ends"))
     made.define()
     made.create_topic()
     yield deployed(made)

@@ -5,7 +5,6 @@ import re
 import select
 import socket
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from statistics import quantiles
@@ -16,7 +15,7 @@ import pytest
 
 import oracle
 from attacks import GIGABYTE, MILLION, attacked
-from bench import Bench
+from bench import Bench, named
 from commands import until
 from deployments import deployed
 from serving_hands import ROW, Serving, serving
@@ -32,7 +31,7 @@ MEMORY = 100
 @pytest.fixture(scope="module")
 def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server that gives a head or a body `SECONDS`; at the end it is sound, as is its model."""
-    bench = Bench(kafka, tmp_path_factory.mktemp("hostile"), f"m{uuid.uuid4().hex[:12]}")
+    bench = Bench(kafka, tmp_path_factory.mktemp("hostile"), named("hostile"))
     bench.define()
     bench.create_topic()
     with serving(deployed(bench), seconds=SECONDS, idle_seconds=SECONDS) as running:

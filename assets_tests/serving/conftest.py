@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import Bench, run
+from bench import Bench, named, run
 from serving_hands import Ledgered, Serving, digests, serving
 from tidemill.cycle.mill import Mill
 
@@ -14,7 +14,7 @@ from tidemill.cycle.mill import Mill
 @pytest.fixture(scope="session")
 def deployed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A bench whose windows 0 to 3 were each deployed; nobody appends to its ledger."""
-    made = Bench(kafka, tmp_path_factory.mktemp("served"), f"m{uuid.uuid4().hex[:12]}")
+    made = Bench(kafka, tmp_path_factory.mktemp("served"), named("served"))
     made.define(gate={"min_rows": 50, "policy": "always"})
     made.create_topic()
     made.feed(-3, 5)

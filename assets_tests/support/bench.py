@@ -1,5 +1,6 @@
 """A bench for whole cycles: a model over real Kafka and a folder, and the hands that feed it."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -43,6 +44,12 @@ SPEC: dict[str, Any] = {
     "min_rows": 10,
 }
 """A small binary model of five-minute windows."""
+
+
+def named(test: str) -> str:
+    """A model's name that is this test's (or fixture's) own and the same in every session: the
+    rows of a replay sample follow from it, and so does what the gate says of small models."""
+    return f"m{hashlib.sha256(test.encode()).hexdigest()[:12]}"
 
 
 @dataclass
