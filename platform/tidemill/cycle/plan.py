@@ -1,13 +1,11 @@
 """Plan a window: freeze which offsets are its own, as soon as the log has closed it."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
-from tidemill.core.errors import (
-    PlanLost,
-    WindowOpen,
-)
+from tidemill.core.errors import PlanLost, WindowOpen
 from tidemill.core.log import Extent
 from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Plan, Range
 from tidemill.core.windows import Window, from_ms
@@ -15,6 +13,9 @@ from tidemill.cycle.attach import Attached, attach
 from tidemill.cycle.idle import excuse, observe
 from tidemill.cycle.lines import line_if_begun
 from tidemill.cycle.mill import Mill
+
+_AT_ONCE = 8
+"""So many partitions are read at the same time, each by a client of its own."""
 
 
 def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
@@ -209,20 +210,24 @@ def _search(
     mill: Mill, attached: Attached, starts: Mapping[int, int], end: int
 ) -> dict[int, BoundarySearch]:
     """Look for every partition's boundary at event time `end`, reading no further than needed."""
-    searches = {p: BoundarySearch(end, mill.spec.windows.confirm) for p in starts}
     hints = mill.log.offsets_at(attached.topic.name, end)
-    for partition, search in searches.items():
+
+    def find(partition: int) -> BoundarySearch:
+        search = BoundarySearch(end, mill.spec.windows.confirm)
         extent, hint = attached.extents[partition], hints.get(partition)
         start = max(starts[partition], extent.low, extent.stable if hint is None else hint)
         if start >= extent.stable:
-            continue
+            return search
         chunks = mill.log.read(attached.topic.name, {partition: (start, extent.stable)}, first=64)
         with closing(chunks):
             for chunk in chunks:
                 pairs = zip(chunk.offsets, chunk.timestamps, strict=True)
                 if search.feed((o, t) for o, t in pairs if t is not None):
                     break
-    return searches
+        return search
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for the brokers
+        return dict(zip(starts, pool.map(find, starts), strict=True))
 
 
 def _rest(search: BoundarySearch, extent: Extent) -> int:

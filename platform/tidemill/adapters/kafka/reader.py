@@ -72,7 +72,10 @@ class Reader:
             return
         asked = sum(end - start for start, end in left.values())
         idle = self._idle[min(first or asked, asked) <= SMALL]
-        consumer = idle.pop() if idle else self._consumer(idle is self._idle[True])
+        try:
+            consumer = idle.pop()
+        except IndexError:  # not asked for before: another thread may take the last one
+            consumer = self._consumer(idle is self._idle[True])
         try:
             consumer.assign([TopicPartition(topic, p, start) for p, (start, _) in left.items()])
             yield from self._drain(consumer, topic, left, first or CHUNK)

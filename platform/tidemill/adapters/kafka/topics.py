@@ -1,7 +1,7 @@
 """Topics: what the brokers say of them now, and making new ones."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -107,64 +107,88 @@ def _until_known(client: AdminClient, at: Cluster, name: str) -> None:
 
 def config_of(client: AdminClient, at: Cluster, name: str) -> dict[str, str]:
     """A topic's settings, defaults included. Raises `TopicMissing`, `LogUnavailable`."""
+    return _asked(
+        at, f"reading the settings of topic {name}", lambda s: _settings(client, name, s)()
+    )
+
+
+def _settings(client: AdminClient, name: str, seconds: float) -> Callable[[], dict[str, str]]:
+    """Ask for a topic's settings; what is returned waits for them."""
     resource = ConfigResource(ResourceType.TOPIC, name)
-
-    def ask(seconds: float) -> dict[str, str]:
-        told = client.describe_configs([resource], request_timeout=seconds)[resource].result()
-        return {key: entry.value for key, entry in told.items()}
-
-    return _asked(at, f"reading the settings of topic {name}", ask)
+    told = client.describe_configs([resource], request_timeout=seconds)[resource]
+    return lambda: {key: entry.value for key, entry in told.result().items()}
 
 
 def identity(client: AdminClient, at: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
+    return _asked(at, f"looking at topic {name}", lambda s: _identity(client, name, s)())
 
-    def ask(seconds: float) -> tuple[str, list[int]]:
-        told = client.describe_topics(TopicCollection([name]), request_timeout=seconds)
-        topic = told[name].result()
+
+def _identity(
+    client: AdminClient, name: str, seconds: float
+) -> Callable[[], tuple[str, list[int]]]:
+    """Ask who a topic is; what is returned waits for the answer."""
+    told = client.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
+
+    def answer() -> tuple[str, list[int]]:
+        topic = told.result()
         return str(topic.topic_id), sorted(partition.id for partition in topic.partitions)
 
-    return _asked(at, f"looking at topic {name}", ask)
+    return answer
 
 
 def describe(client: AdminClient, at: Cluster, name: str) -> Topic:
     """A topic as its cluster describes it. Raises `TopicMissing`, `LogUnavailable`."""
-    topic_id, _ = identity(client, at, name)
-    policy = config_of(client, at, name)["cleanup.policy"]
 
-    def ask(seconds: float) -> str:
-        return str(client.describe_cluster(request_timeout=seconds).result().cluster_id)
+    def ask(seconds: float) -> Topic:
+        who = _identity(client, name, seconds)  # three questions, one wait
+        settings = _settings(client, name, seconds)
+        cluster = client.describe_cluster(request_timeout=seconds)
+        topic_id, _ = who()
+        compacted = "compact" in settings()["cleanup.policy"]
+        return Topic(name, str(cluster.result().cluster_id), topic_id, compacted)
 
-    cluster_id = _asked(at, "asking for the cluster's id", ask)
-    return Topic(name, cluster_id, topic_id, compacted="compact" in policy)
+    return _asked(at, f"looking at topic {name}", ask)
 
 
-def extents(client: AdminClient, at: Cluster, name: str) -> dict[int, Extent]:
-    """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    low = _offsets(client, at, name, OffsetSpec.earliest())
-    stable = _offsets(client, at, name, OffsetSpec.latest())
-    return {p: Extent(low[p], stable[p]) for p in sorted(low.keys() & stable.keys())}
+def extents(
+    client: AdminClient, at: Cluster, name: str, partitions: Sequence[int] | None = None
+) -> dict[int, Extent]:
+    """Fresh extents of these partitions, by default of all. Raises `TopicMissing`,
+    `LogUnavailable`."""
+    both = OffsetSpec.earliest(), OffsetSpec.latest()
+    low, stable = _offsets(client, at, name, both, partitions)
+    return {p: Extent(low[p], stable[p]) for p in sorted(low)}
 
 
 def offsets_at(
     client: AdminClient, at: Cluster, name: str, timestamp: int
 ) -> dict[int, int | None]:
     """The first offset with a timestamp at or after this one; None where there is none."""
-    found = _offsets(client, at, name, OffsetSpec.for_timestamp(timestamp))
+    (found,) = _offsets(client, at, name, [OffsetSpec.for_timestamp(timestamp)])
     return {p: None if offset < 0 else offset for p, offset in found.items()}
 
 
-def _offsets(client: AdminClient, at: Cluster, name: str, spec: OffsetSpec) -> dict[int, int]:
-    """The offset asked for of each partition, from its leader, whoever that comes to be."""
+def _offsets(
+    client: AdminClient,
+    at: Cluster,
+    name: str,
+    specs: Sequence[OffsetSpec],
+    partitions: Sequence[int] | None = None,
+) -> list[dict[int, int]]:
+    """For each spec the offset of each partition, from its leader, whoever that comes to be."""
 
-    def ask(seconds: float) -> dict[int, int]:
-        _, partitions = identity(client, at, name)
-        futures = client.list_offsets(
-            {TopicPartition(name, p): spec for p in partitions},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=seconds,
-        )
-        return {asked.partition: future.result().offset for asked, future in futures.items()}
+    def ask(seconds: float) -> list[dict[int, int]]:
+        known = identity(client, at, name)[1] if partitions is None else partitions
+        asked = [
+            client.list_offsets(
+                {TopicPartition(name, p): spec for p in known},
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=seconds,
+            )
+            for spec in specs
+        ]
+        return [{at.partition: f.result().offset for at, f in told.items()} for told in asked]
 
     return _asked(at, f"asking for the offsets of topic {name}", ask, _PASSING | _LEADER_MOVES)
 
