@@ -97,16 +97,25 @@ def of(model: str, run: WindowRun) -> WindowRun:
     return replace(run, model=model)
 
 
+def recorded(tracker: Tracker, run: WindowRun, parent: str | None = None) -> str:
+    """The id of the run that shows this window now."""
+    run_id = tracker.begin(run.model, run.window, parent)
+    tracker.record(run_id, run)
+    return run_id
+
+
 def test_a_window_that_was_not_recorded_is_unknown(tracker: Tracker, model: str) -> None:
+    assert tracker.recorded(model, "2024-01-01") is None
+    tracker.begin(model, "2024-01-01", None)
     assert tracker.recorded(model, "2024-01-01") is None
 
 
 def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
     tracker: Tracker, model: str
 ) -> None:
-    first = tracker.record(of(model, window()), None)
+    first = recorded(tracker, of(model, window()))
     assert tracker.recorded(model, "2024-01-01") == "1" * 64
-    again = tracker.record(of(model, window("2" * 64, auc=0.7)), None)
+    again = recorded(tracker, of(model, window("2" * 64, auc=0.7)))
     assert again == first
     assert tracker.recorded(model, "2024-01-01") == "2" * 64
     assert first in tracker.address(first)
@@ -138,7 +147,7 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
 ) -> None:
     client = database._client
     parent = client.create_run(database.experiment(model)).info.run_id
-    run = client.get_run(database.record(of(model, window(auc=0.7)), parent))
+    run = client.get_run(recorded(database, of(model, window(auc=0.7)), parent))
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.tags["tidemill.verdict"] == "keep"
     assert len(run.data.params) == 122
@@ -164,7 +173,7 @@ def test_a_tracker_that_is_away_is_named_in_time(
     began = time.monotonic()
     for act in (
         lambda: tracker.recorded("tides", "w"),
-        lambda: tracker.record(window(), None),
+        lambda: tracker.begin("tides", "w", None),
         lambda: tracker.champion("tides"),
         lambda: tracker.versions("tides"),
     ):

@@ -7,6 +7,7 @@ import pytest
 from bench import Bench, run, turn
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.core.errors import PredecessorMissing, TrackerUnavailable
+from tidemill.core.tracking import WindowRun
 from tidemill.cycle.intervene import rollback
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.record import Recorder, drift
@@ -34,6 +35,7 @@ def test_a_record_tells_of_the_data_the_learner_the_gate_and_who_ran_it(
     tracker = MemoryTracker()
     recorder = Recorder(mill, tracker, "parent", {"dagster.run_id": "r1"})
     assert recorder.window(bench.window(0)).startswith("memory:")
+    recorder.written()
     told = tracker.runs[bench.model, bench.window(0).key]
     assert told.params["learner.continue.trees"] == "3"
     assert told.params["fields.price.type"] == "number"
@@ -59,9 +61,34 @@ def test_windows_that_were_missed_are_recorded_before_the_next_one(
     bench: Bench, mill: Mill
 ) -> None:
     tracker = MemoryTracker()
-    Recorder(mill, tracker).window(bench.window(0))
-    Recorder(mill, tracker).window(bench.window(2))
+    for number in (0, 2):
+        recorder = Recorder(mill, tracker)
+        recorder.window(bench.window(number))
+        recorder.written()
     assert [window for _, window in tracker.runs] == keys(bench)
+
+
+class GoneMeanwhile(MemoryTracker):
+    """A tracker that goes away after it has begun a run."""
+
+    def record(self, run_id: str, run: WindowRun) -> None:
+        raise TrackerUnavailable("The tracker has gone.", "Wait for it.")
+
+
+def test_a_record_that_fails_while_the_next_window_is_at_work_is_told_of_there(
+    bench: Bench, mill: Mill
+) -> None:
+    tracker = GoneMeanwhile()
+    for act in (
+        lambda recorder: recorder.written(),
+        lambda recorder: recorder.window(bench.window(1)),
+        lambda recorder: recorder.deployments(),
+    ):
+        recorder = Recorder(mill, tracker)
+        recorder.window(bench.window(0))
+        with pytest.raises(TrackerUnavailable):
+            act(recorder)
+    assert drift(mill, tracker).windows == tuple(keys(bench))
 
 
 def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(mill: Mill) -> None:

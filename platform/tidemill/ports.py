@@ -126,11 +126,15 @@ class Tracker(Protocol):
         """The digest under which this window was recorded; None where it was not."""
         ...
 
-    def record(self, run: WindowRun, parent: str | None) -> str:
-        """Record a window, or update its record; the run's id.
+    def begin(self, model: str, window: str, parent: str | None) -> str:
+        """The id of the window's run: the one there is, or a new one.
 
         A new run is nested under the run `parent`, if one is named.
         """
+        ...
+
+    def record(self, run_id: str, run: WindowRun) -> None:
+        """Write what a run that was begun here shows, or write it anew; then it is recorded."""
         ...
 
     def address(self, run: str) -> str:

@@ -46,6 +46,7 @@ class MlflowTracker:
         self.uri, self._artifacts, self._ui, self._seconds = uri, artifacts, ui, seconds
         self._experiments: dict[str, str] = {}
         self._addresses: dict[str, str] = {}  # experiments by run
+        self._params: dict[str, Mapping[str, str]] = {}  # what runs that were begun show already
         self._versions: dict[tuple[str, str], str] = {}
 
     @cached_property
@@ -71,16 +72,20 @@ class MlflowTracker:
             found = self._find(model, window)
             return found.data.tags.get(_REPORT) if found else None
 
-    def record(self, run: WindowRun, parent: str | None) -> str:
-        with self.named(f"record window {run.window}"):
-            found = self._find(run.model, run.window)
+    def begin(self, model: str, window: str, parent: str | None) -> str:
+        with self.named(f"begin the run of window {window}"):
+            found = self._find(model, window)
             reached("run.before")
-            run_id = str(found.info.run_id) if found else self._create(run, parent)
+            run_id = str(found.info.run_id) if found else self._create(model, window, parent)
             reached("run.created")
-            self._fill(run_id, run, found.data.params if found else {})
-            self._addresses[run_id] = self.experiment(run.model)
-            reached("run.after")
+            self._params[run_id] = found.data.params if found else {}
+            self._addresses[run_id] = self.experiment(model)
             return run_id
+
+    def record(self, run_id: str, run: WindowRun) -> None:
+        with self.named(f"record window {run.window}"):
+            self._fill(run_id, run)
+            reached("run.after")
 
     def address(self, run: str) -> str:
         with self.named("find a run"):
@@ -147,19 +152,19 @@ class MlflowTracker:
         found = self._client.search_runs([experiment], told, max_results=1)
         return found[0] if found else None
 
-    def _create(self, run: WindowRun, parent: str | None) -> str:
-        tags = {_MODEL: run.model, _WINDOW: run.window}
+    def _create(self, model: str, window: str, parent: str | None) -> str:
+        tags = {_MODEL: model, _WINDOW: window}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
-        experiment = self.experiment(run.model)
-        made = self._client.create_run(experiment, run_name=run.window, tags=tags)
+        made = self._client.create_run(self.experiment(model), run_name=window, tags=tags)
         return str(made.info.run_id)
 
-    def _fill(self, run_id: str, run: WindowRun, known: Mapping[str, str]) -> None:
+    def _fill(self, run_id: str, run: WindowRun) -> None:
         """Write what a window's run shows; the report's digest last, as the sign that all is there.
 
-        Parameters of an earlier record (`known`) stay: MLflow never changes one.
+        Parameters of an earlier record stay: MLflow never changes one.
         """
+        known = self._params.pop(run_id)
         with TemporaryDirectory(prefix="tidemill-mlflow-") as folder:
             for name, text in run.texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8")

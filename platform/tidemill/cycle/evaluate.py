@@ -1,6 +1,7 @@
 """Evaluate: score the models on the window's rows, which none has learned from, and decide."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,9 @@ from tidemill.cycle.extract import batch_of, rows_of
 from tidemill.cycle.lines import current_line, initial_of
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.update import candidate_of
+
+_AT_ONCE = 4
+"""So many models predict at the same time."""
 
 
 def evaluate(mill: Mill, window: Window, taken: Sequence[Taken] | None = None) -> Report:
@@ -100,11 +104,13 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
 def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
     rows = learner.in_order(rows_of(mill, manifest))
     digests = set(report.scored(case).values())
-    predictions = {digest: _predict(mill, digest, rows) for digest in digests}
     candidate, tail, on_tail = case.candidate, None, None
-    if candidate.holdout is not None:
-        tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
-        on_tail = _predict(mill, candidate.holdout, rows.tail(candidate.tail_rows))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # LightGBM predicts outside the interpreter's lock
+        told = {digest: pool.submit(_predict, mill, digest, rows) for digest in digests}
+        if candidate.holdout is not None:
+            tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
+            on_tail = _predict(mill, candidate.holdout, rows.tail(candidate.tail_rows))
+        predictions = {digest: one.result() for digest, one in told.items()}
     return report.judge(
         case,
         Rows(

@@ -1,6 +1,7 @@
 """Record: keep the tracker in step with what stands in the store and in the ledger."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -37,7 +38,11 @@ class Drift:
 
 @dataclass
 class Recorder:
-    """One run's work on the tracker. `parent` is the tracker's run of it, `tags` say who it is."""
+    """One run's work on the tracker. `parent` is the tracker's run of it, `tags` say who it is.
+
+    What a window's record holds is written while the next window is at work; a tracker that fails
+    meanwhile is told of at the next call, or by `written`.
+    """
 
     mill: Mill
     tracker: Tracker
@@ -45,9 +50,13 @@ class Recorder:
     tags: Mapping[str, str] = field(default_factory=dict)
     _caught_up: bool = False
     _champion: str | None = None
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _writing: Future[None] | None = None
 
     def window(self, window: Window) -> str | None:
         """Record a reported window, and those before it that are missing; where people see it.
+
+        The record itself is being written when this returns.
 
         None for one whose batch is pruned: its record stays as it is. Raises `PredecessorMissing`
         without a report, `TrackerUnavailable`.
@@ -71,15 +80,23 @@ class Recorder:
         head = chain.head.entry.digest
         if head == self._champion:
             return
+        self.written()
         self.register_all()
         if self.tracker.champion(self.mill.model) != head:
             self.tracker.set_champion(self.mill.model, head)
         self._champion = head
 
+    def written(self) -> None:
+        """Wait until all windows told of are recorded. Raises `TrackerUnavailable`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def repair(self, found: "Drift") -> None:
         """Make up for what is missing. Raises `TrackerUnavailable`."""
         for key in found.windows:
             self._record(self.mill.spec.calendar.window(key))
+        self.written()
         self.deployments()
 
     def register_all(self) -> None:
@@ -103,7 +120,11 @@ class Recorder:
         return missing[::-1]
 
     def _record(self, window: Window) -> str:
-        return self.tracker.record(self._run(window), self.parent)
+        run = self._run(window)
+        self.written()  # so that the tracker is never asked for two things at once
+        run_id = self.tracker.begin(run.model, run.window, self.parent)
+        self._writing = self._writer.submit(self.tracker.record, run_id, run)
+        return run_id
 
     def _run(self, window: Window) -> WindowRun:
         archive, key = self.mill.archive, window.key

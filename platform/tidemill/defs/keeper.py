@@ -54,12 +54,18 @@ class Keeper:
         """Record a window that was reported; where people see it."""
         return self._try(lambda recorder: recorder.window(window))
 
+    def written(self) -> None:
+        """Wait for the record of the last window, or see why there is none (`trouble`)."""
+        if self._recorder is not None:
+            self._try(lambda recorder: recorder.written())
+
     def deployments(self) -> None:
         """Let registry and alias follow the ledger."""
         self._try(lambda recorder: recorder.deployments())
 
     def close(self, success: bool) -> None:
         """Let the tracker's run of this Dagster run end as that did."""
+        self.written()
         if self._recorder is not None and self._recorder.parent is not None:
             parent = self._recorder.parent
             self._try(lambda recorder: recorder.tracker.end(parent, success))

@@ -180,6 +180,8 @@ def _deployed_model(job: Job, window: Window, final: bool) -> Done:
     job.keeper.deployments()
     if final:
         job.steps.prune(job.mill, window)
+    if final:
+        job.keeper.written()
     if final and not job.keeper.off:
         checks.append(record_check(job.model, window.key, job.keeper.trouble))
     return Done(tell.deployment_metadata(made), checks, made.status == "deferred")

@@ -21,12 +21,14 @@ class MemoryTracker:
         run = self.runs.get((model, window))
         return run.digest if run else None
 
-    def record(self, run: WindowRun, parent: str | None) -> str:
+    def begin(self, model: str, window: str, parent: str | None) -> str:
         self._answer()
-        key = run.model, run.window
-        self.parents.setdefault(key, parent)
-        self.runs[key] = run
-        return f"{run.model}-{run.window}"
+        self.parents.setdefault((model, window), parent)
+        return f"{model}-{window}"
+
+    def record(self, run_id: str, run: WindowRun) -> None:
+        self._answer()
+        self.runs[run.model, run.window] = run
 
     def address(self, run: str) -> str:
         return f"memory:{run}"
