@@ -110,3 +110,8 @@ def test_of_a_plan_only_ranges_that_hold_offsets_are_read() -> None:
     assert plan.offsets == {0: (10, 30), 2: (0, 1)}
     assert plan.ends == {0: 30, 1: 5, 2: 1}
     assert plan.records == 21
+
+
+def test_a_plan_that_says_no_more_was_closed_by_the_log_and_knows_of_no_adoption() -> None:
+    plan = Plan("m", "w", 0, 1, "events", "c", "t", 0, (), None)
+    assert (plan.closed_by, plan.adoption) == (None, 0)
