@@ -164,7 +164,8 @@ def encode(
     answer is not finite.
     """
     booster = booster_of(text)
-    at = golden_rows(rows.select(list(spec.fields)))
+    fields = rows[list(spec.fields)]
+    at = golden_rows(fields)
     made = features(rows, list(spec.fields), function)
     answers = scores(booster, matrix(made, columns, vocabulary), 1)[at]
     if not np.isfinite(answers).all():
@@ -172,7 +173,7 @@ def encode(
             "The model that was just trained gives answers that are not finite.",
             "Look for extreme labels in the window's batch.",
         )
-    golden = zip(rows.select(list(spec.fields))[at].to_dicts(), answers.tolist(), strict=True)
+    golden = zip(fields[at].to_dicts(), answers.tolist(), strict=True)
     header = Header(
         format=FORMAT,
         window=window,
@@ -201,8 +202,10 @@ def function_of(bundle: bytes) -> str | None:
 def golden_rows(fields: pl.DataFrame) -> list[int]:
     """Which rows a bundle carries: spread evenly over all, and over those with a null."""
     everywhere = range(fields.height)
-    with_null = fields.select(pl.any_horizontal(pl.all().is_null())).to_series().arg_true()
-    some = set(_spread(with_null.to_list(), GOLDEN_ROWS // 4))
+    null = np.zeros(fields.height, dtype=bool)
+    for column in fields.iter_columns():
+        null |= column.is_null().to_numpy()
+    some = set(_spread(np.flatnonzero(null).tolist(), GOLDEN_ROWS // 4))
     return sorted(some | set(_spread(everywhere, GOLDEN_ROWS - len(some))))
 
 

@@ -58,7 +58,7 @@ def features(
     The function sees the declared fields only: no label, no column of tidemill's own. Raises
     `SpecInvalid` where its answer is no polars frame of the same height with usable columns.
     """
-    declared = rows.select(fields)
+    declared = rows[list(fields)]  # `select` would wait for a thread of polars' pool
     if function is None:
         return declared
     try:
@@ -131,7 +131,7 @@ def matrix(made: pl.DataFrame, columns: Sequence[Column], vocabulary: Vocabulary
         if column.kind == "category":
             known = pl.Enum(vocabulary.values.get(column.name, ()))
             series = _texts(series).cast(known, strict=False).to_physical()
-        out[:, at] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        out[:, at] = series.cast(pl.Float64).to_numpy()  # null becomes NaN
     return out
 
 
