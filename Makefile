@@ -46,7 +46,7 @@ test: lint  ## lint and the tests
 test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
-mutants: setup  ## change one thing in windows, plans, gate, ledger: does a test notice? (about 8 minutes)
+mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
 tools:  ## Debian's chromium, chromium-driver, strace and wrk, which some proofs need (as root)

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from statistics import quantiles
 from urllib.parse import urlsplit
 
 import psutil
@@ -23,7 +22,7 @@ from swarm import head, request
 
 pytestmark = pytest.mark.faults
 
-SECONDS, ROUNDS = 3, 5
+SECONDS = 3
 MEMORY = 100
 """MB that the server may take on top of what it has, whatever is sent to it."""
 
@@ -176,32 +175,27 @@ def test_who_hangs_up_in_the_middle_costs_nothing(server: Serving) -> None:
     until(lambda: process.num_fds() <= files + 2, 20)
 
 
-def p99(server: Serving, count: int = 300) -> float:
-    """Seconds that 99 of 100 answers take at most, one client asking."""
-    took = []
+def asked(server: Serving, count: int = 1_000) -> None:
+    """A healthy client, who is answered each time."""
     for _ in range(count):
-        begun = time.perf_counter()
         assert server.predict(ROW).status_code == 200
-        took.append(time.perf_counter() - begun)
-    return quantiles(took, n=100)[98]
 
 
-def test_ten_thousand_idle_and_hundreds_of_slow_ones_hold_nobody_up(bench: Bench) -> None:
-    """Row 32: a healthy client gets every answer, and memory is bounded. Its p99 is printed: others
-    use the machine, so no test judges it."""
+def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(bench: Bench) -> None:
+    """Row 32: a healthy client gets every answer, and memory is bounded. How much longer it waits
+    for them is what `platform/benchmarks/serving_attacked.py` tells."""
     deployed(bench)
     with serving(bench) as server:
         process = psutil.Process(server.process.pid)
-        before, quiet = process.memory_info().rss, [p99(server) for _ in range(ROUNDS)]
+        before = process.memory_info().rss
+        asked(server)
         with attacked(server, idle=10_000, slow=200):
             assert process.num_fds() > 10_000
-            under = [p99(server) for _ in range(2 * ROUNDS)]
+            asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
         until(lambda: process.num_fds() < 1_000, 30)
-        quiet += [p99(server) for _ in range(ROUNDS)]
         with attacked(server, endless=4):
-            flooded = [p99(server) for _ in range(ROUNDS)]
+            asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
-        print(f"p99 in s: quiet {quiet}, attacked {under}, flooded {flooded}")
         assert server.ended() == 0
     oracle.check(bench)

@@ -34,6 +34,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
 GATE = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
+SLOT = ["serving/test_slot.py", "serving/test_following.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
     "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
@@ -41,6 +42,9 @@ TESTS = {
     "core/comparison": GATE,
     "core/evidence": GATE[::-1],
     "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
+    "serving/slot": SLOT,
+    "serving/state": SLOT,
+    "serving/loading": SLOT,
 }
 """The modules of `tidemill` that are mutated, and the tests that must notice, quickest first."""
 CPU_SECONDS = 90

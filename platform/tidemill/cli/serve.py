@@ -36,12 +36,15 @@ def serve(
     address, at = listen(settings.serve)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     shown = f"[{address}]" if ":" in address else address
-    console.print(
-        f"Serving {', '.join(specs)} at http://{shown}:{at} (its documentation: /docs).",
-        markup=False,
-        soft_wrap=True,
-    )
-    run(settings, specs, address, at)
+
+    def listening() -> None:
+        console.print(
+            f"Serving {', '.join(specs)} at http://{shown}:{at} (its documentation: /docs).",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    run(settings, specs, address, at, listening)
 
 
 def _settings(**told: Any) -> Settings:

@@ -150,13 +150,15 @@ class Follower:
         else:
             bundle = self._bundle(name, entry.digest)
             predictor = self._load(bundle, entry.digest, followed.contract)
-        before = followed.slot.swap(Served(predictor, entry, standing.hash, self._now()))
-        followed.known = entry.seq, standing.hash
-        if before is not None:
-            self._told(name, "swap")
-        logger.info("Model %s: entry %d, %s, is in service.", name, entry.seq, entry.digest)
-        if self._keeps:
+        if self._keeps and served is None:  # ready is who could start again without Kafka
             self._keep(name, standing, bundle)
+        followed.slot.swap(Served(predictor, entry, standing.hash, self._now()))
+        followed.known = entry.seq, standing.hash
+        logger.info("Model %s: entry %d, %s, is in service.", name, entry.seq, entry.digest)
+        if served is not None:
+            self._told(name, "swap")
+            if self._keeps:
+                self._keep(name, standing, bundle)
 
     def _keep(self, name: str, standing: Standing, bundle: bytes | None) -> None:
         try:

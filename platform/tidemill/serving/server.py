@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -22,11 +24,16 @@ _LOOK = 0.02
 
 
 async def serve(
-    app: App, address: str, port: int, told: ServeSettings, at_once: bool = True
+    app: App,
+    address: str,
+    port: int,
+    told: ServeSettings,
+    listening: Callable[[], None] | None = None,
 ) -> None:
-    """Serve at an IP address and a port until SIGTERM or SIGINT; not `at_once`: when it is ready.
+    """Serve at an IP address and a port until SIGTERM or SIGINT.
 
-    Raises `PrerequisiteMissing` where the port cannot be listened at.
+    `listening` is called as soon as it listens; without it, it listens when it is ready. Raises
+    `PrerequisiteMissing` where the port cannot be listened at.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -34,12 +41,14 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if asked.is_set():
         return
-    while not (at_once or app.status.ready or stop.is_set()):
+    while not (listening or app.status.ready or stop.is_set()):
         await asyncio.sleep(_LOOK)
     server = _server(app, address, port, told)
     serving = asyncio.create_task(server.serve())
     watching = asyncio.create_task(app.bounds.watch())
     stopping = asyncio.create_task(stop.wait())
+    if listening is not None:
+        asyncio.create_task(_tell(listening, address, port, (serving, stopping)))  # noqa: RUF006
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         raise PrerequisiteMissing(
@@ -54,6 +63,19 @@ async def serve(
         await asyncio.wait_for(serving, told.grace)
     watching.cancel()
     logger.info("Ended, with %d requests under way.", app.under_way)
+
+
+async def _tell(
+    listening: Callable[[], None], address: str, port: int, ends: Iterable["asyncio.Task[Any]"]
+) -> None:
+    """Call `listening` when a connection can be made: Granian does not say so."""
+    while not any(end.done() for end in ends):
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(address, port)
+            writer.close()
+            listening()
+            return
+        await asyncio.sleep(_LOOK)
 
 
 def _server(app: App, address: str, port: int, told: ServeSettings) -> Server:

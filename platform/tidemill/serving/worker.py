@@ -4,7 +4,7 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -50,12 +50,12 @@ def work(
     address: str,
     port: int,
     first: bool = True,
-    at_once: bool = True,
+    listening: Callable[[], None] | None = None,
 ) -> None:
     """Serve these models at an address until SIGTERM.
 
-    The `first` of several workers keeps the local copy; one that is not to listen `at_once` waits
-    until it is ready.
+    The `first` of several workers keeps the local copy. `listening` is called as soon as it
+    listens; without it, it listens when it is ready.
     """
     told = settings.serve
     _allow_files(told.connections + _SPARE_FILES)
@@ -72,7 +72,7 @@ def work(
             pool=pool,
             log=stack.enter_context(_log(settings, specs, at, metrics)),
         )
-        uvloop.run(serve(app, address, port, told, at_once))
+        uvloop.run(serve(app, address, port, told, listening))
 
 
 @contextmanager

@@ -55,14 +55,23 @@ def listen(told: ServeSettings) -> tuple[str, int]:
     return address, port
 
 
-def run(settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: int) -> None:
-    """Serve until SIGTERM, in this process or in as many as the settings ask for."""
+def run(
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    address: str,
+    port: int,
+    listening: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM, in this process or in as many as the settings ask for.
+
+    `listening` is called, in whichever process, when the first connection can be made.
+    """
     _check_fields(settings.serve, specs)
     count = settings.serve.workers
     if count == 1:
         from tidemill.serving.worker import work
 
-        work(settings, specs, address, port)
+        work(settings, specs, address, port, listening=listening)
         return
     with tempfile.TemporaryDirectory(prefix="tidemill-serve-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when the library is imported
@@ -70,7 +79,8 @@ def run(settings: Settings, specs: Mapping[str, ModelSpec], address: str, port: 
 
         def one(number: int, again: bool) -> None:
             # Who asks the first whether it is ready must not come upon another that is not.
-            work(settings, specs, address, port, number == 0, number == 0 and not again)
+            at_once = listening if number == 0 and not again else None
+            work(settings, specs, address, port, number == 0, at_once)
 
         _supervise(count, one)
 

@@ -1,0 +1,87 @@
+"""A server that follows a ledger: ledger, store, local copy and proof in memory."""
+
+from dataclasses import dataclass, field
+
+import small_models
+from ledger_hands import persons_entry
+from tidemill.adapters.feature_function import load_feature_function
+from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
+from tidemill.core import canonical
+from tidemill.core.errors import DigestMismatch
+from tidemill.core.ledger import Entry, chain
+from tidemill.ports import Prover
+from tidemill.serving.following import Follower
+from tidemill.serving.loading import Loader
+from tidemill.serving.local_copy import LocalCopy
+from tidemill.serving.schemas import Contract
+from tidemill.serving.slot import Served
+from tidemill.serving.state import Followed
+from tidemill.serving.status import Status
+
+SPEC = small_models.spec()
+
+
+def some_bundles() -> list[bytes]:
+    """Three bundles that answer differently."""
+    return [small_models.bundle(SPEC, seed) for seed in (1, 2, 3)]
+
+
+@dataclass
+class World:
+    """A ledger, the bundles by digest, a local copy, and the server that follows them."""
+
+    bundles: list[bytes]
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    copies: MemoryStore = field(default_factory=MemoryStore)
+    store: dict[str, bytes] = field(default_factory=dict)
+    now: int = 1_000_000
+    happened: list[str] = field(default_factory=list)
+    prover: Prover = field(default_factory=LocalProver)
+
+    def __post_init__(self) -> None:
+        self.store |= {canonical.digest(each): each for each in self.bundles}
+        self.start()
+
+    def start(self) -> None:
+        """A new server over the same world, which has not looked at the ledger yet."""
+        contract = Contract("m", SPEC.fields, 100)
+        self.server = Follower(
+            MemoryFeed(self.ledger),
+            {"m": contract},
+            self._bundle,
+            Loader(self.prover, load_feature_function),
+            LocalCopy(self.copies),
+            lambda: self.now,
+            patience=5_000,
+            told=lambda model, what: self.happened.append(what),
+        )
+        self.status = Status(self.server, {"m": SPEC}, lambda: self.now)
+
+    def digest(self, number: int) -> str:
+        return canonical.digest(self.bundles[number])
+
+    def entry(self, digest: str, why: str = "") -> Entry:
+        known = chain("m", self.ledger.seen()[1])
+        return persons_entry(known, digest, "somebody", why)
+
+    def deploy(self, digest: str, why: str = "") -> Entry:
+        entry = self.entry(digest, why)
+        self.ledger.append("m", canonical.encode(entry))
+        return entry
+
+    def step(self) -> bool:
+        return self.server.step(0)
+
+    @property
+    def model(self) -> Followed:
+        return self.server.models["m"]
+
+    @property
+    def served(self) -> Served:
+        assert self.model.slot.served is not None
+        return self.model.slot.served
+
+    def _bundle(self, model: str, digest: str) -> bytes:
+        if digest not in self.store:
+            raise DigestMismatch(f"The bundle {digest} is missing.", "Bring it back.")
+        return self.store[digest]

@@ -1,0 +1,42 @@
+"""Requests as Granian hands them over (RSGI), without a server."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill.serving.app import App
+from tidemill.serving.http import Headers
+
+
+@dataclass
+class Request:
+    """The head of a request, its body, and the answer."""
+
+    path: str
+    body: bytes
+    query_string: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    method: str = "POST"
+    proto: str = "http"
+    status: int = 0
+    told: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.headers.setdefault("content-length", str(len(self.body)))
+
+    async def __call__(self) -> bytes:
+        return self.body
+
+    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status, self.told = status, body
+
+    async def answered(self, app: App) -> Any:
+        """The body of the application's answer, decoded; `status` has its status."""
+        await app.__rsgi__(self, self)  # type: ignore[arg-type]
+        return json.loads(self.told)
+
+
+def asked(app: App, request: Request) -> Any:
+    """The body of the answer, decoded."""
+    return asyncio.run(request.answered(app))

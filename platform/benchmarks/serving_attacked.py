@@ -1,0 +1,142 @@
+"""What ten thousand idle connections and two hundred slow ones cost a healthy client.
+
+    .venv/bin/python platform/benchmarks/serving_attacked.py [--quick]
+
+The packaged flights model is served by one worker of tidemill. A client asks for one row, 200 times
+a second, in turns: by itself, while another process holds the connections, by itself again, …
+Half of the slow ones drip a head and half of them a body, a byte each half second, and begin again
+whenever they are thrown out. Judged is the 99th percentile of the requests under attack over that
+of the others, all turns together; every request must be answered.
+"""
+
+import asyncio
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import psutil
+from flights_year import MODEL, settings_in, through_the_steps
+from harness import Figure, Goal, arguments, finish, say
+
+from tidemill.cli import beside
+from tidemill.serving.answers import Answer, Seen, seen
+
+IDLE, SLOW, RATE, ROWS = 10_000, 200, 200, 500
+GOALS = (Goal("p99_attacked_over_without", at_most=2), Goal("failed", at_most=0))
+_SPAWN = multiprocessing.get_context("spawn")
+_AT_ONCE, _DRIP, _PATIENCE = 100, 0.5, 120
+
+
+def main() -> int:
+    told = arguments(__doc__).parse_args()
+    idle, slow, turns, seconds = (200, 20, 1, 2) if told.quick else (IDLE, SLOW, 3, 12)
+    with TemporaryDirectory(prefix="tidemill-attacked-") as scratch:
+        home = Path(scratch)
+        with through_the_steps(home, "2013-02-02") as year:
+            rows, settings = beside.some_rows(year.mill, ROWS), settings_in(home)
+            ledger = beside.ledger(year.mill, settings.kafka.ledger_topic)
+            with beside.server(settings, MODEL) as server:
+                assert server.reaches(max(ledger))
+                process = psutil.Process(server.process.pid)
+                before, most = process.memory_info().rss, 0
+                quiet, under = list[Answer](), list[Answer]()
+                for number in range(turns):
+                    quiet += _asked(server, rows, seconds)
+                    with _attacked(server, idle, slow):
+                        under += _asked(server, rows, seconds)
+                        most = max(most, process.memory_info().rss)
+                    say(f"turn {number + 1} of {turns}")
+                quiet += _asked(server, rows, seconds)
+    figures = _figures(seen(quiet, ledger), seen(under, ledger))
+    more = {"idle": idle, "slow": slow, "attack_mb": (most - before) / 1e6}
+    return finish("serving_attacked", figures | more, GOALS, told.quick)
+
+
+def _figures(quiet: Seen, under: Seen) -> dict[str, Figure]:
+    for fault in quiet.faults + under.faults:
+        say(fault)
+    without, attacked = quiet.between, under.between
+    assert without.p99 is not None
+    assert attacked.p99 is not None
+    return {
+        "requests": quiet.requests + under.requests,
+        "failed": quiet.failed + under.failed,
+        "without_p50_ms": without.p50,
+        "without_p99_ms": without.p99,
+        "attacked_p50_ms": attacked.p50,
+        "attacked_p99_ms": attacked.p99,
+        "p99_attacked_over_without": attacked.p99 / without.p99,
+    }
+
+
+def _asked(server: beside.Server, rows: list[bytes], seconds: float) -> list[Answer]:
+    with beside.client(server, rows, RATE) as client:
+        time.sleep(seconds)
+    return client.answers
+
+
+@contextmanager
+def _attacked(server: beside.Server, idle: int, slow: int) -> Iterator[None]:
+    """So many connections of each kind, from a process of its own, while the block lasts."""
+    ready, stop = _SPAWN.Event(), _SPAWN.Event()
+    told = (server.url, f"/models/{server.model}/predict", idle, slow, ready, stop)
+    process = _SPAWN.Process(target=_attack, args=told, daemon=True)
+    process.start()
+    try:
+        assert ready.wait(_PATIENCE)
+        yield
+        stop.set()
+        process.join(_PATIENCE)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
+def _attack(url: str, path: str, idle: int, slow: int, ready: Event, stop: Event) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(_hold(url, path, idle, slow, ready, stop))
+
+
+async def _hold(url: str, path: str, idle: int, slow: int, ready: Event, stop: Event) -> None:
+    split = urlsplit(url)
+    host, port = str(split.hostname), split.port or 80
+    held = []
+    for _ in range(0, idle, _AT_ONCE):
+        opened = (asyncio.open_connection(host, port) for _ in range(_AT_ONCE))
+        held += await asyncio.gather(*opened)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
+    begun = (head[:20] if number % 2 else head for number in range(slow))
+    tasks = [asyncio.create_task(_drip(host, port, begin)) for begin in begun]
+    await asyncio.sleep(1)
+    ready.set()
+    while not stop.is_set():
+        await asyncio.sleep(0.1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for _, writer in held:
+        writer.transport.abort()
+
+
+async def _drip(host: str, port: int, begin: bytes) -> None:
+    """Send a byte now and then; again from the start when the server hangs up."""
+    while True:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(begin)
+            while not writer.transport.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(_DRIP)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
