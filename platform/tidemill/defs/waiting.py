@@ -34,8 +34,9 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
 def await_closed(model: str, spec: ModelSpec, window: Window, seconds: float) -> None:
     """Wait until the log has closed the window, and plan it; not longer than this.
 
-    The model's lock is not held, so people decide meanwhile, and other runs work. Whatever else
-    stands in the window's way is left for its step to say.
+    The model's lock is not held, so people decide meanwhile. But the run's place in the model's
+    pool is, so nothing is waited for that another run must do first, and whatever else stands in
+    the window's way is left for its step to say.
     """
     from tidemill import bootstrap
     from tidemill.settings import Settings
@@ -43,10 +44,20 @@ def await_closed(model: str, spec: ModelSpec, window: Window, seconds: float) ->
     until = time.monotonic() + seconds
     with bootstrap.open_mill(model, Settings(), spec=spec, start=False) as mill:
         try:
+            if not _next(mill, window):
+                return
             while not _planned(mill, window) and time.monotonic() < until:
                 time.sleep(_LOOK)
         except TidemillError:
             return
+
+
+def _next(mill: "Mill", window: Window) -> bool:
+    """Whether all before the window is done."""
+    before = mill.spec.calendar.before(window)
+    if before is not None:
+        return mill.archive.report(before.key) is not None
+    return mill.archive.initial() is not None
 
 
 def _planned(mill: "Mill", window: Window) -> bool:

@@ -16,7 +16,8 @@ from tidemill.cli.options import console
 from tidemill.cli.up import airflow, table
 from tidemill.cli.up.manager import Manager
 from tidemill.cli.up.model import MODEL, dag_file, live_model
-from tidemill.cli.up.services import Places, Service, environment, merged, services, workspace
+from tidemill.cli.up.runs import bury
+from tidemill.cli.up.services import Places, Service, environment, services, workspace
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
@@ -49,6 +50,8 @@ def up(no_airflow: NoAirflow = False) -> None:
             _begin(settings, manager, wanted, with_airflow=not no_airflow)
         _until_ready(manager, wanted)
     table.show(table.rows(manager, wanted))
+    if not no_airflow:
+        console.print(f"\n{airflow.introduction(settings)}", markup=False, soft_wrap=True)
     _tell(settings, manager)
 
 
@@ -76,11 +79,7 @@ def _begin(
     manager.logs.mkdir(parents=True, exist_ok=True)
     if with_airflow:
         drawn = airflow.secrets_of(settings)
-        told = merged(told, airflow.environment(settings, drawn))
-        if drawn.new:
-            console.print(
-                f"Airflow's user is {airflow.USER}, the password {drawn.password} (shown this once)"
-            )
+        told = {**told, **airflow.environment(settings, drawn)}
         airflow.prepare(settings, dag_file(spec, ended), told)
     manager.begin(wanted, told)
     if ended < time.time() * 1000:
@@ -169,13 +168,14 @@ def _end(settings: Settings, manager: Manager) -> bool:
         manager.end(names)
     left = manager.sweep()
     stopped = settings.kafka.bootstrap_servers is None and broker.stop(settings.kafka_data)
+    bury(settings)
     return runs or left or stopped
 
 
 def _tell(settings: Settings, manager: Manager) -> None:
     at = Places(settings)
     console.print(
-        f"\nLogs: {manager.logs}. `tidemill status --services` shows this table, "
+        f"Logs: {manager.logs}. `tidemill status --services` shows this table, "
         f"`tidemill history {MODEL}` what was deployed, {at.serving}/models what answers; "
         "`tidemill down` ends it all.",
         markup=False,

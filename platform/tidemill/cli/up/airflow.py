@@ -19,11 +19,10 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What is drawn at the first `up`; `new` says that it was this one."""
+    """What is drawn at the first `up`."""
 
     password: str
     jwt: str
-    new: bool
 
 
 def check_installed() -> None:
@@ -39,11 +38,21 @@ def secrets_of(settings: Settings) -> Secrets:
     """The secrets of this Airflow, drawn if there are none; nobody else may read them."""
     file = settings.up_data / "airflow.json"
     if file.exists():
-        return Secrets(**json.loads(file.read_text()), new=False)
+        return Secrets(**json.loads(file.read_text()))
     drawn = {"password": secrets.token_urlsafe(12), "jwt": secrets.token_urlsafe(48)}
     _write_private(_passwords(settings), {USER: drawn["password"]})
     _write_private(file, drawn)
-    return Secrets(**drawn, new=True)
+    return Secrets(**drawn)
+
+
+def introduction(settings: Settings) -> str:
+    """The user and the password, the first time; later, where they are kept."""
+    shown = settings.airflow_home / "shown"
+    if shown.exists():
+        return f"Airflow's user is {USER}; the password is in {_passwords(settings)}."
+    shown.touch()
+    password = secrets_of(settings).password
+    return f"Airflow's user is {USER}, the password {password} (shown this once)."
 
 
 def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:

@@ -13,7 +13,7 @@ from tidemill.adapters import broker
 Health = Callable[[], bool]
 """Whether it is well; it never raises, and takes seconds at most."""
 
-_SECONDS = 3.0
+_SECONDS = 10.0
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }"
 _CODE = """
 { workspaceOrError { ... on Workspace { locationEntries {

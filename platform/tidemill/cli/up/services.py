@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def _serving(settings: Settings, at: Places) -> Service:
         ("kafka",) if settings.kafka.bootstrap_servers is None else (),
         port,
         "TIDEMILL_SERVE__PORT",
-        f"{at.serving}/docs",
+        at.serving,
     )
 
 
@@ -206,8 +205,3 @@ def workspace(at: Places) -> str:
 
 def _local(port: int) -> str:
     return f"http://127.0.0.1:{port}"
-
-
-def merged(*told: Mapping[str, str]) -> dict[str, str]:
-    """One environment of several, the later over the earlier."""
-    return {name: value for each in told for name, value in each.items()}

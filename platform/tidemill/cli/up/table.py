@@ -1,13 +1,16 @@
 """The services as one table: how each is, how often it came back, where it is found."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
 from tidemill.cli.options import console, print_json, print_table
 from tidemill.cli.up.manager import Manager, State
-from tidemill.cli.up.services import Service
+from tidemill.cli.up.services import Service, services
+from tidemill.core.errors import Refused
+from tidemill.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,29 @@ class Row:
     log: str
 
 
-def rows(manager: Manager, services: Sequence[Service]) -> list[Row]:
+def rows(manager: Manager, of: Sequence[Service]) -> list[Row]:
     """How each service is now; those that run are asked for their health."""
     states, ends = manager.states(), manager.ends()
-    return [_row(manager, each, states, ends.get(each.name, [])) for each in services]
+    with ThreadPoolExecutor(len(of)) as pool:
+        words = pool.map(lambda each: _word(each, states.get(each.name)), of)
+        return [
+            _row(manager, each, word, states.get(each.name), ends.get(each.name, []))
+            for each, word in zip(of, words, strict=True)
+        ]
 
 
 def _row(
-    manager: Manager, service: Service, states: Mapping[str, State], ends: Sequence[str]
+    manager: Manager, service: Service, word: str, state: State | None, ends: Sequence[str]
 ) -> Row:
-    state = states.get(service.name)
     up = state is not None and state.pid is not None
     return Row(
         service.name,
-        _word(service, state),
+        word,
         datetime.fromtimestamp(state.since).astimezone().isoformat(" ", "seconds")
         if state is not None and up
         else None,
         len(ends),
-        ends[-1] if ends else None,
+        ends[-1].split(";")[0].removeprefix("terminated by ") if ends else None,
         state.pid if state is not None else None,
         service.where,
         str(manager.log(service.name)),
@@ -60,6 +67,16 @@ def _word(service: Service, state: State | None) -> str:
     )
 
 
+def standing(settings: Settings) -> list[Row]:
+    """The services that the manager has, as they are now. Raises `Refused` where nothing is up."""
+    manager = Manager.of(settings)
+    names = set(manager.states())
+    if not names:
+        raise Refused("The platform is not up.", "`tidemill up` brings it up.")
+    both = (services(settings, with_airflow=driver) for driver in (True, False))
+    return rows(manager, next(each for each in both if {s.name for s in each} == names))
+
+
 def show(told: Sequence[Row], as_json: bool = False) -> None:
     """Print the table."""
     if as_json:
@@ -72,7 +89,7 @@ def show(told: Sequence[Row], as_json: bool = False) -> None:
                 row.service,
                 row.state,
                 (row.since or "")[11:19],
-                f"{row.restarts}, last: {row.last_end}" if row.restarts else "",
+                f"{row.restarts} ({row.last_end})" if row.restarts else "",
                 row.where,
             )
             for row in told
