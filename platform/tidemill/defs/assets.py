@@ -96,7 +96,8 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             if seconds := seconds_to_wait(context.run):
                 mills.warm()
-                await_closed(model, spec, due[0], seconds)
+                with mills.look(model, spec) as mill:
+                    await_closed(mill, due[0], seconds)
             with mills.open(model, spec) as mill:
                 keeper = mills.keeper(mill, context.run, context.instance)
                 each = deploy == "each"

@@ -45,6 +45,13 @@ class Mills(dg.ConfigurableResource[None]):
 
         return bootstrap.open_mill(model, Settings(), spec=spec, exclusive=True)
 
+    def look(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+        """The same for looking only, whoever is at work on the model; no broker is started."""
+        from tidemill import bootstrap
+        from tidemill.settings import Settings
+
+        return bootstrap.open_mill(model, Settings(), spec=spec, start=False)
+
     def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
         """Who keeps the record of this Dagster run, by the settings of this process."""
         from tidemill import bootstrap

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from tidemill.core.errors import SpecInvalid, TidemillError, WindowOpen
-from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 
 if TYPE_CHECKING:
@@ -31,25 +30,21 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
     return seconds
 
 
-def await_closed(model: str, spec: ModelSpec, window: Window, seconds: float) -> None:
+def await_closed(mill: "Mill", window: Window, seconds: float) -> None:
     """Wait until the log has closed the window, and plan it; not longer than this.
 
-    The model's lock is not held, so people decide meanwhile. But the run's place in the model's
-    pool is, so nothing is waited for that another run must do first, and whatever else stands in
-    the window's way is left for its step to say.
+    The mill only looks: the model's lock is not held, so people decide meanwhile. But the run's
+    place in the model's pool is, so nothing is waited for that another run must do first, and
+    whatever else stands in the window's way is left for its step to say.
     """
-    from tidemill import bootstrap
-    from tidemill.settings import Settings
-
     until = time.monotonic() + seconds
-    with bootstrap.open_mill(model, Settings(), spec=spec, start=False) as mill:
-        try:
-            if not _next(mill, window):
-                return
-            while not _planned(mill, window) and time.monotonic() < until:
-                time.sleep(_LOOK)
-        except TidemillError:
+    try:
+        if not _next(mill, window):
             return
+        while not _planned(mill, window) and time.monotonic() < until:
+            time.sleep(_LOOK)
+    except TidemillError:
+        return
 
 
 def _next(mill: "Mill", window: Window) -> bool:
