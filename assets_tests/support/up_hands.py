@@ -19,7 +19,7 @@ DAGS = tuple(f"{MODEL}.{dag}" for dag in ("initial_model", "stream", "incrementa
 
 @dataclass
 class Platform:
-    """Everything lies in `home`; its windows last a minute each."""
+    """Everything lies in `home`; its windows last so many minutes each."""
 
     home: Path
     ports: Mapping[str, int] = field(
@@ -28,13 +28,14 @@ class Platform:
             for name in ("SERVE__PORT", "UP__DAGSTER_PORT", "UP__MLFLOW_PORT", "UP__AIRFLOW_PORT")
         }
     )
+    minutes: str = "1"
     said: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
         told = {f"TIDEMILL_{name}": str(port) for name, port in self.ports.items()}
         home = {"TIDEMILL_HOME": str(self.home), "HOME": str(self.home)}
-        return {**home, "TIDEMILL_UP__MINUTES": "1", **told}
+        return {**home, "TIDEMILL_UP__MINUTES": self.minutes, **told}
 
     def call(self, *words: str) -> str:
         """Run a command of tidemill to its success; what it said."""

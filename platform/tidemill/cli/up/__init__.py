@@ -18,7 +18,7 @@ from tidemill.cli.up.manager import Manager
 from tidemill.cli.up.model import MODEL, dag_file, live_model
 from tidemill.cli.up.runs import bury
 from tidemill.cli.up.services import Places, Service, environment, services, workspace
-from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed
+from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
 
@@ -134,10 +134,12 @@ def _check_driver(manager: Manager, wanted: Sequence[Service]) -> None:
 
 
 def _check_ports(wanted: Sequence[Service]) -> None:
-    """Raises `PrerequisiteMissing` for a port that somebody else has."""
+    """Raises `PrerequisiteMissing` for a port that somebody else has, `SpecInvalid` for none."""
     for each in wanted:
         if each.port is None:
             continue
+        if each.port == 0:
+            raise SpecInvalid(f"{each.setting} is 0.", "Name a port for it, or unset it.")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
