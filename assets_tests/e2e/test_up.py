@@ -67,11 +67,10 @@ def test_the_link_in_airflow_opens_the_run_in_dagster(platform: Platform) -> Non
     airflow = platform.address("UP__AIRFLOW_PORT")
     with browser() as page:
         log_in(page, airflow, platform.password)
-        page.open(f"{airflow}/dags/{dag}/runs/{done[0]['dag_run_id']}/tasks/update", "Dagster run")
+        task = f"{airflow}/dags/{dag}/runs/{done[0]['dag_run_id']}/tasks/update"
+        page.open(f"{task}/details", "Dagster run")
         found = f"//a[contains(@href, '/runs/{run}') and contains(., 'Dagster run')]"
-        until(
-            lambda: page.driver.find_elements(By.XPATH, found), 60, lambda: page.driver.page_source
-        )
+        until(lambda: page.driver.find_elements(By.XPATH, found), 60, page.text)
         link = page.driver.find_element(By.XPATH, found).get_attribute("href")
         page.open(link, run[:8], "Success")
 
@@ -116,6 +115,7 @@ def assert_nothing_is_left(platform: Platform) -> None:
 def test_without_airflow_the_sensor_and_a_producer_go_on_where_it_was(platform: Platform) -> None:
     before = platform.history()[-1]["seq"]
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", platform.ports["UP__DAGSTER_PORT"]))
         other.listen()
         done = command(platform.environment, "tidemill", "up", "--no-airflow")
