@@ -122,8 +122,9 @@ def main() -> int:
         say("the platform is up")
         running = broker.status(settings.kafka_data)
         assert running is not None
-        seen = stack.enter_context(_watching(platform, spec, running.bootstrap_servers))
         mill = stack.enter_context(bootstrap.open_mill(MODEL, settings, start=False))
+        _caught_up(mill)
+        seen = stack.enter_context(_watching(platform, spec, running.bootstrap_servers))
         parts = _measured(seen, mill, settings, count)
     figures: dict[str, Figure] = {
         "driver": told.driver,
@@ -163,28 +164,34 @@ def _watching(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[See
         seen.over.set()
 
 
-def _measured(seen: Seen, mill: Mill, settings: Settings, count: int) -> list[dict[str, float]]:
-    """The parts of so many windows, the first that ends when the model has caught up."""
+def _caught_up(mill: Mill) -> None:
+    """Wait until the window before this moment's is deployed."""
     calendar = mill.spec.calendar
-
-    def now() -> Window:
-        return calendar.containing(int(time.time() * 1000)) or calendar.first
-
-    def deployed(window: Window) -> int:
-        """The version that came of the window, 0 while there is none."""
-        standing = mill.chain().standing
-        return next((s.entry.seq for s in standing if s.entry.as_of == window.key), 0)
-
-    while not (deployed(before := calendar.before(now()) or calendar.first)):
+    while not _deployed(mill, before := calendar.before(_now(mill)) or calendar.first):
         time.sleep(1)
     say(f"it has caught up with window {before}")
-    window, found = now(), list[dict[str, float]]()
+
+
+def _measured(seen: Seen, mill: Mill, settings: Settings, count: int) -> list[dict[str, float]]:
+    """The parts of so many windows, from this moment's on."""
+    window, found = _now(mill), list[dict[str, float]]()
     for _ in range(count):
-        _until(lambda at=window: deployed(at) in seen.answered, window)  # type: ignore[misc]
-        found.append(_parts(seen, mill, settings, window, deployed(window)))
+        _until(lambda at=window: _deployed(mill, at) in seen.answered, window)  # type: ignore[misc]
+        found.append(_parts(seen, mill, settings, window, _deployed(mill, window)))
         say(f"window {window}: " + ", ".join(f"{k} {v:.2f}" for k, v in found[-1].items()))
-        window = calendar.after(window)
+        window = mill.spec.calendar.after(window)
     return found
+
+
+def _now(mill: Mill) -> Window:
+    """The window of this moment."""
+    return mill.spec.calendar.containing(int(time.time() * 1000)) or mill.spec.calendar.first
+
+
+def _deployed(mill: Mill, window: Window) -> int:
+    """The version that came of the window, 0 while there is none."""
+    standing = mill.chain().standing
+    return next((s.entry.seq for s in standing if s.entry.as_of == window.key), 0)
 
 
 def _until(answered: Callable[[], bool], window: Window) -> None:
