@@ -21,6 +21,7 @@ from tidemill.settings import Settings
 
 _LONGEST = 100  # bytes that the path of a socket file may have, less what supervisor adds
 _PATIENCE = 30.0
+_REPLY = 10.0
 _LOOK = 0.1
 _ENDED = re.compile(r"exited: ([\w-]+) \((.*)\)$")
 
@@ -193,6 +194,10 @@ class Manager:
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        connection = transport._get_connection()
+        connection.connect()
+        connection.sock.settimeout(_REPLY)  # it may be stopped, and then does not say so
+        transport._get_connection = lambda: connection
         with ServerProxy("http://127.0.0.1", transport, allow_none=True) as proxy:
             return getattr(proxy.supervisor, method)(*told)
 
