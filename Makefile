@@ -10,7 +10,7 @@ RUN := .venv/bin
 PARALLEL ?= -n 2 --dist loadfile
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup setup-airflow demo test test-faults mutants tools lint ui clean
+.PHONY: help setup setup-airflow demo test test-faults mutants tools lint up down ui clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,12 @@ mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does 
 
 tools:  ## Debian's chromium, chromium-driver, strace and wrk, which some proofs need (as root)
 	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
+
+up: setup-airflow  ## the whole platform, flights live: Kafka, Dagster, Airflow, MLflow, predictions
+	@$(RUN)/tidemill up
+
+down: setup  ## end all of it; the data stay
+	@$(RUN)/tidemill down
 
 ui: setup  ## the Dagster UI on the demo's instance
 	@$(RUN)/tidemill ui

@@ -42,6 +42,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "cli/backfill.py",
         "cli/beside.py",
         "cli/ui.py",
+        "cli/up/services.py",
     }
     # The local Maven repository is found as Maven itself finds it.
     maven = {"adapters/broker/jars.py"}

@@ -13,6 +13,8 @@ from tidemill_airflow.schedule import PARTITION_KEY, asset_key, dagster_asset, w
 CYCLE = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 """Extract, update, evaluate, deploy: the assets of one window, one run."""
 
+WAIT_TAG = "tidemill/wait"
+"""The tag by which a run of tidemill is told for how many seconds it waits for its window."""
 
 NOT_YET = ("WindowOpen", "PredecessorMissing", "TopicMissing", "AlreadyRunning")
 """What tidemill says of a window whose time has not come; it is asked for again until it has."""
@@ -23,7 +25,9 @@ class Model:
     """A model and the calendar of its windows, as its `defs.yaml` has them (`windows:`).
 
     With `live` a stretch of its simulated stream is told while it lasts, not after it. Each window
-    goes on from the one before, so all since `start` are caught up with.
+    goes on from the one before, so all since `start` are caught up with. With `wait` the Dagster
+    run itself waits that long for the log to close the window, its imports done, before it says
+    that the window is open.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Model:
     end: datetime | None = None
     timezone: str = "UTC"
     live: bool = False
+    wait: timedelta = timedelta(0)
     dagster_conn_id: str = "dagster_default"
     timeout: timedelta = timedelta(hours=6)
     follow_interval: float = 30.0
@@ -67,7 +72,7 @@ def _stream(model: Model) -> DAG:
         f"{model.name}.stream",
         schedule=windows(model.cron, timezone=model.timezone, offset=0 if model.live else -1),
         doc_md=_stream.__doc__,
-        **_timed(model),
+        **_timed(model, at_end=not model.live),
     ) as dag:
         _task(model, "stretch", ("stretch",), PARTITION_KEY)
     return dag
@@ -79,9 +84,10 @@ def _incremental_update(model: Model) -> DAG:
         f"{model.name}.incremental_update",
         schedule=windows(model.cron, timezone=model.timezone),
         doc_md=_incremental_update.__doc__,
-        **_timed(model),
+        **_timed(model, at_end=True),
     ) as dag:
-        _task(model, "update", CYCLE, PARTITION_KEY, outlet="deployed_model")
+        tags = {WAIT_TAG: f"{model.wait.total_seconds():g}"} if model.wait else {}
+        _task(model, "update", CYCLE, PARTITION_KEY, outlet="deployed_model", tags=tags)
     return dag
 
 
@@ -89,10 +95,12 @@ def _retried(model: Model) -> dict[str, Any]:
     return {"retries": model.retries, "retry_delay": timedelta(seconds=30)}
 
 
-def _timed(model: Model) -> dict[str, Any]:
+def _timed(model: Model, *, at_end: bool) -> dict[str, Any]:
+    """From the first window to the last: their ends, or else their beginnings, are the runs'."""
+    start, end, moment = model.start, model.end, timedelta(seconds=1)
     return {
-        "start_date": model.start,
-        "end_date": model.end,
+        "start_date": start + moment if at_end else start,
+        "end_date": end if at_end or end is None else end - moment,
         "catchup": True,
         "max_active_runs": 1,
         "tags": ["tidemill", model.name],
@@ -101,7 +109,12 @@ def _timed(model: Model) -> dict[str, Any]:
 
 
 def _task(
-    model: Model, task_id: str, assets: tuple[str, ...], partition: str | None, outlet: str = ""
+    model: Model,
+    task_id: str,
+    assets: tuple[str, ...],
+    partition: str | None,
+    outlet: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> MaterializeAssetsOperator:
     told = f"{model.name}/{outlet or assets[-1]}"
     return MaterializeAssetsOperator(
@@ -109,6 +122,7 @@ def _task(
         assets=[f"{model.name}/{asset}" for asset in assets],
         partition=partition,
         run_config=model.run_config,
+        tags=tags,
         dagster_conn_id=model.dagster_conn_id,
         timeout=model.timeout,
         follow=NOT_YET,

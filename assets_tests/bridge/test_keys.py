@@ -10,6 +10,7 @@ from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
 from tidemill.core.windows import Calendar, Window, from_ms
+from tidemill_airflow.factory import Model, model_dags
 from tidemill_airflow.schedule import windows
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -51,6 +52,23 @@ def test_a_backfill_has_the_key_of_every_window_in_its_range(calendar: Calendar)
     ends = [from_ms(w.start).astimezone(zone) for w in (expected[0], expected[-1])]
     infos = timetable(calendar).iter_partition_dagrun_infos(earliest=ends[0], latest=ends[1])
     assert [info.partition_key for info in infos] == [window.key for window in expected]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_dags_of_a_model_begin_with_its_first_window_and_end_with_its_last(live: bool) -> None:
+    calendar = CALENDARS[2]
+    expected = first_windows(calendar)
+    start, end = from_ms(expected[0].start), from_ms(expected[-1].end)
+    _, *timed = model_dags(Model("m", cron=calendar.cron, start=start, end=end, live=live))
+    for dag in timed:
+        table = coerce_to_core_timetable(dag.timetable)
+        bounds = (coerce_datetime(moment) for moment in (dag.start_date, dag.end_date))
+        restriction, found = TimeRestriction(*bounds, catchup=True), [None]
+        while info := table.next_dagrun_info_v2(
+            last_dagrun_info=found[-1], restriction=restriction
+        ):
+            found.append(info)
+        assert [info.partition_key for info in found[1:]] == [window.key for window in expected]
 
 
 def test_a_live_stretch_is_scheduled_when_its_window_begins() -> None:

@@ -15,6 +15,7 @@ from between import Between, between
 from commands import begun, until
 from dagster_ui import ROOT, answering, served
 from event_log import instance_of
+from tidemill.core.windows import from_ms
 from tidemill.cycle.initial import initial
 from tidemill.defs.assets import pool_of
 
@@ -24,10 +25,12 @@ DAGS = """
 from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
-from tidemill_airflow.schedule import PARTITION_KEY
+from tidemill_airflow.schedule import PARTITION_KEY, windows
 
-def made(name, retries=2, **more):
-    with DAG(name, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+def made(name, retries=2, schedule=None, end=None, **more):
+    with DAG(name, schedule=schedule, start_date=START, end_date=end, catchup=False):
         MaterializeAssetsOperator(task_id="task", assets=["{model}/kafka_batch"],
             partition=PARTITION_KEY, retries=retries, retry_delay=timedelta(seconds=1),
             follow_interval=2.0, **more)
@@ -36,6 +39,7 @@ for name in ("before", "after", "polling", "lost", "plain"):
     made(name)
 made("deferred", worker_poll=0.0)
 made("brief", worker_poll=0.0, timeout=12.0, retries=0)
+made("timed", schedule=windows("*/5 * * * *"), end=START)  # nothing but what is asked for
 """
 RELOAD = """
 mutation { reloadRepositoryLocation(repositoryLocationName: "tidemill") { __typename } }
@@ -70,6 +74,12 @@ class Both:
             for run in reversed(found)
         ]
 
+    def partitions(self, dag_id: str) -> list[str]:
+        """For which partition of Dagster each run of a DAG asked, the oldest first."""
+        found = [run["tags"] for run in self.bridge.runs("task")]
+        tags = [told for told in found if told["airflow/dag_id"] == dag_id]
+        return [told["dagster/partition"] for told in reversed(tags)]
+
 
 @pytest.fixture(scope="module")
 def both(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
@@ -87,7 +97,7 @@ def both(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]
         airflow = Airflow(home / "airflow", connection_to(proxy.address)).migrated()
         airflow.write(DAGS.format(model=bench.model))
         at = stack.enter_context(live(airflow))
-        at.knows(*KILLS, "lost", "plain", "deferred", "brief")
+        at.knows(*KILLS, "lost", "plain", "deferred", "brief", "timed")
         yield Both(at, proxy, Bridge(airflow, dagster, bench), stack)
 
 
@@ -118,6 +128,16 @@ def test_a_clear_after_the_success_asks_anew(both: Both) -> None:
     (first, *_), (second, *_) = both.runs("plain")
     assert first != second
     assert {ask for _, ask, _ in both.runs("plain")} == {"1"}
+
+
+def test_a_backfill_and_a_manual_run_hit_the_partitions_that_are_meant(both: Both) -> None:
+    first, last = both.bench.window(0), both.bench.window(1)
+    moments = [from_ms(window.start).isoformat() for window in (first, last)]
+    both.live.backfill("timed", *moments)
+    assert sorted(both.partitions("timed")) == [first.key, last.key]
+    run = both.live.trigger_for("timed", last.key)
+    assert both.live.ended("timed", run)["state"] == "success"
+    assert sorted(both.partitions("timed")) == [first.key, last.key, last.key]
 
 
 def test_an_open_window_is_followed_until_the_log_has_closed_it(both: Both) -> None:

@@ -13,7 +13,7 @@ from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
 from tidemill.defs.component import load_model
-from tidemill.defs.loading import load_models
+from tidemill.defs.loading import PACKAGED, load_models
 from tidemill.defs.resources import Mills
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,14 @@ def test_a_folder_of_nothing_but_defs_yaml_files_gives_all_its_models(tmp_path):
     names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
     models = {f"{m}/{n}" for m in ("tides", "ebbs") for n in (*names, "deployed_model")}
     assert keys == models | {"kafka/tides"}  # one topic, which both learn from
+
+
+def test_models_of_several_folders_live_side_by_side(tmp_path):
+    write(tmp_path / "mine", "tides")
+    write(tmp_path / "live", "ebbs")
+    keys = keys_of(load_models(PACKAGED, tmp_path / "mine", tmp_path / "live", tmp_path / "mine"))
+    assert {f"{m}/kafka_batch" for m in ("flights", "tides", "ebbs")} <= keys
+    assert {"kafka/flights", "kafka/tides"} <= keys
 
 
 def test_an_empty_folder_has_no_models(tmp_path):

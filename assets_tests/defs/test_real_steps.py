@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,18 +15,24 @@ from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.prover.forked import ForkedProver
-from tidemill.core.errors import LineChanged, TooManyRejects, WindowOpen
+from tidemill.core.errors import LineChanged, SpecInvalid, TooManyRejects, WindowOpen
 from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
 from tidemill.cycle.adopt import adopt
 from tidemill.cycle.archive import Archive
+from tidemill.cycle.evaluate import evaluate
+from tidemill.cycle.extract import extract
+from tidemill.cycle.initial import initial
 from tidemill.cycle.mill import Mill
+from tidemill.cycle.update import update
 from tidemill.defs.keeper import Asked, Keeper
 from tidemill.defs.launch import Told, backfill
 from tidemill.defs.resources import Mills
+from tidemill.defs.waiting import WAIT_TAG, await_closed, seconds_to_wait
 
 DAY = 86_400_000
+AN_HOUR = 3600.0  # longer than a test may last
 START = to_ms(datetime.fromisoformat("2024-01-01T00:00+00:00"))
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
@@ -90,6 +97,44 @@ def told(instance: dg.DagsterInstance, asset: str, window: str) -> dict[str, obj
     filters = dg.AssetRecordsFilter(key, asset_partitions=[window])
     found = instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
     return {name: value.value for name, value in found.metadata.items()}
+
+
+def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, mills):
+    first, with_next = spec.calendar.first, spec.calendar.after(spec.calendar.first)
+    log = mills.log = MemoryLog()
+    log.create_topic("tides", 2)
+    produce(log, -3, 1)
+    with mills.open("tides", spec) as mill:
+        await_closed(mill, first, AN_HOUR)  # there is no initial model, so it is not its turn
+        assert mill.archive.plan(first.key) is None
+        initial(mill)
+        threading.Timer(0.5, produce, (log, 1, 2)).start()
+        await_closed(mill, first, AN_HOUR)
+        assert mill.archive.plan(first.key) is not None
+        await_closed(mill, with_next, AN_HOUR)  # nor before the first is worked through
+        assert mill.archive.plan(with_next.key) is None
+
+
+def test_a_window_that_stays_open_is_waited_for_no_longer_than_told(spec, mills):
+    open_one = spec.calendar.window("2024-01-04")
+    with mills.open("tides", spec) as mill:
+        initial(mill)
+        run(mill, ("2024-01-01", "2024-01-02", "2024-01-03"))
+        await_closed(mill, open_one, 0.1)
+        assert mill.archive.plan(open_one.key) is None
+
+
+@pytest.mark.parametrize("told", ["soon", "-1", "nan", "1e9"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(told: str) -> None:
+    with pytest.raises(SpecInvalid, match=WAIT_TAG):
+        seconds_to_wait(dg.DagsterRun(job_name="j", tags={WAIT_TAG: told}))
+
+
+def run(mill: Mill, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        window = mill.spec.calendar.window(key)
+        for step in (extract, update, evaluate):
+            step(mill, window)
 
 
 def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):

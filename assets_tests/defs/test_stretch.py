@@ -8,8 +8,9 @@ import dagster as dg
 import pytest
 
 from stream_hands import records, sequences
+from tidemill.adapters.streams.pace import Pace
 from tidemill.core.spec import ModelSpec
-from tidemill.defs.stretch import Pace, stretches
+from tidemill.defs.stretch import stretches
 
 DAY = 86_400_000
 

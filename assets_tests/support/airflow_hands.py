@@ -13,7 +13,7 @@ from commands import environ
 from dagster_ui import Ui
 
 _DAG_TEST = Path(__file__).with_name("dag_test.py")
-_BIN = Path(sys.executable).parent
+BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Airflow:
     def migrated(self) -> "Airflow":
         """With an empty database."""
         self.dags.mkdir(parents=True, exist_ok=True)
-        done = self.call(str(_BIN / "airflow"), "db", "migrate")
+        done = self.call(str(BIN / "airflow"), "db", "migrate")
         assert done.returncode == 0, done.stdout + done.stderr
         return self
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from dagster import DagsterInstance
 
 from commands import begun, said, until
 
@@ -104,6 +105,8 @@ def served(environment: Mapping[str, str], *, daemon: bool = True) -> Iterator[U
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dagster.yaml").write_bytes((ROOT / "deploy" / "dagster.yaml").read_bytes())
     environment = {**environment, "DAGSTER_HOME": str(folder)}
+    with DagsterInstance.from_config(str(folder)):
+        pass  # else the two of them create its databases at once, and one fails
     workspace, port = str(ROOT / "workspace.yaml"), free_port()
     with ExitStack() as stack:
         web = ("dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port))

@@ -27,8 +27,9 @@ _GLANCE = 0.1  # seconds; longer than a look at a lock holds it
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
-    """The `defs.yaml` of every model: the packaged ones, and those of `TIDEMILL_MODELS`."""
-    folders = (Path(models.__path__[0]), settings.models)
+    """The `defs.yaml` of every model: the packaged ones, those of `TIDEMILL_MODELS`, that of
+    `tidemill up`."""
+    folders = (Path(models.__path__[0]), *settings.model_folders)
     files = (file for folder in folders for file in sorted(folder.glob("*/defs.yaml")))
     return {file.parent.name: file for file in files}
 

@@ -9,11 +9,12 @@ from tidemill.settings import Settings
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The assets and checks of every model in `TIDEMILL_MODELS`, by default this package's.
+    """The assets and checks of every model in `TIDEMILL_MODELS`, by default this package's, and of
+    the live one of `tidemill up`.
 
     A run works in its own process: one step a run has nothing to gain from more.
     """
     return dg.Definitions.merge(
-        load_models(Settings().models),
+        load_models(*Settings().model_folders),
         dg.Definitions(resources={"mills": Mills()}, executor=dg.in_process_executor),
     )

@@ -95,6 +95,24 @@ class ServeSettings(BaseModel):
     prediction_fields: tuple[str, ...] = Field((), description="Fields to log, too.")
 
 
+class UpSettings(BaseModel):
+    """Where the services of `tidemill up` listen on the loopback, and how its stream is cut."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dagster_port: int = Field(3000, ge=1, le=65_535)
+    mlflow_port: int = Field(5000, ge=1, le=65_535)
+    airflow_port: int = Field(8080, ge=1, le=65_535)
+    minutes: Literal[1, 2, 5, 10, 15, 30] = Field(
+        5, description="Length of a window of the live flights; each is a day of 2013."
+    )
+
+    @field_validator("minutes", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 class Settings(BaseSettings):
     """Everything that is told by environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
 
@@ -116,6 +134,7 @@ class Settings(BaseSettings):
     )
     alerts: AlertSettings = AlertSettings()
     serve: ServeSettings = ServeSettings()
+    up: UpSettings = UpSettings()
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="How sensors begin; the UI starts and stops each."
     )
@@ -161,12 +180,29 @@ class Settings(BaseSettings):
         """Dagster's instance."""
         return self.home / "dagster"
 
+    @property
+    def airflow_home(self) -> Path:
+        """The Airflow of `tidemill up`."""
+        return self.home / "airflow"
+
+    @property
+    def up_data(self) -> Path:
+        """What `tidemill up` keeps of its services, and the model of its stream."""
+        return self.home / "up"
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """Where models are, beside the packaged ones: those of the user, and that of `up`."""
+        live = self.up_data / "models"
+        return (self.models, live) if live.is_dir() else (self.models,)
+
 
 _GROUPS: dict[str, type[BaseModel]] = {
     "kafka": KafkaSettings,
     "mlflow": MlflowSettings,
     "alerts": AlertSettings,
     "serve": ServeSettings,
+    "up": UpSettings,
 }
 
 

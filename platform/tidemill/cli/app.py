@@ -9,7 +9,19 @@ import sys
 import typer
 from rich.console import Console
 
-from tidemill.cli import backfill, decide, demo, inspect, kafka, ledger, replay, serve, stream, ui
+from tidemill.cli import (
+    backfill,
+    decide,
+    demo,
+    inspect,
+    kafka,
+    ledger,
+    replay,
+    serve,
+    stream,
+    ui,
+    up,
+)
 from tidemill.core.errors import SpecInvalid, TidemillError, VerifyFailed, WindowOpen
 
 app = typer.Typer(
@@ -23,7 +35,7 @@ app = typer.Typer(
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(stream.app, name="stream")
 app.add_typer(ledger.app, name="ledger")
-for module in (demo, backfill, decide, inspect, replay, serve, ui):
+for module in (demo, up, backfill, decide, inspect, replay, serve, ui):
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
 

@@ -41,12 +41,21 @@ def check(
 
 
 def status(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    services: Annotated[
+        bool, typer.Option("--services", help="The services of `tidemill up` instead.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """What is in service, how far each model has come, and what it waits for."""
     from tidemill.cycle.intervene import newest_report
 
     settings = Settings()
+    if services:
+        from tidemill.cli.up import table
+
+        table.show(table.standing(settings), as_json)
+        return
     rows: list[dict[str, object]] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
         with bootstrap.open_mill(name, settings) as mill:

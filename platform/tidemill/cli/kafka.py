@@ -1,11 +1,17 @@
 """The embedded broker: start, stop, status."""
 
+import signal
+import sys
+import time
+
 import typer
 
 from tidemill.adapters import broker
 from tidemill.cli.options import Json, console, print_json
-from tidemill.core.errors import Refused
+from tidemill.core.errors import LogUnavailable, Refused
 from tidemill.settings import Settings
+
+_LOOK = 0.5  # seconds
 
 app = typer.Typer(
     help="The embedded Apache Kafka of this machine.", no_args_is_help=True, rich_markup_mode=None
@@ -19,6 +25,21 @@ def start() -> None:
     running = broker.start(settings.kafka_data)
     how = "is up" if running.started else "was up already"
     console.print(f"Kafka {how} at {running.bootstrap_servers} (process {running.pid}).")
+
+
+@app.command()
+def run() -> None:
+    """Keep the broker up in the foreground, until SIGTERM or Ctrl-C, or until it ends by itself."""
+    settings = _embedded()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with broker.running(settings.kafka_data) as servers:
+        console.print(f"Kafka is up at {servers}.")
+        while broker.status(settings.kafka_data) is not None:
+            time.sleep(_LOOK)
+    raise LogUnavailable(
+        f"The embedded broker of {settings.kafka_data} has ended.",
+        f"Its log may say why: {settings.kafka_data / 'broker.log'}.",
+    )
 
 
 @app.command()

@@ -47,6 +47,14 @@ def flights(
     topic: Annotated[
         str | None, typer.Option("--topic", help=f"Default: {TOPIC}, with --live {LIVE_TOPIC}.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="With --live, in place of the others: as this model's asset `stretch` does, "
+            "a day of flights in each of its windows, to the end.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Produce the flights of New York in 2013, as they were reported in the range.
@@ -54,11 +62,14 @@ def flights(
     Repeated or interrupted, it goes on where the topic stands and produces no event twice. A day
     closes as a window when the next one has begun, so ask for a little more than whole days.
     """
-    first, last = _moment("--from", start), _moment("--to", end)
-    if last < first:
-        raise typer.BadParameter(f"{end} is before {start}", param_hint="--to")
-    name = topic or (LIVE_TOPIC if live else TOPIC)
-    told = _produce(Settings(), name, first, last, speed if live else 0.0)
+    if model is not None:
+        told = _of_model(Settings(), model)
+    else:
+        first, last = _moment("--from", start), _moment("--to", end)
+        if last < first:
+            raise typer.BadParameter(f"{end} is before {start}", param_hint="--to")
+        name = topic or (LIVE_TOPIC if live else TOPIC)
+        told = _produce(Settings(), name, first, last, speed if live else 0.0)
     if as_json:
         print_json(told)
         return
@@ -107,6 +118,14 @@ def _produce(settings: Settings, topic: str, start: int, end: int, speed: float)
             sleep=time.sleep,
             speed=speed,
         )
+
+
+def _of_model(settings: Settings, model: str) -> "Told":
+    from tidemill.adapters.streams.pace import END, Pace, bring_up_to
+
+    spec = bootstrap.load_spec(model, settings)
+    with bootstrap.cluster(settings) as cluster:
+        return bring_up_to(cluster, spec.topic, Pace.of(spec), END, settings.home / "locks")
 
 
 def _moment(option: str, text: str) -> int:

@@ -34,6 +34,7 @@ def ui(
         "TIDEMILL_HOME": str(settings.home.resolve()),
         "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     with ExitStack() as stack:
         stack.enter_context(bootstrap.cluster(settings))

@@ -124,6 +124,10 @@ class RequestsFailed(TidemillError):
     """Requests to a prediction server were not answered as they must be."""
 
 
+class ServiceFailed(TidemillError):
+    """A service of `tidemill up` does not come up, or does not stay up."""
+
+
 # Models.
 
 

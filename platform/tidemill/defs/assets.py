@@ -13,6 +13,7 @@ from tidemill.defs.lineage import OWNERS, history_key, topic_key
 from tidemill.defs.metadata import initial_metadata
 from tidemill.defs.partitions import partitions_of, windows_asked
 from tidemill.defs.resources import Mills
+from tidemill.defs.waiting import await_closed, seconds_to_wait
 from tidemill.defs.walk import WINDOWED, Event, Job, failure, walk
 
 DEPLOY_TAG = "tidemill/deploy"
@@ -93,6 +94,10 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
             selected = {key.path[-1] for key in context.selected_asset_keys}
             due = windows_asked(spec.calendar, partitions, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
+            if seconds := seconds_to_wait(context.run):
+                mills.warm()
+                with mills.look(model, spec) as mill:
+                    await_closed(mill, due[0], seconds)
             with mills.open(model, spec) as mill:
                 keeper = mills.keeper(mill, context.run, context.instance)
                 each = deploy == "each"

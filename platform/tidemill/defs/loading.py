@@ -7,10 +7,10 @@ from types import ModuleType
 import dagster as dg
 from dagster._utils.warnings import suppress_dagster_warnings
 from dagster.components.core.component_tree import ComponentTree
+from dagster_shared.record import copy
 
 import tidemill.models
 from tidemill.core.errors import SpecInvalid
-from tidemill.core.spec import ModelSpec
 from tidemill.defs.component import load_model
 from tidemill.defs.lineage import sources
 
@@ -18,35 +18,39 @@ PACKAGED = Path(tidemill.models.__path__[0]).resolve()
 
 
 @suppress_dagster_warnings  # Dagster's own, about previews inside of it
-def load_models(folder: Path) -> dg.Definitions:
-    """The assets of every model in the folder, this package's own or any other, and their sources.
+def load_models(*folders: Path) -> dg.Definitions:
+    """The assets of every model in the folders, this package's own or any other, and their sources.
 
     Raises `SpecInvalid` where there is no such folder; a wrong `defs.yaml` ends the load.
     """
-    folder = folder.resolve()
-    if not folder.is_dir():
-        raise SpecInvalid(
-            f"The models' folder {folder} does not exist.",
-            "Let TIDEMILL_MODELS name a folder with one subfolder and one defs.yaml a model.",
-        )
-    # What `dg.load_from_defs_folder` does, without a dg.toml: an installed wheel has none.
-    tree = ComponentTree.from_module(_module(folder), project_root=folder)
-    if not any(folder.glob("*/defs.y*ml")):
+    found = dict.fromkeys(folder.resolve() for folder in folders)
+    for folder in found:
+        if not folder.is_dir():
+            raise SpecInvalid(
+                f"The models' folder {folder} does not exist.",
+                "Let TIDEMILL_MODELS name a folder with one subfolder and one defs.yaml a model.",
+            )
+    files = [file for folder in found for file in sorted(folder.glob("*/defs.y*ml"))]
+    if not files:
         return dg.Definitions()
-    return dg.Definitions.merge(tree.build_defs(), dg.Definitions(assets=sources(_specs(folder))))
+    # What `dg.load_from_defs_folder` does, without a dg.toml: an installed wheel has none.
+    trees = [
+        ComponentTree.from_module(_module(folder, number), project_root=folder)
+        for number, folder in enumerate(found)
+        if any(folder in file.parents for file in files)
+    ]
+    specs = {file.parent.name: load_model(file).spec for file in files}
+    first, *others = [tree.build_defs() for tree in trees]
+    # Dagster merges no two that know their trees.
+    loaded = [first, *(copy(other, component_tree=None) for other in others)]
+    return dg.Definitions.merge(*loaded, dg.Definitions(assets=sources(specs)))
 
 
-def _specs(folder: Path) -> dict[str, ModelSpec]:
-    """The spec of every model in the folder."""
-    files = sorted(folder.glob("*/defs.y*ml"))
-    return {file.parent.name: load_model(file).spec for file in files}
-
-
-def _module(folder: Path) -> ModuleType:
+def _module(folder: Path, number: int) -> ModuleType:
     """Dagster takes a module for the root of a tree; a folder of defs.yaml files needs not be."""
     if folder == PACKAGED:
         return tidemill.models
-    module = ModuleType("tidemill_models")
+    module = ModuleType(f"tidemill_models_{number}")
     module.__path__ = [str(folder)]
     module.__file__ = str(folder / "__init__.py")
     sys.modules[module.__name__] = module

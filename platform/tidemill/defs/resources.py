@@ -1,5 +1,6 @@
 """What the assets work with: the opened mill of a model, and the five steps of an update."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -44,6 +45,13 @@ class Mills(dg.ConfigurableResource[None]):
 
         return bootstrap.open_mill(model, Settings(), spec=spec, exclusive=True)
 
+    def look(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+        """The same for looking only, whoever is at work on the model; no broker is started."""
+        from tidemill import bootstrap
+        from tidemill.settings import Settings
+
+        return bootstrap.open_mill(model, Settings(), spec=spec, start=False)
+
     def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
         """Who keeps the record of this Dagster run, by the settings of this process."""
         from tidemill import bootstrap
@@ -52,6 +60,19 @@ class Mills(dg.ConfigurableResource[None]):
         settings = Settings()
         asked = Asked(run, instance, settings.dagster_ui)
         return Keeper(mill, asked, partial(bootstrap.tracker, settings))
+
+    def warm(self) -> None:
+        """Import what a window needs, while there is time."""
+        from tidemill import bootstrap
+        from tidemill.core.boosting import lightgbm
+        from tidemill.settings import Settings
+
+        self.steps()
+        lightgbm()
+        if bootstrap.tracker(Settings()) is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so
+                import dagster_mlflow  # noqa: F401
 
     def steps(self) -> Steps:
         """The real steps; imported here, since they load polars and LightGBM."""

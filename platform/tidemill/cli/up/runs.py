@@ -1,0 +1,27 @@
+"""Dagster's runs whose processes ended with the platform: nobody else would say so."""
+
+from tidemill.cli.up.services import Places
+from tidemill.settings import Settings
+
+
+def bury(settings: Settings) -> int:
+    """Mark the runs that the code server of `up` had begun, and that are under way, as failed.
+
+    That server and all that it began must have ended. A run left as STARTED would keep its place in
+    its model's pool for ever, and Airflow would wait for its end. Returns how many there were.
+    """
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return 0
+    import dagster as dg
+    from dagster._core.storage.tags import GRPC_INFO_TAG
+
+    socket, buried = str(Places(settings).code), 0
+    over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    under_way = [status for status in dg.DagsterRunStatus if status not in over]
+    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
+            if socket in run.tags.get(GRPC_INFO_TAG, ""):
+                instance.report_run_failed(run, message="The platform ended; run it again.")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                buried += 1
+    return buried
