@@ -22,6 +22,7 @@ from tidemill.settings import KafkaSettings, Settings
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
     from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.ports import Store
 
 _GLANCE = 0.1  # seconds; longer than a look at a lock holds it
 
@@ -48,6 +49,18 @@ def _file(model: str, settings: Settings) -> Path:
             f"{settings.models} (TIDEMILL_MODELS).",
         )
     return files[model]
+
+
+def store(settings: Settings) -> "Store":
+    """The store of the settings: in a folder, or on S3-compatible storage."""
+    place, s3 = settings.store, settings.s3
+    if isinstance(place, Path):
+        from tidemill.adapters.files import FileStore
+
+        return FileStore(place)
+    from tidemill.adapters.s3 import S3Store
+
+    return S3Store(place.name, place.prefix, s3.timeout, s3.endpoint, s3.region, s3.credentials)
 
 
 @contextmanager
@@ -102,20 +115,19 @@ def open_mill(
 
     Kafka is the cluster of the settings, or the embedded broker, started if need be (and `start`
     allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`,
-    `LogUnavailable`.
+    `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.files import FileStore
     from tidemill.adapters.prover.forked import ForkedProver
 
     spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
-        store = FileStore(settings.store)
+        kept = store(settings)
         if exclusive:
             stack.enter_context(alone(model, settings))
-            store.sweep(model)
+            kept.sweep(model)
         at = stack.enter_context(cluster(settings, start=start))
         prover = stack.enter_context(ForkedProver())
         if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
@@ -125,7 +137,7 @@ def open_mill(
             model=model,
             spec=spec,
             log=log,
-            archive=Archive(store, model),
+            archive=Archive(kept, model),
             ledger=stack.enter_context(kafka.KafkaLedger(at)),
             prover=prover,
             now=lambda: time.time_ns() // 1_000_000,
@@ -145,15 +157,14 @@ def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive
     """
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.files import FileStore
 
-    spec, store = load_spec(model, settings), FileStore(settings.store)
+    spec, kept = load_spec(model, settings), store(settings)
     features = load_feature_function(spec.features) if spec.features else None
     log, ledger, prover = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
-    archive = Archive(store, model)
+    archive = Archive(kept, model)
     loads = load_feature_function
     mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features, loads)
-    yield mill, Archive(memory.Overlay(store, f"{model}/reports/"), model)
+    yield mill, Archive(memory.Overlay(kept, f"{model}/reports/"), model)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _following(
     settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics, first: bool
 ) -> Iterator[Follower]:
     """The follower, at work in a thread of its own."""
-    told, store = settings.serve, FileStore(settings.store)
+    told, store = settings.serve, bootstrap.store(settings)
     contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
     with ForkedProver() as prover:
         feed = KafkaFeed(at)
