@@ -85,6 +85,8 @@ class Bench:
     name: str = ""
     tracking: str | None = "off"
     s3: OnS3 | None = None
+    timeout: float = 30
+    replicas: int = 1
 
     @property
     def ledger(self) -> str:
@@ -99,7 +101,9 @@ class Bench:
 
     @property
     def settings(self) -> Settings:
-        kafka = KafkaSettings(bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=30)
+        kafka = KafkaSettings(
+            bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=self.timeout
+        )
         mlflow = MlflowSettings(tracking_uri=self.tracking)
         told = {"home": self.home, "models": self.home / "models", "kafka": kafka, "mlflow": mlflow}
         if self.s3 is not None:
@@ -115,7 +119,7 @@ class Bench:
             "TIDEMILL_MODELS": str(self.home / "models"),
             "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
             "TIDEMILL_KAFKA__LEDGER_TOPIC": self.ledger,
-            "TIDEMILL_KAFKA__TIMEOUT": "30",
+            "TIDEMILL_KAFKA__TIMEOUT": str(self.timeout),
             **({"TIDEMILL_MLFLOW__TRACKING_URI": self.tracking} if self.tracking else {}),
             **({} if self.s3 is None else self.s3.environment(self._prefix)),
         }
@@ -136,7 +140,7 @@ class Bench:
     def create_topic(self, **config: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.servers})
         wanted = {"retention.ms": "-1", "max.message.bytes": "4000000", **config}
-        topic = NewTopic(self.model, self.partitions, 1, config=wanted)
+        topic = NewTopic(self.model, self.partitions, self.replicas, config=wanted)
         for made in admin.create_topics([topic]).values():
             made.result(30)
 
