@@ -63,7 +63,7 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
         if failed is None:
             return None
         seconds = time.monotonic() - come[0]
-        assert f"127.0.0.1:{node.proxy.port}" in failed.what
+        assert f"Kafka at {twin.servers}" in failed.what
         assert list(mill.archive.names("")) == before
         return seconds
 
@@ -210,7 +210,7 @@ def test_a_leader_that_changes_in_the_midst_of_a_window_changes_no_byte(
             twin = bench.twin(name)
             twin.servers = f"127.0.0.1:{first.proxy.port}"
             before = leaders(first, bench.model)
-            assert harmed(twin, at, harm) is None
+            assert harmed(twin, at, harm) is None, name
             until(lambda: leaders(first, bench.model) != before, 60, first.said)
             ends_as(expected, twin)
 
