@@ -10,6 +10,7 @@ from serving_hands import ROW, serving
 def test_a_cycle_on_s3_leaves_the_same_bytes_as_in_a_folder_and_is_served(
     bench: Bench, s3: S3
 ) -> None:
+    """Served from the local copy, too, while the storage hangs."""
     define_two_windows(bench)
     on_s3 = s3.put_under(bench.twin("s3"))
     for one in (bench, on_s3):
@@ -22,6 +23,11 @@ def test_a_cycle_on_s3_leaves_the_same_bytes_as_in_a_folder_and_is_served(
     with serving(on_s3) as server:
         told = server.predict(ROW).json()
         assert told["digest"] == head.entry.digest
+        assert server.ended() == 0
+    with s3.stopped(), serving(on_s3, name="alone", patience=1) as server:
+        assert server.predict(ROW).json() == told
+        assert server.model()["from_local_copy"]
+        assert server.model()["last_failure"]["error"] == "StoreUnavailable"
         assert server.ended() == 0
     checked = command(on_s3.environment, "tidemill", "verify", bench.model, "--recompute")
     assert checked.returncode == 0, checked.stderr

@@ -1,6 +1,7 @@
 """The one composition root: settings to adapters to a mill."""
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,8 +52,11 @@ def _file(model: str, settings: Settings) -> Path:
     return files[model]
 
 
-def store(settings: Settings) -> "Store":
-    """The store of the settings: in a folder, or on S3-compatible storage."""
+def store(settings: Settings, patience: float = math.inf) -> "Store":
+    """The store of the settings: in a folder, or on S3-compatible storage.
+
+    That may be away for as many seconds as the settings say, and for `patience` at most.
+    """
     place, s3 = settings.store, settings.s3
     if isinstance(place, Path):
         from tidemill.adapters.files import FileStore
@@ -60,7 +64,8 @@ def store(settings: Settings) -> "Store":
         return FileStore(place)
     from tidemill.adapters.s3 import S3Store
 
-    return S3Store(place.name, place.prefix, s3.timeout, s3.endpoint, s3.region, s3.credentials)
+    timeout = min(s3.timeout, patience)
+    return S3Store(place.name, place.prefix, timeout, s3.endpoint, s3.region, s3.credentials)
 
 
 @contextmanager
