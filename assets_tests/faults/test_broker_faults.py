@@ -68,12 +68,13 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
         return seconds
 
 
-def ends_as(expected: Kept, twin: Bench) -> None:
+def ends_as(expected: Kept, twin: Bench, node: Node) -> None:
     """Run again: the same bytes stay as if undisturbed, and the oracle agrees."""
     with twin.mill() as mill:
         turn(mill, 0)
     assert kept(twin) == expected
     oracle.check(twin)
+    oracle.check_against_the_log(twin, node.folder)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_a_read_goes_on_after_what_passes(
     """Row 7."""
     assert harmed(through, node, partial(harm, node)) is None
     node.proxy.pause = 0.0
-    ends_as(expected, through)
+    ends_as(expected, through, node)
 
 
 def limited(node: Node) -> None:
@@ -172,7 +173,7 @@ def test_what_does_not_pass_is_named_in_time_and_leaves_the_window_planned(
     assert seconds < 2 * through.timeout + 5
     healed(node)
     through.timeout = 30
-    ends_as(expected, through)
+    ends_as(expected, through, node)
 
 
 def test_a_broker_that_is_stopped_for_a_minute_is_named_in_time_and_wakes_unharmed(
@@ -187,7 +188,7 @@ def test_a_broker_that_is_stopped_for_a_minute_is_named_in_time_and_wakes_unharm
     node.signal(signal.SIGCONT)
     until(node.answers, 60, node.said)
     through.timeout = 30
-    ends_as(expected, through)
+    ends_as(expected, through, node)
 
 
 def elected(first: Node, topic: str) -> None:
@@ -212,7 +213,7 @@ def test_a_leader_that_changes_in_the_midst_of_a_window_changes_no_byte(
             before = leaders(first, bench.model)
             assert harmed(twin, at, harm) is None, name
             until(lambda: leaders(first, bench.model) != before, 60, first.said)
-            ends_as(expected, twin)
+            ends_as(expected, twin, first)
 
         assert set(leaders(first, bench.model).values()) == {1, 2}
         ends_alike("killed", second, partial(second.signal, signal.SIGKILL))

@@ -15,6 +15,7 @@ import oracle
 from bench import Bench, turn
 from children import journey
 from kept import define_two_windows, kept
+from s3_hands import s3_server
 from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
@@ -71,7 +72,7 @@ def _fill_at(place: str, small: Small, seen: list[str], reached: str) -> None:
 
 
 def test_a_disk_that_fills_up_before_each_commit_is_named_and_with_space_all_is_as_ever(
-    bench: Bench, small: Small
+    bench: Bench, small: Small, kafka_folder: Path
 ) -> None:
     """Row 4: data, manifest, model, and every other record."""
     define_two_windows(bench)
@@ -93,6 +94,7 @@ def test_a_disk_that_fills_up_before_each_commit_is_named_and_with_space_all_is_
         journey(mill, 1)
     assert kept(twin) == kept(bench)
     oracle.check(twin)
+    oracle.check_against_the_log(twin, kafka_folder)
 
 
 def test_a_window_whose_batch_found_no_space_stays_planned_and_comes_out_the_same(
@@ -143,3 +145,16 @@ def test_a_database_without_space_is_named_and_the_deployment_stands(
         assert list(drift(mill, recorder.tracker).sentences) == []
     assert database.is_file()
     oracle.check(bench)
+
+
+def test_storage_without_space_is_named_and_with_space_takes_the_same_name(small: Small) -> None:
+    """Row 4 on S3, whose server answers that its disk is full."""
+    with s3_server(small.root) as s3:
+        store = s3.store(s3.bucket("bucket"), timeout=1)
+        small.fill()
+        with pytest.raises(StoreFull, match=r"No space left.*Give the storage some space"):
+            store.put("m/a", b"x" * 10_000)
+        assert store.get("m/a") is None
+        small.free()
+        assert store.put("m/a", b"x" * 10_000)
+        assert store.get("m/a") == b"x" * 10_000

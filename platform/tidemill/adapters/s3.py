@@ -13,19 +13,22 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store as Client
 
 from tidemill.adapters.files import checked, told
-from tidemill.core.errors import SpecInvalid, StoreUnavailable
+from tidemill.core.errors import SpecInvalid, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
 _PROOF = "the-first-writer-wins"
 _ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+_FULL = {"InsufficientStorage", "QuotaExceeded"}
 _LET_IN = (
     "Give keys that may list, read, write and delete there: by AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, or in a file named by TIDEMILL_S3__CREDENTIALS."
 )
 _REGION = "Change TIDEMILL_S3__REGION, or AWS_REGION."
+_ROOM = "Give the storage some space and run the same command again; nothing is half written."
 _REMEDIES = {
+    **dict.fromkeys(_FULL, _ROOM),
     "NoSuchBucket": "Create the bucket, or change TIDEMILL_STORE.",
     "AuthorizationHeaderMalformed": _REGION,
     "PermanentRedirect": _REGION,
@@ -43,6 +46,7 @@ class S3Store:
     A name is an object, and one request makes it, whole or not at all: nothing is ever left
     unfinished. Every method raises `StoreUnavailable` where the storage does not let us in, or is
     away for `timeout` seconds; after a put that was cut off it is asked once more what stands.
+    One that has no space for the bytes is `StoreFull`.
     """
 
     def __init__(
@@ -140,20 +144,20 @@ class S3Store:
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
-            why, remedy = self._why(str(error))
-            raise StoreUnavailable(
-                f"The store {self._place} does not {does}: {why}.", remedy
-            ) from error
+            code, why, remedy = self._why(str(error))
+            kind = StoreFull if code in _FULL else StoreUnavailable
+            raise kind(f"The store {self._place} does not {does}: {why}.", remedy) from error
 
-    def _why(self, text: str) -> tuple[str, str]:
-        """What the storage answered, or that it did not, and what mends it."""
+    def _why(self, text: str) -> tuple[str, str, str]:
+        """The storage's code, what it answered, or that it did not, and what mends it."""
         if answer := _ANSWER.search(text):
             code, message = answer[1], unescape(answer[2]).rstrip(".")
             other = f"Look at the storage's own log for {code}."
-            return f"{message} ({code})", _REMEDIES.get(code, other)
+            return code, f"{message} ({code})", _REMEDIES.get(code, other)
         if "/latest/api/token" in text:  # of the machine, where clients look last
-            return "no keys were found, and this machine has no role", _LET_IN
+            return "", "no keys were found, and this machine has no role", _LET_IN
         return (
+            "",
             f"no answer within {self._timeout:g} s, or a broken one: "
             + text.split("\n")[0].partition(" - ")[2],
             "See that the storage runs and that TIDEMILL_S3__ENDPOINT is its address; "
