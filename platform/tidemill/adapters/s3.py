@@ -171,7 +171,7 @@ def _keys(file: Path | None) -> "S3Config":
         return {}
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(file.read_text())
+        parser.read_string(file.expanduser().read_text())
         section = parser["default"]
         keys: S3Config = {
             "access_key_id": section["aws_access_key_id"],
