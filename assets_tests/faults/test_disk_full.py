@@ -129,21 +129,24 @@ def test_a_database_without_space_is_named_and_the_deployment_stands(
 ) -> None:
     """Row 4: MLflow's database, which is a mirror: with space again the next run fills it."""
     define_two_windows(bench)
-    database, place = small.root / "mlflow.db", f"sqlite:///{small.root}/mlflow.db"
+    database, artifacts = small.root / "mlflow.db", (small.root / "artifacts").as_uri()
+
+    def tracker() -> MlflowTracker:
+        return MlflowTracker(f"sqlite:///{database}", artifacts, "", 10)
+
     subprocess.run(["mount", "-o", "remount,size=8m", str(small.root)], check=True)
-    MlflowTracker(place, None, "", 10).versions("none")
+    tracker().versions("none")
     with bench.mill() as mill:
         initial(mill)
         turn(mill, 0)
         small.fill()
         with pytest.raises(TrackerUnavailable, match="full"):
-            Recorder(mill, MlflowTracker(place, None, "", 10)).window(bench.window(0))
+            Recorder(mill, tracker()).window(bench.window(0))
         small.free()
-        recorder = Recorder(mill, MlflowTracker(place, None, "", 10))
+        recorder = Recorder(mill, tracker())
         recorder.window(bench.window(0))
         recorder.deployments()
         assert list(drift(mill, recorder.tracker).sentences) == []
-    assert database.is_file()
     oracle.check(bench)
 
 
