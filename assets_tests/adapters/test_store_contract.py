@@ -1,15 +1,19 @@
 """What every store promises, over all its adapters."""
 
 import os
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
 
+from s3_hands import S3, keys
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.memory.store import MemoryStore, Overlay
+from tidemill.adapters.s3 import S3Store
 from tidemill.core.errors import Refused, StoreFailed, StoreFull
 from tidemill.ports import Store
 
@@ -20,8 +24,11 @@ STORES: dict[str, Callable[[Path], Store]] = {
 }
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        server: S3 = request.getfixturevalue("s3")
+        return server.store(server.bucket(uuid.uuid4().hex), "in/here")
     return STORES[request.param](tmp_path)
 
 
@@ -38,20 +45,23 @@ def test_the_first_writer_wins(store: Store) -> None:
 
 
 def test_of_many_writers_at_once_one_wins(store: Store) -> None:
-    start, wins = Barrier(8), []
+    names, start = [f"m/race/{number}" for number in range(20)], Barrier(8)
+    wins: dict[str, list[int]] = {name: [] for name in names}
 
     def write(i: int) -> None:
-        start.wait()
-        if store.put("m/race", b"%d" % i):
-            wins.append(i)
+        for name in names:
+            start.wait()
+            if store.put(name, b"%d" % i * 10_000):
+                wins[name].append(i)
 
     threads = [Thread(target=write, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(wins) == 1
-    assert store.get("m/race") == b"%d" % wins[0]
+    for name in names:
+        assert len(wins[name]) == 1
+        assert store.get(name) == b"%d" % wins[name][0] * 10_000
 
 
 def test_a_replaced_name_has_the_new_bytes(store: Store) -> None:
@@ -65,6 +75,28 @@ def test_names_come_in_order_and_only_of_the_folder(store: Store) -> None:
         store.put(name, b"")
     assert list(store.names("m/b/")) == ["m/b/1", "m/b/2"]
     assert list(store.names("x/")) == []
+    assert list(store.names("")) == ["m/b/1", "m/b/2", "m/bc/3", "n/b/4"]
+
+
+def test_nothing_and_a_million_bytes_come_back_as_they_were(store: Store) -> None:
+    for name, data in (("m/none", b""), ("m/many", os.urandom(1_000_000))):
+        assert store.put(name, data)
+        assert store.get(name) == data
+
+
+def test_more_names_than_one_answer_of_a_server_tells_are_all_listed(store: Store) -> None:
+    names = [f"m/many/{number:04d}" for number in range(1_100)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda name: store.put(name, b""), names))
+    assert list(store.names("m/")) == names
+
+
+def test_a_sweep_harms_nothing_that_stands(store: Store) -> None:
+    store.put("m/a", b"one")
+    store.sweep("m")
+    store.sweep("m")
+    assert list(store.names("")) == ["m/a"]
+    assert store.get("m/a") == b"one"
 
 
 def test_a_deleted_name_is_free_again(store: Store) -> None:
@@ -132,10 +164,11 @@ def test_a_writer_overtaken_after_it_looked_changes_nothing(
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
 def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
-    with pytest.raises(Refused):
-        store.put(name, b"x")
-    assert list(tmp_path.rglob("*")) == []
+    nowhere = S3Store("bucket", "", 1, "http://127.0.0.1:9", credentials=keys(tmp_path / "keys"))
+    for store in (FileStore(tmp_path / "store"), nowhere):
+        with pytest.raises(Refused):
+            store.put(name, b"x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["keys"]
 
 
 @pytest.mark.parametrize("place", ["put.written", "put.synced"])

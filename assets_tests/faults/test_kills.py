@@ -20,8 +20,7 @@ from children import (
     reaches,
 )
 from kept import define_two_windows, kept
-from tidemill import failpoints
-from tidemill.adapters.files import FileStore
+from tidemill import bootstrap, failpoints
 from tidemill.cycle.verify import verify
 
 _LAST = 1
@@ -62,7 +61,7 @@ def killed_all_along(bench: Bench, place: str) -> int:
         if ended == 0:
             return kills
         assert ended == KILLED
-        before, done = done, len(list(FileStore(bench.settings.store).names("")))
+        before, done = done, len(list(bootstrap.store(bench.settings).names("")))
         kills, hit = kills + 1, hit + 1 if done == before else next_
     raise AssertionError(f"no end of kills at {place}")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import needs
+
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
@@ -22,21 +24,25 @@ BROKEN = re.compile(r"\b(Import|ModuleNotFound|Name|Syntax|Attribute)Error\b")
 
 @dataclass(frozen=True)
 class Saboteur:
-    """A patch, the rows of FAULTS that it undoes, and the tests that must notice."""
+    """A patch, the rows of FAULTS that it undoes, the tests that must notice, and what programs
+    they need."""
 
     patch: Path
     rows: tuple[str, ...]
     red: tuple[str, ...]
+    tools: tuple[str, ...] = ()
 
 
 def saboteur(patch: Path) -> Saboteur:
-    """Read the words above the patch: a sentence, `Row: N, …`, and `Red: TEST` as often as due."""
+    """Read the words above the patch: a sentence, `Row: N, …`, `Red: TEST` as often as due, and
+    `Needs: PROGRAM`."""
     header = patch.read_text().partition("\n---")[0]
     rows = re.findall(r"^Row: (.+)$", header, re.MULTILINE)
     red = re.findall(r"^Red: (.+)$", header, re.MULTILINE)
     assert len(rows) == 1, f"{patch.name} names no row"
     assert red, f"{patch.name} names no test"
-    return Saboteur(patch, tuple(rows[0].split(", ")), tuple(red))
+    tools = re.findall(r"^Needs: (.+)$", header, re.MULTILINE)
+    return Saboteur(patch, tuple(rows[0].split(", ")), tuple(red), tuple(tools))
 
 
 ALL = [saboteur(patch) for patch in sorted(SABOTEURS.glob("*.patch"))]
@@ -90,6 +96,7 @@ def test_every_test_that_a_saboteur_names_is_there(tree: Path) -> None:
 
 @pytest.mark.parametrize("each", ALL, ids=lambda each: each.patch.stem)
 def test_a_saboteur_turns_its_tests_red(each: Saboteur, tree: Path) -> None:
+    needs(*each.tools)
     apply(each.patch, tree)
     done = run_pytest(tree, *each.red)
     ended = "passed" if done.returncode == 0 else f"ended with exit code {done.returncode}"

@@ -24,7 +24,7 @@ from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.mill import Mill
 from tidemill.cycle.update import update
-from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.settings import Bucket, KafkaSettings, MlflowSettings, S3Settings, Settings
 
 MINUTE = 60_000
 START = 1_767_225_600_000
@@ -52,12 +52,30 @@ def named(test: str) -> str:
     return f"m{hashlib.sha256(test.encode()).hexdigest()[:12]}"
 
 
+@dataclass(frozen=True)
+class OnS3:
+    """S3-compatible storage for stores: a server's endpoint, a file of keys, a bucket."""
+
+    endpoint: str
+    credentials: Path
+    bucket: str
+
+    def environment(self, prefix: str) -> dict[str, str]:
+        """The settings of a store below this prefix."""
+        return {
+            "TIDEMILL_STORE": f"s3://{self.bucket}/{prefix}",
+            "TIDEMILL_S3__ENDPOINT": self.endpoint,
+            "TIDEMILL_S3__CREDENTIALS": str(self.credentials),
+        }
+
+
 @dataclass
 class Bench:
     """One model in its own topic, store and folder.
 
     Windows are counted from 0, which is the first; window -1 is the history before it. Without
-    `tracking`, MLflow's record is kept in the folder, which takes seconds to begin.
+    `tracking`, MLflow's record is kept in the folder, which takes seconds to begin. With `s3` the
+    store lies there.
     """
 
     servers: str
@@ -66,6 +84,9 @@ class Bench:
     partitions: int = 2
     name: str = ""
     tracking: str | None = "off"
+    s3: OnS3 | None = None
+    timeout: float = 30
+    replicas: int = 1
 
     @property
     def ledger(self) -> str:
@@ -80,9 +101,15 @@ class Bench:
 
     @property
     def settings(self) -> Settings:
-        kafka = KafkaSettings(bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=30)
+        kafka = KafkaSettings(
+            bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=self.timeout
+        )
         mlflow = MlflowSettings(tracking_uri=self.tracking)
-        return Settings(home=self.home, models=self.home / "models", kafka=kafka, mlflow=mlflow)
+        told = {"home": self.home, "models": self.home / "models", "kafka": kafka, "mlflow": mlflow}
+        if self.s3 is not None:
+            told["s3"] = S3Settings(endpoint=self.s3.endpoint, credentials=self.s3.credentials)
+            told["store"] = Bucket(self.s3.bucket, self._prefix)
+        return Settings(**told)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,9 +119,15 @@ class Bench:
             "TIDEMILL_MODELS": str(self.home / "models"),
             "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
             "TIDEMILL_KAFKA__LEDGER_TOPIC": self.ledger,
-            "TIDEMILL_KAFKA__TIMEOUT": "30",
+            "TIDEMILL_KAFKA__TIMEOUT": str(self.timeout),
             **({"TIDEMILL_MLFLOW__TRACKING_URI": self.tracking} if self.tracking else {}),
+            **({} if self.s3 is None else self.s3.environment(self._prefix)),
         }
+
+    @property
+    def _prefix(self) -> str:
+        """Where in its bucket the store lies, if it does."""
+        return f"of/{self.model}{self.name}"
 
     def define(self, **changes: Any) -> None:
         """Write the model's defs.yaml: `SPEC` with these attributes instead."""
@@ -107,7 +140,7 @@ class Bench:
     def create_topic(self, **config: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.servers})
         wanted = {"retention.ms": "-1", "max.message.bytes": "4000000", **config}
-        topic = NewTopic(self.model, self.partitions, 1, config=wanted)
+        topic = NewTopic(self.model, self.partitions, self.replicas, config=wanted)
         for made in admin.create_topics([topic]).values():
             made.result(30)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import SPEC, Bench, events
+from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 
 _OWN = ("ledger/topic.json", "observations.json")
@@ -20,7 +21,7 @@ class Kept:
 
 
 def kept(bench: Bench) -> Kept:
-    store = FileStore(bench.settings.store)
+    store = bootstrap.store(bench.settings)
     names = [name for name in store.names(f"{bench.model}/") if not name.endswith(_OWN)]
     with bench.mill() as mill:
         chain = mill.chain()

@@ -1,6 +1,7 @@
 """The one composition root: settings to adapters to a mill."""
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from tidemill.settings import KafkaSettings, Settings
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
     from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.ports import Store
 
 _GLANCE = 0.1  # seconds; longer than a look at a lock holds it
 
@@ -49,6 +51,22 @@ def _file(model: str, settings: Settings) -> Path:
             f"{settings.models} (TIDEMILL_MODELS).",
         )
     return files[model]
+
+
+def store(settings: Settings, patience: float = math.inf) -> "Store":
+    """The store of the settings: in a folder, or on S3-compatible storage.
+
+    That may be away for as many seconds as the settings say, and for `patience` at most.
+    """
+    place, s3 = settings.store, settings.s3
+    if isinstance(place, Path):
+        from tidemill.adapters.files import FileStore
+
+        return FileStore(place)
+    from tidemill.adapters.s3 import S3Store
+
+    timeout = min(s3.timeout, patience)
+    return S3Store(place.name, place.prefix, timeout, s3.endpoint, s3.region, s3.credentials)
 
 
 @contextmanager
@@ -103,20 +121,19 @@ def open_mill(
 
     Kafka is the cluster of the settings, or the embedded broker, started if need be (and `start`
     allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`,
-    `LogUnavailable`.
+    `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.files import FileStore
     from tidemill.adapters.prover.forked import ForkedProver
 
     spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
-        store = FileStore(settings.store)
+        kept = store(settings)
         if exclusive:
             stack.enter_context(alone(model, settings))
-            store.sweep(model)
+            kept.sweep(model)
         at = stack.enter_context(cluster(settings, start=start))
         prover = stack.enter_context(ForkedProver())
         if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
@@ -126,7 +143,7 @@ def open_mill(
             model=model,
             spec=spec,
             log=log,
-            archive=Archive(store, model),
+            archive=Archive(kept, model),
             ledger=stack.enter_context(kafka.KafkaLedger(at)),
             prover=prover,
             now=lambda: time.time_ns() // 1_000_000,
@@ -146,15 +163,14 @@ def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive
     """
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.files import FileStore
 
-    spec, store = load_spec(model, settings), FileStore(settings.store)
+    spec, kept = load_spec(model, settings), store(settings)
     features = load_feature_function(spec.features) if spec.features else None
     log, ledger, prover = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
-    archive = Archive(store, model)
+    archive = Archive(kept, model)
     loads = load_feature_function
     mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features, loads)
-    yield mill, Archive(memory.Overlay(store, f"{model}/reports/"), model)
+    yield mill, Archive(memory.Overlay(kept, f"{model}/reports/"), model)
 
 
 @contextmanager

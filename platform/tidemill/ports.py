@@ -39,7 +39,11 @@ class EventLog(Protocol):
 
 
 class Store(Protocol):
-    """Named bytes, each written once. Names are `/`-separated, of `[0-9A-Za-z._-]` parts."""
+    """Named bytes, each written once. Names are `/`-separated, of `[0-9A-Za-z._-]` parts.
+
+    A store across a network raises `StoreUnavailable` from any method; bytes that were on their
+    way then may come to stand under their name, whole.
+    """
 
     def get(self, name: str) -> bytes | None:
         """The bytes of this name; None where there are none."""
@@ -66,6 +70,10 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a name; nothing happens where it is not taken."""
+        ...
+
+    def sweep(self, model: str) -> None:
+        """Put in order what dead writers left; only for the holder of the model's lock."""
         ...
 
 

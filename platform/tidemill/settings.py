@@ -1,15 +1,27 @@
 """The settings of this machine: the only reader of the environment."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from tidemill.core.errors import SpecInvalid
 
 _PREFIX = "TIDEMILL_"
 _MODELS = Path(__file__).parent / "models"
+_BUCKET = re.compile(
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[0-9A-Za-z_-][0-9A-Za-z._-]*)*)/?"
+)
 
 
 class KafkaSettings(BaseModel):
@@ -28,6 +40,33 @@ class KafkaSettings(BaseModel):
     ssl_key_password: SecretStr | None = None
     timeout: float = Field(60, gt=0, le=3600, description="Seconds Kafka may be away.")
     ledger_topic: str = Field("tidemill.ledger", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A place in S3-compatible storage; `prefix` is empty, or begins every name that is kept."""
+
+    name: str
+    prefix: str = ""
+
+
+class S3Settings(BaseModel):
+    """How a store on S3-compatible storage is reached.
+
+    What is not set here is read from AWS's own variables: `AWS_ENDPOINT_URL`, `AWS_REGION`,
+    `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or those of a role.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://", description="Of another service than AWS."
+    )
+    region: str | None = Field(None, min_length=1)
+    credentials: Path | None = Field(
+        None, description="A file of keys as the AWS tools keep it; its `default` is used."
+    )
+    timeout: float = Field(30, gt=0, le=300, description="Seconds the storage may be away.")
 
 
 class MlflowSettings(BaseModel):
@@ -124,10 +163,15 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(Path(".tidemill"), validate_default=True)
+    store: Annotated[Path | Bucket, NoDecode] = Field(
+        default_factory=lambda told: told["home"] / "store",
+        description="A folder, or `s3://BUCKET/PREFIX`; without it, `store` in `home`.",
+    )
     models: Path = Field(_MODELS, description="The folder with one folder a model.")
     failpoints: str = ""
     num_threads: int = Field(1, ge=1, le=1024)
     kafka: KafkaSettings = KafkaSettings()
+    s3: S3Settings = S3Settings()
     mlflow: MlflowSettings = MlflowSettings()
     dagster_ui: str = Field(
         "http://127.0.0.1:3000", description="Where Dagster's UI is; for links."
@@ -155,10 +199,15 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @property
-    def store(self) -> Path:
-        """The root of the store."""
-        return self.home / "store"
+    @field_validator("store", mode="before")
+    @classmethod
+    def _place(cls, value: object) -> object:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
+        found = _BUCKET.fullmatch(value)
+        if found is None:
+            raise ValueError("an object store is written s3://BUCKET/PREFIX")
+        return Bucket(found[1], found[2].strip("/"))
 
     @property
     def serving(self) -> Path:
@@ -199,6 +248,7 @@ class Settings(BaseSettings):
 
 _GROUPS: dict[str, type[BaseModel]] = {
     "kafka": KafkaSettings,
+    "s3": S3Settings,
     "mlflow": MlflowSettings,
     "alerts": AlertSettings,
     "serve": ServeSettings,

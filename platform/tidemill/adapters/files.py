@@ -32,7 +32,7 @@ class FileStore:
         path = self._path(name)
         if path.exists():
             return False
-        with self._named(_what(name, data)), self._draft(name, data) as draft:
+        with self._named(told(name, data)), self._draft(name, data) as draft:
             try:
                 os.link(draft, path)
             except FileExistsError:
@@ -44,7 +44,7 @@ class FileStore:
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        with self._named(_what(name, data)), self._draft(name, data) as draft:
+        with self._named(told(name, data)), self._draft(name, data) as draft:
             sign = draft.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
             sign.touch()
             try:
@@ -64,7 +64,7 @@ class FileStore:
         self._path(name).unlink(missing_ok=True)
 
     def sweep(self, model: str) -> None:
-        """Remove what dead writers left unfinished; only for the holder of the model's lock.
+        """Remove what dead writers left unfinished.
 
         What they linked but did not live to sync is made durable first: others will build on it.
         """
@@ -76,9 +76,7 @@ class FileStore:
         shutil.rmtree(folder / ".tmp", ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise Refused(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
-        return self.root / name
+        return self.root / checked(name)
 
     @contextmanager
     def _draft(self, name: str, data: bytes) -> Iterator[Path]:
@@ -105,18 +103,26 @@ class FileStore:
         try:
             yield
         except OSError as error:
-            told = f"The store {self.root} cannot keep {what}: {os.strerror(error.errno or 0)}."
+            why = f"The store {self.root} cannot keep {what}: {os.strerror(error.errno or 0)}."
             if error.errno in _FULL:
                 remedy = "Free some space and run the same command again; nothing is half written."
-                raise StoreFull(told, remedy) from error
+                raise StoreFull(why, remedy) from error
             raise StoreFailed(
-                told,
+                why,
                 "Look at the disk (`dmesg`), then run the same command again; what was written of "
                 "it is discarded.",
             ) from error
 
 
-def _what(name: str, data: bytes) -> str:
+def checked(name: str) -> str:
+    """The same name, if it is one of a store. Raises `Refused`."""
+    if not _NAME.fullmatch(name):
+        raise Refused(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
+    return name
+
+
+def told(name: str, data: bytes) -> str:
+    """What was to be kept, for people."""
     return f"{name} ({len(data)} bytes)"
 
 

@@ -186,6 +186,10 @@ class StoreFailed(TidemillError):
     """The disk did not confirm that it keeps the bytes."""
 
 
+class StoreUnavailable(TidemillError):
+    """The store's storage did not answer in its time, or does not let us in."""
+
+
 class TrackerUnavailable(TidemillError):
     """The tracker did not take or give its record in time."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidemill.core import canonical
-from tidemill.core.errors import TidemillError
+from tidemill.core.errors import DigestMismatch, ModelPruned, StoreUnavailable, TidemillError
 from tidemill.core.plans import INITIAL, Plan
 from tidemill.core.records import Candidate, FileRef, Pruned
 from tidemill.core.report import Report
@@ -38,7 +38,10 @@ class Verified:
 
 
 def verify(mill: Mill) -> Verified:
-    """Check every record and file of the model against those it was made from."""
+    """Check every record and file of the model against those it was made from.
+
+    Raises `StoreUnavailable`, which says nothing of what is stored.
+    """
     check = _Check(mill)
     for step in (
         check.pruned,
@@ -50,6 +53,8 @@ def verify(mill: Mill) -> Verified:
     ):
         try:
             step()
+        except StoreUnavailable:
+            raise
         except TidemillError as error:
             check.found(f"{type(error).__name__}: {error.what}")
     if not check.verified.findings:  # what damaged records name would seem to be nobody's
@@ -228,7 +233,7 @@ class _Check:
             return
         try:
             self.archive.bundle(digest)
-        except TidemillError as error:
+        except (DigestMismatch, ModelPruned) as error:
             self.found(f"The model of {what}: {error.what}")
 
     def _file(self, ref: FileRef | None, may_be_gone: bool = False) -> None:
@@ -239,7 +244,7 @@ class _Check:
             return
         try:
             self.archive.file(ref)
-        except TidemillError as error:
+        except DigestMismatch as error:
             self.found(error.what)
 
     def _keys(self, folder: str) -> list[str]:

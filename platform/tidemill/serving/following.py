@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from tidemill.core.errors import BundleUnfit, LedgerBroken, TidemillError
+from tidemill.core.errors import BundleUnfit, LedgerBroken, StoreUnavailable, TidemillError
 from tidemill.core.ledger import Chain, Standing, chain
 from tidemill.ports import Clock, LedgerFeed
 from tidemill.serving.local_copy import Copied, LocalCopy
@@ -129,6 +129,8 @@ class Follower:
             except Exception as error:
                 if standing is entries[-1]:
                     self._failed(name, followed, error, standing)
+                if isinstance(error, StoreUnavailable):
+                    break  # with the bundles of all the others
                 continue
             if standing is entries[-1]:
                 followed.recovered()

@@ -35,6 +35,8 @@ logger = logging.getLogger("tidemill.serving")
 _THREADS = 2
 """For batches, so that they do not hold up the single rows."""
 _SPARE_FILES = 256
+_SHORTEST_PATIENCE = 1.0
+"""Seconds that a store may take to give a bundle, however little patience there is."""
 _WEEK = {"retention.ms": "604800000"}
 _QUEUE = {
     "enable.idempotence": False,
@@ -80,7 +82,8 @@ def _following(
     settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics, first: bool
 ) -> Iterator[Follower]:
     """The follower, at work in a thread of its own."""
-    told, store = settings.serve, FileStore(settings.store)
+    told = settings.serve
+    store = bootstrap.store(settings, max(told.patience, _SHORTEST_PATIENCE))
     contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
     with ForkedProver() as prover:
         feed = KafkaFeed(at)

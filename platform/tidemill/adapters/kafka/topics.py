@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -32,6 +33,8 @@ _PASSING = frozenset(
         KafkaError.NOT_CONTROLLER,
     }
 )
+_ATTEMPT = 5.0
+"""Seconds after which a question is asked anew: whom the client would ask may have gone."""
 _LEADER_MOVES = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -42,6 +45,7 @@ _LEADER_MOVES = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,  # known to one broker and not yet to another
     }
 )
+_AGAIN = _PASSING | {KafkaError._TIMED_OUT}
 T = TypeVar("T")
 
 
@@ -84,7 +88,8 @@ def create_topic(
         client.create_topics([new], request_timeout=seconds)[name].result()
 
     try:
-        _asked(at, f"creating topic {name}", ask)
+        # Once: after a second time nobody could say whose creation it was.
+        _asked(client, at, f"creating topic {name}", ask, _PASSING, at.timeout)
     except _TopicExistsError:
         return False
     _until_known(client, at, name)
@@ -108,7 +113,7 @@ def _until_known(client: AdminClient, at: Cluster, name: str) -> None:
 def config_of(client: AdminClient, at: Cluster, name: str) -> dict[str, str]:
     """A topic's settings, defaults included. Raises `TopicMissing`, `LogUnavailable`."""
     return _asked(
-        at, f"reading the settings of topic {name}", lambda s: _settings(client, name, s)()
+        client, at, f"reading the settings of topic {name}", lambda s: _settings(client, name, s)()
     )
 
 
@@ -121,7 +126,7 @@ def _settings(client: AdminClient, name: str, seconds: float) -> Callable[[], di
 
 def identity(client: AdminClient, at: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    return _asked(at, f"looking at topic {name}", lambda s: _identity(client, name, s)())
+    return _asked(client, at, f"looking at topic {name}", lambda s: _identity(client, name, s)())
 
 
 def _identity(
@@ -148,7 +153,7 @@ def describe(client: AdminClient, at: Cluster, name: str) -> Topic:
         compacted = "compact" in settings()["cleanup.policy"]
         return Topic(name, str(cluster.result().cluster_id), topic_id, compacted)
 
-    return _asked(at, f"looking at topic {name}", ask)
+    return _asked(client, at, f"looking at topic {name}", ask)
 
 
 def extents(
@@ -190,7 +195,9 @@ def _offsets(
         ]
         return [{at.partition: f.result().offset for at, f in told.items()} for told in asked]
 
-    return _asked(at, f"asking for the offsets of topic {name}", ask, _PASSING | _LEADER_MOVES)
+    return _asked(
+        client, at, f"asking for the offsets of topic {name}", ask, _AGAIN | _LEADER_MOVES
+    )
 
 
 class _TopicExistsError(Exception):
@@ -198,16 +205,33 @@ class _TopicExistsError(Exception):
 
 
 def _asked(
-    at: Cluster, doing: str, ask: Callable[[float], T], passing: frozenset[int] = _PASSING
+    client: AdminClient,
+    at: Cluster,
+    doing: str,
+    ask: Callable[[float], T],
+    passing: frozenset[int] = _AGAIN,
+    attempt: float = _ATTEMPT,
 ) -> T:
-    """What `ask` tells within the time budget, whose seconds it is given; again if that helps."""
+    """What `ask` tells within the time budget; again if that helps.
+
+    It is given the seconds that this attempt may take.
+    """
     until = time.monotonic() + at.timeout
     while True:
         try:
-            return ask(max(0.1, until - time.monotonic()))
+            return ask(max(0.1, min(attempt, until - time.monotonic())))
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            code = error.args[0].code()
+            if code == KafkaError.TOPIC_ALREADY_EXISTS:
                 raise _TopicExistsError from error
-            if error.args[0].code() not in passing or time.monotonic() >= until:
+            if code not in passing or time.monotonic() >= until:
                 raise named(error, at, doing) from error
+            if code == KafkaError._TIMED_OUT:
+                _look_around(client)
             time.sleep(0.05)
+
+
+def _look_around(client: AdminClient) -> None:
+    """Let the client hear which brokers there are now; by itself it waits for one that is gone."""
+    with suppress(KafkaException):
+        client.list_topics(timeout=1)

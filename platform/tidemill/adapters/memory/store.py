@@ -26,6 +26,9 @@ class MemoryStore:
     def delete(self, name: str) -> None:
         self._bytes.pop(name, None)
 
+    def sweep(self, model: str) -> None:
+        """Nothing is ever left."""
+
 
 class Overlay(MemoryStore):
     """A store in memory before another, which shows through where a name is not `hidden`.

@@ -1,0 +1,179 @@
+"""What can be wrong with S3-compatible storage: each named, with what mends it, in bounded time."""
+
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dagster_ui import free_port
+from s3_hands import KEY, S3, SECRET, keys
+from tcp_proxy import Proxy, proxied
+from tidemill.adapters.s3 import S3Store
+from tidemill.core.errors import SpecInvalid, StoreUnavailable
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    return s3.bucket(uuid.uuid4().hex)
+
+
+@pytest.fixture
+def proxy(s3: S3) -> Iterator[Proxy]:
+    """A proxy before the server."""
+    with proxied(int(s3.endpoint.rsplit(":", 1)[1]), free_port()) as made:
+        yield made
+
+
+def refuses_all(store: S3Store) -> str:
+    """That each method names the same fault; what it says."""
+    calls = [
+        lambda: store.get("m/a"),
+        lambda: store.put("m/a", b"x"),
+        lambda: store.replace("m/a", b"x"),
+        lambda: store.names("m/"),
+        lambda: store.delete("m/a"),
+    ]
+    told = set()
+    for call in calls:
+        with pytest.raises(StoreUnavailable) as caught:
+            call()
+        told.add(caught.value.what.partition(": ")[2] + " " + caught.value.remedy)
+    (one,) = told
+    return one
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3) -> None:
+    told = refuses_all(s3.store("no-such-bucket", "a"))
+    assert "NoSuchBucket" in told
+    assert "change TIDEMILL_STORE" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "secret", "code"),
+    [("nobody", "s3cr3t", "XAdminUserNotFound"), (KEY, "s3cr3t", "SignatureDoesNotMatch")],
+)
+def test_keys_that_are_not_let_in_are_named(
+    s3: S3, bucket: str, tmp_path: Path, key: str, secret: str, code: str
+) -> None:
+    told = refuses_all(s3.store(bucket, credentials=keys(tmp_path / "keys", key, secret)))
+    assert code in told
+    assert "TIDEMILL_S3__CREDENTIALS" in told
+    assert secret not in told
+
+
+def test_a_wrong_region_is_named(s3: S3, bucket: str) -> None:
+    told = refuses_all(s3.store(bucket, region="eu-west-1"))
+    assert 'expecting "us-east-1"' in told
+    assert "TIDEMILL_S3__REGION" in told
+
+
+def test_where_nobody_listens_the_endpoint_is_named_within_its_time(s3: S3) -> None:
+    store = s3.store("bucket", timeout=0.3, endpoint=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StoreUnavailable, match=r"no answer within 0.3 s.*TIDEMILL_S3__ENDPOINT"):
+        store.get("m/a")
+
+
+def test_a_server_that_hangs_is_waited_for_no_longer_than_told(s3: S3) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = s3.store(
+            "bucket", timeout=1, endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
+            store.put("m/a", b"x")
+        assert time.monotonic() - begun < 10  # twice a second, on a machine that is busy
+
+
+def test_without_any_key_it_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StoreUnavailable, match=r"no keys were found.*AWS_ACCESS_KEY_ID"):
+        S3Store("bucket", "", 0.3, s3.endpoint).get("m/a")
+
+
+def test_keys_and_region_come_from_aws_s_own_variables_too(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    assert S3Store(bucket, "", 10).put("m/a", b"x")
+
+
+@pytest.mark.parametrize("text", [None, "no ini file", "[other]\na = 1", "[default]\nx = s3cr3t"])
+def test_a_file_of_keys_that_cannot_be_used_is_named_and_not_shown(
+    tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SpecInvalid, match=r"TIDEMILL_S3__CREDENTIALS") as caught:
+        S3Store("bucket", "", 1, credentials=file)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_two_prefixes_of_a_bucket_are_two_stores(s3: S3, bucket: str) -> None:
+    one, other = s3.store(bucket, "one"), s3.store(bucket, "one-more")
+    assert one.put("m/a", b"1")
+    assert other.put("m/a", b"2")
+    assert one.get("m/a") == b"1"
+    assert list(one.names("")) == ["m/a"]
+
+
+def test_a_put_whose_answer_is_lost_is_looked_for_and_not_taken_for_failed(
+    s3: S3, bucket: str, proxy: Proxy
+) -> None:
+    """The request is carried out, then the connection ends: it is not known, until one looks."""
+    store = s3.store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=3)
+    proxy.after(1, proxy.reset_all)
+    assert store.put("m/a", b"mine")
+    assert s3.store(bucket).get("m/a") == b"mine"
+    proxy.after(1, proxy.reset_all)
+    assert not store.put("m/a", b"other")
+    assert s3.store(bucket).get("m/a") == b"mine"
+
+
+def test_what_is_read_through_a_connection_that_breaks_is_whole(
+    s3: S3, bucket: str, proxy: Proxy
+) -> None:
+    data = bytes(range(256)) * 20_000
+    s3.store(bucket).put("m/a", data)
+    store = s3.store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=5)
+    for harm in (proxy.reset_all, proxy.close_all):
+        proxy.after(500_000, harm)
+        assert store.get("m/a") == data
+
+
+class LastWriterWins(BaseHTTPRequestHandler):
+    """Storage as it was before conditional puts: the header is not known, and so ignored."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is to be said."""
+
+
+def test_storage_that_lets_the_last_writer_win_is_refused(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), LastWriterWins) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        store = S3Store("bucket", "", 5, endpoint, credentials=keys(tmp_path / "keys"))
+        try:
+            with pytest.raises(StoreUnavailable, match="ignores `If-None-Match"):
+                store.sweep("m")
+        finally:
+            server.shutdown()
+            thread.join()

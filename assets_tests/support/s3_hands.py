@@ -1,0 +1,94 @@
+"""A real S3-compatible server: versitygw, a process of its own over a folder."""
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from bench import Bench, OnS3
+from commands import until
+from dagster_ui import free_port
+from tidemill.adapters.s3 import S3Store
+from tools import needs
+
+KEY, SECRET = "tidemill", "a secret of the tests"
+
+
+@dataclass(frozen=True)
+class S3:
+    """A server; `credentials` names a file with the keys that it knows."""
+
+    endpoint: str
+    folder: Path
+    credentials: Path
+    pid: int
+
+    def bucket(self, name: str) -> str:
+        """A new bucket; its name."""
+        (self.folder / name).mkdir()
+        return name
+
+    def put_under(self, bench: Bench) -> Bench:
+        """The same bench with its store in a new bucket; nothing may lie in its folder's yet."""
+        assert not list(bench.home.glob("store"))
+        bench.s3 = OnS3(self.endpoint, self.credentials, self.bucket(uuid.uuid4().hex))
+        return bench
+
+    def store(self, bucket: str, prefix: str = "", timeout: float = 20, **other: str) -> S3Store:
+        """A store in this bucket; `other` says where it is and who we are, if not as told."""
+        told = {"endpoint": self.endpoint, "region": "us-east-1", "credentials": self.credentials}
+        return S3Store(bucket, prefix, timeout, **(told | other))
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The server does not move in here."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+
+@contextmanager
+def s3_server(home: Path) -> Iterator[S3]:
+    """A server on a free port of this machine. Where none is installed, the test is not run."""
+    (program,) = needs("versitygw")
+    folder, port = home / "buckets", free_port()
+    folder.mkdir()
+    words = ["--port", f"127.0.0.1:{port}", "--health", "/health", "--quiet"]
+    with (home / "versitygw.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, *words, "posix", str(folder)],
+            env={"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET},
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: _healthy(endpoint), 30, (home / "versitygw.log").read_text)
+        yield S3(endpoint, folder, keys(home / "credentials"), process.pid)
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def keys(file: Path, key: str = KEY, secret: str = SECRET) -> Path:
+    """Write a file of keys as the AWS tools keep it."""
+    file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    return file
+
+
+def _healthy(endpoint: str) -> bool:
+    try:
+        return requests.get(f"{endpoint}/health", timeout=5).ok
+    except requests.ConnectionError:
+        return False

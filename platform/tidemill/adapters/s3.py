@@ -1,0 +1,188 @@
+"""The store on S3-compatible storage: a name is written once, by a conditional put."""
+
+import configparser
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from html import unescape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store as Client
+
+from tidemill.adapters.files import checked, told
+from tidemill.core.errors import SpecInvalid, StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+_PROOF = "the-first-writer-wins"
+_ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+_FULL = {"InsufficientStorage", "QuotaExceeded"}
+_LET_IN = (
+    "Give keys that may list, read, write and delete there: by AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, or in a file named by TIDEMILL_S3__CREDENTIALS."
+)
+_REGION = "Change TIDEMILL_S3__REGION, or AWS_REGION."
+_ROOM = "Give the storage some space and run the same command again; nothing is half written."
+_REMEDIES = {
+    **dict.fromkeys(_FULL, _ROOM),
+    "NoSuchBucket": "Create the bucket, or change TIDEMILL_STORE.",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "AccessDenied": _LET_IN,
+    "ExpiredToken": _LET_IN,
+    "InvalidAccessKeyId": _LET_IN,
+    "SignatureDoesNotMatch": _LET_IN,
+    "XAdminUserNotFound": _LET_IN,
+}
+
+
+class S3Store:
+    """A `Store` in a bucket, below `prefix`.
+
+    A name is an object, and one request makes it, whole or not at all: nothing is ever left
+    unfinished. Every method raises `StoreUnavailable` where the storage does not let us in, or is
+    away for `timeout` seconds; after a put that was cut off it is asked once more what stands.
+    One that has no space for the bytes is `StoreFull`.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        timeout: float,
+        endpoint: str | None = None,
+        region: str | None = None,
+        credentials: Path | None = None,
+    ) -> None:
+        """What is None is read from AWS's own variables. Raises `SpecInvalid`."""
+        limit = timedelta(seconds=timeout)
+        config = _keys(credentials)
+        config["disable_bulk_delete"] = True  # which not every service knows
+        if endpoint is not None:
+            config["endpoint"] = endpoint
+        if region is not None:
+            config["region"] = region
+        self._place = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._timeout = timeout
+        self._client = Client(
+            bucket,
+            prefix=prefix or None,
+            config=config,
+            client_options={
+                "timeout": limit,
+                "connect_timeout": min(limit, timedelta(seconds=5)),
+                "allow_http": True,  # for an endpoint that is written http://
+            },
+            retry_config={
+                "retry_timeout": limit,
+                "max_retries": 1_000,  # as many as there is time for
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": timedelta(seconds=2),
+                    "base": 2,
+                },
+            },
+        )
+
+    def get(self, name: str) -> bytes | None:
+        with self._named(f"give {checked(name)}"):
+            return self._get(name)
+
+    def put(self, name: str, data: bytes) -> bool:
+        with self._named(f"keep {told(checked(name), data)}"):
+            try:
+                self._client.put(name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            except BaseError:  # then it is not known whether the request was carried out
+                stands = self._get(name)
+                if stands is None:
+                    raise
+                return stands == data
+            return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._named(f"keep {told(checked(name), data)}"):
+            self._client.put(name, data, use_multipart=False)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        with self._named(f"list {prefix or 'what it holds'}"):
+            listed = [found["path"] for chunk in self._client.list(prefix) for found in chunk]
+        return iter(sorted(name for name in listed if name != _PROOF))
+
+    def delete(self, name: str) -> None:
+        with self._named(f"delete {checked(name)}"):
+            self._client.delete(name)
+
+    def sweep(self, model: str) -> None:
+        """Nothing is ever left; but prove that a name which is taken is refused here.
+
+        A service that does not know conditional puts would let the last writer win, silently.
+        """
+        if self.put(_PROOF, b"") and self.put(_PROOF, b""):
+            raise StoreUnavailable(
+                f"The storage of {self._place} writes a name that is taken: it ignores "
+                "`If-None-Match: *`.",
+                "Use storage that knows conditional puts, or a folder.",
+            )
+
+    def _get(self, name: str) -> bytes | None:
+        try:
+            return self._client.get(name).bytes().to_bytes()
+        except FileNotFoundError as error:
+            # Other things are answered by 404, too: a bucket that is missing, keys nobody knows.
+            if "<Code>NoSuchKey</Code>" in str(error):
+                return None
+            raise
+
+    @contextmanager
+    def _named(self, does: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:
+            code, why, remedy = self._why(str(error))
+            kind = StoreFull if code in _FULL else StoreUnavailable
+            raise kind(f"The store {self._place} does not {does}: {why}.", remedy) from error
+
+    def _why(self, text: str) -> tuple[str, str, str]:
+        """The storage's code, what it answered, or that it did not, and what mends it."""
+        if answer := _ANSWER.search(text):
+            code, message = answer[1], unescape(answer[2]).rstrip(".")
+            other = f"Look at the storage's own log for {code}."
+            return code, f"{message} ({code})", _REMEDIES.get(code, other)
+        if "/latest/api/token" in text:  # of the machine, where clients look last
+            return "", "no keys were found, and this machine has no role", _LET_IN
+        return (
+            "",
+            f"no answer within {self._timeout:g} s, or a broken one: "
+            + text.split("\n")[0].partition(" - ")[2],
+            "See that the storage runs and that TIDEMILL_S3__ENDPOINT is its address; "
+            "TIDEMILL_S3__TIMEOUT is how long it may be away. Then run the same command again.",
+        )
+
+
+def _keys(file: Path | None) -> "S3Config":
+    """The keys of a file as the AWS tools keep it, in the client's words."""
+    if file is None:
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(file.expanduser().read_text())
+        section = parser["default"]
+        keys: S3Config = {
+            "access_key_id": section["aws_access_key_id"],
+            "secret_access_key": section["aws_secret_access_key"],
+        }
+        if "aws_session_token" in section:
+            keys["session_token"] = section["aws_session_token"]
+        return keys
+    except (OSError, ValueError, KeyError, configparser.Error) as error:
+        raise SpecInvalid(
+            f"The file of keys {file} cannot be used: {type(error).__name__}.",
+            "TIDEMILL_S3__CREDENTIALS names a file with a section [default] of "
+            "aws_access_key_id and aws_secret_access_key.",
+        ) from None  # whose text may hold a key
