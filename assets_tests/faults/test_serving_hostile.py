@@ -189,12 +189,12 @@ def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(bench: Benc
         process = psutil.Process(server.process.pid)
         before = process.memory_info().rss
         asked(server)
-        with attacked(server, idle=10_000, slow=200):
+        with attacked(server.url, path(server), idle=10_000, slow=200):
             assert process.num_fds() > 10_000
             asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
         until(lambda: process.num_fds() < 1_000, 30)
-        with attacked(server, endless=4):
+        with attacked(server.url, path(server), endless=4):
             asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
         assert server.ended() == 0

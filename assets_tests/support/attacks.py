@@ -9,7 +9,6 @@ from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
 from commands import until
-from serving_hands import Serving
 from swarm import head
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -21,12 +20,11 @@ MILLION = 1_000_000
 
 
 @contextmanager
-def attacked(server: Serving, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
+def attacked(url: str, path: str, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
     """So many connections that say nothing, that drip a head or a body, and that send a gigabyte
     or a million chunks over and over, all at once from here to the end of the block."""
     ready, stop = _FORKS.Event(), _FORKS.Event()
-    path = f"/models/{server.bench.model}/predict"
-    told = (server.url, path, idle, slow, endless, ready, stop)
+    told = (url, path, idle, slow, endless, ready, stop)
     process = _FORKS.Process(target=_attack, args=told)
     process.start()
     try:

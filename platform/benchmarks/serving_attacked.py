@@ -9,29 +9,24 @@ whenever they are thrown out. Judged is the 99th percentile of the requests unde
 of the others, all turns together; every request must be answered.
 """
 
-import asyncio
-import multiprocessing
-import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 import psutil
 from flights_year import MODEL, settings_in, through_the_steps
 from harness import Figure, Goal, arguments, finish, say
 
+# The attackers are those of the tests.
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
+
+from attacks import attacked
 from tidemill.cli import beside
 from tidemill.serving.answers import Answer, Seen, seen
 
 IDLE, SLOW, RATE, ROWS = 10_000, 200, 200, 500
 GOALS = (Goal("p99_attacked_over_without", at_most=2), Goal("failed", at_most=0))
-_SPAWN = multiprocessing.get_context("spawn")
-_AT_ONCE, _DRIP, _PATIENCE = 100, 0.5, 120
 
 
 def main() -> int:
@@ -49,7 +44,7 @@ def main() -> int:
                 quiet, under = list[Answer](), list[Answer]()
                 for number in range(turns):
                     quiet += _asked(server, rows, seconds)
-                    with _attacked(server, idle, slow):
+                    with attacked(server.url, f"/models/{MODEL}/predict", idle, slow):
                         under += _asked(server, rows, seconds)
                         most = max(most, process.memory_info().rss)
                     say(f"turn {number + 1} of {turns}")
@@ -80,62 +75,6 @@ def _asked(server: beside.Server, rows: list[bytes], seconds: float) -> list[Ans
     with beside.client(server, rows, RATE) as client:
         time.sleep(seconds)
     return client.answers
-
-
-@contextmanager
-def _attacked(server: beside.Server, idle: int, slow: int) -> Iterator[None]:
-    """So many connections of each kind, from a process of its own, while the block lasts."""
-    ready, stop = _SPAWN.Event(), _SPAWN.Event()
-    told = (server.url, f"/models/{server.model}/predict", idle, slow, ready, stop)
-    process = _SPAWN.Process(target=_attack, args=told, daemon=True)
-    process.start()
-    try:
-        assert ready.wait(_PATIENCE)
-        yield
-        stop.set()
-        process.join(_PATIENCE)
-        assert process.exitcode == 0
-    finally:
-        process.kill()
-
-
-def _attack(url: str, path: str, idle: int, slow: int, ready: Event, stop: Event) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(_hold(url, path, idle, slow, ready, stop))
-
-
-async def _hold(url: str, path: str, idle: int, slow: int, ready: Event, stop: Event) -> None:
-    split = urlsplit(url)
-    host, port = str(split.hostname), split.port or 80
-    held = []
-    for _ in range(0, idle, _AT_ONCE):
-        opened = (asyncio.open_connection(host, port) for _ in range(_AT_ONCE))
-        held += await asyncio.gather(*opened)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
-    begun = (head[:20] if number % 2 else head for number in range(slow))
-    tasks = [asyncio.create_task(_drip(host, port, begin)) for begin in begun]
-    await asyncio.sleep(1)
-    ready.set()
-    while not stop.is_set():
-        await asyncio.sleep(0.1)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for _, writer in held:
-        writer.transport.abort()
-
-
-async def _drip(host: str, port: int, begin: bytes) -> None:
-    """Send a byte now and then; again from the start when the server hangs up."""
-    while True:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection(host, port)
-            writer.write(begin)
-            while not writer.transport.is_closing():
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(_DRIP)
 
 
 if __name__ == "__main__":
