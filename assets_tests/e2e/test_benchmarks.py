@@ -13,7 +13,8 @@ _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "name", ["bridge", "flat_cost", "ingest", "learning", "overhead", "serving"]
+    "name",
+    ["bridge", "flat_cost", "ingest", "learning", "overhead", "serving", "serving_attacked"],
 )
 def test_a_quick_benchmark_ends_with_a_line_of_json_that_judges_nothing(
     tmp_path: Path, name: str
