@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -193,7 +194,11 @@ def _offsets(
             )
             for spec in specs
         ]
-        return [{at.partition: f.result().offset for at, f in told.items()} for told in asked]
+        found = [{at.partition: f.result().offset for at, f in told.items()} for told in asked]
+        if any(OFFSET_INVALID in offsets.values() for offsets in found):
+            # A leader that has just come to be: librdkafka then gives no offset, and no error.
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        return found
 
     return _asked(
         client, at, f"asking for the offsets of topic {name}", ask, _AGAIN | _LEADER_MOVES
