@@ -47,6 +47,8 @@ _LEADER_MOVES = frozenset(
     }
 )
 _AGAIN = _PASSING | {KafkaError._TIMED_OUT}
+_ASKS = 4
+"""Questions a broker, after which each is likely to have been asked."""
 T = TypeVar("T")
 
 
@@ -98,17 +100,23 @@ def create_topic(
 
 
 def _until_known(client: AdminClient, at: Cluster, name: str) -> None:
-    """Wait for the brokers that answer to have heard of what the controller has created."""
-    until = time.monotonic() + at.timeout
-    while True:
+    """Wait for the brokers to have heard of what the controller has created.
+
+    Any of them may answer a question, so where there are several it is put several times.
+    """
+    until, known = time.monotonic() + at.timeout, 0
+    brokers = _asked(
+        client, at, "counting the brokers", lambda s: len(client.list_topics(timeout=s).brokers)
+    )
+    while known < (1 if brokers == 1 else _ASKS * brokers):
         try:
             identity(client, at, name)
+            known += 1
         except TopicMissing:
+            known = 0
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
-        else:
-            return
 
 
 def config_of(client: AdminClient, at: Cluster, name: str) -> dict[str, str]:
