@@ -50,7 +50,7 @@ class KafkaLedger:
         object has read from it; `LedgerMisconfigured`, `LogUnavailable`.
         """
         self._attached()
-        extent = topics.extents(self._admin, self._at, self._name, [0])[0]
+        extent = self._extents(self._name)[0]
         held = self._records[0].offset if self._records else self._position
         if extent.stable < self._position or (self._records and extent.low > held):
             raise self._lost(

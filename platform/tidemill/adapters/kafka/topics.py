@@ -165,13 +165,9 @@ def describe(client: AdminClient, at: Cluster, name: str) -> Topic:
     return _asked(client, at, f"looking at topic {name}", ask)
 
 
-def extents(
-    client: AdminClient, at: Cluster, name: str, partitions: Sequence[int] | None = None
-) -> dict[int, Extent]:
-    """Fresh extents of these partitions, by default of all. Raises `TopicMissing`,
-    `LogUnavailable`."""
-    both = OffsetSpec.earliest(), OffsetSpec.latest()
-    low, stable = _offsets(client, at, name, both, partitions)
+def extents(client: AdminClient, at: Cluster, name: str) -> dict[int, Extent]:
+    """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
+    low, stable = _offsets(client, at, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
     return {p: Extent(low[p], stable[p]) for p in sorted(low)}
 
 
@@ -184,16 +180,12 @@ def offsets_at(
 
 
 def _offsets(
-    client: AdminClient,
-    at: Cluster,
-    name: str,
-    specs: Sequence[OffsetSpec],
-    partitions: Sequence[int] | None = None,
+    client: AdminClient, at: Cluster, name: str, specs: Sequence[OffsetSpec]
 ) -> list[dict[int, int]]:
     """For each spec the offset of each partition, from its leader, whoever that comes to be."""
 
     def ask(seconds: float) -> list[dict[int, int]]:
-        known = identity(client, at, name)[1] if partitions is None else partitions
+        _, known = identity(client, at, name)  # which also tells the client who leads now
         asked = [
             client.list_offsets(
                 {TopicPartition(name, p): spec for p in known},
