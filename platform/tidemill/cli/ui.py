@@ -3,11 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +13,7 @@ import typer
 from tidemill import bootstrap
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
+from tidemill.cli.up.services import MLFLOW, mlflow_server, program
 from tidemill.settings import Settings
 
 _PATIENCE = 30  # seconds that a UI gets to end what it started
@@ -33,14 +32,13 @@ def ui(
         "DAGSTER_HOME": str(dagster_home(settings)),
         "TIDEMILL_HOME": str(settings.home.resolve()),
         "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **MLFLOW,
     }
     with ExitStack() as stack:
         stack.enter_context(bootstrap.cluster(settings))
         if mlflow_port and settings.mlflow.tracking_uri is None:
             environment["TIDEMILL_MLFLOW__UI"] = address = f"http://127.0.0.1:{mlflow_port}"
-            stack.enter_context(_running(_mlflow(settings, mlflow_port), environment))
+            stack.enter_context(_running(mlflow_server(settings, mlflow_port), environment))
             console.print(f"MLflow:  {address}")
         dagster = ("dagster", "dev", "-m", "tidemill.definitions")
         words = (*dagster, "-h", "127.0.0.1", "-p", str(port))
@@ -48,13 +46,6 @@ def ui(
         console.print(f"Dagster: http://127.0.0.1:{port}")
         while process.poll() is None:
             time.sleep(_LOOK)
-
-
-def _mlflow(settings: Settings, port: int) -> Sequence[str]:
-    tracker = bootstrap.tracker(settings)
-    assert tracker is not None  # there is one where no other is set
-    server = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    return (*server, "--backend-store-uri", tracker.uri)
 
 
 @contextmanager
@@ -65,8 +56,7 @@ def _running(
 
     Dagster's code servers outlive it by up to their heartbeat's timeout of 45 s.
     """
-    program = str(Path(sys.executable).with_name(words[0]))
-    process = subprocess.Popen([program, *words[1:]], env=environment, start_new_session=True)
+    process = subprocess.Popen(program(words), env=environment, start_new_session=True)
     try:
         yield process
     finally:

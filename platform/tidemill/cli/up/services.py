@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from tidemill.cli.up import health
 from tidemill.cli.up.model import MODEL
 from tidemill.settings import Settings
 
+MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
+}
+"""What MLflow's server is told."""
 MARK = "TIDEMILL_PART_OF"
 """In the environment of all that is begun: the folder of `up`, by which it is found again."""
 
@@ -88,8 +94,7 @@ def environment(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
         "TIDEMILL_SENSORS": "stopped" if with_airflow else "running",
         "TIDEMILL_DAGSTER_UI": at.dagster,
         "DAGSTER_HOME": str(settings.dagster_home),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
+        **MLFLOW,
         **({} if settings.mlflow.tracking_uri else {"TIDEMILL_MLFLOW__UI": at.mlflow}),
     }
 
@@ -104,13 +109,11 @@ def _kafka(settings: Settings) -> list[Service]:
 def _mlflow(settings: Settings, at: Places) -> list[Service]:
     if settings.mlflow.tracking_uri is not None:
         return []
-    tracker, port = bootstrap.tracker(settings), settings.up.mlflow_port
-    assert tracker is not None  # there is one where no other is set
-    server = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    port = settings.up.mlflow_port
     return [
         Service(
             "mlflow",
-            (*server, "--backend-store-uri", tracker.uri),
+            mlflow_server(settings, port),
             health.answers(f"{at.mlflow}/health"),
             port=port,
             setting="TIDEMILL_UP__MLFLOW_PORT",
@@ -192,7 +195,15 @@ def _airflow(settings: Settings, at: Places) -> list[Service]:
     ]
 
 
-def program(words: tuple[str, ...]) -> list[str]:
+def mlflow_server(settings: Settings, port: int) -> tuple[str, ...]:
+    """MLflow's server on the record of one's own."""
+    tracker = bootstrap.tracker(settings)
+    assert tracker is not None  # there is one where no other is set
+    server = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    return (*server, "--backend-store-uri", tracker.uri)
+
+
+def program(words: Sequence[str]) -> list[str]:
     """These words, the first as a program of this environment."""
     return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
