@@ -28,13 +28,13 @@ setup: .venv/.ready  ## the environment of uv.lock in .venv, byte-compiled
 	$(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
 
 .venv/.ready: uv.lock pyproject.toml | $(UV)
-	$(UV) sync --locked --quiet
+	$(UV) sync --locked --quiet --all-extras
 	@touch $@
 
 setup-airflow: .venv/.airflow  # Airflow and the bridge besides, which the demo does without
 
 .venv/.airflow: .venv/.ready airflow_bridge/pyproject.toml
-	$(UV) sync --locked --quiet --group airflow
+	$(UV) sync --locked --quiet --all-extras --group airflow
 	@touch $@
 
 demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days

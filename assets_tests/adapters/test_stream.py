@@ -1,9 +1,9 @@
 """Producing a stream: each event once, in order, whatever interrupts it."""
 
+import itertools
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_hands import MINUTE, PARTITIONS, frame, of_partitions, records, sequences, size
+from tidemill import failpoints
 from tidemill.adapters import broker
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.streams import flights
@@ -25,9 +26,11 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import polars as pl
+from tidemill import failpoints
 from tidemill.adapters.streams.produce import produce
 from tidemill.adapters.kafka import Cluster
-servers, topic, folder = sys.argv[1:]
+servers, topic, folder, fault = sys.argv[1:]
+failpoints.arm(fault)
 events = pl.read_parquet(Path(folder) / "events.parquet")
 produce(
     events, Cluster(servers, 60), topic, 0, 10**12,
@@ -117,9 +120,10 @@ def test_kill_9_at_any_moment_leaves_a_prefix_and_the_next_run_goes_on(
     events.write_parquet(tmp_path / "events.parquet")
     chance = random.Random(2013)
     cut_short = 0
-    for _ in range(4):
-        goal = size(kafka, topic) + chance.randint(1, 25_000)
-        command = [sys.executable, "-c", CHILD, kafka, topic, str(tmp_path)]
+    # The first ends with 80,000 handed over, at most 50,000 of them under way; others by chance.
+    for fault in ("stream.handed:kill:41", "", "", ""):
+        goal = events.height if fault else size(kafka, topic) + chance.randint(1, 25_000)
+        command = [sys.executable, "-c", CHILD, kafka, topic, str(tmp_path), fault]
         with subprocess.Popen(command) as child:
             while child.poll() is None and size(kafka, topic) < goal:
                 time.sleep(0.002)
@@ -146,22 +150,23 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
             events, at, "history", 0, 10**12, locks=tmp_path, clock=lambda: 0, sleep=time.sleep
         )
 
-    def kill() -> None:
-        while size(at.servers, "history") < 1_000:
-            time.sleep(0.002)
-        psutil.Process(started.pid).kill()
+    handed = itertools.count(1)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    def kill(_: str) -> None:
+        if next(handed) == 75:  # 150,000 handed over, at most 50,000 of them under way
+            psutil.Process(started.pid).kill()
+
+    failpoints.watch(kill)
     try:
         with pytest.raises(LogUnavailable, match="the topic history"):
             run()
-        killer.join()
+        failpoints.watch(None)
         broker.start(tmp_path / "broker")
         assert 0 < size(at.servers, "history") < events.height
         run()
         assert sequences(at.servers, "history") == of_partitions(events)
     finally:
+        failpoints.watch(None)
         broker.stop(tmp_path / "broker")
 
 

@@ -4,6 +4,8 @@
 found damage; 130 interrupted.
 """
 
+import importlib.metadata
+import re
 import sys
 
 import typer
@@ -22,7 +24,13 @@ from tidemill.cli import (
     ui,
     up,
 )
-from tidemill.core.errors import SpecInvalid, TidemillError, VerifyFailed, WindowOpen
+from tidemill.core.errors import (
+    PrerequisiteMissing,
+    SpecInvalid,
+    TidemillError,
+    VerifyFailed,
+    WindowOpen,
+)
 
 app = typer.Typer(
     name="tidemill",
@@ -46,7 +54,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 def main() -> None:
     """Run a command; a named fault is told as one sentence, without a traceback."""
     try:
-        app()
+        _run()
     except TidemillError as error:
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{type(error).__name__}: {error.what}", style="red")
@@ -57,3 +65,24 @@ def main() -> None:
             told = "Interrupted. What was finished stays; run the same command again to go on."
             print(told, file=sys.stderr)
         raise
+
+
+def _run() -> None:
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        extra = _extra(error.name or "")
+        if extra is None:
+            raise
+        raise PrerequisiteMissing(
+            f"This command needs {error.name}, which is not installed here.",
+            f"Install tidemill with its extra `{extra}`: `uv pip install 'tidemill[{extra}]'`.",
+        ) from error
+
+
+def _extra(module: str) -> str | None:
+    """The extra of tidemill that brings this module, where one does."""
+    package = re.escape(module.partition(".")[0]).replace("_", "[_-]")
+    wanted = re.compile(rf"{package}\b.*extra == ['\"]([a-z]+)")
+    found = map(wanted.match, importlib.metadata.requires("tidemill") or ())
+    return next((each[1] for each in found if each), None)
