@@ -23,7 +23,7 @@ class World:
     feed: LedgerFeed
     at: real.Cluster | None = None
 
-    def heard(self, count: int, seconds: float = 20) -> tuple[list[LedgerRecord], Heard]:
+    def heard(self, count: int, seconds: float = 60) -> tuple[list[LedgerRecord], Heard]:
         """So many records, and the last hearing."""
         found: list[LedgerRecord] = []
         deadline = time.monotonic() + seconds
@@ -44,7 +44,7 @@ class World:
         admin, name = topics.admin(self.at), self.at.ledger_topic
         admin.delete_topics([name])[name].result()
         self.ledger = real.KafkaLedger(self.at)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.ledger.identity()
@@ -88,7 +88,7 @@ def test_a_recreated_topic_begins_anew(world: World) -> None:
     world.recreate()
     world.ledger.append("m", b"new")
     found, anew = [], False
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not found:
         assert time.monotonic() < deadline
         try:

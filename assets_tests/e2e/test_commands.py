@@ -51,7 +51,7 @@ def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(fed: Ben
     assert command(killed, *words(fed)).returncode == -signal.SIGKILL
     done = cells(fed, 0, 1) | cells(fed, 2, 2, ASSETS[:2])
     assert materialized(fed) == dict.fromkeys(done, 1)
-    until(lambda: at_work_in(fed.home) == [], 20)  # the prover's helper follows its master
+    until(lambda: at_work_in(fed.home) == [])  # the prover's helper follows its master
 
     again = command(fed.environment, *words(fed))
     assert again.returncode == 0, again.stderr

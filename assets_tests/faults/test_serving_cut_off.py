@@ -144,7 +144,7 @@ def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(alone: Alone)
             assert (told.status_code, told.headers["retry-after"]) == (503, "1")
             assert server.model()["in_service"] is False
             if path is bundle:
-                until(lambda: "DigestMismatch" in str(server.model()["last_failure"]), 20)
+                until(lambda: "DigestMismatch" in str(server.model()["last_failure"]))
                 assert not answers(server)
                 alone.bring_back()
                 server.until(stale=None, from_local_copy=False, last_failure=None, **head)

@@ -60,10 +60,10 @@ def test_told_to_end_it_is_not_ready_then_finishes_what_is_under_way(
         under_way = [Slowly(server) for _ in range(20)]
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/v2/health/ready").status_code == 503, 10)
+        until(lambda: server.get("/v2/health/ready").status_code == 503)
         assert server.get("/v2/health/live").status_code == 200
         assert server.predict(ROW).status_code == 200  # until the balancers have seen it
-        until(lambda: refuses(server), 10)
+        until(lambda: refuses(server))
         assert server.process.poll() is None
         for each in under_way:
             told = each.finish()
@@ -108,7 +108,7 @@ def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(bench: Be
         assert server.predict(ROW).json()["digest"] == before
         begun_ = time.monotonic()
         assert server.ended() == 0
-        assert time.monotonic() - begun_ < 8
+        assert time.monotonic() - begun_ < 15
         assert not psutil.wait_procs(family, timeout=5)[1]
     appender.deploy(good.entry.digest)
 

@@ -103,7 +103,7 @@ def test_a_wrong_head_is_refused_at_once(server: Serving, headers: dict[str, str
     begun = time.monotonic()
     connection.sendall(head(path(server), **headers) + b"x")
     assert status(connection) in range(400, 500)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SECONDS  # and so not for being slow
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\nx\r\n", b"f" * 17 + b"\r\n", b"1\r\nxyz"])
@@ -172,7 +172,7 @@ def test_who_hangs_up_in_the_middle_costs_nothing(server: Serving) -> None:
     for number in range(1_000):
         with connected(server) as connection:
             connection.sendall(request(path(server), {"rows": [ROW]})[: 10 + number % 250])
-    until(lambda: process.num_fds() <= files + 2, 20)
+    until(lambda: process.num_fds() <= files + 2)
 
 
 def asked(server: Serving, count: int = 1_000) -> None:
@@ -193,7 +193,7 @@ def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(bench: Benc
             assert process.num_fds() > 10_000
             asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
-        until(lambda: process.num_fds() < 1_000, 30)
+        until(lambda: process.num_fds() < 1_000)
         with attacked(server.url, path(server), endless=4):
             asked(server)
             assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000

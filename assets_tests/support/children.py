@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ import pytest
 
 import tidemill
 from bench import Bench, run, window
+from commands import until
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.extract import extract
@@ -107,7 +107,7 @@ def _start_helper() -> None:
 def stopped(process: BaseProcess) -> None:
     """Wait until the process has stopped itself."""
     assert process.pid is not None
-    _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
 
 
 def woken(process: BaseProcess) -> int | None:
@@ -120,7 +120,7 @@ def woken(process: BaseProcess) -> int | None:
 
 def reaches(bench: Bench, place: str, times: int = 1) -> None:
     """Wait until the processes of this bench have reached a failpoint so many times."""
-    _until(lambda: places(bench).count(place) >= times)
+    until(lambda: places(bench).count(place) >= times)
 
 
 def places(bench: Bench) -> list[str]:
@@ -133,13 +133,6 @@ def words(bench: Bench) -> str:
     """What the last process to fail had to say."""
     file = bench.home / "failed"
     return file.read_text() if file.exists() else ""
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def _work(

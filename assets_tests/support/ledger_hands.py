@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 )
 
 from bench import Bench
-from log_hands import until
+from commands import until
 from tidemill import bootstrap
 from tidemill.core.errors import LogUnavailable, Refused
 from tidemill.core.ledger import Chain, Entry

@@ -1,7 +1,6 @@
 """Hands that fill and harm a bench's topic: transactions, retention, more partitions."""
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,13 +8,14 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
 from bench import START, Bench
+from commands import until
 
 Records = Sequence[tuple[int, bytes | None]]
 """(timestamp, value) of each, in the order they are appended."""
 End = Callable[[bool], None]
 """Ends a transaction: True commits it."""
 
-_PATIENCE = 20
+_PATIENCE = 60
 
 
 def event(timestamp: int, bought: bool = True) -> tuple[int, bytes]:
@@ -84,10 +84,3 @@ def recreate(bench: Bench) -> None:
     admin = AdminClient({"bootstrap.servers": bench.servers})
     until(lambda: bench.model not in admin.list_topics().topics)
     bench.create_topic()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)

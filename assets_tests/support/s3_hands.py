@@ -74,7 +74,7 @@ def s3_server(home: Path) -> Iterator[S3]:
         )
     endpoint = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: _healthy(endpoint), 30, (home / "versitygw.log").read_text)
+        until(lambda: _healthy(endpoint), 120, (home / "versitygw.log").read_text)
         yield S3(endpoint, folder, keys(home / "credentials"), process.pid)
     finally:
         process.kill()
