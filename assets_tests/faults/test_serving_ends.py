@@ -8,13 +8,12 @@ from contextlib import closing
 
 import psutil
 import pytest
-import requests
 
 import oracle
 from bench import Bench, named
 from commands import until
 from deployments import Appender, deployed, endless, put_bundle
-from serving_hands import ROW, Serving, answers, digests, serving
+from serving_hands import ROW, Serving, answers, digests, refuses, serving
 from swarm import request, swarm
 from tidemill.cycle.deploy import read_chain
 
@@ -56,7 +55,7 @@ def test_told_to_end_it_is_not_ready_then_finishes_what_is_under_way(
     bench: Bench, workers: int
 ) -> None:
     """Row 30."""
-    with serving(bench, workers=workers, drain=1.5, name="ends") as server:
+    with serving(bench, workers=workers, drain=4, name="ends") as server:
         under_way = [Slowly(server) for _ in range(20)]
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
@@ -71,15 +70,6 @@ def test_told_to_end_it_is_not_ready_then_finishes_what_is_under_way(
             assert b'"predictions":[' in told
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.said()
-
-
-def refuses(server: Serving) -> bool:
-    """Whether the server takes no new connection."""
-    try:
-        requests.get(f"{server.url}/v2/health/live", timeout=5)
-    except requests.ConnectionError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("said_so", ["Serving ", "is in service"])

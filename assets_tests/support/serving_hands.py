@@ -101,6 +101,15 @@ def serving(
             server.session.close()
 
 
+def refuses(server: Serving) -> bool:
+    """Whether the server takes no new connection."""
+    try:
+        requests.get(f"{server.url}/v2/health/live", timeout=5)
+    except requests.ConnectionError:
+        return True
+    return False
+
+
 def answers(server: Serving) -> bool:
     """Whether the server is ready."""
     try:
