@@ -36,7 +36,7 @@ def undisturbed(bench: Bench) -> list[str]:
     return reached
 
 
-_ELSEWHERE = ("mlflow.py", "restore.py", "prune.py", "adopt.py")
+_ELSEWHERE = ("mlflow.py", "restore.py", "prune.py", "adopt.py", "produce.py")
 _ADOPTION = {"adoption.before", "adoption.after"}
 """Files, and a commit, whose places lie on another way; their own tests kill there."""
 
