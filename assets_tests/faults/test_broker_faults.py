@@ -59,6 +59,7 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
             extract(mill, twin.window(0))
         except LogUnavailable as error:
             failed = error
+            print(error)  # what one wants to know where the test fails
         assert come, "no harm was done"
         if failed is None:
             return None

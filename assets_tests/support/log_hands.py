@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
 from bench import START, Bench
@@ -59,7 +59,18 @@ def ends(bench: Bench) -> dict[int, int]:
     """The end of each partition, open transactions included."""
     admin = AdminClient({"bootstrap.servers": bench.servers})
     wanted = {TopicPartition(bench.model, p): OffsetSpec.latest() for p in range(bench.partitions)}
-    return {at.partition: f.result().offset for at, f in admin.list_offsets(wanted).items()}
+    found: dict[int, int] = {}
+
+    def told() -> bool:
+        try:
+            answers = admin.list_offsets(wanted).items()
+            found.update({at.partition: answer.result().offset for at, answer in answers})
+        except KafkaException:  # whoever leads has just come to
+            return False
+        return True
+
+    until(told)
+    return found
 
 
 def expire(bench: Bench, before: Mapping[int, int]) -> None:

@@ -36,17 +36,19 @@ _PASSING = frozenset(
 )
 _ATTEMPT = 5.0
 """Seconds after which a question is asked anew: whom the client would ask may have gone."""
-_LEADER_MOVES = frozenset(
-    {
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,  # known to one broker and not yet to another
-    }
-)
-_AGAIN = _PASSING | {KafkaError._TIMED_OUT}
+_AGAIN = _PASSING | {
+    KafkaError._TIMED_OUT,
+    KafkaError._NOENT,  # librdkafka's "No leaders found"
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    # Another broker leads, or the same one anew after it was away.
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
+}
 _ASKS = 4
 """Questions a broker, after which each is likely to have been asked."""
 T = TypeVar("T")
@@ -200,9 +202,9 @@ def _offsets(
             raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
         return found
 
-    return _asked(
-        client, at, f"asking for the offsets of topic {name}", ask, _AGAIN | _LEADER_MOVES
-    )
+    # That a topic is unknown may be said by a broker that has not heard of it yet.
+    passing = _AGAIN | {KafkaError.UNKNOWN_TOPIC_OR_PART}
+    return _asked(client, at, f"asking for the offsets of topic {name}", ask, passing)
 
 
 class _TopicExistsError(Exception):
