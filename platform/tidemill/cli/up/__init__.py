@@ -15,9 +15,10 @@ from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import airflow, table
 from tidemill.cli.up.manager import Manager
-from tidemill.cli.up.model import MODEL, dag_file, live_model
+from tidemill.cli.up.model import MODEL, live_model, write_dags
+from tidemill.cli.up.prepare import prepare
 from tidemill.cli.up.runs import bury
-from tidemill.cli.up.services import Places, Service, environment, services, workspace
+from tidemill.cli.up.services import Places, Service, environment, services, write_workspace
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
@@ -71,16 +72,18 @@ def _begin(
     _check_ports(wanted)
     from tidemill.adapters.streams.pace import Pace
 
-    spec = live_model(settings, time.time_ns() // 1_000_000)
+    spec = live_model(settings, settings.up_data / "models", time.time_ns() // 1_000_000)
     ended = Pace.of(spec).ended
     dagster_home(settings)
-    Places(settings).workspace.write_text(workspace(Places(settings)))
+    at = Places(settings)
+    write_workspace(at, {"socket": str(at.code)})
     told = environment(settings, with_airflow=with_airflow)
     manager.logs.mkdir(parents=True, exist_ok=True)
     if with_airflow:
         drawn = airflow.secrets_of(settings)
         told = {**told, **airflow.environment(settings, drawn)}
-        airflow.prepare(settings, dag_file(spec, ended), told)
+        write_dags(airflow.dags(settings), spec, ended)
+        airflow.migrate(settings, told)
     manager.begin(wanted, told)
     if ended < time.time() * 1000:
         console.print(
@@ -199,4 +202,4 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-COMMANDS = (up, down)
+COMMANDS = (up, down, prepare)

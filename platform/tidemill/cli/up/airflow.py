@@ -65,7 +65,7 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
         "AIRFLOW__API__BASE_URL": at.airflow,
         "AIRFLOW__API_AUTH__JWT_SECRET": drawn.jwt,
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags(settings)),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{at.airflow}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -81,12 +81,14 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
     }
 
 
-def prepare(settings: Settings, dags: str, told: Mapping[str, str]) -> None:
-    """Write the DAGs and bring the database up to date. Raises `ServiceFailed`."""
-    home = settings.airflow_home
-    (home / "dags").mkdir(parents=True, exist_ok=True)
-    (home / "dags" / "flights_live.py").write_text(dags)
-    migrated, now = home / "migrated", version("apache-airflow")
+def dags(settings: Settings) -> Path:
+    """The folder of its DAGs."""
+    return settings.airflow_home / "dags"
+
+
+def migrate(settings: Settings, told: Mapping[str, str]) -> None:
+    """Bring the database up to date. Raises `ServiceFailed`."""
+    migrated, now = settings.airflow_home / "migrated", version("apache-airflow")
     if migrated.exists() and migrated.read_text() == now:
         return
     log = settings.up_data / "logs" / "airflow-migrate.log"

@@ -2,11 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tidemill import bootstrap
+from tidemill.adapters import broker
 from tidemill.cli.up import health
 from tidemill.cli.up.model import MODEL
 from tidemill.settings import Settings
@@ -67,7 +70,7 @@ class Places:
     @property
     def workspace(self) -> Path:
         """How Dagster's webserver and daemon find it."""
-        return self.settings.up_data / "workspace.yaml"
+        return self.settings.dagster_home / "workspace.yaml"
 
 
 def services(settings: Settings, *, with_airflow: bool) -> list[Service]:
@@ -102,8 +105,12 @@ def environment(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
 def _kafka(settings: Settings) -> list[Service]:
     if settings.kafka.bootstrap_servers is not None:
         return []
-    words = ("tidemill", "kafka", "run")
-    return [Service("kafka", words, health.kafka(settings.kafka_data))]
+
+    def well() -> bool:
+        running = broker.status(settings.kafka_data)
+        return running is not None and health.listens(running.bootstrap_servers)()
+
+    return [Service("kafka", ("tidemill", "kafka", "run"), well)]
 
 
 def _mlflow(settings: Settings, at: Places) -> list[Service]:
@@ -208,10 +215,10 @@ def program(words: Sequence[str]) -> list[str]:
     return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
 
-def workspace(at: Places) -> str:
-    """Dagster's workspace, as YAML."""
-    where = f"      socket: {at.code}\n      location_name: tidemill\n"
-    return f"load_from:\n  - grpc_server:\n{where}"
+def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
+    """Tell Dagster's webserver and daemon where its code is: `socket`, or `host` and `port`."""
+    server = {**code, "location_name": "tidemill"}
+    at.workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
 
 
 def _local(port: int) -> str:
