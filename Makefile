@@ -40,8 +40,10 @@ setup-airflow: .venv/.airflow  # Airflow and the bridge besides, which the demo 
 demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days
 	@$(RUN)/tidemill demo
 
-lint: setup-airflow  ## style, types and layer contracts
+lint: setup-airflow  ## style, types, layer contracts, and the files of deploy/
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
+	$(RUN)/hadolint deploy/docker/*.Dockerfile && $(RUN)/shellcheck .ci/run $(shell git ls-files '*.sh')
+	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 test: lint  ## lint and the tests
 	$(RUN)/pytest $(PARALLEL) -m "not faults"

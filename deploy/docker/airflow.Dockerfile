@@ -18,9 +18,10 @@ LABEL org.opencontainers.image.title="tidemill Airflow" \
     org.opencontainers.image.description="Apache Airflow with tidemill's bridge to Dagster" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill
 # A new volume takes over the owner of the folder that it is mounted on.
-RUN install --directory --owner=10001 --group=10001 /opt/airflow/dags /opt/airflow/logs
+RUN groupadd --gid 10001 tidemill \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
+    && install --directory --owner=10001 --group=10001 /opt/airflow/dags /opt/airflow/logs
 COPY --from=builder /opt/tidemill/.venv /opt/tidemill/.venv
 COPY deploy/docker/entrypoint.sh platform/tidemill/cli/up/health.py /opt/tidemill/
 COPY deploy/docker/airflow.cfg /opt/airflow/

@@ -11,6 +11,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 COPY LICENSE README.md ./
 COPY deploy/dagster.yaml deploy/dagster-postgres.yaml deploy/
 COPY deploy/kafka deploy/kafka
+COPY deploy/postgres deploy/postgres
 COPY platform/tidemill platform/tidemill
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --locked --no-dev --no-editable
@@ -24,9 +25,10 @@ LABEL org.opencontainers.image.title="tidemill serving" \
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill
 # A new volume takes over the owner of the folder that it is mounted on.
-RUN install --directory --owner=10001 --group=10001 \
+RUN groupadd --gid 10001 tidemill \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
+    && install --directory --owner=10001 --group=10001 \
     /var/lib/models /var/lib/serving /var/lib/store
 COPY --from=builder /opt/tidemill/.venv /opt/tidemill/.venv
 COPY deploy/docker/entrypoint.sh platform/tidemill/cli/up/health.py /opt/tidemill/
