@@ -5,6 +5,7 @@ and Python are this machine's; to be quick, files are links into uv's cache, and
 environment has compiled of the same files is not compiled again.
 """
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,17 @@ _BROUGHT = re.compile(r"apt-get |pip install ")
 _OVER = """
 mount -t overlay overlay -o lowerdir=/,upperdir={folder},workdir={scratch} {scratch}/root
 exec chroot {scratch}/root sh -ec {command}
+"""
+_WITHIN = """
+mount --bind {layer}/opt /opt
+mount --bind {folder} /mnt
+mount -o remount,bind,ro /opt
+mount -o remount,bind,ro /
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+ln -s /mnt/secrets /run/secrets
+mount -t proc proc /proc
+exec {words}
 """
 
 
@@ -74,6 +86,23 @@ def build(image: str, folder: Path) -> Path:
             case "RUN":
                 _run(_FLAG.sub("", value), stage)
     return stage.folder
+
+
+def within(
+    image: str, layer: Path, folder: Path, environment: Mapping[str, str], *words: str
+) -> tuple[str, ...]:
+    """A command that runs these words by the image's entry point in what `build` made of it.
+
+    There `folder` is `/mnt`, its `secrets` are the secrets, and nothing else but `/tmp` can be
+    written, as by a read-only container.
+    """
+    parser = DockerfileParser(str(dockerfile(image)), parent_env={"PATH": os.defpath})
+    said = {step["instruction"]: step["value"] for step in parser.structure}
+    told = [f"{name}={value}" for name, value in {**parser.envs, **environment}.items()]
+    run = ["/usr/bin/env", "-i", "-C", said["WORKDIR"], *told, *json.loads(said["ENTRYPOINT"])]
+    script = _WITHIN.format(layer=layer, folder=folder, words=shlex.join([*run, *words]))
+    alone = ("--mount", "--pid", "--fork", "--kill-child")
+    return ("/usr/bin/unshare", *alone, "sh", "-ec", script)
 
 
 def _copy(value: str, stage: _Stage, stages: dict[str, _Stage]) -> None:
