@@ -113,7 +113,7 @@ def _copy(value: str, stage: _Stage, stages: dict[str, _Stage]) -> None:
         stages[flags["from"]].at(sources[0]).rename(stage.at(target))
         return
     for source in sources:
-        found = [name for name in _context() if f"{name}/".startswith(f"{source}/")]
+        found = [name for name in context() if f"{name}/".startswith(f"{source}/")]
         assert found, f"{source} is not there, or .dockerignore leaves it out"
         for name in found:
             within = Path(name).relative_to(source)
@@ -124,7 +124,7 @@ def _copy(value: str, stage: _Stage, stages: dict[str, _Stage]) -> None:
 
 
 @cache
-def _context() -> Sequence[str]:
+def context() -> Sequence[str]:
     """The files that an engine would be sent."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     return sorted(name for name in exclude_paths(str(ROOT), ignored) if (ROOT / name).is_file())
