@@ -44,6 +44,7 @@ lint: setup-airflow  ## style, types, layer contracts, and the files of deploy/
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
 	$(RUN)/hadolint deploy/docker/*.Dockerfile && $(RUN)/shellcheck .ci/run $(shell git ls-files '*.sh')
 	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(RUN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
 test: lint  ## lint and the tests
 	$(RUN)/pytest $(PARALLEL) -m "not faults"
