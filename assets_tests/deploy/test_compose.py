@@ -1,6 +1,7 @@
 """What no schema knows of the compose file: order, health, who may do what and is told what."""
 
 import re
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,10 @@ def test_an_image_is_nobodys_and_made_of_pinned_things(image: str) -> None:
     uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert uv is not None
     assert f"uv=={uv[1]}\n" in built(image).content
-    assert "ADD" not in last
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    labels = built(image).labels
+    assert labels["org.opencontainers.image.version"] == told["version"]
+    assert labels["org.opencontainers.image.licenses"] == told["license"]
 
 
 def test_the_brokers_settings_are_those_of_the_embedded_one() -> None:

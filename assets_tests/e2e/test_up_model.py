@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
+
 from tidemill import bootstrap
 from tidemill.cli.up.model import MODEL, live_model
+from tidemill.cli.up.prepare import prepare
+from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.settings import Settings, UpSettings
 
@@ -33,3 +38,30 @@ def test_it_is_the_packaged_model_but_for_topic_windows_and_half_life(tmp_path: 
     windows = packaged.learner.replay.half_life / 86_400_000
     assert ours.learner.replay.half_life / FIVE == windows
     assert ours.learner.continue_ == packaged.learner.continue_
+
+
+def test_containers_find_the_model_the_instance_and_the_dags_and_keep_what_they_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TIDEMILL_MODELS", str(tmp_path / "models"))
+    prepare(tmp_path / "dags", "dagster-code:4000")
+    found = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    home = tmp_path / "home" / "dagster"
+    live, dags = tmp_path / "models" / MODEL / "defs.yaml", tmp_path / "dags" / f"{MODEL}.py"
+    assert set(found) == {live, dags, home / "dagster.yaml", home / "workspace.yaml"}
+    server = {"host": "dagster-code", "port": 4000, "location_name": "tidemill"}
+    workspace = yaml.safe_load(found[home / "workspace.yaml"])
+    assert workspace == {"load_from": [{"grpc_server": server}]}
+    prepare(tmp_path / "dags", "dagster-code:4000")
+    assert {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == found
+
+
+def test_nothing_is_written_beside_the_packaged_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
+    monkeypatch.delenv("TIDEMILL_MODELS", raising=False)
+    with pytest.raises(SpecInvalid, match="TIDEMILL_MODELS is not set"):
+        prepare(tmp_path / "dags", "dagster-code:4000")
+    assert not [*tmp_path.iterdir()]
