@@ -17,11 +17,13 @@ def bury(settings: Settings) -> int:
     import dagster as dg
     from dagster._core.storage.tags import GRPC_INFO_TAG
 
+    from tidemill.defs.launch import named
+
     socket, buried = str(Places(settings).code), 0
     over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     under_way = [status for status in dg.DagsterRunStatus if status not in over]
     home = str(dagster_home(settings))
-    with bootstrap.databases(settings), dg.DagsterInstance.from_config(home) as instance:
+    with bootstrap.databases(settings), named(), dg.DagsterInstance.from_config(home) as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
             if socket in run.tags.get(GRPC_INFO_TAG, ""):
                 instance.report_run_failed(run, message="The platform ended; run it again.")
