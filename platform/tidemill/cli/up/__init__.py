@@ -18,9 +18,9 @@ from tidemill.cli.up import airflow, table
 from tidemill.cli.up.manager import Manager
 from tidemill.cli.up.migrations import migrate
 from tidemill.cli.up.model import MODEL, live_model, write_dags
-from tidemill.cli.up.prepare import prepare
+from tidemill.cli.up.prepare import prepare, write_workspace
 from tidemill.cli.up.runs import bury
-from tidemill.cli.up.services import Places, Service, environment, services, write_workspace
+from tidemill.cli.up.services import Places, Service, environment, services
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
