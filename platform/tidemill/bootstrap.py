@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from pydantic import SecretStr
 
 from tidemill import failpoints, models
+from tidemill.adapters.postgres import Postgres
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.specfile import parse
@@ -234,10 +235,27 @@ def tracker(settings: Settings) -> "MlflowTracker | None":
 
     if told.tracking_uri is not None:
         return MlflowTracker(told.tracking_uri, None, told.ui, told.timeout)
-    folder = settings.mlflow_data
+    folder, own = settings.mlflow_data, postgres(settings)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = (folder / "artifacts").as_uri()
-    return MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", artifacts, told.ui, told.timeout)
+    uri = f"sqlite:///{folder / 'mlflow.db'}" if own.port is None else own.url("mlflow")
+    return MlflowTracker(uri, artifacts, told.ui, told.timeout)
+
+
+def postgres(settings: Settings) -> Postgres:
+    """The PostgreSQL of one's own, in use or not."""
+    return Postgres(settings.postgres_data)
+
+
+@contextmanager
+def databases(settings: Settings) -> Iterator[None]:
+    """Where PostgreSQL is in use it runs in here, for Dagster's instance and MLflow's record.
+
+    Raises `PrerequisiteMissing`, `ServiceFailed`.
+    """
+    own = postgres(settings)
+    with nullcontext() if own.port is None else own.running():
+        yield
 
 
 def _history(

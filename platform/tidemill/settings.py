@@ -142,6 +142,7 @@ class UpSettings(BaseModel):
     dagster_port: int = Field(3000, ge=1, le=65_535)
     mlflow_port: int = Field(5000, ge=1, le=65_535)
     airflow_port: int = Field(8080, ge=1, le=65_535)
+    postgres_port: int = Field(5432, ge=1, le=65_535, description="With `--postgres`.")
     minutes: Literal[1, 2, 5, 10, 15, 30] = Field(
         5, description="Length of a window of the live flights; each is a day of 2013."
     )
@@ -233,6 +234,11 @@ class Settings(BaseSettings):
     def airflow_home(self) -> Path:
         """The Airflow of `tidemill up`."""
         return self.home / "airflow"
+
+    @property
+    def postgres_data(self) -> Path:
+        """The PostgreSQL of `tidemill up --postgres`."""
+        return self.home / "postgres"
 
     @property
     def up_data(self) -> Path:

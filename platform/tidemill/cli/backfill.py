@@ -1,6 +1,8 @@
 """`tidemill backfill`: take a range of windows through the four assets."""
 
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ _NO_COMPUTE_LOGS = {
         "class": "NoOpComputeLogManager",
     }
 }
+_POSTGRES = "DAGSTER_POSTGRES_URL"
+_BY_ENVIRONMENT = f"postgres_url:\n      env: {_POSTGRES}\n"
 _ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
@@ -87,6 +91,7 @@ def run_backfill(
     from dagster._core.instance.ref import InstanceRef
 
     from tidemill.defs.launch import backfill as launch
+    from tidemill.defs.launch import named
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
@@ -96,6 +101,8 @@ def run_backfill(
     # answer Ctrl-C with a traceback each.
     told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
+        bootstrap.databases(settings),
+        named(),
         dg.DagsterInstance.from_ref(told_once) as instance,
         _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,
     ):
@@ -115,13 +122,36 @@ def run_backfill(
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The folder of the Dagster instance, with its configuration in it."""
+    """The folder of the Dagster instance, with its configuration in it.
+
+    Its storage is the PostgreSQL of one's own where that is in use, else the one that
+    `DAGSTER_POSTGRES_URL` tells of, else SQLite in the folder.
+    """
     home = settings.dagster_home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
-    if not config.exists():
-        config.write_bytes(deployed("dagster.yaml").read_bytes())
+    before = config.read_text() if config.exists() else None
+    told = _on_storage(before or deployed("dagster.yaml").read_text(), settings)
+    if told != before:
+        scratch = config.with_suffix(".new")
+        scratch.write_text(told)
+        scratch.replace(config)
     return home
+
+
+def _on_storage(told: str, settings: Settings) -> str:
+    """The configuration with the storage that is to be used now."""
+    block, own = f"\n{deployed('dagster-postgres.yaml').read_text()}", bootstrap.postgres(settings)
+    head, mark, _ = block.partition(_BY_ENVIRONMENT)
+    told = re.sub(rf"{re.escape(head + mark.splitlines()[0])}.*\n( .*\n)?", "", told)
+    if own.port is not None:
+        if re.search(r"^storage:", told, re.MULTILINE):
+            raise SpecInvalid(
+                f"{settings.dagster_home}/dagster.yaml names a storage of its own.",
+                "Take it out, or run `tidemill up` without `--postgres`.",
+            )
+        return f"{told}{head}postgres_url: {json.dumps(own.url('dagster'))}\n"
+    return told + (block if _POSTGRES in os.environ else "")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 from tidemill import bootstrap
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
-from tidemill.cli.up.services import MLFLOW, mlflow_server, program
+from tidemill.cli.up.services import mlflow_server, mlflow_told, program
 from tidemill.settings import Settings
 
 _PATIENCE = 30  # seconds that a UI gets to end what it started
@@ -32,13 +32,14 @@ def ui(
         "DAGSTER_HOME": str(dagster_home(settings)),
         "TIDEMILL_HOME": str(settings.home.resolve()),
         "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
-        **MLFLOW,
+        **mlflow_told(settings),
     }
     with ExitStack() as stack:
+        stack.enter_context(bootstrap.databases(settings))
         stack.enter_context(bootstrap.cluster(settings))
         if mlflow_port and settings.mlflow.tracking_uri is None:
             environment["TIDEMILL_MLFLOW__UI"] = address = f"http://127.0.0.1:{mlflow_port}"
-            stack.enter_context(_running(mlflow_server(settings, mlflow_port), environment))
+            stack.enter_context(_running(mlflow_server(mlflow_port), environment))
             console.print(f"MLflow:  {address}")
         dagster = ("dagster", "dev", "-m", "tidemill.definitions")
         words = (*dagster, "-h", "127.0.0.1", "-p", str(port))

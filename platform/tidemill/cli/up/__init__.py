@@ -10,14 +10,17 @@ from typing import Annotated
 import psutil
 import typer
 
+from tidemill import bootstrap
 from tidemill.adapters import broker
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import airflow, table
 from tidemill.cli.up.manager import Manager
-from tidemill.cli.up.model import MODEL, dag_file, live_model
+from tidemill.cli.up.migrations import migrate
+from tidemill.cli.up.model import MODEL, live_model, write_dags
+from tidemill.cli.up.prepare import prepare, write_workspace
 from tidemill.cli.up.runs import bury
-from tidemill.cli.up.services import Places, Service, environment, services, workspace
+from tidemill.cli.up.services import Places, Service, environment, services
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
@@ -32,14 +35,18 @@ NoAirflow = Annotated[
     bool, typer.Option("--no-airflow", help="Dagster's sensor and a producer drive in its place.")
 ]
 
+OnPostgres = Annotated[
+    bool, typer.Option("--postgres", help="Dagster, MLflow and Airflow keep theirs in PostgreSQL.")
+]
 
-def up(no_airflow: NoAirflow = False) -> None:
+
+def up(no_airflow: NoAirflow = False, postgres: OnPostgres = False) -> None:
     """Bring the whole platform up, and return when all of it is ready; `tidemill down` ends it.
 
     Flights of 2013 run live in five-minute windows. Where it is up already, it is shown.
     """
     settings = Settings()
-    wanted = services(settings, with_airflow=not no_airflow)
+    wanted = services(settings, with_airflow=not no_airflow, with_postgres=postgres)
     manager = Manager.of(settings)
     with _alone(settings):
         if not no_airflow:
@@ -47,7 +54,7 @@ def up(no_airflow: NoAirflow = False) -> None:
         if manager.runs():
             _check_driver(manager, wanted)
         else:
-            _begin(settings, manager, wanted, with_airflow=not no_airflow)
+            _begin(settings, manager, wanted, with_airflow=not no_airflow, with_postgres=postgres)
         _until_ready(manager, wanted)
     table.show(table.rows(manager, wanted))
     if not no_airflow:
@@ -65,28 +72,55 @@ def down() -> None:
 
 
 def _begin(
-    settings: Settings, manager: Manager, wanted: Sequence[Service], *, with_airflow: bool
+    settings: Settings,
+    manager: Manager,
+    wanted: Sequence[Service],
+    *,
+    with_airflow: bool,
+    with_postgres: bool,
 ) -> None:
     _end(settings, manager)  # what a manager that was killed has left
     _check_ports(wanted)
     from tidemill.adapters.streams.pace import Pace
 
-    spec = live_model(settings, time.time_ns() // 1_000_000)
+    spec = live_model(settings, settings.up_data / "models", time.time_ns() // 1_000_000)
     ended = Pace.of(spec).ended
+    _choose_databases(settings, with_postgres)
     dagster_home(settings)
-    Places(settings).workspace.write_text(workspace(Places(settings)))
+    at = Places(settings)
+    write_workspace(at, {"socket": str(at.code)})
     told = environment(settings, with_airflow=with_airflow)
     manager.logs.mkdir(parents=True, exist_ok=True)
     if with_airflow:
         drawn = airflow.secrets_of(settings)
         told = {**told, **airflow.environment(settings, drawn)}
-        airflow.prepare(settings, dag_file(spec, ended), told)
+        write_dags(airflow.dags(settings), spec, ended)
+    with bootstrap.databases(settings):
+        migrate(settings, told, with_airflow=with_airflow)
     manager.begin(wanted, told)
     if ended < time.time() * 1000:
         console.print(
             f"The flights of 2013 ended on {from_ms(ended):%Y-%m-%d %H:%M} UTC; "
             "another TIDEMILL_HOME begins them anew."
         )
+
+
+def _choose_databases(settings: Settings, with_postgres: bool) -> None:
+    """Let everything here use PostgreSQL, made if need be, or SQLite; what it used is told."""
+    own, began = bootstrap.postgres(settings), (settings.dagster_home / "dagster.yaml").exists()
+    if began and with_postgres != (own.port is not None):
+        names = ("SQLite", "PostgreSQL") if with_postgres else ("PostgreSQL", "SQLite")
+        console.print(
+            "Dagster, MLflow and Airflow kept theirs in {}, and now do in {}: what they recorded "
+            "there stays there and is not seen here. Models, store and ledger are the same."
+            .format(*names),
+            soft_wrap=True,
+        )  # fmt: skip
+    if with_postgres:
+        own.make(settings.up.postgres_port)
+        own.use(settings.up.postgres_port)
+    else:
+        own.leave()
 
 
 def _until_ready(manager: Manager, wanted: Sequence[Service]) -> None:
@@ -125,10 +159,11 @@ def _failed(manager: Manager, service: Service) -> ServiceFailed:
 
 
 def _check_driver(manager: Manager, wanted: Sequence[Service]) -> None:
-    """Raises `Refused` where the platform is up with the other driver."""
+    """Raises `Refused` where the platform is up with the other driver, or other databases."""
     if set(manager.states()) != {each.name for each in wanted}:
         raise Refused(
-            "The platform is up with another set of services: one driver at a time.",
+            "The platform is up with another set of services: one driver at a time, and one kind "
+            "of database.",
             "Run `tidemill down` first.",
         )
 
@@ -164,7 +199,7 @@ def _holder(port: int) -> str:
 
 def _end(settings: Settings, manager: Manager) -> bool:
     """End all there is; whether there was anything."""
-    names = [name for name in manager.states() if name != "kafka"]
+    names = [name for name in manager.states() if name not in ("kafka", "postgres")]
     runs = manager.runs()
     if runs:
         manager.end(names)
@@ -199,4 +234,4 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-COMMANDS = (up, down)
+COMMANDS = (up, down, prepare)

@@ -1,17 +1,16 @@
-"""The Airflow of `tidemill up`: its settings, its secrets, its database."""
+"""The Airflow of `tidemill up`: its settings, its secrets, its DAGs."""
 
 import json
 import os
 import secrets
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from tidemill.cli.up.services import Places, program
-from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
+from tidemill import bootstrap
+from tidemill.cli.up.services import Places
+from tidemill.core.errors import PrerequisiteMissing
 from tidemill.settings import Settings
 
 USER = "admin"
@@ -57,7 +56,8 @@ def introduction(settings: Settings) -> str:
 
 def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
     """Everything that Airflow is told."""
-    at, home = Places(settings), settings.airflow_home
+    at, home, own = Places(settings), settings.airflow_home, bootstrap.postgres(settings)
+    database = f"sqlite:///{home}/airflow.db?timeout=30" if own.port is None else own.url("airflow")
     host, port = at.dagster.removeprefix("http://").split(":")
     return {
         "AIRFLOW_HOME": str(home),
@@ -65,7 +65,7 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
         "AIRFLOW__API__BASE_URL": at.airflow,
         "AIRFLOW__API_AUTH__JWT_SECRET": drawn.jwt,
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags(settings)),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{at.airflow}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -73,7 +73,7 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords(settings)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=30",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         # So that a task which is resumed soon is not taken for dead.
@@ -81,23 +81,9 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
     }
 
 
-def prepare(settings: Settings, dags: str, told: Mapping[str, str]) -> None:
-    """Write the DAGs and bring the database up to date. Raises `ServiceFailed`."""
-    home = settings.airflow_home
-    (home / "dags").mkdir(parents=True, exist_ok=True)
-    (home / "dags" / "flights_live.py").write_text(dags)
-    migrated, now = home / "migrated", version("apache-airflow")
-    if migrated.exists() and migrated.read_text() == now:
-        return
-    log = settings.up_data / "logs" / "airflow-migrate.log"
-    with log.open("wb") as said:
-        done = subprocess.run(
-            program(("airflow", "db", "migrate")),
-            env=dict(told), stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise ServiceFailed("Airflow's database could not be made.", f"Its log says why: {log}.")
-    migrated.write_text(now)
+def dags(settings: Settings) -> Path:
+    """The folder of its DAGs."""
+    return settings.airflow_home / "dags"
 
 
 def _passwords(settings: Settings) -> Path:

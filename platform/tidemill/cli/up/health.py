@@ -1,14 +1,17 @@
-"""Whether a service does what others need of it; asked from outside, as they would."""
+"""Whether a service does what others need of it; asked from outside, as they would.
+
+The images of `deploy/docker/` hold this file alone, as a program: it takes a check and what that
+asks, and ends with 0 for well. So it needs nothing but Python.
+"""
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-
-from tidemill.adapters import broker
 
 Health = Callable[[], bool]
 """Whether it is well; it never raises, and takes seconds at most."""
@@ -21,22 +24,12 @@ _CODE = """
 """
 
 
-def kafka(folder: Path) -> Health:
-    """The embedded broker of this folder takes connections."""
-
-    def well() -> bool:
-        running = broker.status(folder)
-        if running is None:
-            return False
-        host, port = running.bootstrap_servers.rsplit(":", 1)
-        return _connects(socket.AF_INET, (host, int(port)))
-
-    return well
-
-
-def listens(path: Path) -> Health:
-    """Somebody listens at this socket file."""
-    return lambda: _connects(socket.AF_UNIX, str(path))
+def listens(at: Path | str) -> Health:
+    """Somebody listens there: at a socket file, or at `HOST:PORT`."""
+    if isinstance(at, Path):
+        return lambda: _connects(socket.AF_UNIX, str(at))
+    host, port = at.rsplit(":", 1)
+    return lambda: _connects(socket.AF_INET, (host, int(port)))
 
 
 def answers(address: str) -> Health:
@@ -105,3 +98,16 @@ def _asked(address: str, data: bytes | None = None) -> Any:
         return json.loads(body)
     except ValueError:
         return {}
+
+
+CHECKS: Mapping[str, Callable[..., Health]] = {
+    "listens": listens,
+    "answers": answers,
+    "code": code,
+    "daemon": daemon,
+    "airflow": airflow,
+}
+
+if __name__ == "__main__":
+    check, *asked = sys.argv[1:]
+    sys.exit(not CHECKS[check](*asked)())

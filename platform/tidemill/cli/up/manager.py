@@ -235,4 +235,5 @@ class Manager:
             "stdout_logfile": self.log(service.name),
             "stdout_logfile_maxbytes": "10MB",
             "stdout_logfile_backups": 1,
+            **service.how,
         }

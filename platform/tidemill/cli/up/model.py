@@ -1,4 +1,4 @@
-"""The model of `tidemill up`: the flights live, written once, at the first `up`."""
+"""The model of the platform: the flights live, written once, when it is first brought up."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,17 +17,19 @@ _HALF_LIFE = 60 * _DAY  # minutes, as by default, and as on the flights' own clo
 _EARLIER = 2
 """Windows that lie behind us at the start, so that there is something to see at once."""
 _HEAD = """\
-# Written by the first `tidemill up`, which fixed the start: the model `flights` on today's clock,
-# a day of 2013 in each window. It stays as it is; begin anew in another TIDEMILL_HOME.
+# Written once, by `tidemill up` or `prepare`, which fixed the start: the model `flights` on today's
+# clock, a day of 2013 in each window. It stays as it is; begin anew with other data.
 """
 
 
-def live_model(settings: Settings, now: int) -> ModelSpec:
-    """The spec of the live model; its `defs.yaml` is written if there is none. `now`: ms."""
-    folder = settings.up_data / "models" / MODEL
-    file = folder / "defs.yaml"
+def live_model(settings: Settings, models: Path, now: int) -> ModelSpec:
+    """The spec of the live model; its `defs.yaml` is written below `models` if there is none.
+
+    That is one of the folders where the settings look for models. `now`: ms.
+    """
+    file = models / MODEL / "defs.yaml"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         scratch = file.with_suffix(".new")
         scratch.write_text(_HEAD + yaml.safe_dump(_document(settings, now), sort_keys=False))
         scratch.replace(file)
@@ -50,8 +52,13 @@ def _document(settings: Settings, now: int) -> dict[str, Any]:
     return document
 
 
-def dag_file(spec: ModelSpec, ended: int) -> str:
-    """Airflow's three DAGs of the live model, until the flights have `ended` (ms)."""
+def write_dags(folder: Path, spec: ModelSpec, ended: int) -> None:
+    """Write Airflow's three DAGs of the live model, until the flights have `ended` (ms)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{MODEL}.py").write_text(_dags(spec, ended))
+
+
+def _dags(spec: ModelSpec, ended: int) -> str:
     first = spec.calendar.first
     told = {
         "cron": spec.windows.cron,
@@ -63,7 +70,7 @@ def dag_file(spec: ModelSpec, ended: int) -> str:
     }
     words = "".join(f"        {name}={value!r},\n" for name, value in told.items())
     return f'''\
-"""The DAGs of the live flights, written by `tidemill up`."""
+"""The DAGs of the live flights, written by tidemill."""
 
 import datetime
 

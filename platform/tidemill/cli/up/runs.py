@@ -1,5 +1,7 @@
 """Dagster's runs whose processes ended with the platform: nobody else would say so."""
 
+from tidemill import bootstrap
+from tidemill.cli.backfill import dagster_home
 from tidemill.cli.up.services import Places
 from tidemill.settings import Settings
 
@@ -15,10 +17,13 @@ def bury(settings: Settings) -> int:
     import dagster as dg
     from dagster._core.storage.tags import GRPC_INFO_TAG
 
+    from tidemill.defs.launch import named
+
     socket, buried = str(Places(settings).code), 0
     over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     under_way = [status for status in dg.DagsterRunStatus if status not in over]
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+    home = str(dagster_home(settings))
+    with bootstrap.databases(settings), named(), dg.DagsterInstance.from_config(home) as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
             if socket in run.tags.get(GRPC_INFO_TAG, ""):
                 instance.report_run_failed(run, message="The platform ended; run it again.")

@@ -2,20 +2,17 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill import bootstrap
+from tidemill.adapters import broker
+from tidemill.adapters.postgres import server
 from tidemill.cli.up import health
 from tidemill.cli.up.model import MODEL
 from tidemill.settings import Settings
 
-MLFLOW = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
-}
-"""What MLflow's server is told."""
 MARK = "TIDEMILL_PART_OF"
 """In the environment of all that is begun: the folder of `up`, by which it is found again."""
 
@@ -25,7 +22,7 @@ class Service:
     """A process that is kept running: its words, begun when those it needs are well.
 
     `port` is where it listens on the loopback, `setting` what changes that, and `where` what people
-    open.
+    open. `how` is what else the manager is told of it, in supervisor's words.
     """
 
     name: str
@@ -35,6 +32,7 @@ class Service:
     port: int | None = None
     setting: str = ""
     where: str = ""
+    how: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,20 @@ class Places:
     @property
     def workspace(self) -> Path:
         """How Dagster's webserver and daemon find it."""
-        return self.settings.up_data / "workspace.yaml"
+        return self.settings.dagster_home / "workspace.yaml"
 
 
-def services(settings: Settings, *, with_airflow: bool) -> list[Service]:
+def services(settings: Settings, *, with_airflow: bool, with_postgres: bool) -> list[Service]:
     """All of them, each behind those it needs."""
     at = Places(settings)
     driver = _airflow(settings, at) if with_airflow else [_stream()]
+    database = [_postgres(settings)] if with_postgres else []
+    needs = tuple(each.name for each in database)
     return [
+        *database,
         *_kafka(settings),
-        *_mlflow(settings, at),
-        *_dagster(settings, at),
+        *_mlflow(settings, at, needs),
+        *_dagster(settings, at, needs),
         _serving(settings, at),
         *driver,
     ]
@@ -94,7 +95,7 @@ def environment(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
         "TIDEMILL_SENSORS": "stopped" if with_airflow else "running",
         "TIDEMILL_DAGSTER_UI": at.dagster,
         "DAGSTER_HOME": str(settings.dagster_home),
-        **MLFLOW,
+        **mlflow_told(settings),
         **({} if settings.mlflow.tracking_uri else {"TIDEMILL_MLFLOW__UI": at.mlflow}),
     }
 
@@ -102,30 +103,54 @@ def environment(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
 def _kafka(settings: Settings) -> list[Service]:
     if settings.kafka.bootstrap_servers is not None:
         return []
-    words = ("tidemill", "kafka", "run")
-    return [Service("kafka", words, health.kafka(settings.kafka_data))]
+
+    def well() -> bool:
+        running = broker.status(settings.kafka_data)
+        return running is not None and health.listens(running.bootstrap_servers)()
+
+    return [Service("kafka", ("tidemill", "kafka", "run"), well)]
 
 
-def _mlflow(settings: Settings, at: Places) -> list[Service]:
+def _postgres(settings: Settings) -> Service:
+    own, port = bootstrap.postgres(settings), settings.up.postgres_port
+    user = server.account()
+    return Service(
+        "postgres",
+        server.command(own.data, port),
+        lambda: server.answers(own.data, port),
+        port=port,
+        setting="TIDEMILL_UP__POSTGRES_PORT",
+        how={
+            "directory": "/",
+            "stopsignal": server.STOP.name.removeprefix("SIG"),
+            "stopwaitsecs": server.STOP_SECONDS,
+            **({} if user is None else {"user": user}),
+        },
+    )
+
+
+def _mlflow(settings: Settings, at: Places, needs: tuple[str, ...]) -> list[Service]:
     if settings.mlflow.tracking_uri is not None:
         return []
     port = settings.up.mlflow_port
     return [
         Service(
             "mlflow",
-            mlflow_server(settings, port),
+            mlflow_server(port),
             health.answers(f"{at.mlflow}/health"),
-            port=port,
-            setting="TIDEMILL_UP__MLFLOW_PORT",
-            where=at.mlflow,
+            needs,
+            port,
+            "TIDEMILL_UP__MLFLOW_PORT",
+            at.mlflow,
         )
     ]
 
 
-def _dagster(settings: Settings, at: Places) -> list[Service]:
+def _dagster(settings: Settings, at: Places, needs: tuple[str, ...]) -> list[Service]:
     port, workspace = settings.up.dagster_port, ("-w", str(at.workspace))
     server = ("dagster", "api", "grpc", "--socket", str(at.code), "-m", "tidemill.definitions")
-    needs = ("kafka",) if settings.kafka.bootstrap_servers is None else ()
+    if settings.kafka.bootstrap_servers is None:
+        needs = (*needs, "kafka")
     return [
         Service("dagster-code", server, health.listens(at.code), needs),
         Service(
@@ -195,23 +220,27 @@ def _airflow(settings: Settings, at: Places) -> list[Service]:
     ]
 
 
-def mlflow_server(settings: Settings, port: int) -> tuple[str, ...]:
-    """MLflow's server on the record of one's own."""
-    tracker = bootstrap.tracker(settings)
-    assert tracker is not None  # there is one where no other is set
-    server = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    return (*server, "--backend-store-uri", tracker.uri)
+def mlflow_server(port: int) -> tuple[str, ...]:
+    """MLflow's server."""
+    return ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+
+
+def mlflow_told(settings: Settings) -> dict[str, str]:
+    """What MLflow's server is told: to serve the record of one's own, where that is kept."""
+    told = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
+    }
+    if settings.mlflow.tracking_uri is None:
+        tracker = bootstrap.tracker(settings)
+        assert tracker is not None  # there is one where no other is set
+        told["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
+    return told
 
 
 def program(words: Sequence[str]) -> list[str]:
-    """These words, the first as a program of this environment."""
-    return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-
-
-def workspace(at: Places) -> str:
-    """Dagster's workspace, as YAML."""
-    where = f"      socket: {at.code}\n      location_name: tidemill\n"
-    return f"load_from:\n  - grpc_server:\n{where}"
+    """These words, the first as a program of this environment if it is a mere name."""
+    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
 
 
 def _local(port: int) -> str:

@@ -73,8 +73,8 @@ def standing(settings: Settings) -> list[Row]:
     names = set(manager.states())
     if not names:
         raise Refused("The platform is not up.", "`tidemill up` brings it up.")
-    both = (services(settings, with_airflow=driver) for driver in (True, False))
-    return rows(manager, next(each for each in both if {s.name for s in each} == names))
+    wanted = services(settings, with_airflow="airflow" in names, with_postgres="postgres" in names)
+    return rows(manager, wanted)
 
 
 def show(told: Sequence[Row], as_json: bool = False) -> None:

@@ -1,0 +1,162 @@
+"""What no schema knows of the compose file: order, health, who may do what and is told what."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dockerfile_parse import DockerfileParser
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+READ = ("--env-file", os.devnull, "--profile", "*", "config", "--no-env-resolution")
+
+
+def read() -> Any:
+    """The file as Compose itself reads it where nothing is set."""
+    compose = Path(sys.executable).with_name("docker-compose")
+    words = [compose, "-f", DEPLOY / "compose.yaml", *READ, "--format", "json"]
+    nothing = {"PATH": os.defpath}
+    return json.loads(subprocess.run(words, env=nothing, capture_output=True, check=True).stdout)
+
+
+FILE: dict[str, Any] = read()
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = {name: each for name, each in SERVICES.items() if "build" in each}
+IMAGES = ("airflow", "platform", "serving")
+
+one_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def built(name: str) -> DockerfileParser:
+    return DockerfileParser(str(DEPLOY / "docker" / f"{name}.Dockerfile"))
+
+
+def ends(service: dict[str, Any]) -> bool:
+    """Whether it is done some day, and not begun again then."""
+    return service["restart"] != "unless-stopped"
+
+
+@one_service
+def test_a_service_tells_its_health_or_ends_by_itself(name: str) -> None:
+    assert ("healthcheck" in SERVICES[name]) != ends(SERVICES[name])
+
+
+def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> None:
+    waits = {name: each.get("depends_on", {}) for name, each in SERVICES.items()}
+    order = [*TopologicalSorter(waits).static_order()]
+    assert set(order) == set(SERVICES)
+    for asked in waits.values():
+        for name, how in asked.items():
+            done = "completed_successfully" if ends(SERVICES[name]) else "healthy"
+            assert how == {"condition": f"service_{done}", "required": True}
+    # `up --wait` takes a service that has ended for a failure unless another waits for its end.
+    always = [name for name, each in SERVICES.items() if "profiles" not in each]
+    awaited = {name for asked in waits.values() for name in asked}
+    assert {name for name in always if ends(SERVICES[name])} <= awaited
+
+
+def test_only_the_uis_and_the_server_are_published_on_the_loopback() -> None:
+    published = {
+        (name, port["host_ip"], port["published"], port["target"])
+        for name, each in SERVICES.items()
+        for port in each.get("ports", [])
+    }
+    assert published == {
+        ("airflow-api-server", "127.0.0.1", "8080", 8080),
+        ("dagster-webserver", "127.0.0.1", "3000", 3000),
+        ("mlflow", "127.0.0.1", "5000", 5000),
+        ("serving", "127.0.0.1", "8000", 8000),
+    }
+
+
+@one_service
+def test_a_service_has_no_rights_and_fills_no_disk(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert not {"cap_add", "devices", "ipc", "network_mode", "pid", "privileged"} & set(service)
+
+
+@one_service
+def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> None:
+    service, needed = SERVICES[name], set()
+    words = " ".join(service["command"] or [])
+    for variable, value in service.get("environment", {}).items():
+        assert not re.search(r"://\w+:[^@/]+@", value), "a password in an address"
+        if value.startswith("/run/secrets/"):
+            assert variable.endswith("_FILE")
+            needed.add(value.removeprefix("/run/secrets/"))
+        elif re.search("PASSWORD|SECRET|TOKEN|KEY", variable):
+            assert value == "/tmp/passwords.json"
+    needed |= set(re.findall(r"/run/secrets/(\w+)", words))
+    if name == "postgres":
+        needed |= {f"postgres_{user}" for user in ("dagster", "airflow", "mlflow")}
+    assert {each["source"] for each in service.get("secrets", [])} == needed
+    assert needed <= set(FILE["secrets"])
+
+
+def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
+    writers: dict[str, set[str]] = {name: set() for name in FILE["volumes"]}
+    for name, each in SERVICES.items():
+        for volume in each.get("volumes", []):
+            if volume["type"] == "volume" and not volume.get("read_only"):
+                writers[volume["source"]].add(name)
+    dagster = {"setup", "dagster-code", "dagster-webserver", "dagster-daemon", "stream"}
+    airflow = {name for name in SERVICES if name.startswith("airflow-")}
+    assert writers == {
+        "postgres": {"postgres"},
+        "kafka": {"kafka"},
+        "mlflow": {"mlflow"},
+        "serving": {"serving"},
+        "models": {"setup"},
+        "dags": {"setup"},
+        "tidemill": dagster,
+        "store": {"dagster-code"},
+        "airflow": airflow,
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
+    image = OURS[name]["image"].removeprefix("tidemill-")
+    assert OURS[name]["build"]["dockerfile"] == f"deploy/docker/{image}.Dockerfile"
+    runs = [step["value"] for step in built(image).structure if step["instruction"] == "RUN"]
+    (folders,) = (run.split("install --directory")[1] for run in runs if "install --di" in run)
+    assert folders.split()[:2] == ["--owner=10001", "--group=10001"]
+    targets = {volume["target"] for volume in OURS[name].get("volumes", [])}
+    assert targets <= set(folders.split())
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_is_nobodys_and_made_of_pinned_things(image: str) -> None:
+    last = {step["instruction"]: step["value"] for step in built(image).structure}
+    assert last["USER"] == OURS["setup"]["user"] == "10001:10001"
+    assert {*built(image).parent_images} == {"python:3.11.15-slim-bookworm"}
+    uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert uv is not None
+    assert f"uv=={uv[1]}\n" in built(image).content
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    labels = built(image).labels
+    assert labels["org.opencontainers.image.version"] == told["version"]
+    assert labels["org.opencontainers.image.licenses"] == told["license"]
+
+
+def test_the_brokers_settings_are_those_of_the_embedded_one() -> None:
+    from tidemill.adapters.broker import process
+
+    told = SERVICES["kafka"]["environment"]
+    ours = dict(line.split("=", 1) for line in process._PROPERTIES.splitlines())
+    places = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
+    assert {
+        key: told[f"KAFKA_{key.replace('.', '_').upper()}"] for key in ours.keys() - places
+    } == {key: ours[key] for key in ours.keys() - places}

@@ -1,0 +1,55 @@
+"""`tidemill prepare`: what the services of `deploy/compose.yaml` find in their volumes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from tidemill.cli.backfill import dagster_home
+from tidemill.cli.options import console
+from tidemill.cli.up.model import MODEL, live_model, write_dags
+from tidemill.cli.up.services import Places
+from tidemill.core.errors import SpecInvalid
+from tidemill.settings import Settings
+
+
+def prepare(
+    dags: Annotated[Path, typer.Option("--dags", help="The folder of Airflow's DAGs.")],
+    code: Annotated[str, typer.Option("--code", help="HOST:PORT of Dagster's code server.")],
+) -> None:
+    """Write what a platform in containers begins with; what is there already is kept or brought up
+    to date.
+
+    The model of the live flights goes to TIDEMILL_MODELS, Dagster's instance and workspace to
+    TIDEMILL_HOME, Airflow's three DAGs to --dags.
+    """
+    from tidemill.adapters.streams.pace import Pace
+
+    settings = Settings()
+    if "models" not in settings.model_fields_set:
+        raise SpecInvalid(
+            "TIDEMILL_MODELS is not set, and the packaged models are not to be added to.",
+            "Let it name a folder that this command may write to.",
+        )
+    host, _, port = code.rpartition(":")
+    if not host or not port.isdecimal():
+        raise typer.BadParameter(f"{code!r} is not HOST:PORT", param_hint="--code")
+    spec = live_model(settings, settings.models, time.time_ns() // 1_000_000)
+    dagster_home(settings)
+    write_workspace(Places(settings), {"host": host, "port": int(port)})
+    write_dags(dags, spec, Pace.of(spec).ended)
+    console.print(
+        f"{MODEL} is in {settings.models}, Dagster's instance in {settings.dagster_home}, "
+        f"Airflow's DAGs are in {dags}.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
+    """Tell Dagster's webserver and daemon where its code is: `socket`, or `host` and `port`."""
+    server = {**code, "location_name": "tidemill"}
+    at.workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
