@@ -9,8 +9,9 @@ GO_VERSION := 1.27.3
 VERSITYGW_VERSION := v1.8.0
 AWSCLI_VERSION := 1.46.3
 RUN := .venv/bin
-# Two processes, each with servers of its own; the tests of one module stay together.
-PARALLEL ?= -n 2 --dist loadfile
+# Two processes, each with servers of its own; the tests of one module stay together. In their own order, or the
+# modules with the fewest tests, which are the longest, would be left to one process at the end.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 export UV_COMPILE_BYTECODE := 1
 
 .PHONY: help setup setup-airflow demo test test-faults mutants tools lint up down ui clean
