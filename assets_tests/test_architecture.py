@@ -34,13 +34,14 @@ def test_only_the_settings_read_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    # These hand the environment to a child process, tell Dagster where its home is, or MLflow not
-    # to call home.
+    # These hand the environment to a child process, tell Dagster where its home and its database
+    # are, or MLflow not to call home.
     handing_on = {
         "adapters/mlflow.py",
         "adapters/prover/forked.py",
         "cli/backfill.py",
         "cli/beside.py",
+        "cli/postgres.py",
         "cli/ui.py",
         "cli/up/services.py",
     }

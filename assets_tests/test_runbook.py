@@ -14,7 +14,9 @@ from bench import Bench
 from children import journey
 from commands import environ
 from kept import define_two_windows, kept
+from postgres_hands import postgres_at, reachable
 from s3_hands import S3
+from tidemill.adapters.postgres import NAMES
 from tidemill.core import errors
 from tools import needs
 
@@ -87,7 +89,7 @@ def test_a_store_on_s3_and_the_ledger_come_back_by_the_commands_of_the_runbook(
     with bench.mill() as mill:
         journey(mill, 1)
     before, backup = kept(bench), tmp_path / "backup"
-    *_, save, restore = commands()
+    _, _, save, restore, *_ = commands()
     performed(save, bench, backup)
     assert bench.s3 is not None
     shutil.rmtree(s3.folder / bench.s3.bucket)
@@ -97,3 +99,24 @@ def test_a_store_on_s3_and_the_ledger_come_back_by_the_commands_of_the_runbook(
     assert f"{bench.model}: 3 entries brought back, 3 stand" in said
     assert "2 windows made again" in said
     assert kept(bench) == before
+
+
+@pytest.mark.faults
+def test_the_databases_come_back_by_the_commands_of_the_runbook(tmp_path: Path) -> None:
+    """Over what was written since, and into a PostgreSQL that is new."""
+    *_, save, restore = commands()
+    with reachable() as home:
+        bench = Bench("127.0.0.1:1", home, "unused")
+        with postgres_at(home / "postgres") as server:
+            for name in NAMES:
+                server.asked(name, f"create table kept as select '{name}' as told")
+            performed(save, bench, tmp_path / "backup")
+            for name in NAMES:
+                server.asked(name, "update kept set told = 'spoiled'")
+            performed(restore, bench, tmp_path / "backup")
+            assert [server.asked(name, "table kept") for name in NAMES] == [[(n,)] for n in NAMES]
+        shutil.rmtree(server.own.data)
+        performed(restore, bench, tmp_path / "backup")
+        server.begin()
+        assert [server.asked(name, "table kept") for name in NAMES] == [[(n,)] for n in NAMES]
+        server.end()

@@ -159,6 +159,8 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
 def away() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
     yield "memory", lambda _: MemoryTracker(away=True)
     yield "refused", lambda _: MlflowTracker("http://127.0.0.1:1", None, "http://ui", 1)
+    postgres = "postgresql+psycopg2://mlflow@127.0.0.1:1/mlflow"
+    yield "no server of the database", lambda _: MlflowTracker(postgres, None, "http://ui", 1)
     yield (
         "unwritable",
         lambda folder: MlflowTracker(f"sqlite:////proc/{folder.name}/no.db", None, "http://ui", 1),

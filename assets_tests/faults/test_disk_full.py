@@ -1,11 +1,7 @@
 """The disk full in the midst of a commit: named, the window stays planned, then the same bytes."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import pytest
 import oracle
 from bench import Bench, turn
 from children import journey
+from disks import Small
 from kept import define_two_windows, kept
 from s3_hands import s3_server
 from tidemill import failpoints
@@ -21,7 +18,6 @@ from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.initial import initial
 from tidemill.cycle.record import Recorder, drift
-from tools import needs
 
 pytestmark = pytest.mark.faults
 
@@ -32,35 +28,10 @@ _COMMITS = (
 """In the order in which a first run comes by them."""
 
 
-@dataclass(frozen=True)
-class Small:
-    """A file system of 1 MB, which `fill` leaves without a byte and `free` gives back."""
-
-    root: Path
-
-    def fill(self) -> None:
-        with (self.root / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):
-            while True:
-                ballast.write(bytes(4096))
-        assert shutil.disk_usage(self.root).free == 0
-
-    def free(self) -> None:
-        (self.root / "ballast").unlink()
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Small]:
-    """The file system, mounted; where that is not allowed, the test is not run."""
-    mount, umount = needs("mount", "umount")
-    if os.geteuid() != 0:
-        pytest.skip("not run: only root may mount; run `make test-faults` as root")
-    root = tmp_path / "small"
-    root.mkdir()
-    subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root)], check=True)
-    try:
-        yield Small(root)
-    finally:
-        subprocess.run([umount, "--lazy", str(root)], check=True)
+    with Small.mounted(tmp_path / "small", "1m") as mounted:
+        yield mounted
 
 
 def _fill_at(place: str, small: Small, seen: list[str], reached: str) -> None:

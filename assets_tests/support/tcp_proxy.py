@@ -13,13 +13,14 @@ _PIECE = 16_384
 
 
 class Proxy:
-    """Passes on what comes to `port`, of this machine, to the port `target`, of `host`, and answers
-    back.
+    """Passes on what comes to `port`, of this machine, to the port `target`, of `host`, and back.
 
     `pause` is how many seconds each piece of an answer waits, `refuses` ends new connections at
     once, and while `held` no byte moves in either direction and no connection ends. Each may be
     changed at any time.
     """
+
+    _asked: tuple[bytes, bool] | None = None
 
     def __init__(self, target: int, port: int, host: str = "127.0.0.1") -> None:
         self.target, self.port, self.host = target, port, host
@@ -35,6 +36,17 @@ class Proxy:
         """Do this once, as soon as so many more bytes of answers have come."""
         with self._lock:
             self._left, self._then = answered, then
+
+    def reset_at(self, asked: bytes, *, passed: bool) -> None:
+        """Reset the next connection that asks this, once: before it is passed on, or when the
+        answer comes, which nobody hears."""
+        with self._lock:
+            self._asked = asked, passed
+
+    @property
+    def armed(self) -> bool:
+        """Whether that is still to come."""
+        return self._asked is not None
 
     def close_all(self) -> None:
         """End every connection as a peer does that goes away in order."""
@@ -96,6 +108,8 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while piece := source.recv(_PIECE):
+                if self._resets(connection, piece, answers):
+                    break
                 if answers:
                     self._count(len(piece))
                     time.sleep(self.pause)
@@ -105,6 +119,20 @@ class Proxy:
                     break
                 sink.sendall(piece)
         connection.half_over(sink)
+
+    def _resets(self, connection: "_Connection", piece: bytes, answers: bool) -> bool:
+        """Whether this very piece, or the answer to it, is where the connection is reset."""
+        if answers:
+            due = connection.unheard
+        else:
+            with self._lock:
+                if self._asked is None or self._asked[0] not in piece:
+                    return False
+                due, self._asked = not self._asked[1], None
+            connection.unheard = not due
+        if due:
+            connection.reset()
+        return due
 
     def _count(self, answered: int) -> None:
         with self._lock:
@@ -118,11 +146,12 @@ class Proxy:
 
 @dataclass
 class _Connection:
-    """The two sides; `cut`: nothing more is passed on."""
+    """The two sides; `cut`: nothing more is passed on; `unheard`: with the next answer."""
 
     near: socket.socket
     far: socket.socket
     cut: bool = False
+    unheard: bool = False
 
     def close(self) -> None:
         self.cut = True

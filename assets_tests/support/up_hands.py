@@ -95,7 +95,10 @@ class Platform(Reached):
     ports: Mapping[str, int] = field(
         default_factory=lambda: {
             name: free_port()
-            for name in ("SERVE__PORT", "UP__DAGSTER_PORT", "UP__MLFLOW_PORT", "UP__AIRFLOW_PORT")
+            for name in (
+                "SERVE__PORT",
+                *(f"UP__{of}_PORT" for of in ("DAGSTER", "MLFLOW", "AIRFLOW", "POSTGRES")),
+            )
         }
     )
     minutes: str = "1"

@@ -21,6 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.core.errors import TrackerUnavailable
@@ -54,8 +55,8 @@ class MlflowTracker:
         limits: Any = variables
         limits.MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(1, round(self._seconds)))
         limits.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(0)
-        if self.uri.startswith("sqlite:///"):
-            _look_at(self.uri.removeprefix("sqlite:///"), self._seconds)
+        if not self.uri.startswith("http"):
+            _look_at(self.uri, self._seconds)
         return MlflowClient(self.uri, self.uri)
 
     def experiment(self, model: str) -> str:
@@ -215,9 +216,10 @@ class MlflowTracker:
         try:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            said = str(getattr(error.__cause__, "orig", error))  # the database's own words
             raise TrackerUnavailable(
                 f"MLflow at {_shown(self.uri)} did not {doing}: {type(error).__name__}: "
-                f"{str(error).splitlines()[0][:300]}",
+                f"{said.splitlines()[0][:300]}",
                 "See that it is up (TIDEMILL_MLFLOW__TRACKING_URI). What is missing is made up for "
                 "by the next run, or by `tidemill verify MODEL --repair`.",
             ) from error
@@ -249,14 +251,20 @@ def _pages(things: Iterable[T], size: int) -> Iterator[list[T]]:
         yield page
 
 
-def _look_at(file: str, seconds: float) -> None:
-    """Raise `sqlite3.Error` where this database cannot be written now.
+def _look_at(uri: str, seconds: float) -> None:
+    """Raise `sqlite3.Error` where this file cannot be written now, `SQLAlchemyError` where this
+    PostgreSQL cannot be reached.
 
     MLflow itself tries for 100 s to open what cannot be opened, and waits 20 s for every lock.
     """
-    with closing(sqlite3.connect(file, timeout=seconds)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        database.rollback()
+    kind, _, file = uri.partition(":///")
+    if kind == "sqlite":
+        with closing(sqlite3.connect(file, timeout=seconds)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+    elif uri.startswith("postgresql"):
+        patience = {"connect_timeout": max(1, round(seconds))}
+        create_engine(uri, poolclass=NullPool, connect_args=patience).connect().close()
 
 
 def _shown(uri: str) -> str:

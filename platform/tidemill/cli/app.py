@@ -18,6 +18,7 @@ from tidemill.cli import (
     inspect,
     kafka,
     ledger,
+    postgres,
     replay,
     serve,
     stream,
@@ -43,7 +44,7 @@ app = typer.Typer(
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(stream.app, name="stream")
 app.add_typer(ledger.app, name="ledger")
-for module in (demo, up, backfill, decide, inspect, replay, serve, ui):
+for module in (demo, up, backfill, decide, inspect, replay, serve, ui, postgres):
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
 

@@ -91,6 +91,7 @@ def run_backfill(
     from dagster._core.instance.ref import InstanceRef
 
     from tidemill.defs.launch import backfill as launch
+    from tidemill.defs.launch import named
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
@@ -101,6 +102,7 @@ def run_backfill(
     told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
         bootstrap.databases(settings),
+        named(),
         dg.DagsterInstance.from_ref(told_once) as instance,
         _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,
     ):

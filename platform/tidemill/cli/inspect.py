@@ -144,7 +144,8 @@ def verify(
     from tidemill.cycle.recompute import recompute as make_again
     from tidemill.cycle.verify import verify as check_all
 
-    with bootstrap.open_mill(model, Settings()) as mill:
+    settings = Settings()
+    with bootstrap.databases(settings), bootstrap.open_mill(model, settings) as mill:
         verified = check_all(mill)
         verified.findings.extend(_record(mill, repair))
         if recompute:

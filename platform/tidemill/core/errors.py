@@ -190,6 +190,10 @@ class StoreUnavailable(TidemillError):
     """The store's storage did not answer in its time, or does not let us in."""
 
 
+class InstanceUnavailable(TidemillError):
+    """Dagster's database did not take or give its record of runs."""
+
+
 class TrackerUnavailable(TidemillError):
     """The tracker did not take or give its record in time."""
 

@@ -12,8 +12,9 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
-from tidemill.core.errors import TidemillError
+from tidemill.core.errors import InstanceUnavailable, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
 from tidemill.defs.event_log import kept_connections
@@ -193,12 +194,30 @@ def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
         storage.free_concurrency_slot_for_step(slot.run_id, slot.step_key)
 
 
+@contextmanager
+def named() -> Iterator[None]:
+    """Make `InstanceUnavailable` of what Dagster's database raises meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        found = _named(error)
+        if found is error:
+            raise
+        raise found from error
+
+
 def _named(error: BaseException) -> Exception:
     """The named error that this one was made of; without one, the error itself."""
     at: BaseException | None = error
     while at is not None:
         if isinstance(at, TidemillError):
             return at
+        if isinstance(at, SQLAlchemyError):
+            return InstanceUnavailable(
+                "Dagster's database did not take or give its record: "
+                f"{type(at).__name__}: {str(at).splitlines()[0][:300]}.",
+                "See that it is up and has space. Windows that were finished stay; run it again.",
+            )
         at = at.__cause__ or at.__context__
     assert isinstance(error, Exception)
     return error

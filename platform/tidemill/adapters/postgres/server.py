@@ -120,7 +120,7 @@ def create(data: Path, port: int, passwords: Path, drawn: Mapping[str, str], log
         try:
             until_answers(scratch, port, lambda: process.poll() is None, log)
             environment = {
-                "PATH": f"{initdb.parent}:{os.environ.get('PATH', os.defpath)}",
+                "PATH": f"{initdb.parent}:{os.defpath}",
                 "PGHOST": "127.0.0.1",
                 "PGPORT": str(port),
                 "PGPASSFILE": str(passwords),

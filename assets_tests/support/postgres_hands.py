@@ -1,0 +1,108 @@
+"""A real PostgreSQL on a free port, with the databases of `deploy/postgres`, and hands for it."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from commands import until
+from dagster_ui import free_port
+from tidemill.adapters.postgres import Postgres, server
+from tidemill.core.errors import PrerequisiteMissing
+
+
+def needs_postgres() -> None:
+    """Without PostgreSQL, and as root without its user, the test is reported as not run."""
+    try:
+        server.program("postgres", Path(os.devnull))
+        server.account()
+    except PrerequisiteMissing as missing:
+        pytest.skip(f"not run: {missing}")
+
+
+@contextmanager
+def reachable() -> Iterator[Path]:
+    """A folder where PostgreSQL's own user may go, too; tests' own folders are root's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@dataclass
+class Server:
+    """A server that runs; `port` is where it listens."""
+
+    own: Postgres
+    port: int
+    _up: ExitStack = field(default_factory=ExitStack)
+
+    def begin(self) -> None:
+        """Let it run, again if it was killed."""
+        self._up.enter_context(self.own.running())
+
+    def end(self) -> None:
+        self._up.close()
+
+    @property
+    def pid(self) -> int:
+        return int((self.own.data / "postmaster.pid").read_text().split()[0])
+
+    def kill(self) -> None:
+        """All of it, by SIGKILL of its first process, which the others notice."""
+        family = psutil.Process(self.pid)
+        others = family.children()
+        family.kill()
+        psutil.wait_procs([family, *others], 30)
+
+    def restart(self) -> None:
+        """The same, and it comes back."""
+        self.kill()
+        self.begin()
+
+    def kill_backend(self, name: str) -> None:
+        """The process behind one connection to this database, by SIGKILL: the server ends all
+        others and recovers."""
+        with create_engine(self.url(name), poolclass=NullPool).connect() as connection:
+            (pid,) = connection.execute(text("select pg_backend_pid()")).one()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: not psutil.pid_exists(pid), 30)
+            connection.invalidate()
+
+    def url(self, name: str, port: int | None = None, database: str | None = None) -> str:
+        """Where the user's database is; through a proxy at `port`, if that is given."""
+        where = f"postgresql+psycopg2://{name}@127.0.0.1:{port or self.port}/{database or name}"
+        return f"{where}?passfile={quote(str(self.own.passwords))}"
+
+    def asked(self, name: str, sql: str, database: str | None = None) -> list[tuple[object, ...]]:
+        """What the database answers to its user, or another one."""
+        url = self.url(name, database=database)
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            told = connection.execute(text(sql))
+            return [tuple(row) for row in told] if told.returns_rows else []
+
+
+@contextmanager
+def postgres_at(folder: Path) -> Iterator[Server]:
+    """A server in this folder, which is to be a `reachable` one."""
+    needs_postgres()
+    own, port = Postgres(folder), free_port()
+    own.make(port)
+    own.use(port)
+    made = Server(own, port)
+    made.begin()
+    try:
+        yield made
+    finally:
+        made.end()
