@@ -10,6 +10,7 @@ import requests
 from containers import Container
 from oracle import check_archive
 from stack_hands import Stack, stack
+from tidemill.adapters.broker.jars import pins, pins_folder
 from tidemill.adapters.files import FileStore
 from tidemill.cli.up.model import TOPIC
 from tidemill.cycle.archive import Archive
@@ -27,6 +28,11 @@ _INNER = {"postgres": 5432, "kafka": 9092, "dagster-code": 4000}
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack(tmp_path_factory.mktemp("stack")) as up:
         yield up
+
+
+def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: Stack) -> None:
+    pinned = next(pin for pin in pins(pins_folder()) if pin.startswith("org.apache.kafka:kafka_"))
+    assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 
 def test_each_service_comes_up_well_and_has_no_right_but_its_own(platform: Stack) -> None:

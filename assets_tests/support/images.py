@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from dockerfile_parse import DockerfileParser
 
 from builder import dockerfile
 from compose_file import Service
 from container_root import PATH, Mount, Wanted
+from postgres_hands import needs_postgres
 from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.postgres import server
 
 _OURS = Path(__file__).parent / "official_images"
 _INIT = Path(sys.executable).with_name("dumb-init")
@@ -82,9 +83,8 @@ def ours(image: str, layer: Path) -> Image:
 
 def postgres(layer: Path) -> Image:
     """The official image of PostgreSQL, with this machine's programs. Skips without them."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not programs:
-        pytest.skip("not run: PostgreSQL is not on this machine; `make tools` brings it")
+    needs_postgres()
+    programs = server.program("postgres", Path(os.devnull)).parent
     _account(layer, "postgres", 999, "/var/lib/postgresql")
     _folder(layer / "var/lib/postgresql/data", 999, 0o1777)
     _folder(layer / "run/postgresql", 999, 0o3777)
@@ -95,7 +95,7 @@ def postgres(layer: Path) -> Image:
         ("/entrypoint",),
         ("postgres",),
         {
-            "PATH": f"{PATH['PATH']}:{programs[-1].parent}",
+            "PATH": f"{programs}:{PATH['PATH']}",
             "LANG": "C.UTF-8",
             "PGDATA": "/var/lib/postgresql/data",
         },
