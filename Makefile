@@ -34,7 +34,7 @@ setup: .venv/.ready  ## the environment of uv.lock in .venv, byte-compiled
 setup-airflow: .venv/.airflow  # Airflow and the bridge besides, which the demo does without
 
 .venv/.airflow: .venv/.ready airflow_bridge/pyproject.toml
-	$(UV) sync --locked --quiet --all-extras --group airflow
+	$(UV) sync --locked --quiet --all-extras --group airflow --group deploy
 	@touch $@
 
 demo: setup  ## the main job on real flights: Kafka, Dagster, one model, two months of days
@@ -44,6 +44,7 @@ lint: setup-airflow  ## style, types, layer contracts, and the files of deploy/
 	$(RUN)/ruff check && $(RUN)/ruff format --check && $(RUN)/mypy && $(RUN)/lint-imports
 	$(RUN)/hadolint deploy/docker/*.Dockerfile && $(RUN)/shellcheck .ci/run $(shell git ls-files '*.sh')
 	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(RUN)/docker-compose -f deploy/compose.yaml --env-file deploy/.env.example config --quiet
 	$(RUN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
 test: lint  ## lint and the tests

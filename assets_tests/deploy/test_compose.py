@@ -1,30 +1,32 @@
 """What no schema knows of the compose file: order, health, who may do what and is told what."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-DEFAULT = re.compile(r"\$\{(\w+):-(.*?)\}")
+READ = ("--env-file", os.devnull, "--profile", "*", "config", "--no-env-resolution")
 
 
-def by_default(told: Any) -> Any:
-    """As compose takes it where nothing else is set."""
-    if isinstance(told, dict):
-        return {key: by_default(each) for key, each in told.items()}
-    if isinstance(told, list):
-        return [by_default(each) for each in told]
-    return DEFAULT.sub(r"\2", told) if isinstance(told, str) else told
+def read() -> Any:
+    """The file as Compose itself reads it where nothing is set."""
+    compose = Path(sys.executable).with_name("docker-compose")
+    words = [compose, "-f", DEPLOY / "compose.yaml", *READ, "--format", "json"]
+    nothing = {"PATH": os.defpath}
+    return json.loads(subprocess.run(words, env=nothing, capture_output=True, check=True).stdout)
 
 
-FILE: dict[str, Any] = by_default(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+FILE: dict[str, Any] = read()
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = {name: each for name, each in SERVICES.items() if "build" in each}
 IMAGES = ("airflow", "platform", "serving")
@@ -53,7 +55,7 @@ def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> N
     for asked in waits.values():
         for name, how in asked.items():
             done = "completed_successfully" if ends(SERVICES[name]) else "healthy"
-            assert how == {"condition": f"service_{done}"}
+            assert how == {"condition": f"service_{done}", "required": True}
     # `up --wait` takes a service that has ended for a failure unless another waits for its end.
     always = [name for name, each in SERVICES.items() if "profiles" not in each]
     awaited = {name for asked in waits.values() for name in asked}
@@ -61,12 +63,16 @@ def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> N
 
 
 def test_only_the_uis_and_the_server_are_published_on_the_loopback() -> None:
-    published = {name: each["ports"] for name, each in SERVICES.items() if "ports" in each}
+    published = {
+        (name, port["host_ip"], port["published"], port["target"])
+        for name, each in SERVICES.items()
+        for port in each.get("ports", [])
+    }
     assert published == {
-        "airflow-api-server": ["127.0.0.1:8080:8080"],
-        "dagster-webserver": ["127.0.0.1:3000:3000"],
-        "mlflow": ["127.0.0.1:5000:5000"],
-        "serving": ["127.0.0.1:8000:8000"],
+        ("airflow-api-server", "127.0.0.1", "8080", 8080),
+        ("dagster-webserver", "127.0.0.1", "3000", 3000),
+        ("mlflow", "127.0.0.1", "5000", 5000),
+        ("serving", "127.0.0.1", "8000", 8000),
     }
 
 
@@ -84,7 +90,7 @@ def test_a_service_has_no_rights_and_fills_no_disk(name: str) -> None:
 @one_service
 def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> None:
     service, needed = SERVICES[name], set()
-    words = " ".join(service.get("command", []))
+    words = " ".join(service["command"] or [])
     for variable, value in service.get("environment", {}).items():
         assert not re.search(r"://\w+:[^@/]+@", value), "a password in an address"
         if value.startswith("/run/secrets/"):
@@ -95,7 +101,7 @@ def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> 
     needed |= set(re.findall(r"/run/secrets/(\w+)", words))
     if name == "postgres":
         needed |= {f"postgres_{user}" for user in ("dagster", "airflow", "mlflow")}
-    assert set(service.get("secrets", [])) == needed
+    assert {each["source"] for each in service.get("secrets", [])} == needed
     assert needed <= set(FILE["secrets"])
 
 
@@ -103,8 +109,8 @@ def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
     writers: dict[str, set[str]] = {name: set() for name in FILE["volumes"]}
     for name, each in SERVICES.items():
         for volume in each.get("volumes", []):
-            if volume.split(":")[0] in writers and not volume.endswith(":ro"):
-                writers[volume.split(":")[0]].add(name)
+            if volume["type"] == "volume" and not volume.get("read_only"):
+                writers[volume["source"]].add(name)
     dagster = {"setup", "dagster-code", "dagster-webserver", "dagster-daemon", "stream"}
     airflow = {name for name in SERVICES if name.startswith("airflow-")}
     assert writers == {
@@ -127,7 +133,7 @@ def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
     runs = [step["value"] for step in built(image).structure if step["instruction"] == "RUN"]
     (folders,) = (run.split("install --directory")[1] for run in runs if "install --di" in run)
     assert folders.split()[:2] == ["--owner=10001", "--group=10001"]
-    targets = {volume.split(":")[1] for volume in OURS[name].get("volumes", [])}
+    targets = {volume["target"] for volume in OURS[name].get("volumes", [])}
     assert targets <= set(folders.split())
 
 

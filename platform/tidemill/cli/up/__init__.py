@@ -18,8 +18,8 @@ from tidemill.cli.up import airflow, runs, table
 from tidemill.cli.up.manager import Manager
 from tidemill.cli.up.migrations import migrate
 from tidemill.cli.up.model import MODEL, live_model, write_dags
-from tidemill.cli.up.prepare import bury, prepare
-from tidemill.cli.up.services import Places, Service, environment, services, write_workspace
+from tidemill.cli.up.prepare import bury, prepare, write_workspace
+from tidemill.cli.up.services import Places, Service, environment, services
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings

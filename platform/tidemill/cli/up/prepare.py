@@ -1,16 +1,18 @@
 """`tidemill prepare` and `bury`: what the services of `deploy/compose.yaml` find as they begin."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import runs
 from tidemill.cli.up.model import MODEL, live_model, write_dags
-from tidemill.cli.up.services import Places, write_workspace
+from tidemill.cli.up.services import Places
 from tidemill.core.errors import SpecInvalid
 from tidemill.settings import Settings
 
@@ -63,3 +65,9 @@ def _server(code: str) -> dict[str, str | int]:
     if not host or not port.isdecimal():
         raise typer.BadParameter(f"{code!r} is not HOST:PORT", param_hint="--code")
     return {"host": host, "port": int(port)}
+
+
+def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
+    """Tell Dagster's webserver and daemon where its code is: `socket`, or `host` and `port`."""
+    server = {**code, "location_name": "tidemill"}
+    at.workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from tidemill import bootstrap
 from tidemill.adapters import broker
 from tidemill.adapters.postgres import server
@@ -243,12 +241,6 @@ def mlflow_told(settings: Settings) -> dict[str, str]:
 def program(words: Sequence[str]) -> list[str]:
     """These words, the first as a program of this environment if it is a mere name."""
     return [str(Path(sys.executable).parent / words[0]), *words[1:]]
-
-
-def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
-    """Tell Dagster's webserver and daemon where its code is: `socket`, or `host` and `port`."""
-    server = {**code, "location_name": "tidemill"}
-    at.workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
 
 
 def _local(port: int) -> str:
