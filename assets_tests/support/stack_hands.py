@@ -119,8 +119,9 @@ def stack(home: Path) -> Iterator[Stack]:
     assert minutes != example
     (deployed / ".env").write_text(minutes)
     told = services(deployed / "compose.yaml", volumes)
+    wanted = Engine(home, list(told))
     made = _images(told, home / "images")
-    with ExitStack() as left, Engine(home, list(told)) as engine:
+    with ExitStack() as left, wanted as engine:
         composed = Composed(engine, told, made, volumes)
         composed.up(name for name, one in told.items() if not one.profiles)
         left.enter_context(engine.network())
