@@ -58,7 +58,7 @@ mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does 
 	$(RUN)/python assets_tests/saboteurs/mutants.py
 
 tools: | $(UV)  ## what `up --postgres` and some proofs need (as root): Debian's postgresql, chromium, strace and wrk, an S3 server, the AWS command line
-	apt-get update -qq && apt-get install -y -qq postgresql-common chromium chromium-driver strace wrk
+	apt-get update -qq && apt-get install -y -qq postgresql-common iproute2 util-linux chromium chromium-driver strace wrk
 	mkdir -p /etc/postgresql-common/createcluster.d  # no cluster of Debian's own
 	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/tidemill.conf
 	apt-get install -y -qq postgresql

@@ -34,22 +34,28 @@ def check_against_the_log(bench: Bench, broker: Path) -> int:
     `broker` is the folder of the broker; the reader is Kafka's DumpLogSegments over its files.
     Gives the number of records.
     """
-    held = {p: committed(broker / "data" / f"{bench.model}-{p}") for p in range(bench.partitions)}
-    counted = 0
+    folders = [broker / "data" / f"{bench.model}-{p}" for p in range(bench.partitions)]
     with bench.mill() as mill:
-        topic_id = mill.log.topic(bench.model).topic_id
-        keys = sorted({name.split("/")[1] for name in mill.archive.names("batches/")})
-        for key in keys:
-            plan, manifest = mill.archive.plan(key), mill.archive.manifest(key)
-            assert plan is not None
-            assert manifest is not None
-            if plan.topic_id != topic_id:
-                continue
-            within = sum(r.start <= o < r.end for r in plan.ranges for o in held[r.partition])
-            if manifest.skipped is None:
-                assert manifest.rows + manifest.rejected == within
-                assert manifest.gaps == plan.records - within
-            counted += within
+        return check_archive(mill.archive, folders, mill.log.topic(bench.model).topic_id)
+
+
+def check_archive(archive: Archive, partitions: list[Path], topic_id: str | None = None) -> int:
+    """As `check_against_the_log`, over the folders of a topic's partitions; where a topic's id is
+    told, the batches of others are left out."""
+    held = [committed(folder) for folder in partitions]
+    counted = 0
+    keys = sorted({name.split("/")[1] for name in archive.names("batches/")})
+    for key in keys:
+        plan, manifest = archive.plan(key), archive.manifest(key)
+        assert plan is not None
+        assert manifest is not None
+        if plan.topic_id != (topic_id or plan.topic_id):
+            continue
+        within = sum(r.start <= o < r.end for r in plan.ranges for o in held[r.partition])
+        if manifest.skipped is None:
+            assert manifest.rows + manifest.rejected == within
+            assert manifest.gaps == plan.records - within
+        counted += within
     assert counted > 0
     return counted
 

@@ -13,7 +13,7 @@ _PIECE = 16_384
 
 
 class Proxy:
-    """Passes on what comes to `port`, of this machine, to the port `target`, and answers back.
+    """Passes on what comes to `port`, of this machine, to the port `target`, of `host`, and back.
 
     `pause` is how many seconds each piece of an answer waits, `refuses` ends new connections at
     once, and while `held` no byte moves in either direction and no connection ends. Each may be
@@ -22,8 +22,8 @@ class Proxy:
 
     _asked: tuple[bytes, bool] | None = None
 
-    def __init__(self, target: int, port: int) -> None:
-        self.target, self.port = target, port
+    def __init__(self, target: int, port: int, host: str = "127.0.0.1") -> None:
+        self.target, self.port, self.host = target, port, host
         self.pause, self.held, self.refuses = 0.0, False, False
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class Proxy:
             try:
                 if self.refuses:
                     raise ConnectionRefusedError
-                far = socket.create_connection(("127.0.0.1", self.target), 5)
+                far = socket.create_connection((self.host, self.target), 5)
             except OSError:
                 near.close()
                 continue
@@ -174,9 +174,9 @@ class _Connection:
 
 
 @contextmanager
-def proxied(target: int, port: int) -> Iterator[Proxy]:
-    """A proxy before a port of this machine; its connections end with it."""
-    proxy = Proxy(target, port)
+def proxied(target: int, port: int, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    """A proxy before a port of this machine, or of `host`; its connections end with it."""
+    proxy = Proxy(target, port, host)
     try:
         yield proxy
     finally:

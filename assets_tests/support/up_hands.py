@@ -17,8 +17,78 @@ MODEL = "flights_live"
 DAGS = tuple(f"{MODEL}.{dag}" for dag in ("initial_model", "stream", "incremental_update"))
 
 
+class Reached:
+    """A platform that is up, as its user reaches it: at these ports of this machine.
+
+    Each gives its commands, Airflow's `password`, and the `token` of the prediction server, if any.
+    """
+
+    ports: Mapping[str, int]
+    password: str
+    token: str | None = None
+
+    def call(self, *words: str) -> str:
+        """Run a command of tidemill to its success; what it said."""
+        raise NotImplementedError
+
+    def address(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    @property
+    def dagster(self) -> Ui:
+        return Ui(self.address("UP__DAGSTER_PORT"))
+
+    def airflow(self, path: str, method: str = "GET", **told: object) -> Any:
+        """What Airflow's API answers to its user."""
+        at = self.address("UP__AIRFLOW_PORT")
+        who = {"username": "admin", "password": self.password}
+        token = requests.post(f"{at}/auth/token", json=who, timeout=60).json()["access_token"]
+        answer = requests.request(
+            method,
+            f"{at}/api/v2/{path}",
+            json=told or None,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+        )
+        assert answer.ok, (path, answer.text)
+        return answer.json()
+
+    def served(self) -> tuple[str, int] | None:
+        """Digest and version that an answer of the prediction server names; None for no answer."""
+        rows = {"rows": [self.flight]}
+        url = f"{self.address('SERVE__PORT')}/models/{MODEL}/predict"
+        told = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        answer = requests.post(url, json=rows, headers=told, timeout=30)
+        if answer.status_code == 503:
+            return None
+        assert answer.ok, answer.text
+        return answer.json()["digest"], answer.json()["version"]
+
+    def serves(self, version: int, seconds: float = 240) -> str:
+        """Wait until an answer is of this version or a later one; the digest it names."""
+        seen: list[Any] = [None]
+
+        def there() -> bool:
+            seen[0] = self.served()
+            return seen[0] is not None and seen[0][1] >= version
+
+        until(there, seconds, lambda: f"{seen[0]}\n{self.call('history', MODEL)}", 0.5)
+        return str(seen[0][0])
+
+    def history(self) -> list[Any]:
+        return list(json.loads(self.call("history", MODEL, "--json")))
+
+    @property
+    def flight(self) -> dict[str, Any]:
+        told = {"carrier": "UA", "origin": "EWR", "dest": "ORD", "weekday": "fri"}
+        numbers = ("hour", "minute", "month", "distance", "scheduled_minutes")
+        unknown = ("plane_year", "plane_seats", "plane_model", "temp", "dewp", "humid", "wind_dir")
+        more = ("wind_speed", "wind_gust", "precip", "pressure", "visib")
+        return {**told, **dict.fromkeys(numbers, 7), **dict.fromkeys((*unknown, *more))}
+
+
 @dataclass
-class Platform:
+class Platform(Reached):
     """Everything lies in `home`; its windows last so many minutes each."""
 
     home: Path
@@ -54,63 +124,9 @@ class Platform:
         told = json.loads(self.call("status", "--services", "--json"))
         return {row["service"]: row for row in told}
 
-    def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}"
-
-    @property
-    def dagster(self) -> Ui:
-        return Ui(self.address("UP__DAGSTER_PORT"))
-
     @cached_property
     def password(self) -> str:
         """Of Airflow's user, as `up` showed it."""
         found = re.search(r"user is admin, the password (\S+) \(shown this once\)", self.said)
         assert found is not None, self.said
         return found[1]
-
-    def airflow(self, path: str, method: str = "GET", **told: object) -> Any:
-        """What Airflow's API answers to its user."""
-        at = self.address("UP__AIRFLOW_PORT")
-        who = {"username": "admin", "password": self.password}
-        token = requests.post(f"{at}/auth/token", json=who, timeout=60).json()["access_token"]
-        answer = requests.request(
-            method,
-            f"{at}/api/v2/{path}",
-            json=told or None,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-        )
-        assert answer.ok, (path, answer.text)
-        return answer.json()
-
-    def served(self) -> tuple[str, int] | None:
-        """Digest and version that an answer of the prediction server names; None for no answer."""
-        rows = {"rows": [self.flight]}
-        url = f"{self.address('SERVE__PORT')}/models/{MODEL}/predict"
-        answer = requests.post(url, json=rows, timeout=30)
-        if answer.status_code == 503:
-            return None
-        assert answer.ok, answer.text
-        return answer.json()["digest"], answer.json()["version"]
-
-    def serves(self, version: int, seconds: float = 240) -> str:
-        """Wait until an answer is of this version or a later one; the digest it names."""
-        seen: list[Any] = [None]
-
-        def there() -> bool:
-            seen[0] = self.served()
-            return seen[0] is not None and seen[0][1] >= version
-
-        until(there, seconds, lambda: f"{seen[0]}\n{self.call('history', MODEL)}", 0.5)
-        return str(seen[0][0])
-
-    def history(self) -> list[Any]:
-        return list(json.loads(self.call("history", MODEL, "--json")))
-
-    @property
-    def flight(self) -> dict[str, Any]:
-        told = {"carrier": "UA", "origin": "EWR", "dest": "ORD", "weekday": "fri"}
-        numbers = ("hour", "minute", "month", "distance", "scheduled_minutes")
-        unknown = ("plane_year", "plane_seats", "plane_model", "temp", "dewp", "humid", "wind_dir")
-        more = ("wind_speed", "wind_gust", "precip", "pressure", "visib")
-        return {**told, **dict.fromkeys(numbers, 7), **dict.fromkeys((*unknown, *more))}

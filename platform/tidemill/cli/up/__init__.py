@@ -14,12 +14,11 @@ from tidemill import bootstrap
 from tidemill.adapters import broker
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
-from tidemill.cli.up import airflow, table
+from tidemill.cli.up import airflow, runs, table
 from tidemill.cli.up.manager import Manager
 from tidemill.cli.up.migrations import migrate
 from tidemill.cli.up.model import MODEL, live_model, write_dags
-from tidemill.cli.up.prepare import prepare, write_workspace
-from tidemill.cli.up.runs import bury
+from tidemill.cli.up.prepare import bury, prepare, write_workspace
 from tidemill.cli.up.services import Places, Service, environment, services
 from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
@@ -200,13 +199,13 @@ def _holder(port: int) -> str:
 def _end(settings: Settings, manager: Manager) -> bool:
     """End all there is; whether there was anything."""
     names = [name for name in manager.states() if name not in ("kafka", "postgres")]
-    runs = manager.runs()
-    if runs:
+    managed = manager.runs()
+    if managed:
         manager.end(names)
     left = manager.sweep()
     stopped = settings.kafka.bootstrap_servers is None and broker.stop(settings.kafka_data)
-    bury(settings)
-    return runs or left or stopped
+    runs.bury(settings, {"socket": str(Places(settings).code)})
+    return managed or left or stopped
 
 
 def _tell(settings: Settings, manager: Manager) -> None:
@@ -234,4 +233,4 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-COMMANDS = (up, down, prepare)
+COMMANDS = (up, down, prepare, bury)

@@ -1,4 +1,4 @@
-"""`tidemill prepare`: what the services of `deploy/compose.yaml` find in their volumes."""
+"""`tidemill prepare` and `bury`: what the services of `deploy/compose.yaml` find as they begin."""
 
 import time
 from collections.abc import Mapping
@@ -10,15 +10,18 @@ import yaml
 
 from tidemill.cli.backfill import dagster_home
 from tidemill.cli.options import console
+from tidemill.cli.up import runs
 from tidemill.cli.up.model import MODEL, live_model, write_dags
 from tidemill.cli.up.services import Places
 from tidemill.core.errors import SpecInvalid
 from tidemill.settings import Settings
 
+Code = Annotated[str, typer.Option("--code", help="HOST:PORT of Dagster's code server.")]
+
 
 def prepare(
     dags: Annotated[Path, typer.Option("--dags", help="The folder of Airflow's DAGs.")],
-    code: Annotated[str, typer.Option("--code", help="HOST:PORT of Dagster's code server.")],
+    code: Code,
 ) -> None:
     """Write what a platform in containers begins with; what is there already is kept or brought up
     to date.
@@ -34,12 +37,10 @@ def prepare(
             "TIDEMILL_MODELS is not set, and the packaged models are not to be added to.",
             "Let it name a folder that this command may write to.",
         )
-    host, _, port = code.rpartition(":")
-    if not host or not port.isdecimal():
-        raise typer.BadParameter(f"{code!r} is not HOST:PORT", param_hint="--code")
+    server = _server(code)
     spec = live_model(settings, settings.models, time.time_ns() // 1_000_000)
     dagster_home(settings)
-    write_workspace(Places(settings), {"host": host, "port": int(port)})
+    write_workspace(Places(settings), server)
     write_dags(dags, spec, Pace.of(spec).ended)
     console.print(
         f"{MODEL} is in {settings.models}, Dagster's instance in {settings.dagster_home}, "
@@ -47,6 +48,23 @@ def prepare(
         markup=False,
         soft_wrap=True,
     )
+
+
+def bury(code: Code) -> None:
+    """Mark the runs that a code server had begun, and that are under way, as failed.
+
+    That is for the container of a code server, before it begins the server anew: with the one
+    before, its runs have ended, which nobody else would say.
+    """
+    buried = runs.bury(Settings(), _server(code))
+    console.print(f"{buried} runs ended with the code server before.")
+
+
+def _server(code: str) -> dict[str, str | int]:
+    host, _, port = code.rpartition(":")
+    if not host or not port.isdecimal():
+        raise typer.BadParameter(f"{code!r} is not HOST:PORT", param_hint="--code")
+    return {"host": host, "port": int(port)}
 
 
 def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
