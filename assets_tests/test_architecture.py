@@ -41,6 +41,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "adapters/prover/forked.py",
         "cli/backfill.py",
         "cli/beside.py",
+        "cli/instance.py",
         "cli/postgres.py",
         "cli/ui.py",
         "cli/up/services.py",

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from postgres_hands import Server, needs_postgres, postgres_at, reachable
 from tidemill import bootstrap
 from tidemill.adapters.postgres import NAMES, Postgres, server
-from tidemill.cli.backfill import dagster_home
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.postgres import postgres
 from tidemill.core.errors import PrerequisiteMissing, Refused, SpecInvalid
 from tidemill.settings import Settings

@@ -6,7 +6,8 @@ import pytest
 
 from bench import Bench, events, run, turn
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cli.backfill import dagster_home, run_backfill
+from tidemill.cli.backfill import run_backfill
+from tidemill.cli.instance import dagster_home
 from tidemill.core.errors import LineChanged, PredecessorMissing, WindowOpen
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.extract import extract

@@ -1,23 +1,20 @@
 """`tidemill backfill`: take a range of windows through the four assets."""
 
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tidemill import bootstrap
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import Deploy, Json, ModelName, console, print_json
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
-from tidemill.deployed import deployed
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,8 +26,6 @@ _NO_COMPUTE_LOGS = {
         "class": "NoOpComputeLogManager",
     }
 }
-_POSTGRES = "DAGSTER_POSTGRES_URL"
-_BY_ENVIRONMENT = f"postgres_url:\n      env: {_POSTGRES}\n"
 _ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
@@ -119,39 +114,6 @@ def run_backfill(
     if outcome.error is not None:
         raise outcome.error
     return Backfilled(outcome.run_id, time.monotonic() - started, seconds)
-
-
-def dagster_home(settings: Settings) -> Path:
-    """The folder of the Dagster instance, with its configuration in it.
-
-    Its storage is the PostgreSQL of one's own where that is in use, else the one that
-    `DAGSTER_POSTGRES_URL` tells of, else SQLite in the folder.
-    """
-    home = settings.dagster_home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    before = config.read_text() if config.exists() else None
-    told = _on_storage(before or deployed("dagster.yaml").read_text(), settings)
-    if told != before:
-        scratch = config.with_suffix(".new")
-        scratch.write_text(told)
-        scratch.replace(config)
-    return home
-
-
-def _on_storage(told: str, settings: Settings) -> str:
-    """The configuration with the storage that is to be used now."""
-    block, own = f"\n{deployed('dagster-postgres.yaml').read_text()}", bootstrap.postgres(settings)
-    head, mark, _ = block.partition(_BY_ENVIRONMENT)
-    told = re.sub(rf"{re.escape(head + mark.splitlines()[0])}.*\n( .*\n)?", "", told)
-    if own.port is not None:
-        if re.search(r"^storage:", told, re.MULTILINE):
-            raise SpecInvalid(
-                f"{settings.dagster_home}/dagster.yaml names a storage of its own.",
-                "Take it out, or run `tidemill up` without `--postgres`.",
-            )
-        return f"{told}{head}postgres_url: {json.dumps(own.url('dagster'))}\n"
-    return told + (block if _POSTGRES in os.environ else "")
 
 
 @contextmanager

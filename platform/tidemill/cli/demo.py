@@ -12,7 +12,8 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli import beside
-from tidemill.cli.backfill import dagster_home, run_backfill
+from tidemill.cli.backfill import run_backfill
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import Deploy, console, print_table
 from tidemill.cli.stream import produce_flights
 from tidemill.core import canonical

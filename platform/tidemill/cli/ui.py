@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.cli.backfill import dagster_home
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up.services import mlflow_server, mlflow_told, program
 from tidemill.settings import Settings

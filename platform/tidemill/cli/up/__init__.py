@@ -12,7 +12,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.adapters import broker
-from tidemill.cli.backfill import dagster_home
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import airflow, runs, table
 from tidemill.cli.up.manager import Manager

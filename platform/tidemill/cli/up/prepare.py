@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from tidemill.cli.backfill import dagster_home
+from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import runs
 from tidemill.cli.up.model import MODEL, live_model, write_dags

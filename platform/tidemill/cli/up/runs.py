@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from tidemill import bootstrap
-from tidemill.cli.backfill import dagster_home
+from tidemill.cli.instance import dagster_home
 from tidemill.settings import Settings
 
 
