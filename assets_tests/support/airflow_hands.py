@@ -8,12 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from bench import Bench
 from commands import environ
 from dagster_ui import Ui
 
 _DAG_TEST = Path(__file__).with_name("dag_test.py")
 BIN = Path(sys.executable).parent
+
+
+def asked(
+    address: str,
+    path: str,
+    method: str,
+    told: Mapping[str, Any],
+    who: Mapping[str, str] | None = None,
+) -> Any:
+    """What Airflow's API answers to this user; without one, where all are admins."""
+    login = requests.post if who else requests.get
+    token = login(f"{address}/auth/token", json=who, timeout=120).json()["access_token"]
+    answer = requests.request(
+        method,
+        f"{address}/api/v2/{path}",
+        json=told or None,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=120,
+    )
+    assert answer.ok, (path, answer.text)
+    return answer.json() if answer.text else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from airflow_hands import BIN, Airflow
+from airflow_hands import BIN, Airflow, asked
 from commands import begun, said, until
 from dagster_ui import free_port
 
@@ -29,16 +29,7 @@ class Live:
 
     def ask(self, path: str, method: str = "GET", **told: Any) -> Any:
         """What the API answers."""
-        token = requests.get(f"{self.address}/auth/token", timeout=30).json()["access_token"]
-        answer = requests.request(
-            method,
-            f"{self.address}/api/v2/{path}",
-            json=told or None,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-        )
-        assert answer.ok, (path, answer.text)
-        return answer.json() if answer.text else None
+        return asked(self.address, path, method, told)
 
     def knows(self, *dag_ids: str) -> None:
         """Wait until these DAGs are there."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 
+from airflow_hands import asked
 from commands import command, until
 from dagster_ui import Ui, free_port
 
@@ -40,18 +41,8 @@ class Reached:
 
     def airflow(self, path: str, method: str = "GET", **told: object) -> Any:
         """What Airflow's API answers to its user."""
-        at = self.address("UP__AIRFLOW_PORT")
         who = {"username": "admin", "password": self.password}
-        token = requests.post(f"{at}/auth/token", json=who, timeout=60).json()["access_token"]
-        answer = requests.request(
-            method,
-            f"{at}/api/v2/{path}",
-            json=told or None,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-        )
-        assert answer.ok, (path, answer.text)
-        return answer.json()
+        return asked(self.address("UP__AIRFLOW_PORT"), path, method, told, who)
 
     def served(self) -> tuple[str, int] | None:
         """Digest and version that an answer of the prediction server names; None for no answer."""
