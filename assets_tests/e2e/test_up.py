@@ -32,6 +32,7 @@ def platform() -> Iterator[Platform]:
 def test_airflow_drives_a_new_model_into_service(platform: Platform) -> None:
     # A busy machine may let one be asked in vain once.
     until(lambda: {row["state"] for row in platform.services().values()} == {"ready"}, 120)
+    until(lambda: platform.airflow("dags")["total_entries"] == len(DAGS))
     for dag in DAGS:
         assert not platform.airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
     digest = platform.serves(1)
