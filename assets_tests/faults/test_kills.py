@@ -18,6 +18,7 @@ from children import (
     places,
     places_in,
     reaches,
+    works,
 )
 from kept import define_two_windows, kept
 from tidemill import bootstrap, failpoints
@@ -123,8 +124,8 @@ def test_killed_between_the_entry_and_its_copy_the_ledger_is_copied_and_not_writ
 @pytest.mark.faults
 def test_killed_while_it_trains_a_run_makes_the_same_candidate(bench: Bench) -> None:
     """Row 23: killed from outside, in the midst of LightGBM's work."""
-    slow = {"trees": 2000, "rate": 0.01, "leaves": 31, "min_rows": 5}
-    bench.define(learner=SPEC["learner"] | {"continue": slow, "max_trees": 10_000})
+    slow = {"trees": 6000, "rate": 0.01, "leaves": 31, "min_rows": 5}
+    bench.define(learner=SPEC["learner"] | {"continue": slow, "max_trees": 20_000})
     bench.feed(-2, 1, rows=400)
     twin = bench.twin("killed")
     with bench.mill() as mill:
@@ -132,7 +133,7 @@ def test_killed_while_it_trains_a_run_makes_the_same_candidate(bench: Bench) -> 
     for times in (2, 3):  # the first was the initial model
         with child(twin, 0) as process:
             reaches(twin, "fit.before", times)
-            process.join(0.3)
+            works(process, 0.2)  # of seconds
             process.kill()
             process.join()
         assert process.exitcode == KILLED

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from bench import Bench
-from commands import environ
+from commands import environ, until
 from dagster_ui import Ui
 
 _DAG_TEST = Path(__file__).with_name("dag_test.py")
@@ -25,18 +25,28 @@ def asked(
     told: Mapping[str, Any],
     who: Mapping[str, str] | None = None,
 ) -> Any:
-    """What Airflow's API answers to this user; without one, where all are admins."""
+    """What Airflow's API answers to this user; without one, where all are admins.
+
+    It is asked again, as a person would, where another part of Airflow had locked SQLite's file.
+    """
     login = requests.post if who else requests.get
-    token = login(f"{address}/auth/token", json=who, timeout=120).json()["access_token"]
-    answer = requests.request(
-        method,
-        f"{address}/api/v2/{path}",
-        json=told or None,
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=120,
-    )
-    assert answer.ok, (path, answer.text)
-    return answer.json() if answer.text else None
+    answers: list[requests.Response] = []
+
+    def answered() -> bool:
+        token = login(f"{address}/auth/token", json=who, timeout=120).json()["access_token"]
+        answer = requests.request(
+            method,
+            f"{address}/api/v2/{path}",
+            json=told or None,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=120,
+        )
+        answers.append(answer)
+        return "Database error" not in answer.text
+
+    until(answered, pause=1)
+    assert answers[-1].ok, (path, answers[-1].text)
+    return answers[-1].json() if answers[-1].text else None
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,9 @@ def working(
     _start_helper()
     process = _FORKS.Process(target=_work, args=(environment, bench.model, does, exclusive, by))
     process.start()
+    # Else whoever starts the next one asks for this one's end, too, and of two that ask at once
+    # one is told nothing.
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     try:
         yield process
     finally:
@@ -121,6 +124,13 @@ def woken(process: BaseProcess) -> int | None:
 def reaches(bench: Bench, place: str, times: int = 1) -> None:
     """Wait until the processes of this bench have reached a failpoint so many times."""
     until(lambda: places(bench).count(place) >= times)
+
+
+def works(process: BaseProcess, seconds: float) -> None:
+    """Wait until the process has computed for so long, however busy the machine is."""
+    seen = psutil.Process(process.pid)
+    begun = seen.cpu_times().user
+    until(lambda: seen.cpu_times().user > begun + seconds)
 
 
 def places(bench: Bench) -> list[str]:
