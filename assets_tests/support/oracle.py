@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 from bench import Bench
@@ -60,12 +61,18 @@ def check_archive(archive: Archive, partitions: list[Path], topic_id: str | None
     return counted
 
 
+@cache
+def reader() -> list[Path]:
+    """The jars of Kafka's own reader, brought here if need be."""
+    return [*classpath(pins_folder()), *classpath(Path(__file__).parent / "log_reader")]
+
+
 def committed(folder: Path) -> list[int]:
     """The offsets of a partition's data records that no transaction aborted or holds open."""
     files = ",".join(str(file) for file in sorted(folder.glob("*.log")))
-    jars = [*classpath(pins_folder()), *classpath(Path(__file__).parent / "log_reader")]
     quick = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-    program = [str(java(pins_folder())), *quick, "-cp", os.pathsep.join(map(str, jars)), _DUMPER]
+    jars = os.pathsep.join(map(str, reader()))
+    program = [str(java(pins_folder())), *quick, "-cp", jars, _DUMPER]
     done = subprocess.run(
         [*program, "--deep-iteration", "--files", files], capture_output=True, text=True, check=True
     )

@@ -49,10 +49,16 @@ class S3:
     def stopped(self) -> Iterator[None]:
         """The server does not move in here."""
         os.kill(self.pid, signal.SIGSTOP)
+        until(lambda: all(map(_stopped, Path(f"/proc/{self.pid}/task").iterdir())))
         try:
             yield
         finally:
             os.kill(self.pid, signal.SIGCONT)
+
+
+def _stopped(thread: Path) -> bool:
+    """Whether it stands still; a busy machine takes a moment."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextmanager

@@ -133,6 +133,8 @@ class _Work:
         except DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None  # what Dagster made of it
         except Exception as error:
+            if any(isinstance(at, DagsterExecutionInterruptedError) for at in _chain(error)):
+                raise KeyboardInterrupt from None  # Kafka's client wraps it, if it is in there
             return Outcome(run_id, False, _named(error))
         return Outcome(run_id, True)
 
@@ -206,10 +208,17 @@ def named() -> Iterator[None]:
         raise found from error
 
 
-def _named(error: BaseException) -> Exception:
-    """The named error that this one was made of; without one, the error itself."""
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was made of."""
     at: BaseException | None = error
     while at is not None:
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _named(error: BaseException) -> Exception:
+    """The named error that this one was made of; without one, the error itself."""
+    for at in _chain(error):
         if isinstance(at, TidemillError):
             return at
         if isinstance(at, SQLAlchemyError):
@@ -218,6 +227,5 @@ def _named(error: BaseException) -> Exception:
                 f"{type(at).__name__}: {str(at).splitlines()[0][:300]}.",
                 "See that it is up and has space. Windows that were finished stay; run it again.",
             )
-        at = at.__cause__ or at.__context__
     assert isinstance(error, Exception)
     return error
