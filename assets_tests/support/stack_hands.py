@@ -20,6 +20,7 @@ from compose_file import Service, services
 from composed import Composed
 from containers import Engine
 from images import Image
+from oracle import reader
 from tcp_proxy import proxied
 from tidemill.cli.up.model import TOPIC
 from up_hands import DAGS, MODEL, Reached
@@ -121,6 +122,7 @@ def stack(home: Path) -> Iterator[Stack]:
     told = services(deployed / "compose.yaml", volumes)
     wanted = Engine(home, list(told))
     made = _images(told, home / "images")
+    reader()  # while there is a network to bring it over
     with ExitStack() as left, wanted as engine:
         composed = Composed(engine, told, made, volumes)
         composed.up(name for name, one in told.items() if not one.profiles)
