@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from tidemill.core.errors import (
     AlreadyRunning,
@@ -130,6 +131,15 @@ def test_a_blocking_check_fails_with_its_step(instance, spec, mills, step, error
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
     assert (CHECKS[check], DAYS[1]) not in materializations(instance)
+
+
+def test_an_interruption_that_kafkas_client_wraps_is_one(instance, spec, mills):
+    wrapped = SystemError("returned a result with an exception set")
+    wrapped.__cause__ = DagsterExecutionInterruptedError()
+    mills.before = failing("extract", DAYS[1], wrapped)
+    with pytest.raises(KeyboardInterrupt):
+        backfill(instance, "tides", spec, DAYS[0], DAYS[2], mills=mills)
+    assert materializations(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
 def test_few_rows_warn_and_stop_nothing(instance, spec, mills):
