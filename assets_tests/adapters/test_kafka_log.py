@@ -63,7 +63,7 @@ def test_a_record_of_three_megabytes_comes_whole(at: real.Cluster, log: real.Kaf
     begun = time.monotonic()
     for chunk in log.read(topic, dict.fromkeys(range(4), (0, 3))):
         found[chunk.partition] += b"".join(value or b"" for value in chunk.values)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 5
     assert found == dict.fromkeys(range(4), b"a" + big + b"z")
 
 
@@ -87,7 +87,7 @@ def test_small_ranges_are_cheap(at: real.Cluster, log: real.KafkaLog) -> None:
         ranges = dict.fromkeys(range(4), (start, start + 250))
         assert sum(len(chunk.offsets) for chunk in log.read(topic, ranges)) == 1000
         times.append(time.monotonic() - begun)
-    assert min(times) < 0.1  # 10 ms on a quiet machine
+    assert sorted(times)[len(times) // 2] < 0.1  # 10 ms on a quiet machine
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_broker_that_is_away_is_named_within_the_time_budget(mortal: broker.Br
                 begun = time.monotonic()
                 with pytest.raises(LogUnavailable, match=mortal.bootstrap_servers):
                     ask()
-                assert time.monotonic() - begun < 10
+                assert time.monotonic() - begun < 4
         finally:
             os.kill(mortal.pid, signal.SIGCONT)
         assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100

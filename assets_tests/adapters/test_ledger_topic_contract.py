@@ -140,12 +140,10 @@ def test_a_repeated_read_is_quick(on_kafka: OnKafka) -> None:
     for i in range(50):
         on_kafka.ledger.append("flights", b"%d" % i)
     assert len(on_kafka.ledger.read()) == 50
-    times = []
+    begun = time.monotonic()
     for _ in range(20):
-        begun = time.monotonic()
         on_kafka.ledger.read()
-        times.append(time.monotonic() - begun)
-    assert min(times) < 0.1  # 5 ms on a quiet machine
+    assert (time.monotonic() - begun) / 20 < 0.1  # 5 ms on a quiet machine
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,7 @@ def test_an_append_without_acknowledgement_is_never_sent_later(tmp_path: Path) -
         begun = time.monotonic()
         with pytest.raises(LogUnavailable):
             world.ledger.append("flights", b"second")
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 10
         broker.start(tmp_path)
         time.sleep(1)
         assert [record.value for record in world.ledger.read()] == [b"first"]

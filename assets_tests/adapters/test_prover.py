@@ -80,12 +80,10 @@ def damaged(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -
 
 def test_a_sound_bundle_is_proven_and_quickly(prover: ForkedProver, bundle: bytes) -> None:
     prover.prove(bundle)
-    times = []
+    started = time.perf_counter()
     for _ in range(5):
-        started = time.perf_counter()
         prover.prove(bundle)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 1  # 30 ms on a quiet machine
+    assert (time.perf_counter() - started) / 5 < 1  # 30 ms on a quiet machine
 
 
 @pytest.fixture(params=["in a forked child", "in this process"])

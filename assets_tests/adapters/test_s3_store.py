@@ -86,7 +86,7 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_told(s3: S3) -> None:
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
             store.put("m/a", b"x")
-        assert time.monotonic() - begun < 20  # and not the 30 s that are the default
+        assert time.monotonic() - begun < 10  # twice a second, on a machine that is busy
 
 
 def test_without_any_key_it_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,5 +60,6 @@ def test_the_bridges_own_tests_pass_with_airflow_and_nothing_of_ours_beside_it(
         "no:cacheprovider", str(UNIT), cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in told.splitlines()[-1]
+    assert "failed" not in told.splitlines()[-1]
     providers = run(str(Path(python).parent / "airflow"), "providers", "list", cwd=tmp_path)
     assert "tidemill-airflow" in providers

@@ -103,7 +103,7 @@ def test_a_wrong_head_is_refused_at_once(server: Serving, headers: dict[str, str
     begun = time.monotonic()
     connection.sendall(head(path(server), **headers) + b"x")
     assert status(connection) in range(400, 500)
-    assert time.monotonic() - begun < SECONDS  # and so not for being slow
+    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\nx\r\n", b"f" * 17 + b"\r\n", b"1\r\nxyz"])
