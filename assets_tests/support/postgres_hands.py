@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 import psutil
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from commands import until
 from dagster_ui import free_port
@@ -82,8 +81,9 @@ class Server:
 
     def url(self, name: str, port: int | None = None, database: str | None = None) -> str:
         """Where the user's database is; through a proxy at `port`, if that is given."""
-        where = f"postgresql+psycopg2://{name}@127.0.0.1:{port or self.port}/{database or name}"
-        return f"{where}?passfile={quote(str(self.own.passwords))}"
+        own = make_url(self.own.url(name))
+        asked = own.set(port=port or self.port, database=database or name)
+        return asked.render_as_string(hide_password=False)
 
     def asked(self, name: str, sql: str, database: str | None = None) -> list[tuple[object, ...]]:
         """What the database answers to its user, or another one."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tidemill import bootstrap
+from tidemill.adapters.textfile import write
 from tidemill.core.errors import SpecInvalid
 from tidemill.deployed import deployed
 from tidemill.settings import Settings
@@ -22,15 +23,12 @@ def dagster_home(settings: Settings) -> Path:
     in `dagster.yaml` stays. Raises `SpecInvalid` where that names a storage, too.
     """
     home = settings.dagster_home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     before = config.read_text() if config.exists() else None
     told, _, _ = (before or deployed("dagster.yaml").read_text()).partition(_MARK)
     told += _storage(told, settings)
     if told != before:
-        scratch = config.with_suffix(".new")
-        scratch.write_text(told)
-        scratch.replace(config)
+        write(config, told)
     return home
 
 

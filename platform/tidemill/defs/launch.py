@@ -130,11 +130,10 @@ class _Work:
                     run_id=run_id,
                     run_config=_QUIET,
                 )
-        except DagsterExecutionInterruptedError:
-            raise KeyboardInterrupt from None  # what Dagster made of it
-        except Exception as error:
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            # What Dagster made of Ctrl-C; Kafka's client, if it is in there, wraps it once more.
             if any(isinstance(at, DagsterExecutionInterruptedError) for at in _chain(error)):
-                raise KeyboardInterrupt from None  # Kafka's client wraps it, if it is in there
+                raise KeyboardInterrupt from None
             return Outcome(run_id, False, _named(error))
         return Outcome(run_id, True)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from tidemill.adapters.broker.process import launch, write
+from tidemill.adapters.broker.process import launch
+from tidemill.adapters.textfile import last_words, write
 from tidemill.core.errors import LogUnavailable
 
 START_SECONDS = 60
@@ -122,12 +123,9 @@ def _answers(folder: Path, port: int) -> bool:
 
 
 def _not_up(folder: Path, what: str) -> LogUnavailable:
-    log = folder / "broker.log"
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    last = [line for line in lines if not line.startswith("\tat ")][-6:]
     return LogUnavailable(
         f"The embedded broker in {folder} did not come up. {what}",
-        "Its last words are:\n" + "\n".join(last) + f"\nThe whole log is {log}.",
+        last_words(folder / "broker.log"),
     )
 
 

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.textfile import write
 from tidemill.core.errors import PrerequisiteMissing
 
 PORT_SECONDS = 5
@@ -130,10 +131,3 @@ def _bound(port: int) -> socket.socket:
             time.sleep(0.05)
         else:
             return bound
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file; readers see the old or the new text."""
-    scratch = path.with_suffix(".new")
-    scratch.write_text(text)
-    scratch.replace(path)

@@ -6,7 +6,6 @@ locks make starting and stopping one at a time, and tell who still uses it.
 """
 
 import fcntl
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from urllib.parse import quote
 import psutil
 
 from tidemill.adapters.postgres import server
+from tidemill.adapters.textfile import write
 
 NAMES = ("dagster", "airflow", "mlflow")
 """The databases, and the user of each."""
@@ -77,12 +77,7 @@ class Postgres:
         if not self.passwords.exists():
             drawn = {name: secrets.token_urlsafe(24) for name in (server.SUPERUSER, *NAMES)}
             lines = "".join(f"*:*:*:{name}:{password}\n" for name, password in drawn.items())
-            scratch = self.passwords.with_suffix(".new")
-            scratch.unlink(missing_ok=True)
-            made = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(made, "w") as file:
-                file.write(lines)
-            scratch.replace(self.passwords)
+            write(self.passwords, lines, private=True)
         told = (line.split(":") for line in self.passwords.read_text().splitlines())
         return {name: password for *_, name, password in told}
 

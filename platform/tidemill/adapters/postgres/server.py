@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tidemill.adapters.textfile import last_words
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
 from tidemill.deployed import deployed
 
@@ -165,9 +166,7 @@ def until_answers(data: Path, port: int, alive: Callable[[], bool], log: Path) -
 
 
 def failed(what: str, log: Path) -> ServiceFailed:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    said = "\n".join(lines[-6:])
-    return ServiceFailed(what, f"Its last words are:\n{said}\nThe whole log is {log}.")
+    return ServiceFailed(what, last_words(log))
 
 
 def _done(words: Sequence[object], log: Path, **told: Any) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.adapters import broker
+from tidemill.adapters.textfile import last_words
 from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import airflow, runs, table
@@ -149,11 +150,9 @@ def _until_ready(manager: Manager, wanted: Sequence[Service]) -> None:
 
 def _failed(manager: Manager, service: Service) -> ServiceFailed:
     log = manager.log(service.name)
-    said = log.read_text(errors="replace").splitlines()[-6:] if log.exists() else []
     return ServiceFailed(
         f"{service.name} does not come up.",
-        "Its last words are:\n" + "\n".join(said) + f"\nThe whole log is {log}. "
-        "`tidemill up` tries again, `tidemill down` ends the others.",
+        f"{last_words(log)} `tidemill up` tries again, `tidemill down` ends the others.",
     )
 
 

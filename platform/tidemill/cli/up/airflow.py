@@ -1,14 +1,13 @@
 """The Airflow of `tidemill up`: its settings, its secrets, its DAGs."""
 
 import json
-import os
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from tidemill import bootstrap
+from tidemill.adapters.textfile import write
 from tidemill.cli.up.services import Places
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.settings import Settings
@@ -39,8 +38,8 @@ def secrets_of(settings: Settings) -> Secrets:
     if file.exists():
         return Secrets(**json.loads(file.read_text()))
     drawn = {"password": secrets.token_urlsafe(12), "jwt": secrets.token_urlsafe(48)}
-    _write_private(_passwords(settings), {USER: drawn["password"]})
-    _write_private(file, drawn)
+    write(_passwords(settings), json.dumps({USER: drawn["password"]}), private=True)
+    write(file, json.dumps(drawn), private=True)
     return Secrets(**drawn)
 
 
@@ -88,12 +87,3 @@ def dags(settings: Settings) -> Path:
 
 def _passwords(settings: Settings) -> Path:
     return settings.airflow_home / "passwords.json"
-
-
-def _write_private(file: Path, told: Mapping[str, str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".new")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(dict(told), out)
-    scratch.replace(file)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tidemill import bootstrap, models
+from tidemill.adapters.textfile import write
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
@@ -29,10 +30,7 @@ def live_model(settings: Settings, models: Path, now: int) -> ModelSpec:
     """
     file = models / MODEL / "defs.yaml"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".new")
-        scratch.write_text(_HEAD + yaml.safe_dump(_document(settings, now), sort_keys=False))
-        scratch.replace(file)
+        write(file, _HEAD + yaml.safe_dump(_document(settings, now), sort_keys=False))
     return bootstrap.load_spec(MODEL, settings)
 
 
