@@ -71,7 +71,7 @@ def test_a_webhook_that_refuses_is_named_without_its_secret_path(
 def test_a_command_that_fails_is_named(command: list[str], told: str) -> None:
     with pytest.raises(AlertFailed) as error:
         send(ALERT, webhook=None, command=command, timeout=30)
-    assert told in error.value.what
+    assert told in error.value.message
 
 
 def test_the_command_is_run_even_if_the_webhook_is_dead(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tidemill.adapters import kafka as real
 from tidemill.adapters.broker import jars as broker_jars
 from tidemill.adapters.broker import process as broker_process
 from tidemill.cli.kafka import app
-from tidemill.core.errors import DigestMismatch, LogUnavailable, PrerequisiteMissing, Refused
+from tidemill.core.errors import DigestMismatch, LogUnavailable, PrerequisiteMissing, OperationNotAllowed
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,4 +192,4 @@ def test_the_command_line_starts_tells_and_stops_it(
     assert "is stopped" in run(app, ["stop"]).stdout
     assert "was not running" in run(app, ["stop"]).stdout
     monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "elsewhere:9092")
-    assert isinstance(run(app, ["start"]).exception, Refused)
+    assert isinstance(run(app, ["start"]).exception, OperationNotAllowed)

@@ -18,7 +18,7 @@ from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.memory.log import MemoryLog
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired, TopicMissing
-from tidemill.core.log import Chunk, Extent
+from tidemill.core.log import RecordBatch, OffsetRange
 from tidemill.ports import EventLog
 
 NOON = 1_370_088_000_000
@@ -149,7 +149,7 @@ def read(
     return [one for chunk in found for one in each(chunk)]
 
 
-def each(chunk: Chunk) -> Iterator[tuple[int, Row]]:
+def each(chunk: RecordBatch) -> Iterator[tuple[int, Row]]:
     parts = zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
     return ((offset, (stamp or -1, value)) for offset, stamp, value in parts)
 
@@ -204,7 +204,7 @@ def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(world: Wo
     topic = world.create()
     world.begin(topic, 0, rows(3))(False)
     world.begin(topic, 1, rows(3))(True)
-    assert world.log.extents(topic)[0] == world.log.extents(topic)[1] == Extent(0, 4)
+    assert world.log.extents(topic)[0] == world.log.extents(topic)[1] == OffsetRange(0, 4)
     assert read(world.log, topic, 0, 4) == []
     assert read(world.log, topic, 3, 4) == []
     assert read(world.log, topic, 0, 4, partition=1) == [*enumerate(rows(3))]
@@ -215,9 +215,9 @@ def test_the_stable_end_stands_while_a_transaction_is_open(world: World) -> None
     world.put(topic, 0, rows(2))
     end = world.begin(topic, 0, rows(1))
     world.put(topic, 0, rows(1))
-    assert world.log.extents(topic)[0] == Extent(0, 2)
+    assert world.log.extents(topic)[0] == OffsetRange(0, 2)
     end(True)
-    assert world.log.extents(topic)[0] == Extent(0, 5)
+    assert world.log.extents(topic)[0] == OffsetRange(0, 5)
     assert [offset for offset, _ in read(world.log, topic, 0, 5)] == [0, 1, 2, 3]
 
 
@@ -235,7 +235,7 @@ def test_deleted_offsets_are_named_exactly(world: World) -> None:
     topic = world.create()
     world.put(topic, 0, rows(30))
     world.delete_before(topic, 0, 12)
-    assert world.log.extents(topic)[0] == Extent(12, 30)
+    assert world.log.extents(topic)[0] == OffsetRange(12, 30)
     assert len(read(world.log, topic, 12, 30)) == 18
     with pytest.raises(OffsetsExpired, match="offsets 7 to 11 of partition 0"):
         read(world.log, topic, 7, 30)
@@ -261,7 +261,7 @@ def test_a_recreated_topic_has_another_id_in_the_same_cluster(world: World) -> N
     after = world.log.topic(topic)
     assert after.cluster_id == before.cluster_id
     assert after.topic_id != before.topic_id
-    assert world.log.extents(topic)[0] == Extent(0, 0)
+    assert world.log.extents(topic)[0] == OffsetRange(0, 0)
     world.put(topic, 0, rows(5, 50))
     assert read(world.log, topic, 0, 5) == [*enumerate(rows(5, 50))]
 
@@ -318,7 +318,7 @@ def test_consecutive_ranges_give_what_one_range_gives(
             world.put(topic, 0, rows(count))
         else:
             world.begin(topic, 0, rows(count))(what == "commit")
-    end = world.log.extents(topic)[0].stable
+    end = world.log.extents(topic)[0].last_stable_offset
     assert end == sum(count + (what != "put") for what, count in steps)
     edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
     whole = read(world.log, topic, 0, end)

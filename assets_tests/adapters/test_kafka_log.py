@@ -48,9 +48,9 @@ def test_records_with_the_brokers_time_are_counted(at: real.Cluster, log: real.K
     for topic in (created, appended):
         put(at, topic, 0, [(NOON, b"x")] * 3)
     (chunk,) = log.read(created, {0: (0, 3)})
-    assert (chunk.appended, chunk.timestamps) == (0, [NOON] * 3)
+    assert (chunk.log_append_time_count, chunk.timestamps) == (0, [NOON] * 3)
     (chunk,) = log.read(appended, {0: (0, 3)})
-    assert chunk.appended == 3
+    assert chunk.log_append_time_count == 3
     assert all(stamp is not None and stamp > NOON for stamp in chunk.timestamps)
 
 

@@ -11,7 +11,7 @@ from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.memory import MemoryFeed, MemoryLedger
 from tidemill.core.errors import TopicMissing
-from tidemill.core.log import Heard, LedgerRecord
+from tidemill.core.log import LedgerPoll, LedgerRecord
 from tidemill.ports import LedgerFeed, LedgerTopic
 
 
@@ -23,14 +23,14 @@ class World:
     feed: LedgerFeed
     at: real.Cluster | None = None
 
-    def heard(self, count: int, seconds: float = 60) -> tuple[list[LedgerRecord], Heard]:
+    def heard(self, count: int, seconds: float = 60) -> tuple[list[LedgerRecord], LedgerPoll]:
         """So many records, and the last hearing."""
         found: list[LedgerRecord] = []
         deadline = time.monotonic() + seconds
         while True:
             last = self.feed.wait(0.2)
             found += last.records
-            if len(found) >= count and last.behind == 0:
+            if len(found) >= count and last.lag == 0:
                 return found, last
             assert time.monotonic() < deadline, found
 
@@ -75,11 +75,11 @@ def test_each_record_comes_once_from_the_start_in_order(world: World) -> None:
     world.ledger.append("m", b"3")
     found, last = world.heard(1)
     assert found == [LedgerRecord(3, b"3")]
-    assert not last.anew
+    assert not last.reset
 
 
 def test_an_empty_ledger_is_caught_up_with(world: World) -> None:
-    assert world.feed.wait(3).behind == 0
+    assert world.feed.wait(3).lag == 0
 
 
 def test_a_recreated_topic_begins_anew(world: World) -> None:
@@ -95,7 +95,7 @@ def test_a_recreated_topic_begins_anew(world: World) -> None:
             heard = world.feed.wait(0.2)
         except TopicMissing:
             continue
-        anew = anew or heard.anew
+        anew = anew or heard.reset
         found += [record.value for record in heard.records]
     assert anew
     assert found == [b"new"]

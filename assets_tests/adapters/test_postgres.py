@@ -13,7 +13,7 @@ from tidemill import bootstrap
 from tidemill.adapters.postgres import NAMES, Postgres, server
 from tidemill.cli.instance import dagster_home
 from tidemill.cli.postgres import postgres
-from tidemill.core.errors import PrerequisiteMissing, Refused, SpecInvalid
+from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, SpecInvalid
 from tidemill.settings import Settings
 
 
@@ -108,5 +108,5 @@ def test_its_programs_are_refused_where_it_is_not_in_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    with pytest.raises(Refused, match="`tidemill up --postgres` does that"):
+    with pytest.raises(OperationNotAllowed, match="`tidemill up --postgres` does that"):
         postgres(["psql"])

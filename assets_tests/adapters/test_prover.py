@@ -19,7 +19,7 @@ from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import LocalProver
 from tidemill.adapters.prover.forked import ForkedProver
 from tidemill.core import learner
-from tidemill.core.errors import BundleUnfit, FeatureSkew, SpecInvalid
+from tidemill.core.errors import BundleInvalid, FeatureSkew, SpecInvalid
 from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
 from tidemill.ports import Prover
@@ -102,7 +102,7 @@ def test_a_wrong_answer_comes_back_as_skew(either: Prover, bundle: bytes) -> Non
 
 
 def test_what_is_no_bundle_is_unfit(either: Prover) -> None:
-    with pytest.raises(BundleUnfit):
+    with pytest.raises(BundleInvalid):
         either.prove(b"no bundle")
 
 
@@ -119,14 +119,14 @@ def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
     cyclic = damaged(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
     cyclic = damaged(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
     cyclic = damaged(cyclic, rb"tree_sizes=.*\n", b"")
-    with ForkedProver(seconds=1) as impatient, pytest.raises(BundleUnfit):
+    with ForkedProver(seconds=1) as impatient, pytest.raises(BundleInvalid):
         impatient.prove(cyclic)
 
 
 def test_a_child_that_dies_is_named_by_its_signal(prover: ForkedProver, bundle: bytes) -> None:
     wild = damaged(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
     wild = damaged(wild, rb"tree_sizes=.*\n", b"")
-    with pytest.raises(BundleUnfit, match=r"SIGSEGV|SIGABRT|LightGBM"):
+    with pytest.raises(BundleInvalid, match=r"SIGSEGV|SIGABRT|LightGBM"):
         prover.prove(wild)
     prover.prove(bundle)
 
@@ -148,7 +148,7 @@ def _damage_everywhere(prover: ForkedProver, bundle: bytes) -> None:
             try:
                 prover.prove(bad)
                 survived += 1
-            except (BundleUnfit, FeatureSkew):
+            except (BundleInvalid, FeatureSkew):
                 pass
     assert survived < 60  # a flip in what no golden row reads changes no golden answer
     prover.prove(bundle)
@@ -185,10 +185,10 @@ def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> No
             while not (children := helper.children()):
                 time.sleep(0.01)
             ending.end()
-            with pytest.raises(BundleUnfit, match="given up"):
+            with pytest.raises(BundleInvalid, match="given up"):
                 proof.result(10)
         assert not psutil.wait_procs([helper, *children], timeout=10)[1]
-        with pytest.raises(BundleUnfit, match="given up"):
+        with pytest.raises(BundleInvalid, match="given up"):
             ending.prove(bundle)
 
 

@@ -42,7 +42,7 @@ def refuses_all(store: S3Store) -> str:
     for call in calls:
         with pytest.raises(StoreUnavailable) as caught:
             call()
-        told.add(caught.value.what.partition(": ")[2] + " " + caught.value.remedy)
+        told.add(caught.value.message.partition(": ")[2] + " " + caught.value.remedy)
     (one,) = told
     return one
 

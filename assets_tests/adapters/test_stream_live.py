@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stream_hands import frame, records
 from tidemill.adapters.streams.ends import Begun
 from tidemill.adapters.streams.produce import Told
-from tidemill.core.errors import Refused
+from tidemill.core.errors import OperationNotAllowed
 
 
 def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
@@ -53,7 +53,7 @@ def test_a_topic_keeps_one_clock(
     now = iter([10**12, *[10**13] * 100])
     bring(events, topic, 0, 20, speed=first, clock=lambda: next(now))
     bring(events, topic, 0, 20, speed=first, clock=lambda: 10**13)
-    with pytest.raises(Refused, match="mix its clocks"):
+    with pytest.raises(OperationNotAllowed, match="mix its clocks"):
         bring(events, topic, 20, 40, speed=second, clock=lambda: 10**13)
 
 

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from stream_hands import PARTITIONS, frame, of_partitions, records, sequences
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.streams.produce import Told, produce
-from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, Refused
+from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_topic_of_other_records_is_refused_and_left_alone(
     producer = Producer({"bootstrap.servers": kafka})
     producer.produce(topic, partition=1, **record)
     assert producer.flush(30) == 0
-    with pytest.raises(Refused, match="not this stream's"):
+    with pytest.raises(OperationNotAllowed, match="not this stream's"):
         bring(frame(10), topic)
     assert [len(messages) for messages in records(kafka, topic).values()] == [0, 1, 0, 0]
 
@@ -49,7 +49,7 @@ def test_a_changed_stream_is_refused(
 ) -> None:
     topic = new_topic()
     bring(frame(10), topic)
-    with pytest.raises(Refused, match="differs from event"):
+    with pytest.raises(OperationNotAllowed, match="differs from event"):
         bring(frame(20, "changed"), topic)
 
 
@@ -62,14 +62,14 @@ def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
     producer.begin_transaction()
     producer.produce(topic, b"{}", partition=0)
     producer.commit_transaction(30)
-    with pytest.raises(Refused, match="not this stream's"):
+    with pytest.raises(OperationNotAllowed, match="not this stream's"):
         bring(frame(10), topic)
 
 
 def test_a_topic_of_another_number_of_partitions_is_refused(
     new_topic: Callable[..., str], bring: Callable[..., Told]
 ) -> None:
-    with pytest.raises(Refused, match="has 3 partitions"):
+    with pytest.raises(OperationNotAllowed, match="has 3 partitions"):
         bring(frame(10), new_topic(3))
 
 
@@ -141,7 +141,7 @@ def test_a_producer_on_another_machine_is_found_out(
             bring(events, topic, locks=tmp_path / "elsewhere")
         now = 10**9
 
-    with pytest.raises(Refused, match="somebody else"):
+    with pytest.raises(OperationNotAllowed, match="somebody else"):
         bring(events, topic, speed=1.0, clock=lambda: now, sleep=sleep)
 
 

@@ -15,7 +15,7 @@ from dagster_ui import free_port
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import Version, WindowRun
+from tidemill.core.tracking import RegistryVersion, WindowRun
 from tidemill.ports import Tracker
 
 DIGESTS = ["a" * 64, "b" * 64]
@@ -26,7 +26,7 @@ def window(digest: str = "1" * 64, **metrics: float) -> WindowRun:
         model="tides",
         window="2024-01-01",
         digest=digest,
-        at=1_704_067_200_000,
+        timestamp_ms=1_704_067_200_000,
         params={
             "learner.seed": "0",
             "gate.slices": "a, b",
@@ -126,7 +126,7 @@ def test_a_deployed_model_is_one_version_however_often_it_is_registered(
 ) -> None:
     assert tracker.versions(model) == []
     for digest in (*DIGESTS, DIGESTS[0]):
-        tracker.register(model, Version(digest, {"seq": "0", "why": "because"}))
+        tracker.register(model, RegistryVersion(digest, {"seq": "0", "why": "because"}))
     assert sorted(tracker.versions(model)) == DIGESTS
 
 
@@ -135,7 +135,7 @@ def test_the_alias_stands_at_one_version_and_moves_back_to_an_older_one(
 ) -> None:
     assert tracker.champion(model) is None
     for digest in DIGESTS:
-        tracker.register(model, Version(digest, {}))
+        tracker.register(model, RegistryVersion(digest, {}))
         tracker.set_champion(model, digest)
         assert tracker.champion(model) == digest
     tracker.set_champion(model, DIGESTS[0])

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from tidemill.core import canonical, learner
-from tidemill.core.bundle import GOLDEN_ROWS, Model, encode, golden_rows
-from tidemill.core.errors import BundleUnfit, DigestMismatch, FeatureSkew
+from tidemill.core.bundle import MAX_GOLDEN_ROWS, Model, encode, golden_row_indices
+from tidemill.core.errors import BundleInvalid, DigestMismatch, FeatureSkew
 from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
 
@@ -80,10 +80,10 @@ def test_a_bundle_says_what_it_is_and_answers_its_golden_rows() -> None:
     model = load(bundle)
     assert bundle == made()
     assert model.digest == canonical.digest(bundle)
-    assert (model.trees, model.window) == (8, "2013-02-01")
+    assert (model.num_iterations, model.window) == (8, "2013-02-01")
     assert [name for name, _ in model.header.fields] == ["place", "size"]
     assert model.header.vocabulary == {"place": ("p0", "p1", "p2", "p3", "p4")}
-    model.prove()
+    model.validate()
 
 
 def test_golden_rows_are_the_answers_to_raw_rows() -> None:
@@ -91,7 +91,7 @@ def test_golden_rows_are_the_answers_to_raw_rows() -> None:
     whole = model.predict(frame)
     raw = [golden.row for golden in model.header.golden]
     answers = [golden.prediction for golden in model.header.golden]
-    at = golden_rows(frame.select("size", "place"))
+    at = golden_row_indices(frame.select("size", "place"))
     assert [msgspec.json.decode(row)["size"] for row in raw] == frame["size"][at].to_list()
     assert answers == whole[at].tolist()
     assert model.predict(model.decoder().rows(raw)).tolist() == answers
@@ -99,12 +99,12 @@ def test_golden_rows_are_the_answers_to_raw_rows() -> None:
 
 def test_golden_rows_are_spread_and_hold_rows_with_nulls() -> None:
     frame = rows().select("size", "place")
-    at = golden_rows(frame)
-    assert len(at) == GOLDEN_ROWS
+    at = golden_row_indices(frame)
+    assert len(at) == MAX_GOLDEN_ROWS
     assert {0, 399} <= set(at)
     assert frame[at]["size"].null_count() == 4
-    assert golden_rows(frame.head(3)) == [0, 1, 2]
-    assert golden_rows(frame.clear()) == []
+    assert golden_row_indices(frame.head(3)) == [0, 1, 2]
+    assert golden_row_indices(frame.clear()) == []
 
 
 def test_nothing_is_parsed_before_the_digest_is_right() -> None:
@@ -120,14 +120,14 @@ def test_a_wrong_golden_answer_is_skew_and_is_named() -> None:
 
     model = load(with_header(made(), change))
     with pytest.raises(FeatureSkew, match="golden row 5 with"):
-        model.prove()
+        model.validate()
 
 
 def test_a_difference_by_rounding_is_none() -> None:
     def change(header: dict[str, Any]) -> None:
         header["golden"][5]["prediction"] *= 1 + 1e-11
 
-    load(with_header(made(), change)).prove()
+    load(with_header(made(), change)).validate()
 
 
 @pytest.mark.parametrize(
@@ -143,20 +143,20 @@ def test_a_difference_by_rounding_is_none() -> None:
 def test_parts_that_do_not_fit_together_are_refused(
     change: Callable[[dict[str, Any]], None],
 ) -> None:
-    with pytest.raises(BundleUnfit):
+    with pytest.raises(BundleInvalid):
         load(with_header(made(), change))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\xff\n\xff", b"{}\ntree", b"\n"])
 def test_bytes_that_are_no_bundle_are_refused(damaged: bytes) -> None:
-    with pytest.raises(BundleUnfit):
+    with pytest.raises(BundleInvalid):
         load(damaged)
 
 
 def test_another_source_of_the_feature_function_is_skew() -> None:
     was = function(lambda frame: frame)
     bundle = made(was)
-    load(bundle, was).prove()
+    load(bundle, was).validate()
     for now in (function(lambda frame: frame, "b" * 64), None):
         with pytest.raises(FeatureSkew, match="was trained with the feature function shop:feat"):
             load(bundle, now)
@@ -168,10 +168,10 @@ def test_a_function_that_reads_something_else_when_serving_is_skew() -> None:
     shift = 0.0
     moved = function(lambda frame: frame.with_columns(pl.col("size") + shift))
     model = load(made(moved), moved)
-    model.prove()
+    model.validate()
     shift = 1.0
     with pytest.raises(FeatureSkew, match="golden row"):
-        model.prove()
+        model.validate()
 
 
 def test_a_model_whose_answers_are_not_finite_is_never_made() -> None:
@@ -194,5 +194,5 @@ def test_a_model_whose_answers_are_not_finite_is_never_made() -> None:
 
     text = re.sub(r"leaf_value=(.*)", huge, sound.text)
     text = re.sub(r"tree_sizes=.*\n", "", text)  # without them LightGBM reads tree after tree
-    with pytest.raises(BundleUnfit, match="not finite"):
+    with pytest.raises(BundleInvalid, match="not finite"):
         encode(regression, text, sound.header.columns, sound.vocabulary, None, frame, None)

@@ -3,25 +3,25 @@
 import pytest
 
 from tidemill.core import comparison
-from tidemill.core.comparison import BETTER, Comparison, Pair, entry_test, guard_test
-from tidemill.core.evidence import Estimate, Evidence, estimate
+from tidemill.core.comparison import BETTER_MARGIN, Comparison, ModelPair, entry_test, guard_test
+from tidemill.core.evidence import Estimate, LossDifferences, estimate
 from tidemill.core.sections import GateSpec
 
-PAIR = Pair("reference", "challenger")
+PAIR = ModelPair("reference", "challenger")
 WORSE = (0.01, 0.0625)
 """Alpha, and a share of the loss that is a binary fraction: so thresholds are exact."""
 
 
 def evidence(
     gain: float, loss: float = 1.0, clusters: int = 32, spread: float = 2**-12
-) -> Evidence:
+) -> LossDifferences:
     """Sixteen rows a cluster, whose mean gains are `spread` above and below this one."""
     gains = [16 * (gain + (spread if k % 2 else -spread)) for k in range(clusters)]
     rows = (16,) * clusters
-    return Evidence(tuple(range(clusters)), rows, tuple(gains), (16 * loss,) * clusters)
+    return LossDifferences(tuple(range(clusters)), rows, tuple(gains), (16 * loss,) * clusters)
 
 
-def guard(found: Evidence, gate: GateSpec | None = None) -> Comparison:
+def guard(found: LossDifferences, gate: GateSpec | None = None) -> Comparison:
     return guard_test("window", PAIR, [found], gate or GateSpec(), WORSE, better=True)
 
 
@@ -29,7 +29,7 @@ def guard(found: Evidence, gate: GateSpec | None = None) -> Comparison:
 def test_a_threshold_is_a_share_of_the_references_loss(loss: float) -> None:
     found = guard(evidence(0, loss))
     assert found.m_below == -0.0625 * loss
-    assert found.m_above == BETTER * loss
+    assert found.m_above == BETTER_MARGIN * loss
     assert guard(evidence(-0.07 * loss, loss)).outcome == "worse"
     assert guard(evidence(-0.06 * loss, loss)).outcome == "neither"
     assert guard(evidence(0.003 * loss, loss)).outcome == "better"
@@ -39,7 +39,7 @@ def test_a_threshold_is_a_share_of_the_references_loss(loss: float) -> None:
 
 
 def test_a_gain_of_just_the_threshold_is_no_verdict() -> None:
-    for threshold in (-0.0625, BETTER):
+    for threshold in (-0.0625, BETTER_MARGIN):
         found = guard(evidence(threshold))
         assert found.estimate.m == threshold
         assert found.outcome == "neither"

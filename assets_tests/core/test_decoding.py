@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.decoding import Decoder, RowDecoder, fitted
+from tidemill.core.decoding import Decoder, RowDecoder, align_to_schema
 from tidemill.core.errors import RowInvalid
 from tidemill.core.spec import ModelSpec
 
@@ -185,8 +185,8 @@ def test_rows_for_prediction_need_no_label_and_say_what_is_wrong() -> None:
 def test_rows_decoded_by_another_spec_are_fitted_with_nulls() -> None:
     """What they lack, or have as another type, is null; what is not asked for goes."""
     rows = Decoder(spec()).decode(0, [7], [1], [GOOD]).rows
-    found = fitted(rows, {"wet": "category", "distance": "number", "gate": "boolean"})
+    found = align_to_schema(rows, {"wet": "category", "distance": "number", "gate": "boolean"})
     assert found.columns == ["_partition", "_offset", "_timestamp", "wet", "distance", "gate"]
     assert found.row(0) == (0, 7, 1, None, 12.5, None)
-    assert fitted(rows, {"late": "number"}).schema == rows.select("^_.*$", "late").schema
-    assert fitted(rows.clear(), {"gate": "category"}).height == 0
+    assert align_to_schema(rows, {"late": "number"}).schema == rows.select("^_.*$", "late").schema
+    assert align_to_schema(rows.clear(), {"gate": "category"}).height == 0

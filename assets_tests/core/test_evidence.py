@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tidemill.core.evidence import (
     Estimate,
-    Evidence,
+    LossDifferences,
     cluster_starts,
     estimate,
-    gather,
-    pooled,
+    cluster_differences,
+    pool_differences,
     t_quantile,
 )
 
@@ -23,9 +23,9 @@ LOSS = st.floats(0, 1e6, allow_subnormal=False)
 ROWS = st.lists(st.tuples(LOSS, LOSS, st.integers(0, 5)), min_size=1, max_size=60)
 
 
-def of(rows: list[tuple[float, float, int]]) -> Evidence:
+def of(rows: list[tuple[float, float, int]]) -> LossDifferences:
     reference, challenger, clusters = zip(*rows, strict=True)
-    return gather(
+    return cluster_differences(
         np.array(reference, dtype=float), np.array(challenger, dtype=float), np.array(clusters)
     )
 
@@ -68,19 +68,19 @@ def test_every_estimate_is_what_a_naive_reading_of_the_design_gives(
 
 def test_a_model_against_itself_has_a_standard_error_of_zero_and_no_t() -> None:
     loss = np.random.default_rng(1).random(500)
-    found = estimate(gather(loss, loss, np.arange(500) // 25))
+    found = estimate(cluster_differences(loss, loss, np.arange(500) // 25))
     assert (found.m, found.se, found.t, found.dof) == (0, 0, None, 19)
 
 
 def test_a_spread_too_small_to_be_a_number_gives_no_t() -> None:
     smallest = 5e-324
-    found = estimate(Evidence((0, 1), (20, 20), (smallest, 0.0), (20.0, 20.0)))
+    found = estimate(LossDifferences((0, 1), (20, 20), (smallest, 0.0), (20.0, 20.0)))
     assert (found.se, found.t) == (0, None)
 
 
 def test_sums_of_different_lengths_are_refused() -> None:
-    ragged = Evidence((0, 1), (20, 20), (1.0, 2.0, 3.0), (20.0, 20.0))
-    for ask in (estimate, lambda found: pooled([found])):
+    ragged = LossDifferences((0, 1), (20, 20), (1.0, 2.0, 3.0), (20.0, 20.0))
+    for ask in (estimate, lambda found: pool_differences([found])):
         with pytest.raises(ValueError, match="zip"):
             ask(ragged)
 
@@ -88,7 +88,7 @@ def test_sums_of_different_lengths_are_refused() -> None:
 @pytest.mark.parametrize("gain", [0.1, 1e-9, 1e6, 1 / 3])
 def test_equal_gains_on_every_row_are_no_evidence_even_after_rounding(gain: float) -> None:
     loss = np.full(1000, 2.0 * gain)
-    found = estimate(gather(loss, loss - gain, np.arange(1000) // 37))
+    found = estimate(cluster_differences(loss, loss - gain, np.arange(1000) // 37))
     assert found.dof == 27
     assert found.se == 0
     assert found.t is None
@@ -98,15 +98,15 @@ def test_equal_gains_on_every_row_are_no_evidence_even_after_rounding(gain: floa
 def test_t_does_not_depend_on_the_unit_of_the_loss(unit: float) -> None:
     draw = np.random.default_rng(2)
     reference, challenger, clusters = draw.random(300), draw.random(300), np.arange(300) // 20
-    plain = estimate(gather(reference, challenger, clusters)).t
-    scaled = estimate(gather(reference * unit, challenger * unit, clusters)).t
+    plain = estimate(cluster_differences(reference, challenger, clusters)).t
+    scaled = estimate(cluster_differences(reference * unit, challenger * unit, clusters)).t
     assert plain is not None
     assert scaled == pytest.approx(plain)
 
 
 def test_no_rows_give_no_number() -> None:
-    assert estimate(Evidence()) == Estimate(0, 0)
-    assert gather(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)) == Evidence()
+    assert estimate(LossDifferences()) == Estimate(0, 0)
+    assert cluster_differences(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)) == LossDifferences()
 
 
 @given(ROWS, st.randoms())
@@ -125,7 +125,7 @@ def test_the_order_of_rows_does_not_matter(
 def test_pooled_evidence_is_the_evidence_of_all_rows_together(
     one: list[tuple[float, float, int]], other: list[tuple[float, float, int]]
 ) -> None:
-    together, whole = pooled([of(one), of(other)]), of(one + other)
+    together, whole = pool_differences([of(one), of(other)]), of(one + other)
     assert (together.clusters, together.rows) == (whole.clusters, whole.rows)
     assert together.gains == pytest.approx(whole.gains, abs=1e-6)
     assert together.losses == pytest.approx(whole.losses)

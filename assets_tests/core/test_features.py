@@ -16,9 +16,9 @@ from tidemill.core.features import (
     FeatureFunction,
     Vocabulary,
     check_row_wise,
-    columns_of,
-    extend,
-    features,
+    feature_columns,
+    extend_vocabulary,
+    compute_features,
     matrix,
 )
 
@@ -39,14 +39,14 @@ def function(run: Callable[[pl.DataFrame], Any]) -> FeatureFunction:
 
 
 def test_numbers_pass_and_categories_become_codes_and_null_is_nan() -> None:
-    made = features(ROWS, FIELDS, None)
-    columns = columns_of(made)
+    made = compute_features(ROWS, FIELDS, None)
+    columns = feature_columns(made)
     assert columns == (
         Column("place", "category"),
         Column("size", "number"),
         Column("wet", "number"),
     )
-    vocabulary = extend(Vocabulary(), made, columns)
+    vocabulary = extend_vocabulary(Vocabulary(), made, columns)
     assert vocabulary.values == {"place": ("a", "b")}
     given_ = matrix(made, columns, vocabulary)
     wanted = [[1, 1.5, 1], [np.nan, np.nan, 0], [0, 3, np.nan], [1, 4, 1]]
@@ -67,14 +67,14 @@ def test_a_vocabulary_only_grows_and_known_values_keep_their_codes(
 ) -> None:
     vocabulary = Vocabulary({"place": ()})
     for batch in batches:
-        grown = extend(vocabulary, batch, PLACE)
+        grown = extend_vocabulary(vocabulary, batch, PLACE)
         known = vocabulary.values["place"]
         assert grown.values["place"][: len(known)] == known
         assert len(set(grown.values["place"])) == len(grown.values["place"])
         codes = matrix(batch, PLACE, grown)[:, 0].tolist()
         back = [None if np.isnan(code) else grown.values["place"][int(code)] for code in codes]
         assert back == batch["place"].to_list()
-        assert extend(grown, batch.reverse(), PLACE) == grown
+        assert extend_vocabulary(grown, batch.reverse(), PLACE) == grown
         vocabulary = grown
 
 
@@ -85,7 +85,7 @@ def test_an_unknown_category_is_missing() -> None:
 
 def test_a_function_sees_neither_label_nor_columns_of_tidemill() -> None:
     seen: list[list[str]] = []
-    features(ROWS, FIELDS, function(lambda frame: (seen.append(frame.columns), frame)[1]))
+    compute_features(ROWS, FIELDS, function(lambda frame: (seen.append(frame.columns), frame)[1]))
     assert seen == [FIELDS]
 
 
@@ -101,7 +101,7 @@ def test_a_function_sees_neither_label_nor_columns_of_tidemill() -> None:
 )
 def test_an_unfit_function_is_named(run: Callable[[pl.DataFrame], Any], told: str) -> None:
     with pytest.raises(SpecInvalid, match=r"shop:features .*" + told):
-        features(ROWS, FIELDS, function(run))
+        compute_features(ROWS, FIELDS, function(run))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_row_wise_function_passes() -> None:
         )
     )
     check_row_wise(ROWS, FIELDS, run)
-    assert [c.kind for c in columns_of(features(ROWS, FIELDS, run))] == [
+    assert [c.kind for c in feature_columns(compute_features(ROWS, FIELDS, run))] == [
         "number",
         "category",
         "number",
@@ -148,8 +148,8 @@ def test_a_function_is_loaded_with_the_hash_of_its_source(
     (tmp_path / "tidal_features.py").write_text("def f(frame):\n    return frame\n")
     loaded = load_feature_function("tidal_features:f")
     assert loaded.reference == "tidal_features:f"
-    assert len(loaded.source) == 64
-    assert features(ROWS, FIELDS, loaded).columns == FIELDS
+    assert len(loaded.source_digest) == 64
+    assert compute_features(ROWS, FIELDS, loaded).columns == FIELDS
     with pytest.raises(SpecInvalid, match="has no function 'g'"):
         load_feature_function("tidal_features:g")
     with pytest.raises(SpecInvalid, match="cannot be imported"):

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 
 from tidemill.core import gate
-from tidemill.core.comparison import Pair
-from tidemill.core.evidence import Evidence
-from tidemill.core.gate import Facts, GateState, Taken, Verdict, decide, judged
+from tidemill.core.comparison import ModelPair
+from tidemill.core.evidence import LossDifferences
+from tidemill.core.gate import GateInputs, GateState, AppliedEntry, Verdict, decide, guarded_pair
 from tidemill.core.sections import GateSpec
 
 LINE = "line"
 Policy = Literal["guarded", "always", "manual"]
 
 
-def evidence(gain: float, n: int = 480, clusters: int = 24, spread: float = 0.1) -> Evidence:
+def evidence(gain: float, n: int = 480, clusters: int = 24, spread: float = 0.1) -> LossDifferences:
     """A mean gain on a mean loss of 1, in even clusters that are `spread` above and below it."""
     each = n // clusters
     gains = [each * (gain + (spread if k % 2 else -spread)) for k in range(clusters)]
-    return Evidence(
+    return LossDifferences(
         tuple(range(clusters)), (each,) * clusters, tuple(gains), (float(each),) * clusters
     )
 
@@ -36,27 +36,27 @@ MUCH_WORSE, WORSE, EVEN, BETTER = (evidence(g) for g in (-0.3, -0.05, 0.0, 0.05)
 def served(champion: str = "c", baseline: str = "b", **more: Any) -> GateState:
     """A state as `before` leaves it."""
     state = GateState(champion, baseline, **more)
-    return gate.before(replace(state, line=LINE, spec=_spec_digest()), (), GateSpec(), LINE)
+    return gate.opening_state(replace(state, line=LINE, spec=_spec_digest()), (), GateSpec(), LINE)
 
 
 def _spec_digest() -> str | None:
-    return gate.before(gate.start("x"), (), GateSpec(), LINE).spec
+    return gate.opening_state(gate.initial_state("x"), (), GateSpec(), LINE).spec
 
 
 def at(
     state: GateState,
-    on_window: Evidence | None = EVEN,
-    on_tail: Evidence | None = TAIL_LOST,
+    on_window: LossDifferences | None = EVEN,
+    on_tail: LossDifferences | None = TAIL_LOST,
     w: int = 1,
     spec: GateSpec | None = None,
     **other: Any,
 ) -> Verdict:
     """The verdict of window `w`, whose candidate is `k<w>`."""
-    facts = Facts(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", on_window, on_tail)
+    facts = GateInputs(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", on_window, on_tail)
     return decide(state, spec or GateSpec(), replace(facts, **other))
 
 
-def after(state: GateState, *windows: Evidence) -> GateState:
+def after(state: GateState, *windows: LossDifferences) -> GateState:
     """The state after these windows on the pair that the guard judges, and lost entry tests."""
     for w, found in enumerate(windows, 1):
         state = at(state, found, w=w).state
@@ -67,7 +67,7 @@ def after(state: GateState, *windows: Evidence) -> GateState:
 
 
 def test_a_holdout_fit_that_wins_the_tail_brings_in_the_finished_candidate() -> None:
-    verdict = at(gate.start("i"), None, TAIL_WON)
+    verdict = at(gate.initial_state("i"), None, TAIL_WON)
     assert verdict.verdict == "promote"
     assert verdict.state == GateState("k1", "i")
     assert "judged was the holdout fit h1" in verdict.reasons[-1]
@@ -78,19 +78,19 @@ def test_a_gain_of_just_the_minimal_effect_does_not_enter() -> None:
     asked = GateSpec(min_effect=0.0625)  # a binary fraction: the threshold is exact
     for gain, verdict in ((0.0625, "keep"), (0.0626, "promote")):
         tail = evidence(gain, 64, 4, spread=0)
-        assert at(gate.start("i"), None, tail, spec=asked).verdict == verdict
+        assert at(gate.initial_state("i"), None, tail, spec=asked).verdict == verdict
 
 
 def test_a_minimal_effect_of_zero_is_the_literal_outperforms() -> None:
     literal = GateSpec(min_effect=0)
-    assert at(gate.start("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict == "promote"
-    assert at(gate.start("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict == "keep"
+    assert at(gate.initial_state("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict == "promote"
+    assert at(gate.initial_state("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict == "keep"
 
 
 def test_the_entry_test_needs_thirty_rows() -> None:
-    assert at(gate.start("i"), None, evidence(0.1, 29, 29)).verdict == "keep"
-    assert at(gate.start("i"), None, evidence(0.1, 30, 30)).verdict == "promote"
-    assert at(gate.start("i"), None, Evidence()).comparisons[0].outcome == "no evidence"
+    assert at(gate.initial_state("i"), None, evidence(0.1, 29, 29)).verdict == "keep"
+    assert at(gate.initial_state("i"), None, evidence(0.1, 30, 30)).verdict == "promote"
+    assert at(gate.initial_state("i"), None, LossDifferences()).comparisons[0].outcome == "no evidence"
 
 
 def test_without_a_holdout_fit_the_champion_stays_and_the_report_says_why() -> None:
@@ -111,8 +111,8 @@ def test_a_candidate_that_is_the_champion_is_not_promoted() -> None:
 
 
 def test_the_guard_rests_while_the_champion_is_the_baseline() -> None:
-    assert judged(gate.start("i"), GateSpec(), "k0") is None
-    verdict = at(gate.start("i"), None)
+    assert guarded_pair(gate.initial_state("i"), GateSpec(), "k0") is None
+    verdict = at(gate.initial_state("i"), None)
     assert verdict.reasons[0] == "the guard had nothing to judge: the champion is the baseline"
     assert verdict.state.pool == ()
 
@@ -193,7 +193,7 @@ def test_small_steps_down_end_at_the_baseline_and_not_at_the_champion_before() -
         evidence(-0.5, spread=0),
     ],
 )
-def test_too_few_rows_or_clusters_or_no_spread_give_no_guard_verdict(poor: Evidence) -> None:
+def test_too_few_rows_or_clusters_or_no_spread_give_no_guard_verdict(poor: LossDifferences) -> None:
     verdict = at(served(), poor)
     assert verdict.comparisons[0].outcome == "no evidence"
     assert verdict.comparisons[0].t_below is None
@@ -211,7 +211,7 @@ def test_windows_too_small_for_a_verdict_give_one_together() -> None:
 
 def test_a_window_without_rows_is_not_judged_and_does_not_join_the_pool() -> None:
     state = after(served(), EVEN)
-    verdict = at(state, Evidence(), None, w=2, holdout=None)
+    verdict = at(state, LossDifferences(), None, w=2, holdout=None)
     assert (verdict.verdict, verdict.state) == ("keep", state)
 
 
@@ -220,12 +220,12 @@ def test_a_window_without_rows_is_not_judged_and_does_not_join_the_pool() -> Non
 
 def test_in_recovery_nothing_enters_until_the_candidates_are_better_than_the_baseline() -> None:
     state = served("b", "b", mode="RECOVERY")
-    assert judged(state, GateSpec(), "k0") == Pair("b", "k0")
+    assert guarded_pair(state, GateSpec(), "k0") == ModelPair("b", "k0")
     still = at(state, EVEN, TAIL_WON)
     assert (still.verdict, still.state.mode, len(still.state.pool)) == ("keep", "RECOVERY", 1)
     assert [found.scope for found in still.comparisons] == ["pool"]
     second = at(still.state, EVEN, TAIL_WON, w=2)
-    assert second.comparisons[0].pair == Pair("b", "k1")  # the newest of those in the pool
+    assert second.comparisons[0].pair == ModelPair("b", "k1")  # the newest of those in the pool
 
 
 def test_recovery_ends_with_an_empty_pool_and_the_entry_test_of_the_same_window() -> None:
@@ -244,7 +244,7 @@ def test_a_gain_below_two_thousandths_does_not_end_a_recovery() -> None:
 
 def test_no_evidence_does_not_end_a_recovery() -> None:
     state = served("b", "b", mode="RECOVERY")
-    for poor in (evidence(0.5, 280, 14), evidence(0.5, spread=0), Evidence(), None):
+    for poor in (evidence(0.5, 280, 14), evidence(0.5, spread=0), LossDifferences(), None):
         assert at(state, poor, TAIL_WON).state.mode == "RECOVERY"
 
 
@@ -253,23 +253,23 @@ def test_no_evidence_does_not_end_a_recovery() -> None:
 
 def test_a_persons_rollback_puts_the_model_in_both_places_and_starts_a_recovery() -> None:
     state = replace(after(served(), EVEN), pending="k0")
-    back = gate.before(state, [Taken(3, "f" * 64, "rollback", "d")], GateSpec(), LINE)
+    back = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "rollback", "d")], GateSpec(), LINE)
     assert back == served("d", "d", mode="RECOVERY")
 
 
 def test_an_approval_serves_the_model_and_leaves_the_baseline() -> None:
     state = replace(after(served("b", "b", mode="RECOVERY"), EVEN), pending="d")
     manual = GateSpec(policy="manual")
-    approved = gate.before(state, [Taken(3, "f" * 64, "approve", "d")], manual, LINE)
+    approved = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "approve", "d")], manual, LINE)
     assert (approved.champion, approved.baseline, approved.mode) == ("d", "b", "FOLLOW")
     assert (approved.pool, approved.pending) == ((), None)
 
 
 def test_entries_are_taken_in_the_ledgers_order() -> None:
-    entries = [Taken(3, "f" * 64, "rollback", "d"), Taken(4, "e" * 64, "approve", "a")]
-    taken = gate.before(served(), entries, GateSpec(), LINE)
+    entries = [AppliedEntry(3, "f" * 64, "rollback", "d"), AppliedEntry(4, "e" * 64, "approve", "a")]
+    taken = gate.opening_state(served(), entries, GateSpec(), LINE)
     assert (taken.champion, taken.baseline, taken.mode) == ("a", "d", "FOLLOW")
-    taken = gate.before(served(), entries[::-1], GateSpec(), LINE)
+    taken = gate.opening_state(served(), entries[::-1], GateSpec(), LINE)
     assert (taken.champion, taken.baseline, taken.mode) == ("d", "d", "RECOVERY")
 
 
@@ -282,10 +282,10 @@ def test_a_new_gate_spec_or_line_empties_the_pool_and_nothing_else(
 ) -> None:
     state = after(served("b" if mode == "RECOVERY" else "c", "b", mode=mode), EVEN)
     assert state.pool
-    changed = gate.before(state, (), spec, line)
+    changed = gate.opening_state(state, (), spec, line)
     assert (changed.champion, changed.baseline) == (state.champion, state.baseline)
     assert (changed.mode, changed.pool) == (mode, ())
-    assert gate.before(changed, (), spec, line) == changed
+    assert gate.opening_state(changed, (), spec, line) == changed
 
 
 # Policies.
@@ -293,7 +293,7 @@ def test_a_new_gate_spec_or_line_empties_the_pool_and_nothing_else(
 
 def test_always_serves_every_candidate_untested() -> None:
     always = GateSpec(policy="always")
-    verdict = at(gate.start("i"), None, TAIL_LOST, spec=always)
+    verdict = at(gate.initial_state("i"), None, TAIL_LOST, spec=always)
     assert verdict.verdict == "promote"
     assert (verdict.state.champion, verdict.state.baseline) == ("k1", "k1")
     assert verdict.comparisons == ()
@@ -304,7 +304,7 @@ def test_always_serves_every_candidate_untested() -> None:
 
 def test_always_after_a_persons_rollback_recovers_as_guarded_does() -> None:
     always, state = GateSpec(policy="always"), served("d", "d", mode="RECOVERY")
-    assert judged(state, always, "k0") == Pair("d", "k0")
+    assert guarded_pair(state, always, "k0") == ModelPair("d", "k0")
     assert at(state, EVEN, spec=always).state.champion == "d"
     verdict = at(state, BETTER, spec=always)
     assert (verdict.verdict, verdict.state.champion, verdict.state.mode) == (
@@ -331,12 +331,12 @@ def test_manual_still_rolls_back_a_harmful_champion() -> None:
 
 def test_nothing_awaits_approval_under_another_policy() -> None:
     state = replace(served(), pending="k1")
-    assert gate.before(state, (), GateSpec(), LINE).pending is None
-    assert gate.before(state, (), GateSpec(policy="manual"), LINE).pending == "k1"
+    assert gate.opening_state(state, (), GateSpec(), LINE).pending is None
+    assert gate.opening_state(state, (), GateSpec(policy="manual"), LINE).pending == "k1"
 
 
 def test_people_read_the_first_twelve_digits_of_a_digest() -> None:
-    assert gate.short("0123456789abcdef") == "0123456789ab"
+    assert gate.short_digest("0123456789abcdef") == "0123456789ab"
 
 
 # Whole streams against the design, read naively.
@@ -419,23 +419,23 @@ WINDOWS = st.tuples(
 def test_over_any_stream_the_gate_does_what_the_design_says(
     policy: Policy, stream: list[tuple[float, float, int, float, str]]
 ) -> None:
-    state, spec, naive = gate.start("i"), GateSpec(policy=policy), Reference(policy)
+    state, spec, naive = gate.initial_state("i"), GateSpec(policy=policy), Reference(policy)
     for w, (gain, spread, phase, tail, kind) in enumerate(stream, 1):
         entries = []
         if kind in ("rollback", "approve"):
-            entries.append(Taken(w, "f" * 64, kind, f"p{w}"))  # type: ignore[arg-type]
+            entries.append(AppliedEntry(w, "f" * 64, kind, f"p{w}"))  # type: ignore[arg-type]
             naive.entry(kind, f"p{w}")
         gains = [gain + spread * ((k + phase) % 7 - 3) / 4 for k in range(24)]
-        state = gate.before(state, entries, spec, LINE)
-        pair = judged(state, spec, f"k{w - 1}")
-        found = Evidence(
+        state = gate.opening_state(state, entries, spec, LINE)
+        pair = guarded_pair(state, spec, f"k{w - 1}")
+        found = LossDifferences(
             tuple(range(100 * w, 100 * w + 24)),
             (20,) * 24,
             tuple(20 * d for d in gains),
             (20.0,) * 24,
         )
-        on_tail = Evidence((100 * w + 23,), (100,), (100 * tail,), (100.0,))
-        facts = Facts(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", found if pair else None, on_tail)
+        on_tail = LossDifferences((100 * w + 23,), (100,), (100 * tail,), (100.0,))
+        facts = GateInputs(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", found if pair else None, on_tail)
         verdict = decide(state, spec, facts)
         state = verdict.state
         assert verdict.verdict == naive.window(w, gains, tail)

@@ -64,7 +64,7 @@ def fit(frame: pl.DataFrame, model: ModelSpec | None = None, **told: Any) -> byt
     given_: dict[str, Any] = {
         "parent": None,
         "continue_": False,
-        "golden": learner.in_order(frame),
+        "golden": learner.sort_canonical(frame),
         "window": "2013-02-01",
         "seed": 1,
         "num_threads": 1,
@@ -81,7 +81,7 @@ def test_the_order_of_rows_the_threads_and_a_neighbouring_fit_change_no_tree() -
     parent = load(fit(first))
     alone = fit(second, parent=parent, continue_=True)
     shuffled = second.sample(fraction=1.0, shuffle=True, seed=3)
-    golden = learner.in_order(second)
+    golden = learner.sort_canonical(second)
     assert fit(shuffled, parent=parent, continue_=True, golden=golden) == alone
     assert fit(second, parent=parent, continue_=True, num_threads=2) == alone
     with ThreadPoolExecutor(2) as pool:
@@ -93,7 +93,7 @@ def test_the_order_of_rows_the_threads_and_a_neighbouring_fit_change_no_tree() -
 def test_continuing_keeps_the_parents_trees_and_adds_its_own() -> None:
     parent = load(fit(rows(1_500)))
     child = load(fit(rows(400, seed=2), parent=parent, continue_=True))
-    assert (parent.trees, child.trees) == (20, 25)
+    assert (parent.num_iterations, child.num_iterations) == (20, 25)
     trees = [text.split("\n\n")[0] for text in parent.text.split("\nTree=")[1:21]]
     for tree in trees:
         assert tree in child.text
@@ -158,8 +158,8 @@ def test_every_objective_is_learned_continued_and_answered(objective: str) -> No
     answers = child.predict(rows(40))
     assert answers.shape == ((40, 3) if classes else (40,))
     assert child.predict(rows(40).clear()).shape == ((0, 3) if classes else (0,))
-    assert child.trees == parent.trees + 5
-    child.prove()
+    assert child.num_iterations == parent.num_iterations + 5
+    child.validate()
 
 
 @pytest.mark.parametrize("objective", ["poisson", "tweedie"])
@@ -197,7 +197,7 @@ def test_a_model_with_a_feature_function_is_not_learned_without_it() -> None:
 @given(st.integers(0, 2_000))
 def test_the_tail_is_the_last_fifth_of_the_ordered_rows(count: int) -> None:
     ordered = pl.DataFrame({"_timestamp": range(count)})
-    head, tail = learner.head(ordered), learner.tail_rows(count)
+    head, tail = learner.without_holdout(ordered), learner.tail_rows(count)
     if count < 150:
         assert (head, tail) == (None, 0)
     else:
@@ -209,17 +209,17 @@ def test_the_tail_is_the_last_fifth_of_the_ordered_rows(count: int) -> None:
 def test_rows_are_ordered_by_time_then_partition_then_offset() -> None:
     told = [(5, 1, 2), (5, 1, 1), (5, 0, 9), (4, 3, 3)]
     frame = pl.DataFrame(told, schema=["_timestamp", "_partition", "_offset"], orient="row")
-    assert learner.in_order(frame).rows() == sorted(told)
+    assert learner.sort_canonical(frame).rows() == sorted(told)
 
 
 def test_every_seventh_window_and_a_full_budget_are_retrainings() -> None:
     settings = LearnerSpec()
     steps, since, trees = [], 0, 200
     for _ in range(15):
-        step = learner.next_step(since, trees, settings)
+        step = learner.choose_update_kind(since, trees, settings)
         since, trees = (0, 200) if step == "retrain" else (since + 1, trees + 10)
         steps.append(step)
     assert [at for at, step in enumerate(steps, 1) if step == "retrain"] == [7, 14]
-    assert learner.next_step(0, 490, settings) == "continue"
-    assert learner.next_step(0, 491, settings) == "retrain"
-    assert learner.next_step(6, 500, settings, rows=0) == "carry"
+    assert learner.choose_update_kind(0, 490, settings) == "continue"
+    assert learner.choose_update_kind(0, 491, settings) == "retrain"
+    assert learner.choose_update_kind(6, 500, settings, rows=0) == "carry"

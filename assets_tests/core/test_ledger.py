@@ -4,18 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.core import canonical
-from tidemill.core.ledger import Chain, Entry, Kind, chain, personal_since
+from tidemill.core.ledger import Chain, Entry, EntryKind, build_chain, manual_entries_since
 from tidemill.core.log import LedgerRecord
 
 
 def entry(
-    after: Chain, digest: str = "d", kind: Kind = "deploy", as_of_ms: int | None = None,
+    after: Chain, digest: str = "d", kind: EntryKind = "deploy", as_of_ms: int | None = None,
     evidence: str | None = "report",
 ) -> Entry:  # fmt: skip
-    seq, prev = after.next
+    seq, prev = after.next_position
     return Entry(
         model=after.model, seq=seq, kind=kind, digest=digest, as_of=None, as_of_ms=as_of_ms,
-        verdict=None, evidence=evidence, by="test", why="a test", prev=prev,
+        verdict=None, evidence=evidence, actor="test", reason="a test", prev=prev,
     )  # fmt: skip
 
 
@@ -26,40 +26,40 @@ def records(*values: bytes) -> list[LedgerRecord]:
 def grown(*digests: str, model: str = "m") -> list[bytes]:
     values: list[bytes] = []
     for digest in digests:
-        values.append(canonical.encode(entry(chain(model, records(*values)), digest)))
+        values.append(canonical.encode(entry(build_chain(model, records(*values)), digest)))
     return values
 
 
 def test_entries_that_follow_one_another_stand() -> None:
-    standing = chain("m", records(*grown("a", "b", "c")))
-    assert [s.entry.digest for s in standing.standing] == ["a", "b", "c"]
+    standing = build_chain("m", records(*grown("a", "b", "c")))
+    assert [s.entry.digest for s in standing.entries] == ["a", "b", "c"]
     assert standing.head is not None
     assert standing.head.entry.seq == 2
 
 
 def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
     first = grown("a")
-    head = chain("m", records(*first))
+    head = build_chain("m", records(*first))
     left, right = canonical.encode(entry(head, "l")), canonical.encode(entry(head, "r"))
-    after = chain("m", records(*first, left, right))
-    assert [s.entry.digest for s in after.standing] == ["a", "l"]
-    assert [v.offset for v in after.void] == [2]
-    assert after.void[0].reason == "its seq 1 and prev do not follow entry 1"
+    after = build_chain("m", records(*first, left, right))
+    assert [s.entry.digest for s in after.entries] == ["a", "l"]
+    assert [v.offset for v in after.invalid_records] == [2]
+    assert after.invalid_records[0].reason == "its seq 1 and prev do not follow entry 1"
     later = canonical.encode(entry(after, "x"))
-    assert chain("m", records(*first, left, right, later)).void == after.void
+    assert build_chain("m", records(*first, left, right, later)).invalid_records == after.invalid_records
 
 
 def test_the_same_bytes_again_are_void() -> None:
     values = grown("a", "b")
-    again = chain("m", records(*values, values[-1]))
-    assert len(again.standing) == 2
-    assert [v.offset for v in again.void] == [2]
+    again = build_chain("m", records(*values, values[-1]))
+    assert len(again.entries) == 2
+    assert [v.offset for v in again.invalid_records] == [2]
 
 
 def test_an_edited_entry_voids_what_follows_it() -> None:
     values = grown("a", "b", "c")
     edited = values[1].replace(b'"b"', b'"x"')
-    assert [s.entry.digest for s in chain("m", records(values[0], edited, values[2])).standing] == [
+    assert [s.entry.digest for s in build_chain("m", records(values[0], edited, values[2])).entries] == [
         "a",
         "x",
     ]
@@ -68,8 +68,8 @@ def test_an_edited_entry_voids_what_follows_it() -> None:
 def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
     ours, theirs = grown("a", "b"), grown("z", model="n")
     mixed = records(ours[0], b"\xff\x00", theirs[0], b"{}", ours[1])
-    assert [s.entry.digest for s in chain("m", mixed).standing] == ["a", "b"]
-    assert [s.entry.digest for s in chain("n", mixed).standing] == ["z"]
+    assert [s.entry.digest for s in build_chain("m", mixed).entries] == ["a", "b"]
+    assert [s.entry.digest for s in build_chain("n", mixed).entries] == ["z"]
 
 
 @given(st.lists(st.sampled_from("abr"), max_size=8), st.data())
@@ -78,12 +78,12 @@ def test_a_ledger_read_in_two_goes_gives_the_same_chain(
 ) -> None:
     values: list[bytes] = []
     for word in said:  # an entry, the bytes before it again, or rubbish
-        head = chain("m", records(*values))
+        head = build_chain("m", records(*values))
         told = {"a": canonical.encode(entry(head, "a")), "r": b"rubbish"}
         values.append(told.get(word) or (values[-1] if values else b""))
     cut = data.draw(st.integers(0, len(values)))
     whole = records(*values)
-    assert chain("m", whole[cut:], chain("m", whole[:cut])) == chain("m", whole)
+    assert build_chain("m", whole[cut:], build_chain("m", whole[:cut])) == build_chain("m", whole)
 
 
 @given(st.lists(st.sampled_from("mn"), max_size=12))
@@ -93,7 +93,7 @@ def test_interleaving_of_models_never_matters(order: list[str]) -> None:
     queues = {model: iter(values[model]) for model in "mn"}
     mixed = records(*(next(queues[model]) for model in order))
     for model in "mn":
-        assert [s.entry.seq for s in chain(model, mixed).standing] == list(
+        assert [s.entry.seq for s in build_chain(model, mixed).entries] == list(
             range(order.count(model))
         )
 
@@ -101,18 +101,18 @@ def test_interleaving_of_models_never_matters(order: list[str]) -> None:
 def test_a_report_takes_persons_entries_once_in_order_and_not_before_their_time() -> None:
     values = grown("a")
     for kind, as_of in (("rollback", 100), ("deploy", 150), ("approve", 300), ("rollback", 100)):
-        at = chain("m", records(*values))
+        at = build_chain("m", records(*values))
         by_gate = kind == "deploy"
         made = entry(at, kind, kind, as_of, "report" if by_gate else None)  # type: ignore[arg-type]
         values.append(canonical.encode(made))
-    whole = chain("m", records(*values))
-    assert [s.entry.seq for s in personal_since(whole, -1, 100)] == [1]
-    assert [s.entry.seq for s in personal_since(whole, 1, 200)] == []
-    assert [s.entry.seq for s in personal_since(whole, 1, 300)] == [3, 4]
-    assert [s.entry.seq for s in personal_since(whole, 4, 900)] == []
+    whole = build_chain("m", records(*values))
+    assert [s.entry.seq for s in manual_entries_since(whole, -1, 100)] == [1]
+    assert [s.entry.seq for s in manual_entries_since(whole, 1, 200)] == []
+    assert [s.entry.seq for s in manual_entries_since(whole, 1, 300)] == [3, 4]
+    assert [s.entry.seq for s in manual_entries_since(whole, 4, 900)] == []
 
 
 def test_the_gates_own_roll_back_is_no_persons() -> None:
     gate = entry(Chain("m"), kind="rollback", evidence="report")
-    assert not gate.personal
-    assert entry(Chain("m"), kind="rollback", evidence=None).personal
+    assert not gate.is_manual
+    assert entry(Chain("m"), kind="rollback", evidence=None).is_manual

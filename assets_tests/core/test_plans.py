@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.plans import BoundarySearch, Observation, Plan, Range
+from tidemill.core.plans import BoundarySearch, Observation, Plan, PlannedRange
 
 END = 1000
 
@@ -11,13 +11,13 @@ END = 1000
 def boundary(timestamps: list[int], confirm: int = 4) -> int | None:
     search = BoundarySearch(END, confirm)
     search.feed(enumerate(timestamps))
-    return search.found
+    return search.boundary
 
 
 def rest(timestamps: list[int], confirm: int = 4) -> int | None:
     search = BoundarySearch(END, confirm)
     search.feed(enumerate(timestamps))
-    return search.rest()
+    return search.at_end_of_log()
 
 
 def naive(timestamps: list[int], confirm: int, complete: bool) -> int | None:
@@ -86,30 +86,30 @@ def test_how_the_records_are_cut_into_chunks_changes_nothing(
     for i in range(0, len(records), size):
         if search.feed(records[i : i + size]):
             break
-    assert search.found == boundary(timestamps)
+    assert search.boundary == boundary(timestamps)
 
 
 def test_an_end_that_moved_or_a_clock_that_went_back_starts_the_idle_time_anew() -> None:
-    seen = Observation(10, 100, 100).again(10, 400)
-    assert seen.still_for == 300
-    assert seen.again(11, 500).still_for == 0
-    assert seen.again(10, 50).still_for == 0
-    assert seen.again(10, 100).still_for == 300  # back, but not to before it was first seen
+    seen = Observation(10, 100, 100).updated(10, 400)
+    assert seen.unchanged_for_ms == 300
+    assert seen.updated(11, 500).unchanged_for_ms == 0
+    assert seen.updated(10, 50).unchanged_for_ms == 0
+    assert seen.updated(10, 100).unchanged_for_ms == 300  # back, but not to before it was first seen
 
 
 def test_a_search_knows_how_far_the_stream_has_come() -> None:
     search = BoundarySearch(END, 4)
-    assert search.newest is None
+    assert search.newest_timestamp is None
     search.feed(enumerate([5, 7, 6]))
-    assert search.newest == 7
+    assert search.newest_timestamp == 7
 
 
 def test_of_a_plan_only_ranges_that_hold_offsets_are_read() -> None:
-    ranges = (Range(0, 10, 30), Range(1, 5, 5), Range(2, 0, 1))
+    ranges = (PlannedRange(0, 10, 30), PlannedRange(1, 5, 5), PlannedRange(2, 0, 1))
     plan = Plan("m", "w", 0, 1, "events", "c", "t", 0, ranges, None)
-    assert plan.offsets == {0: (10, 30), 2: (0, 1)}
-    assert plan.ends == {0: 30, 1: 5, 2: 1}
-    assert plan.records == 21
+    assert plan.offset_ranges == {0: (10, 30), 2: (0, 1)}
+    assert plan.end_offsets == {0: 30, 1: 5, 2: 1}
+    assert plan.offset_count == 21
 
 
 def test_a_plan_that_says_no_more_was_closed_by_the_log_and_knows_of_no_adoption() -> None:

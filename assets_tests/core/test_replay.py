@@ -78,6 +78,6 @@ def test_a_sample_is_in_canonical_order_and_carries_its_epoch() -> None:
     rows = pl.DataFrame({"_partition": [1, 0], "_offset": [5, 6], "_timestamp": [9, 8]}).cast(
         {"_partition": pl.Int32}
     )
-    sample = replay.sample([replay.identified(rows, 3)], 10, DAY, "k")
+    sample = replay.sample([replay.with_epoch(rows, 3)], 10, DAY, "k")
     assert sample.rows() == [(3, 0, 6, 8), (3, 1, 5, 9)]
     assert sample.schema["_epoch"] == pl.Int32

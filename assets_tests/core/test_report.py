@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tidemill.core import canonical, report, scoring
 from tidemill.core.errors import ScoreInvalid
-from tidemill.core.gate import Taken
+from tidemill.core.gate import AppliedEntry
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import Case, Inputs, Report, Rows
+from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
 from tidemill.core.report_markdown import escape
 from tidemill.core.scoring import Array
 from tidemill.core.spec import ModelSpec
@@ -42,18 +42,18 @@ SPEC = spec_of()
 
 def candidate_of(window: Window, digest: str, parent: str, holdout: str | None) -> Candidate:
     return Candidate(
-        model="floods", line="line", window=window.key, kind="continue", batch="0" * 64,
-        parent=parent, digest=digest, trees=1, tree_digest="0" * 64, holdout=holdout,
+        model="floods", lineage="line", window=window.key, kind="continue", batch="0" * 64,
+        parent=parent, digest=digest, num_iterations=1, tree_digest="0" * 64, holdout=holdout,
         tail_rows=N // 5, since_retrain=1, sample=Sample(FileRef("sample", "0" * 64, 1)), seed=0,
         libraries={},
     )  # fmt: skip
 
 
-def case_of(window: Window, previous: Report | None = None, **changes: Any) -> Case:
+def case_of(window: Window, previous: Report | None = None, **changes: Any) -> EvaluationInputs:
     candidate = candidate_of(window, f"k{window.key}", changes.pop("parent", "initial"), "holdout")
-    case = Case(
+    case = EvaluationInputs(
         model="floods", spec=SPEC, window=window, candidate=candidate, initial="initial",
-        previous=previous, inputs=Inputs(None, "1" * 64, "2" * 64),
+        previous=previous, input_digests=InputDigests(None, "1" * 64, "2" * 64),
     )  # fmt: skip
     return replace(case, **changes)
 
@@ -62,12 +62,12 @@ def first() -> Window:
     return SPEC.calendar.first
 
 
-def rows_of(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> Rows:
+def rows_of(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> EvaluationRows:
     n = len(label)
     times = window.start + np.arange(n, dtype=np.int64) * (24 * HOUR // max(n, 1))
     values = ["clear", "rain", None, "fog"] * (n // 4) if sky is None else sky
     tail = np.arange(n) >= n - N // 5
-    return Rows(label, times, tail, {"sky": pl.Series(values, dtype=pl.String)})
+    return EvaluationRows(label, times, tail, {"sky": pl.Series(values, dtype=pl.String)})
 
 
 class Sea:
@@ -89,7 +89,7 @@ def turn(
     windows: int,
     knows: Callable[[int], float],
     seed: int = 1,
-    entries: Mapping[int, tuple[Taken, ...]] | None = None,
+    entries: Mapping[int, tuple[AppliedEntry, ...]] | None = None,
     permuted: bool = False,
 ) -> list[Report]:
     """Judge a stream; the candidate of window w knows `knows(w)` of the truth, the initial model
@@ -109,9 +109,9 @@ def turn(
             entries=(entries or {}).get(w, ()),
         )
         rows = rows_of(window, label)
-        predictions = {d: sea.told(logit, made[d]) for d in report.scored(case).values()}
+        predictions = {d: sea.told(logit, made[d]) for d in report.scored_roles(case).values()}
         on_tail = sea.told(logit[rows.tail], knows(w))
-        reports.append(report.judge(case, rows, predictions, on_tail))
+        reports.append(report.build_report(case, rows, predictions, on_tail))
         window, parent = SPEC.calendar.after(window), digest
     return reports
 
@@ -136,7 +136,7 @@ def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
     assert verdicts(reports)[0] == "promote"
     assert "roll_back" not in verdicts(reports)
     assert reports[-1].state.baseline != "initial"
-    sums = reports[-1].running.sums
+    sums = reports[-1].cumulative_losses.sums
     assert sums["champion"] < sums["initial"]
 
 
@@ -144,14 +144,14 @@ def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out(
     reports = turn(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approved("k012", 14))
     back = verdicts(reports).index("roll_back")
     assert back == 13  # window 14 judges the model that a person let in before it
-    assert reports[back].judged.champion == "k012"
-    assert reports[back].state.champion == reports[back].judged.baseline
+    assert reports[back].opening_state.champion == "k012"
+    assert reports[back].state.champion == reports[back].opening_state.baseline
     assert {made.state.mode for made in reports[back:]} == {"RECOVERY"}
     assert verdicts(reports)[back + 1 :] == ["keep"] * (20 - back - 1)
 
 
-def _approved(digest: str, w: int) -> dict[int, tuple[Taken, ...]]:
-    return {w: (Taken(7, "f" * 64, "approve", digest),)}
+def _approved(digest: str, w: int) -> dict[int, tuple[AppliedEntry, ...]]:
+    return {w: (AppliedEntry(7, "f" * 64, "approve", digest),)}
 
 
 def test_a_few_lucky_windows_do_not_replace_the_baseline() -> None:
@@ -161,11 +161,11 @@ def test_a_few_lucky_windows_do_not_replace_the_baseline() -> None:
 
 
 def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
-    entries = {6: (Taken(5, "e" * 64, "rollback", "initial"),)}
+    entries = {6: (AppliedEntry(5, "e" * 64, "rollback", "initial"),)}
     reports = turn(14, lambda w: 0.2 if w == 0 else 0.9, entries=entries)
     taken = reports[5]
-    assert taken.state_before.champion != "initial"
-    assert (taken.judged.champion, taken.judged.mode) == ("initial", "RECOVERY")
+    assert taken.previous_state.champion != "initial"
+    assert (taken.opening_state.champion, taken.opening_state.mode) == ("initial", "RECOVERY")
     assert (taken.entries, taken.ledger_seq) == (entries[6], 5)
     assert {made.ledger_seq for made in reports[6:]} == {5}
     assert {made.ledger_seq for made in reports[:5]} == {-1}
@@ -174,8 +174,8 @@ def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
 
 
 def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
-    silent = [made.pairing.alarm for made in turn(20, lambda w: 0.8)]
-    alarmed = [made.pairing.alarm for made in turn(20, lambda w: 0.8, permuted=True)]
+    silent = [made.permutation_check.alarm for made in turn(20, lambda w: 0.8)]
+    alarmed = [made.permutation_check.alarm for made in turn(20, lambda w: 0.8, permuted=True)]
     assert silent == [False] * 20
     assert sum(alarm is True for alarm in alarmed) >= 17
 
@@ -190,7 +190,7 @@ def one(window: Window | None = None, label: Array | None = None, **changes: Any
     rows = rows_of(first(), label)
     predictions = {"initial": Sea.told(logit, 0.5)[: len(label)]}
     on_tail = Sea.told(logit, 0.9)[: len(label)][rows.tail]
-    return report.judge(case_of(window or first(), **changes), rows, predictions, on_tail)
+    return report.build_report(case_of(window or first(), **changes), rows, predictions, on_tail)
 
 
 def test_the_same_case_gives_the_same_bytes() -> None:
@@ -201,7 +201,7 @@ def test_a_report_read_back_is_the_report_and_reads_the_same() -> None:
     made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
     back = canonical.decode(canonical.encode(made), Report)
     assert back == made
-    assert report.markdown(back) == report.markdown(made)
+    assert report.render_markdown(back) == report.render_markdown(made)
 
 
 def test_every_model_is_scored_on_the_same_rows() -> None:
@@ -227,8 +227,8 @@ def test_every_model_is_scored_on_the_same_rows() -> None:
 def test_the_holdout_fit_is_entered_against_the_champion_and_not_the_baseline() -> None:
     made = turn(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
     tail = made.comparisons[-1]
-    assert made.judged.champion != made.judged.baseline
-    assert (tail.scope, tail.pair.reference) == ("tail", made.judged.champion)
+    assert made.opening_state.champion != made.opening_state.baseline
+    assert (tail.scope, tail.pair.reference) == ("tail", made.opening_state.champion)
     assert tail.estimate.loss == pytest.approx(made.losses["champion_on_tail"])
     assert made.losses["champion"] != made.losses["baseline"]
 
@@ -237,45 +237,45 @@ def test_running_losses_are_the_sums_over_all_windows() -> None:
     reports = turn(8, lambda w: min(1.0, 0.3 + w / 10))
     for role in ("initial", "champion", "baseline", "challenger"):
         total = sum((made.losses[role] or 0) * made.rows for made in reports)
-        assert reports[-1].running.sums[role] == pytest.approx(total)
-    assert reports[-1].running.rows == 8 * N
+        assert reports[-1].cumulative_losses.sums[role] == pytest.approx(total)
+    assert reports[-1].cumulative_losses.rows == 8 * N
 
 
 def test_ages_and_digests_are_told_by_role() -> None:
     made = one(ages={"initial": 3})
-    assert made.models["champion"] == report.Role("initial", 3)
-    assert made.models["candidate"] == report.Role(f"k{first().key}", None)
+    assert made.models["champion"] == report.ModelInRole("initial", 3)
+    assert made.models["candidate"] == report.ModelInRole(f"k{first().key}", None)
     assert made.models["holdout"].digest == "holdout"
 
 
 def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
     window = first()
     candidate = candidate_of(window, "initial", "initial", None)
-    rows = Rows(
+    rows = EvaluationRows(
         np.zeros(0), np.zeros(0, dtype=np.int64), None, {"sky": pl.Series([], dtype=pl.String)}
     )
-    made = report.judge(case_of(window, candidate=candidate), rows, {"initial": np.zeros(0)})
+    made = report.build_report(case_of(window, candidate=candidate), rows, {"initial": np.zeros(0)})
     assert (made.verdict, made.rows, made.clusters, made.tail_rows) == ("keep", 0, 0, 0)
     assert set(made.losses.values()) == {None}
-    assert (made.base_rate, made.auc, made.calibration, made.pairing.alarm) == (None,) * 4
-    assert made.running == report.Running(0, dict.fromkeys(made.running.sums, 0.0))
+    assert (made.base_rate, made.auc, made.calibration, made.permutation_check.alarm) == (None,) * 4
+    assert made.cumulative_losses == report.CumulativeLosses(0, dict.fromkeys(made.cumulative_losses.sums, 0.0))
     assert canonical.decode(canonical.encode(made), Report) == made
-    assert "keep" in report.markdown(made)
+    assert "keep" in report.render_markdown(made)
 
 
 def test_a_window_of_one_class_has_no_auc_and_raises_no_alarm() -> None:
     made = one(label=np.zeros(N))
     assert made.auc is None
-    assert made.pairing.alarm is None
+    assert made.permutation_check.alarm is None
     assert made.base_rate == 0
-    assert "AUC –" in report.markdown(made)
+    assert "AUC –" in report.render_markdown(made)
 
 
 def test_a_holdout_fit_without_predictions_is_an_error_and_not_a_missing_fit() -> None:
     logit, label = Sea(4).window()
     rows = rows_of(first(), label)
     with pytest.raises(ScoreInvalid, match="holdout fit holdout of window 2024-01-01"):
-        report.judge(case_of(first()), rows, {"initial": Sea.told(logit, 0.5)})
+        report.build_report(case_of(first()), rows, {"initial": Sea.told(logit, 0.5)})
 
 
 def test_no_bytes_of_a_report_are_not_a_number() -> None:
@@ -306,12 +306,12 @@ def test_other_objectives_are_judged_in_the_same_way(objective: str) -> None:
     poor, good = Sea.told(logit, 0.1), Sea.told(logit, 0.9)
     if objective == "multiclass":
         poor, good = np.stack([1 - poor, poor], 1), np.stack([1 - good, good], 1)
-    made = report.judge(case_of(first(), spec=spec), rows, {"initial": poor}, good[rows.tail])
+    made = report.build_report(case_of(first(), spec=spec), rows, {"initial": poor}, good[rows.tail])
     assert made.verdict == "promote"
     assert (made.auc, made.base_rate) == (None, None)
     assert (made.calibration is None) == (objective == "multiclass")
     assert canonical.decode(canonical.encode(made), Report) == made
-    assert "## Models" in report.markdown(made)
+    assert "## Models" in report.render_markdown(made)
 
 
 # What a report shows.
@@ -321,7 +321,7 @@ HOSTILE = "<script>alert(1)</script>|[x](http://a.b)\n# h `c` **b** &amp; \u202e
 
 def test_what_came_from_a_topic_is_escaped_in_markdown() -> None:
     made = replace(one(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),))
-    shown = report.markdown(made)
+    shown = report.render_markdown(made)
     assert "<script" not in shown
     assert "](http" not in shown
     assert "\u202e" not in shown
@@ -346,7 +346,7 @@ def test_escaped_text_is_one_line_in_which_no_mark_is_live(text: str) -> None:
 
 def test_a_report_in_markdown_says_verdict_reasons_and_numbers() -> None:
     made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
-    shown = report.markdown(made)
+    shown = report.render_markdown(made)
     assert shown.startswith(f"# floods, 2024-01-09: {made.verdict.replace('_', ' ')}\n")
     heads = [line for line in shown.splitlines() if line.startswith("## ")]
     assert [head.split(",")[0] for head in heads] == [

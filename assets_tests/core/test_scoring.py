@@ -229,16 +229,16 @@ def test_pairing_skill_tells_labels_in_place_from_permuted_ones() -> None:
     p = draw.uniform(0.05, 0.95, 3000)
     y = (draw.random(3000) < p).astype(float)
     clusters = np.arange(3000) // 125
-    true = scoring.pairing_skill("binary", y, p, clusters, {}, 0)
+    true = scoring.permutation_test("binary", y, p, clusters, {}, 0)
     assert true.t is not None
     assert true.t > 10
     ts = [
-        scoring.pairing_skill("binary", draw.permutation(y), p, clusters, {}, seed).t
+        scoring.permutation_test("binary", draw.permutation(y), p, clusters, {}, seed).t
         for seed in range(40)
     ]
-    assert sum(t is not None and t < scoring.PAIRING_ALARM for t in ts) >= 34
-    assert scoring.pairing_skill("binary", y, p, clusters, {}, 0) == true
-    assert scoring.pairing_skill("binary", y, p, clusters, {}, 1) != true
+    assert sum(t is not None and t < scoring.PERMUTATION_ALARM_T for t in ts) >= 34
+    assert scoring.permutation_test("binary", y, p, clusters, {}, 0) == true
+    assert scoring.permutation_test("binary", y, p, clusters, {}, 1) != true
 
 
 def test_slices_hold_the_twenty_largest_values_and_the_missing_one() -> None:

@@ -31,7 +31,7 @@ def complaint(right: str, wrong: str) -> str:
     assert right in GOOD
     with pytest.raises(SpecInvalid) as raised:
         parse(GOOD.replace(right, wrong), "clicks/defs.yaml")
-    return raised.value.what
+    return raised.value.message
 
 
 def test_what_is_not_said_has_a_default_that_works() -> None:
@@ -94,7 +94,7 @@ def test_the_order_of_fields_and_what_may_be_missing_are_no_part_of_what_is_lear
         ),
         "x",
     )
-    assert swapped.learning(None) == spec.learning(None)
+    assert swapped.learning_spec(None) == spec.learning_spec(None)
     assert list(swapped.fields) == list(spec.fields)
 
 
@@ -125,8 +125,8 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object]) -> No
 def test_a_spec_under_another_s_learning_learns_as_that_one_and_keeps_the_rest() -> None:
     other = parse(GOOD.replace("half_life: 12h", "half_life: 1h"), "x")
     spec = parse(GOOD.replace("    price: number\n", "") + "    min_rows: 9\n", "x")
-    found = spec.under(other.learning(None))
-    assert found.learning(None) == other.learning(None)
+    found = spec.with_learning_spec(other.learning_spec(None))
+    assert found.learning_spec(None) == other.learning_spec(None)
     assert list(found.fields) == list(other.fields)
     assert all(field.optional for field in found.fields.values())
     assert (found.gate, found.calendar, found.topic) == (spec.gate, spec.calendar, spec.topic)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.tables import ROW_GROUP, from_parquet, libraries, rows_digest, to_parquet
+from tidemill.core.tables import ROW_GROUP_SIZE, from_parquet, library_versions, rows_digest, to_parquet
 
 FRAME = pl.DataFrame(
     {
@@ -30,7 +30,7 @@ def test_bytes_and_digest_do_not_depend_on_chunks(cuts: list[int]) -> None:
 
 
 def test_what_is_read_is_what_was_written() -> None:
-    big = pl.concat([FRAME] * (ROW_GROUP // 4 + 3))
+    big = pl.concat([FRAME] * (ROW_GROUP_SIZE // 4 + 3))
     for frame in (FRAME, FRAME.clear(), big):
         back = from_parquet(to_parquet(frame))
         assert back.equals(frame)
@@ -62,4 +62,4 @@ def test_the_digest_is_the_same_for_ever() -> None:
 
 
 def test_the_libraries_that_bytes_depend_on_are_named() -> None:
-    assert set(libraries()) == {"lightgbm", "msgspec", "numpy", "polars", "pyarrow"}
+    assert set(library_versions()) == {"lightgbm", "msgspec", "numpy", "polars", "pyarrow"}

@@ -6,8 +6,8 @@ import lightgbm
 import numpy as np
 import pytest
 
-from tidemill.core.bundle import booster_of
-from tidemill.core.errors import BundleUnfit
+from tidemill.core.bundle import load_booster
+from tidemill.core.errors import BundleInvalid
 from tidemill.core.trees import check_trees
 
 
@@ -29,7 +29,7 @@ def altered(text: str, name: str, values: str) -> str:
 
 
 def test_trees_of_lightgbm_are_trees(text: str) -> None:
-    check_trees(booster_of(text))
+    check_trees(load_booster(text))
 
 
 def test_a_tree_of_one_leaf_is_one() -> None:
@@ -48,5 +48,5 @@ def test_a_tree_of_one_leaf_is_one() -> None:
 )
 def test_what_leads_in_circles_is_no_tree(text: str, left: str, right: str) -> None:
     wrong = altered(altered(text, "left_child", left), "right_child", right)
-    with pytest.raises(BundleUnfit, match="Tree 2 of a bundle is no tree"):
-        check_trees(booster_of(wrong))
+    with pytest.raises(BundleInvalid, match="Tree 2 of a bundle is no tree"):
+        check_trees(load_booster(wrong))

@@ -57,8 +57,8 @@ def test_so_many_windows_back_is_one_before_the_other_and_none_before_the_first(
     for _ in range(9):
         windows.append(calendar.after(windows[-1]))
     for steps in range(1, 10):
-        assert calendar.back(windows[9], steps) == windows[9 - steps]
-    assert calendar.back(windows[9], 10) is None
+        assert calendar.nth_before(windows[9], steps) == windows[9 - steps]
+    assert calendar.nth_before(windows[9], 10) is None
     assert list(calendar.between(windows[2], windows[5])) == windows[2:6]
     assert list(calendar.between(windows[2], windows[2])) == [windows[2]]
     assert list(calendar.between(windows[2], windows[1])) == []

@@ -13,10 +13,10 @@ from tidemill.adapters.memory.store import Overlay
 from tidemill.core.errors import (
     DigestMismatch,
     FeatureSkew,
-    LineChanged,
+    LineageChanged,
     LogTruncated,
     PredecessorMissing,
-    Refused,
+    OperationNotAllowed,
     TopicRecreated,
     WindowOpen,
 )
@@ -78,7 +78,7 @@ def log_of(mill: Mill) -> MemoryLog:
 
 
 def entries(mill: Mill) -> list[Entry]:
-    return [standing.entry for standing in mill.chain().standing]
+    return [standing.entry for standing in mill.chain().entries]
 
 
 # Another learning spec.
@@ -89,10 +89,10 @@ def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: Mill)
     before = files(mill)
     told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {at(mill, DONE)} --why"
     for _ in range(2):
-        with pytest.raises(LineChanged, match=told):
+        with pytest.raises(LineageChanged, match=told):
             extract(mill, at(mill, DONE))
     for decide in (lambda: close(mill, at(mill, DONE), "ada"), lambda: turn(mill, DONE - 1)):
-        with pytest.raises(LineChanged):
+        with pytest.raises(LineageChanged):
             decide()
     assert files(mill) == before
     assert right(mill).recomputed == DONE  # what stands was made by the spec of its own line
@@ -106,14 +106,14 @@ def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(mill: 
     assert (done.learning, done.moved, done.epoch) == (("fields.coupon", "fields.visits"), False, 0)
     entry = entries(mill)[-1]
     assert (entry.kind, entry.digest, entry.seq) == ("adopt", head.entry.digest, done.seq)
-    assert (entry.as_of, entry.by) == (at(mill, DONE - 1).key, "ada")
-    assert not entry.personal
+    assert (entry.as_of, entry.actor) == (at(mill, DONE - 1).key, "ada")
+    assert not entry.is_manual
     for number in (DONE, DONE + 1):
         turn(mill, number)
     first, second = candidate(mill, DONE), candidate(mill, DONE + 1)
-    assert (first.kind, first.parent, first.line) == ("retrain", old.digest, done.line)
-    assert (second.kind, second.parent, second.line) == ("continue", first.digest, done.line)
-    assert old.line != done.line
+    assert (first.kind, first.parent, first.lineage) == ("retrain", old.digest, done.line)
+    assert (second.kind, second.parent, second.lineage) == ("continue", first.digest, done.line)
+    assert old.lineage != done.line
     sample = from_parquet(mill.archive.file(first.sample.snapshot))
     new = set(sample.filter(sample["coupon"].is_not_null())["_timestamp"])
     assert new == {t for t in sample["_timestamp"] if t >= at(mill, DONE).start}
@@ -130,10 +130,10 @@ def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: Mill) -> No
     turn(mill, DONE)
     report = mill.archive.report(at(mill, DONE).key)
     assert report is not None
-    was, judged = before.state, report.judged
+    was, judged = before.state, report.opening_state
     assert (judged.champion, judged.baseline, judged.mode) == (was.champion, was.baseline, was.mode)
-    assert judged.pooled == 0
-    assert report.state_before.pooled == len(was.pool)
+    assert judged.pool_size == 0
+    assert report.previous_state.pool_size == len(was.pool)
 
 
 def test_a_field_of_another_type_is_null_to_the_models_of_before(mill: Mill) -> None:
@@ -188,7 +188,7 @@ def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(mill: M
     assert go_on(one).number == go_on(one).number == done.number == 1
     assert files(one) == before
     two = changed(mill, fields=COUPON)
-    with pytest.raises(LineChanged):
+    with pytest.raises(LineageChanged):
         extract(two, at(two, DONE))
     assert go_on(two).number == 2  # nothing of window 4 was made by the other
     turn(two, DONE)
@@ -218,7 +218,7 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
 ) -> None:
     mill = changed(mill, **changes)
     before, known = files(mill), entries(mill)
-    with pytest.raises(Refused, match=told.format(first=at(mill, DONE))):
+    with pytest.raises(OperationNotAllowed, match=told.format(first=at(mill, DONE))):
         go_on(mill, number)
     assert (files(mill), entries(mill)) == (before, known)
 
@@ -227,13 +227,13 @@ def test_windows_that_are_planned_must_be_done_first(mill: Mill) -> None:
     plan(mill, at(mill, DONE + 1))
     other = changed(mill, learner=SEED)
     left = f"Windows {at(mill, DONE)} to {at(mill, DONE + 1)} .*tidemill backfill m"
-    with pytest.raises(Refused, match=left):
+    with pytest.raises(OperationNotAllowed, match=left):
         go_on(other, DONE + 2)
     turn(mill, DONE)
     for step in (extract, update, evaluate):
         step(mill, at(mill, DONE + 1))
     if mill.archive.report(at(mill, DONE + 1).key).verdict == "promote":  # type: ignore[union-attr]
-        with pytest.raises(Refused, match=f"Windows {at(mill, DONE + 1)} to"):
+        with pytest.raises(OperationNotAllowed, match=f"Windows {at(mill, DONE + 1)} to"):
             go_on(other, DONE + 2)
     turn(mill, DONE + 1)
     go_on(other, DONE + 2)
@@ -272,7 +272,7 @@ def test_on_another_topic_the_next_window_starts_as_the_first_did(
     flow(mill, DONE - 2, DONE + 2, name, 3, coupon=coupon)
     mill = changed(mill, topic=name, **changes)
     before = files(mill)
-    missing = TopicRecreated if not changes else LineChanged
+    missing = TopicRecreated if not changes else LineageChanged
     with pytest.raises(missing, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
         extract(mill, at(mill, DONE))
     with pytest.raises(TopicRecreated):
@@ -314,7 +314,7 @@ def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: Mill) -> None:
 
 def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(mill: Mill) -> None:
     """Row 9."""
-    end = plan(mill, at(mill, DONE - 1)).ends
+    end = plan(mill, at(mill, DONE - 1)).end_offsets
     for partition in end:
         log_of(mill).truncate(TOPIC, partition, end[partition] - 30)
     with pytest.raises(LogTruncated, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
@@ -325,7 +325,7 @@ def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(mill
         extract(mill, at(mill, DONE))
     flow(mill, DONE, DONE + 1)
     turn(mill, DONE)
-    assert plan(mill, at(mill, DONE)).offsets == {p: (e - 30, e + 50) for p, e in end.items()}
+    assert plan(mill, at(mill, DONE)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
     right(mill)
 
 
@@ -350,7 +350,7 @@ def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(mi
     flow(mill, DONE, DONE + 3)
     with pytest.raises(TopicRecreated, match=f"--from {at(mill, DONE + 1)}"):
         extract(mill, at(mill, DONE))
-    with pytest.raises(Refused, match="tidemill skip"):
+    with pytest.raises(OperationNotAllowed, match="tidemill skip"):
         go_on(mill, DONE + 1)
     skip(mill, at(mill, DONE), "ada", "its topic is gone")
     turn(mill, DONE)
@@ -415,7 +415,7 @@ def test_a_function_edited_in_its_own_module_is_refused_for_its_models_are_score
     file.write_text(_FUNCTION.format(factor=5))
     edited = changed(shop, features="shop_one:features")
     before, known = files(edited), entries(edited)
-    with pytest.raises(LineChanged, match="`features_source` differ"):
+    with pytest.raises(LineageChanged, match="`features_source` differ"):
         extract(edited, at(edited, DONE))
     with pytest.raises(FeatureSkew, match=r"shop_one.*a module of another name"):
         go_on(edited)
@@ -469,7 +469,7 @@ def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(mill: Mill) 
 
 def test_of_two_who_adopt_differently_one_is_refused(mill: Mill) -> None:
     theirs, mine = changed(mill, fields=COUPON), changed(mill, learner=SEED)
-    with pytest.raises(Refused, match="Somebody else adopted"):
+    with pytest.raises(OperationNotAllowed, match="Somebody else adopted"):
         go_on(disturbed(mine, lambda: go_on(theirs)))
     turn(theirs, DONE)
     assert candidate(theirs, DONE).kind == "retrain"
@@ -478,7 +478,7 @@ def test_of_two_who_adopt_differently_one_is_refused(mill: Mill) -> None:
 
 def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(mill: Mill) -> None:
     late = changed(mill, learner=SEED)
-    with pytest.raises(Refused, match=r"planned .* at the same time"):
+    with pytest.raises(OperationNotAllowed, match=r"planned .* at the same time"):
         go_on(disturbed(late, lambda: plan(mill, at(mill, DONE))))
     turn(mill, DONE)
     assert line_id(mill, at(mill, DONE)) == line_id(mill, at(mill, 0))
@@ -508,9 +508,9 @@ def test_pruning_goes_over_it_and_what_is_kept_is_made_again(mill: Mill) -> None
         prune(mill, at(mill, number))
     mark = mill.archive.pruned()
     assert mark is not None
-    assert mark.start == at(mill, DONE).key
+    assert mark.window == at(mill, DONE).key
     found = right(mill)
-    assert (found.pruned, found.recomputed) == (mark.start, 3)
+    assert (found.pruned, found.recomputed) == (mark.window, 3)
 
 
 def test_the_same_gate_again_over_both_lines_makes_the_same_reports(mill: Mill) -> None:
@@ -530,7 +530,7 @@ def test_a_stream_that_ended_on_the_new_topic_is_closed(mill: Mill) -> None:
     with pytest.raises(WindowOpen, match=f"Window {at(mill, DONE)} of"):
         extract(mill, at(mill, DONE))
     closed = close(mill, at(mill, DONE), "ada")
-    assert closed.offsets == {0: (80, 160), 1: (80, 160)}
+    assert closed.offset_ranges == {0: (80, 160), 1: (80, 160)}
     turn(mill, DONE)
     right(mill)
 

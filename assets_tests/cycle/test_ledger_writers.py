@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from in_memory import mill_in_memory
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.core import canonical
-from tidemill.core.errors import Refused
+from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.deploy import append, read_chain
@@ -73,7 +73,7 @@ class Deploying(RuleBasedStateMachine):
 
         in_service = before and canonical.decode(self.standing[-1], Entry).digest == digest
         if rivals == 8 and not in_service:
-            with pytest.raises(Refused):
+            with pytest.raises(OperationNotAllowed):
                 append(self.mill, decide)
             assert len(self.standing) == before + 8
             return
@@ -86,7 +86,7 @@ class Deploying(RuleBasedStateMachine):
     @invariant()
     def every_reader_sees_the_one_chain(self) -> None:
         chain = self.mill.chain()
-        assert [s.hash for s in chain.standing] == [canonical.digest(v) for v in self.standing]
+        assert [s.hash for s in chain.entries] == [canonical.digest(v) for v in self.standing]
         copies = [self.mill.archive.entry(seq) for seq in range(len(self.standing))]
         assert all(copy in (None, value) for copy, value in zip(copies, self.standing, strict=True))
 
@@ -100,7 +100,7 @@ class Deploying(RuleBasedStateMachine):
 
 
 def _entry(digest: str, chain: Chain) -> Entry:
-    seq, prev = chain.next
+    seq, prev = chain.next_position
     return Entry("m", seq, "deploy", digest, None, None, None, None, "tests", "why not", prev)
 
 

@@ -22,8 +22,8 @@ from in_memory import mill_in_memory
 from reference import Counts, Cut, Partition, Record, Reference
 from tidemill.adapters.memory.log import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.core.errors import OffsetsExpired, Refused, WindowOpen
-from tidemill.core.plans import INITIAL, Plan
+from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen
+from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Manifest
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
@@ -159,7 +159,7 @@ class Planning(RuleBasedStateMachine):
         number = min(number, max(1, len(self.right.windows)))
         standing = self._manifest(number)
         if standing is not None and standing.skipped is None:
-            with pytest.raises(Refused):
+            with pytest.raises(OperationNotAllowed):
                 skip(self.mill, self._window(number), "ada", "why not")
         else:
             ahead = number + 1 - len(self.right.windows)
@@ -176,7 +176,7 @@ class Planning(RuleBasedStateMachine):
         for number in range(self.looked_at, len(self.right.windows)):
             cuts, planned = self.right.windows[number], self._plan(number)
             assert planned is not None
-            told = {r.partition: Cut(r.start, r.end, r.ended_by) for r in planned.ranges}
+            told = {r.partition: Cut(r.start, r.end, r.end_reason) for r in planned.ranges}
             assert told == cuts
         assert self._plan(len(self.right.windows)) is None
         self.looked_at = len(self.right.windows)  # committed: the next invariant watches them
@@ -208,7 +208,7 @@ class Planning(RuleBasedStateMachine):
             with pytest.raises(OffsetsExpired) as error:
                 extract(self.mill, at)
             first, last, p = next((a, b, p) for p, (a, b) in gone.items())
-            assert f"offsets {first} to {last} of partition {p}" in error.value.what
+            assert f"offsets {first} to {last} of partition {p}" in error.value.message
             assert self._manifest(number) is None
         elif self._planned(number) or not self._expires_when_planned():
             self._try(number + 1 - len(self.right.windows), lambda at: extract(self.mill, at))
@@ -252,7 +252,7 @@ class Planning(RuleBasedStateMachine):
         if told.skipped is not None:
             assert (told.rows, told.rejected, told.gaps) == (0, 0, right.all)
             return
-        assert right == Counts(told.rows, told.rejected, told.gaps, told.late, told.ahead)
+        assert right == Counts(told.rows, told.rejected, told.gaps, told.late, told.early)
         rows = rows_of(self.mill, told)
         assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.right.rows(cuts)
 
@@ -280,7 +280,7 @@ class Planning(RuleBasedStateMachine):
         return number < len(self.right.windows)
 
     def _key(self, number: int) -> str:
-        return self._window(number).key if number else INITIAL
+        return self._window(number).key if number else INITIAL_KEY
 
     def _window(self, number: int) -> Window:
         """The windows count from 1 here; 0 is the history before the first."""

@@ -13,7 +13,7 @@ from kept import kept, stamps
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
-from tidemill.core.records import Candidate, Pruned
+from tidemill.core.records import Candidate, PruneMarker
 from tidemill.cycle import prune as pruning
 from tidemill.cycle.intervene import approve, rollback
 from tidemill.cycle.mill import Mill
@@ -41,7 +41,7 @@ def candidate(mill: Mill, number: int) -> Candidate:
     return candidate_of(mill, window(mill.spec, number))
 
 
-def prune_last(mill: Mill) -> Pruned | None:
+def prune_last(mill: Mill) -> PruneMarker | None:
     """Prune as after the deployment of the last window."""
     return prune(mill, window(mill.spec, LAST))
 
@@ -56,9 +56,9 @@ def test_what_no_kept_window_needs_goes_and_all_records_stay(turned: Bench) -> N
     with turned.mill() as mill:
         mark = prune_last(mill)
         assert mark is not None
-        assert mark.start == turned.window(5).key
+        assert mark.window == turned.window(5).key
         assert verify(mill).findings == []
-        assert verify(mill).pruned == mark.start
+        assert verify(mill).pruned == mark.window
         start, made = candidate(mill, 5), mill.archive.initial()
         fallen = [candidate(mill, number) for number in range(5)]
         for digest in (start.digest, candidate(mill, 6).digest, made.digest if made else ""):
@@ -129,15 +129,15 @@ def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(turned: Bench) -
         mark = mill.archive.pruned()
         assert mark is not None
         start = f"models/{candidate(mill, 5).digest}.bundle"
-        assert start in mark.held
+        assert start in mark.retained
         for number in range(LAST + 1, LAST + 4):
             turned.feed(number + 2, number + 2, rows=160)
             turn(mill, number)
             prune(mill, turned.window(number))
         after = mill.archive.pruned()
         assert after is not None
-        assert after.start == turned.window(8).key
-        assert start in after.gone
+        assert after.window == turned.window(8).key
+        assert start in after.deleted
         assert mill.archive.hash(start) is None
     oracle.check(turned)
 

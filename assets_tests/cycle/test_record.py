@@ -94,7 +94,7 @@ def test_a_record_that_fails_while_the_next_window_is_at_work_is_told_of_there(
 def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(mill: Mill) -> None:
     tracker = MemoryTracker()
     Recorder(mill, tracker).deployments()
-    deployed = [standing.entry.digest for standing in mill.chain().standing]
+    deployed = [standing.entry.digest for standing in mill.chain().entries]
     assert tracker.versions(mill.model) == deployed
     assert tracker.champion(mill.model) == deployed[-1]
 

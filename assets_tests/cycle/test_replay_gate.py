@@ -12,7 +12,7 @@ from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
 from tidemill.core.errors import PredecessorMissing, SpecInvalid
-from tidemill.core.specfile import other_gate
+from tidemill.core.specfile import with_gate_overrides
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.intervene import rollback
 from tidemill.cycle.prune import prune
@@ -39,7 +39,7 @@ def replayed(
     ends = [None if number is None else window(spec, number) for number in (first, last)]
     with bootstrap.scratch_mill(bench.model, bench.settings) as (mill, scratch):
         windows = span(mill, *ends)
-        return replay(mill, other_gate(spec, gate), scratch, windows, lambda _: None), scratch
+        return replay(mill, with_gate_overrides(spec, gate), scratch, windows, lambda _: None), scratch
 
 
 def reports(archive: Archive, bench: Bench, first: int, last: int) -> list[bytes]:
@@ -89,7 +89,7 @@ def test_another_gate_ends_as_a_model_that_had_it_from_the_first_window_on(turne
 def test_what_persons_decided_is_taken_and_what_was_pruned_is_left_out(turned: Bench) -> None:
     with turned.mill(by="ann") as mill:
         chain = mill.chain()
-        deployed = [each.entry.digest for each in chain.standing]
+        deployed = [each.entry.digest for each in chain.entries]
         earlier = next(digest for digest in deployed if digest != deployed[-1])
         rollback(mill, earlier, "ann", "back to an earlier one")
         assert replayed(turned)[0].persons == 0  # no report has taken it yet
@@ -137,12 +137,12 @@ def test_the_command_compares_and_needs_no_kafka(turned: Bench) -> None:
 )
 def test_a_wrong_key_or_value_is_named(texts: list[str], told: str, bench: Bench) -> None:
     with pytest.raises(SpecInvalid) as caught:
-        other_gate(bench.spec_of(), texts)
-    assert told in caught.value.what
+        with_gate_overrides(bench.spec_of(), texts)
+    assert told in caught.value.message
 
 
 def test_later_texts_win_and_the_rest_stays_as_defs_yaml_says(bench: Bench) -> None:
-    spec = other_gate(bench.spec_of(), ["min_effect: 0\npool: 9", "pool: 3"])
-    assert (spec.gate.min_effect, spec.gate.pool) == (0, 3)
+    spec = with_gate_overrides(bench.spec_of(), ["min_effect: 0\npool: 9", "pool: 3"])
+    assert (spec.gate.min_effect, spec.gate.pool_size) == (0, 3)
     assert spec.gate.min_rows == SPEC["gate"]["min_rows"]
     assert spec.model_copy(update={"gate": bench.spec_of().gate}) == bench.spec_of()

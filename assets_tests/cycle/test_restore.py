@@ -18,7 +18,7 @@ DIGESTS = "abcd"
 
 
 def entry(chain: Chain, digest: str, by: str = "tests") -> Entry:
-    seq, prev = chain.next
+    seq, prev = chain.next_position
     return Entry(chain.model, seq, "deploy", digest, None, None, None, None, by, "why not", prev)
 
 
@@ -71,7 +71,7 @@ def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(mill: Mill) ->
     assert (done.entries, done.appended, done.moved) == (4, 4, True)
     assert (done.cluster_id, done.topic_id) == mill.ledger.identity() == mill.archive.ledger_topic()
     assert values(mill) == before
-    assert append(mill, lambda chain: entry(chain, "e") if len(chain.standing) == 4 else None)
+    assert append(mill, lambda chain: entry(chain, "e") if len(chain.entries) == 4 else None)
     assert restore(mill).appended == 0
 
 
@@ -84,8 +84,8 @@ def test_each_model_of_a_shared_topic_is_brought_back_by_itself(mill: Mill) -> N
         read_chain(mill)
     assert restore(mill).appended == 4
     assert values(mill) == [before[-1], *before[:-1]]
-    assert len(read_chain(mill).standing) == 4
-    assert len(read_chain(other).standing) == 1
+    assert len(read_chain(mill).entries) == 4
+    assert len(read_chain(other).entries) == 1
 
 
 def test_an_entry_whose_acknowledgement_is_lost_is_not_appended_twice(mill: Mill) -> None:
@@ -123,7 +123,7 @@ def test_entries_that_go_on_from_the_copies_are_taken_as_they_are(mill: Mill) ->
         mill.ledger.append("m", value)
     mill.ledger.append("m", canonical.encode(entry(mill.chain(), "e")))
     assert restore(mill).entries == 5
-    assert len(read_chain(mill).standing) == 5
+    assert len(read_chain(mill).entries) == 5
     assert mill.archive.entry(4) == values(mill)[4]
 
 

@@ -8,7 +8,7 @@ from bench import Bench, events, run, turn
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.cli.instance import dagster_home
-from tidemill.core.errors import LineChanged, PredecessorMissing, WindowOpen
+from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
 from tidemill.cycle.archive import Archive
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial, train
@@ -38,7 +38,7 @@ def test_a_repeat_writes_nothing(bench: Bench) -> None:
         run(mill, 0, 2)
         after = {path: path.stat().st_mtime_ns for path in bench.home.rglob("*") if path.is_file()}
         assert before == after
-        assert mill.chain().void == ()
+        assert mill.chain().invalid_records == ()
 
 
 def test_a_window_stays_open_until_the_log_has_passed_it(bench: Bench) -> None:
@@ -58,7 +58,7 @@ def test_a_finished_stream_is_closed_by_a_person(bench: Bench) -> None:
         turn(mill, 0)
         plan = close(mill, bench.window(1), "ada")
         assert plan.closed_by == "ada"
-        assert {r.ended_by for r in plan.ranges} == {"closed"}
+        assert {r.end_reason for r in plan.ranges} == {"closed"}
         turn(mill, 1)
 
 
@@ -86,7 +86,7 @@ def test_the_initial_model_may_come_from_a_file_of_history(bench: Bench) -> None
         recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
         assert (found.findings, found.recomputed) == ([], 2)
         file.write_text(json.dumps(past[0]))
-        with pytest.raises(LineChanged, match=r"`initial\.file` differ"):
+        with pytest.raises(LineageChanged, match=r"`initial\.file` differ"):
             initial(mill)
     assert {path.name for path in bench.home.rglob("plans/*")} == {
         "initial.json",
@@ -106,7 +106,7 @@ def test_another_learning_spec_is_refused_and_the_same_model_again_changes_nothi
     with bench.mill() as mill:
         turn(mill, 2)
     bench.define(fields={"country": "category", "price": "number"})
-    with bench.mill() as mill, pytest.raises(LineChanged, match=r"`fields\.visits` differ"):
+    with bench.mill() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits` differ"):
         update(mill, bench.window(2))
 
 
@@ -125,5 +125,5 @@ def test_an_initial_model_that_was_made_but_not_deployed_is_deployed_by_a_backfi
     first = bench.window(0).key
     run_backfill(bench.settings, bench.model, bench.spec_of(), first, first, quiet=True)
     with bench.mill() as mill:
-        assert mill.chain().standing[0].entry.why == "the initial model"
+        assert mill.chain().entries[0].entry.reason == "the initial model"
         assert mill.archive.report(first) is not None

@@ -14,9 +14,9 @@ import pytest
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.evidence import Estimate
 from tidemill.core.gate import GateState
-from tidemill.core.log import Timestamps
-from tidemill.core.records import Candidate, FileRef, Initial, Manifest, Sample
-from tidemill.core.report import Inputs, Pairing, Report, Running, Seats
+from tidemill.core.log import TimestampCounts
+from tidemill.core.records import Candidate, FileRef, InitialModel, Manifest, Sample
+from tidemill.core.report import InputDigests, PermutationCheck, Report, CumulativeLosses, GateSnapshot
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import Deployment
@@ -80,15 +80,15 @@ class FakeMills:
         self.calls.append((step, window.key))
         self.before(step, window)
 
-    def _initial(self, mill: SimpleNamespace) -> Initial:
+    def _initial(self, mill: SimpleNamespace) -> InitialModel:
         (self.folder / "initial").touch()
-        return Initial(mill.model, INITIAL, {}, INITIAL, 200, INITIAL, 1000, 0, SAMPLE, {})
+        return InitialModel(mill.model, INITIAL, {}, INITIAL, 200, INITIAL, 1000, 0, SAMPLE, {})
 
     def _extract(self, mill: SimpleNamespace, window: Window) -> Manifest:
         self._call("extract", window)
         return Manifest(
             mill.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4,
-            Timestamps(self.rows + 1), {}, {"not JSON": 1}, None, None, INITIAL,
+            TimestampCounts(self.rows + 1), {}, {"not JSON": 1}, None, None, INITIAL,
         )  # fmt: skip
 
     def _update(self, mill: SimpleNamespace, window: Window) -> Candidate:
@@ -102,17 +102,17 @@ class FakeMills:
     def _evaluate(self, mill: SimpleNamespace, window: Window) -> Report:
         self._call("evaluate", window)
         digest = digest_of(window)
-        seats = Seats(INITIAL, INITIAL, "FOLLOW", 0)
+        seats = GateSnapshot(INITIAL, INITIAL, "FOLLOW", 0)
         return Report(
-            model=mill.model, window=window.key, line="l" * 64, policy="always",
-            verdict="promote", reasons=("it is newer",), inputs=Inputs(None, INITIAL, INITIAL),
-            entries=(), ledger_seq=-1, state_before=seats, judged=seats,
+            model=mill.model, window=window.key, lineage="l" * 64, policy="always",
+            verdict="promote", reasons=("it is newer",), inputs=InputDigests(None, INITIAL, INITIAL),
+            entries=(), ledger_seq=-1, previous_state=seats, opening_state=seats,
             state=GateState(digest, INITIAL), models={}, rows=self.rows,
-            timestamps=Timestamps(self.rows + 1), clusters=24,
+            timestamps=TimestampCounts(self.rows + 1), clusters=24,
             cluster_length=3_600_000, tail_rows=100, base_rate=0.2,
             losses={"champion": 0.5, "prior": None}, comparisons=(), auc=None, calibration=None,
-            slices=(), pairing=Pairing(Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False),
-            running=Running(),
+            slices=(), permutation_check=PermutationCheck(Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False),
+            cumulative_losses=CumulativeLosses(),
         )  # fmt: skip
 
     def _deploy(self, mill: SimpleNamespace, window: Window, final: bool) -> Deployment:

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from tidemill.core.errors import AlertFailed
-from tidemill.core.watch import Trouble
+from tidemill.core.watch import FailureState
 from tidemill.defs.alerts import tell
 from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, evaluation
 
@@ -41,7 +41,7 @@ def reported(instance: dg.DagsterInstance, window: str, verdict: str) -> None:
     instance.report_runless_asset_event(made)
 
 
-def fresh(instance: dg.DagsterInstance, passed: bool, trouble: Trouble | None = None) -> None:
+def fresh(instance: dg.DagsterInstance, passed: bool, trouble: FailureState | None = None) -> None:
     told = {"given up": str(trouble)} if trouble else {}
     key = dg.AssetKey([MODEL, "deployed_model"])
     instance.report_runless_asset_event(
@@ -106,7 +106,7 @@ def test_a_window_given_up_is_told_apart_from_a_stale_model(instance: dg.Dagster
     taker = Taker()
     cursor, _ = tell(instance, MODEL, None, taker)
     fresh(instance, False)
-    fresh(instance, False, Trouble("w", "LineChanged", "The line changed.", 1, 0, ""))
+    fresh(instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, ""))
     tell(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "given_up"]
     assert "The line changed." in taker.alerts[1]["what"]
@@ -128,7 +128,7 @@ def test_what_nobody_took_is_told_again_and_nothing_is_lost(instance: dg.Dagster
 def test_a_long_sentence_is_cut(instance: dg.DagsterInstance) -> None:
     taker = Taker()
     cursor, _ = tell(instance, MODEL, None, taker)
-    long = Trouble("w", "SchemaBroken", "x" * 100_000, 1, 0, "")
+    long = FailureState("w", "SchemaBroken", "x" * 100_000, 1, 0, "")
     fresh(instance, False, long)
     tell(instance, MODEL, cursor, taker)
     assert len(taker.alerts[0]["what"]) == 2000

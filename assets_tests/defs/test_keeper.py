@@ -47,5 +47,5 @@ def test_what_fails_while_the_parent_run_begins_is_only_remembered(
         keeper.deployments()
         keeper.close(True)
     assert isinstance(keeper.trouble, TrackerUnavailable)
-    assert str(error) in keeper.trouble.what
+    assert str(error) in keeper.trouble.message
     assert mlflow.active_run() is None  # else the next Dagster run would be taken for this one

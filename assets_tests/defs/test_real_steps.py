@@ -15,7 +15,7 @@ from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.prover.forked import ForkedProver
-from tidemill.core.errors import LineChanged, SpecInvalid, TooManyRejects, WindowOpen
+from tidemill.core.errors import LineageChanged, SpecInvalid, TooManyRejects, WindowOpen
 from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
@@ -202,7 +202,7 @@ def test_another_learning_spec_is_refused(instance, spec, mills):
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
     outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", mills=mills)
-    assert isinstance(outcome.error, LineChanged)
+    assert isinstance(outcome.error, LineageChanged)
     assert "learner.seed" in str(outcome.error)
 
 
@@ -282,7 +282,7 @@ def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance,
     assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", mills=mills).success
     mark = Archive(mills.store, "tides").pruned()
     assert mark is not None
-    assert mark.start == "2024-01-03"  # the retraining that windows 5 and 6 start from
+    assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
     names = set(mills.store.names(""))
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)

@@ -64,7 +64,7 @@ def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) 
         bench.put(1 - number % 2, [(at, turned(value)) for at, value in events(number, seed=1)])
     with bench.mill() as mill:
         run(mill, 0, 5)
-        assert [s.entry.seq for s in mill.chain().standing] == [0]
+        assert [s.entry.seq for s in mill.chain().entries] == [0]
     (status,) = (row for row in shell.json("status") if row["model"] == bench.model)
     pending, first = status["awaits_approval"], status["in_service"]
     assert pending not in (None, first)
@@ -95,7 +95,7 @@ def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) 
             ("approve", pending),
             ("rollback", first),
         ]
-        assert (report.judged.mode, report.judged.champion) == ("RECOVERY", first)
+        assert (report.opening_state.mode, report.opening_state.champion) == ("RECOVERY", first)
         assert mill.chain().head is not None
     oracle.check(bench)
 

@@ -12,7 +12,7 @@ from dagster_ui import ROOT, answering, free_port, served
 from event_log import ASSETS, CHECKS, checked, last_words, materialized, metadata, runs
 from kept import kept
 from oracle import check
-from tidemill.core.report import markdown
+from tidemill.core.report import render_markdown
 from tidemill.cycle.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -49,10 +49,10 @@ def assert_told_once(bench: Bench, windows: list[str]) -> None:
             assert shown["rejected"].value == batch.rejected
             shown = metadata(bench, "evaluation_report", key)
             assert isinstance(shown["report"], dg.MarkdownMetadataValue)
-            assert shown["report"].value == markdown(report)
+            assert shown["report"].value == render_markdown(report)
             assert shown["verdict"].value == report.verdict
             shown = metadata(bench, "deployed_model", key)
-            assert shown["digest"].value in {s.entry.digest for s in mill.chain().standing}
+            assert shown["digest"].value in {s.entry.digest for s in mill.chain().entries}
 
 
 def test_a_backfill_from_the_ui_ends_in_the_same_bytes_as_the_command_lines(bench: Bench) -> None:

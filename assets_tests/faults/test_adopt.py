@@ -14,7 +14,7 @@ from commands import command
 from kept import kept
 from log_hands import recreate
 from tidemill import failpoints
-from tidemill.core.errors import LineChanged, TopicRecreated
+from tidemill.core.errors import LineageChanged, TopicRecreated
 from tidemill.core.records import Candidate
 from tidemill.cycle import adopt as adopting
 from tidemill.cycle.adopt import adopt
@@ -63,9 +63,9 @@ def test_a_recreated_topic_is_gone_on_with_in_another_epoch(
         turn(mill, NEXT)
         planned = mill.archive.plan(bench.window(NEXT).key)
         assert planned is not None
-        assert planned.offsets == {0: (160, 240), 1: (160, 240)}
-        assert [s.entry.kind for s in mill.chain().standing].count("adopt") == 1
-    assert made(bench, NEXT).line == made(bench, NEXT - 1).line
+        assert planned.offset_ranges == {0: (160, 240), 1: (160, 240)}
+        assert [s.entry.kind for s in mill.chain().entries].count("adopt") == 1
+    assert made(bench, NEXT).lineage == made(bench, NEXT - 1).lineage
     found = oracle.check(bench)
     assert len(found.given) == 1 + NEXT  # the old topic's windows, and its history
     assert oracle.check_against_the_log(bench, kafka_folder) == 160
@@ -81,7 +81,7 @@ def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
     recreate(bench)
     bench.feed(NEXT - 1, NEXT + 1)
     bench.define(learner=SEED, fields={"country": "category", "price": "number"})
-    with bench.mill() as mill, pytest.raises(LineChanged, match=r"`fields\.visits`, `learner"):
+    with bench.mill() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits`, `learner"):
         extract(mill, bench.window(NEXT))
     told = adopted(bench)
     assert (told["learning"], told["epoch"]) == (["fields.visits", "learner.seed"], 1)
@@ -89,7 +89,7 @@ def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
         run(mill, 0, NEXT)  # and all that is done again is a no-op
     first = made(bench, NEXT)
     assert (first.kind, first.parent) == ("retrain", made(bench, NEXT - 1).digest)
-    assert first.line == told["line"]
+    assert first.lineage == told["line"]
     oracle.check(bench)
     assert oracle.check_against_the_log(bench, kafka_folder) == 200
 

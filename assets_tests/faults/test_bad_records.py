@@ -145,6 +145,6 @@ def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
         manifest = mill.archive.manifest(one.key)
         assert manifest is not None
         assert manifest.skipped is not None
-        assert (manifest.rows, manifest.skipped.by) == (0, "ada")
+        assert (manifest.rows, manifest.skipped.actor) == (0, "ada")
     assert oracle.check(bench).recomputed == 4
     oracle.check_against_the_log(bench, kafka_folder)

@@ -64,7 +64,7 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
         if failed is None:
             return None
         seconds = time.monotonic() - come[0]
-        assert f"Kafka at {twin.servers}" in failed.what
+        assert f"Kafka at {twin.servers}" in failed.message
         assert list(mill.archive.names("")) == before
         return seconds
 

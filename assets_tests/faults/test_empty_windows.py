@@ -21,7 +21,7 @@ def nothing_is_learned_or_judged(mill: Mill, bench: Bench, number: int) -> None:
     assert rows_of(mill, made).schema == Decoder(mill.spec).schema
     report = mill.archive.report(window.key)
     assert report is not None
-    candidate = mill.archive.candidate(report.line, window.key)
+    candidate = mill.archive.candidate(report.lineage, window.key)
     assert candidate is not None
     assert candidate.kind == "carry"
     assert candidate.digest == candidate.parent
@@ -30,7 +30,7 @@ def nothing_is_learned_or_judged(mill: Mill, bench: Bench, number: int) -> None:
     assert report.rows == 0
     assert {report.losses[role] for role in ("champion", "challenger", "prior")} == {None}
     assert report.auc is None
-    assert report.state.champion == report.state_before.champion
+    assert report.state.champion == report.previous_state.champion
 
 
 def test_a_window_of_markers_only_is_an_empty_batch(bench: Bench) -> None:
@@ -64,7 +64,7 @@ def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(bench:
         first, last = (mill.archive.report(bench.window(n).key) for n in (0, 5))
         assert first is not None
         assert last is not None
-        made = [mill.archive.candidate(last.line, bench.window(n).key) for n in range(6)]
+        made = [mill.archive.candidate(last.lineage, bench.window(n).key) for n in range(6)]
         assert [one.since_retrain for one in made if one] == [1, 2, 3, 4, 5, 0]
         assert made[5] is not None
         assert made[5].kind == "retrain"

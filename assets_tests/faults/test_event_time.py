@@ -70,7 +70,7 @@ def test_a_record_stamped_ahead_changes_the_size_of_no_following_window(
             plan(mill, each.window(WINDOWS - 1))
             made = [extract(mill, each.window(number)) for number in range(WINDOWS)]
             sizes[each.model] = [one.rows for one in made]
-            kept[each.model] = [(one.late, one.ahead, one.gaps, one.rejected) for one in made]
+            kept[each.model] = [(one.late, one.early, one.gaps, one.rejected) for one in made]
     assert sizes[twin.model] == [80] * WINDOWS
     assert sizes[bench.model] == [81] + [80] * (WINDOWS - 1)
     assert kept[twin.model] == [(0, 0, 0, 0)] * WINDOWS

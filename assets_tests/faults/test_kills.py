@@ -110,14 +110,14 @@ def test_killed_between_the_entry_and_its_copy_the_ledger_is_copied_and_not_writ
     define_two_windows(bench)
     killed_at(bench, _LAST, "append.after")
     with bench.mill() as mill:
-        assert [s.entry.seq for s in mill.chain().standing] == [0]
+        assert [s.entry.seq for s in mill.chain().entries] == [0]
         assert mill.archive.entry(0) is None
         told = "Ledger entry 0 stands in the topic, but was never copied."
         assert told in verify(mill).findings
         run(mill, 0, _LAST)
         assert mill.archive.entry(0) is not None
-        assert [s.entry.seq for s in mill.chain().standing] == [0, 1, 2]
-        assert mill.chain().void == ()
+        assert [s.entry.seq for s in mill.chain().entries] == [0, 1, 2]
+        assert mill.chain().invalid_records == ()
         assert verify(mill).findings == []
 
 

@@ -41,7 +41,7 @@ def four(bench: Bench) -> Bench:
     bench.feed(-3, LAST + 3)
     with bench.mill() as mill:
         run(mill, 0, LAST)
-        assert [s.entry.seq for s in mill.chain().standing] == [0, 1, 2, 3]
+        assert [s.entry.seq for s in mill.chain().entries] == [0, 1, 2, 3]
         window = bench.window(LAST + 1)
         for step in (extract, update, evaluate):
             step(mill, window)
@@ -50,7 +50,7 @@ def four(bench: Bench) -> Bench:
 
 def stands(bench: Bench) -> list[bytes]:
     with bench.mill() as mill:
-        return [standing.value for standing in mill.chain().standing]
+        return [standing.value for standing in mill.chain().entries]
 
 
 def refused(bench: Bench, named: type[TidemillError], told: str) -> None:
@@ -83,7 +83,7 @@ def test_a_lost_ledger_stops_writers_and_is_brought_back_byte_for_byte(four: Ben
         oracle.check(four)
     with four.mill() as mill:
         turn(mill, LAST + 1)
-        assert len(mill.chain().standing) == 5
+        assert len(mill.chain().entries) == 5
     oracle.check(four)
 
 

@@ -74,7 +74,7 @@ def four_entries(bench: Bench) -> list[bytes]:
     bench.feed(-3, 4)
     with bench.mill() as mill:
         run(mill, 0, 2)
-        assert [s.entry.seq for s in mill.chain().standing] == [0, 1, 2, 3]
+        assert [s.entry.seq for s in mill.chain().entries] == [0, 1, 2, 3]
     return [record.value for record in records(bench)]
 
 

@@ -38,7 +38,7 @@ def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_wi
         bench.feed(1, 4)
         with bench.mill() as mill:
             run(mill, 0, 2)
-            committed = plan(mill, bench.window(2)).ends
+            committed = plan(mill, bench.window(2)).end_offsets
             plan(mill, bench.window(3))
         before = stamps(bench)
         node.signal(signal.SIGTERM)

@@ -92,7 +92,7 @@ def test_few_clusters_or_equal_gains_are_no_evidence_for_the_guard(bench: Bench)
         turn(mill, 1)
         report = report_of(mill, bench, 1)
         assert (report.rows, report.clusters) == (200, 1)
-        assert report.pairing.alarm is None
+        assert report.permutation_check.alarm is None
         assert all(f.outcome == "no evidence" for f in report.comparisons if f.scope != "tail")
         assert extract(mill, bench.window(1)).rows == 200
 

@@ -9,7 +9,7 @@ import oracle
 from bench import MINUTE, Bench, run, turn
 from log_hands import add_partitions, at, ends, event, spread
 from tidemill.core.errors import WindowOpen
-from tidemill.core.plans import Range
+from tidemill.core.plans import PlannedRange
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
@@ -30,7 +30,7 @@ class Clock:
         self.at += round(minutes * MINUTE)
 
 
-def ranges(mill: Mill, bench: Bench, number: int) -> dict[int, Range]:
+def ranges(mill: Mill, bench: Bench, number: int) -> dict[int, PlannedRange]:
     return {r.partition: r for r in plan(mill, bench.window(number)).ranges}
 
 
@@ -71,11 +71,11 @@ def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(bench: 
         clock.wait(0.01)
         turn(mill, 0)
         excused = ranges(mill, bench, 0)
-        assert (excused[0].ended_by, excused[0].observation) == ("boundary", None)
-        assert (excused[1].ended_by, excused[1].end) == ("idle", stood)
+        assert (excused[0].end_reason, excused[0].observation) == ("boundary", None)
+        assert (excused[1].end_reason, excused[1].end) == ("idle", stood)
         seen = excused[1].observation
         assert seen is not None
-        assert (seen.end, seen.first_at, seen.last_at) == (stood, begun, begun + 10 * MINUTE)
+        assert (seen.end_offset, seen.first_seen_ms, seen.last_seen_ms) == (stood, begun, begun + 10 * MINUTE)
         turn(mill, 1)  # it is still silent
         bench.put(1, [*spread(70, 3, 10), *spread(90, 10, 19)])
         bench.put(0, spread(20, 20, 21))
@@ -84,7 +84,7 @@ def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(bench: 
         turn(mill, 2)
         late = extract(mill, bench.window(2))
         assert (late.rows, late.late) == (100 + 70 + 50, 70)
-        assert ranges(mill, bench, 2)[1].ended_by == "boundary"
+        assert ranges(mill, bench, 2)[1].end_reason == "boundary"
     oracle.check(bench)
 
 
@@ -116,14 +116,14 @@ def test_nothing_closes_in_a_paused_replay_until_events_or_a_person(bench: Bench
             clock.wait(10 * 24 * 60)
         bench.feed(2, 3)
         turn(mill, 1)
-        assert {r.ended_by for r in ranges(mill, bench, 1).values()} == {"boundary"}
+        assert {r.end_reason for r in ranges(mill, bench, 1).values()} == {"boundary"}
         turn(mill, 2)
         clock.wait(30 * 24 * 60)
         with pytest.raises(WindowOpen):
             turn(mill, 3)
         close(mill, bench.window(3), "ada")
         turn(mill, 3)
-        assert {r.ended_by for r in ranges(mill, bench, 3).values()} == {"closed"}
+        assert {r.end_reason for r in ranges(mill, bench, 3).values()} == {"closed"}
         assert extract(mill, bench.window(3)).rows == 200
     oracle.check(bench)
 
@@ -145,8 +145,8 @@ def test_a_stream_that_asks_for_it_is_closed_by_silence_to_its_last_record(bench
         clock.wait(0.1)
         turn(mill, 2)
         closed = ranges(mill, bench, 2).values()
-        assert [(r.ended_by, r.end) for r in closed] == [("silent", 600), ("silent", 600)]
-        assert all(r.observation and r.observation.still_for == 3 * MINUTE for r in closed)
+        assert [(r.end_reason, r.end) for r in closed] == [("silent", 600), ("silent", 600)]
+        assert all(r.observation and r.observation.unchanged_for_ms == 3 * MINUTE for r in closed)
         clock.wait(60)
         with pytest.raises(WindowOpen):
             turn(mill, 3)

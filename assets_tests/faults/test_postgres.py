@@ -175,7 +175,7 @@ def test_databases_without_space_are_named_and_with_space_all_is_as_ever(
         ended = backfill(bench, 1)
         failpoints.watch(None)
         assert ended is not None
-        assert "No space left" in ended.what
+        assert "No space left" in ended.message
         with bench.mill() as mill:
             recorder = Recorder(mill, tracker)
             with pytest.raises(TrackerUnavailable, match="No space left"):

@@ -121,7 +121,7 @@ def scene(bench: Bench) -> Iterator[Scene]:
     """At its end every answer was right, and the oracle finds the rest as it should be."""
     deployed(bench)
     with bench.mill() as mill, serving(bench) as server:
-        standing = {each.entry.digest for each in mill.chain().standing}
+        standing = {each.entry.digest for each in mill.chain().entries}
         spare = next(digest for digest in digests(mill) if digest not in standing)
         with swarm(server).asking(4) as clients:
             yield Scene(bench, server, clients, Appender(bench, mill), spare)

@@ -74,16 +74,16 @@ def test_killed_between_append_and_alias_all_come_to_agree(scene: Scene) -> None
     scene.bench.feed(8, 2 + len(places) + 1)
     with swarm(scene.server).asking(4) as clients:
         for number, place in enumerate(places, 2):
-            before = scene.mill.chain().standing
+            before = scene.mill.chain().entries
             does = partial(turned_and_recorded, settings=scene.bench.settings, number=number)
             assert outcome_of(scene.bench, does, f"{place}:kill") == KILLED, place
             scene.follows()
-            stood = len(scene.mill.chain().standing) - len(before)
+            stood = len(scene.mill.chain().entries) - len(before)
             assert stood == (place != "append.before"), place
             turned_and_recorded(scene.mill, scene.bench.settings, number)
             scene.agree()
-            assert len(scene.mill.chain().standing) == len(before) + 1, place
-            assert scene.mill.chain().void == ()
+            assert len(scene.mill.chain().entries) == len(before) + 1, place
+            assert scene.mill.chain().invalid_records == ()
     clients.right()
     oracle.check(scene.bench)
 
@@ -91,7 +91,7 @@ def test_killed_between_append_and_alias_all_come_to_agree(scene: Scene) -> None
 def test_an_alias_moved_behind_our_back_changes_nothing_that_is_served(scene: Scene) -> None:
     """Row 25: nor after a restart; `verify` tells it, and mends it on command."""
     bench, head = scene.bench, scene.head
-    old = scene.mill.chain().standing[0].entry.digest
+    old = scene.mill.chain().entries[0].entry.digest
     scene.tracker.set_champion(bench.model, old)
     with swarm(scene.server).asking(4) as clients:
         told = command(bench.environment, "tidemill", "verify", bench.model)

@@ -10,8 +10,8 @@ from bench import Bench, turn
 from ledger_hands import configure
 from log_hands import Records, event, spread
 from tidemill.core.errors import WindowOpen
-from tidemill.core.log import Timestamps
-from tidemill.core.report import markdown
+from tidemill.core.log import TimestampCounts
+from tidemill.core.report import render_markdown
 from tidemill.core.windows import to_ms
 from tidemill.cycle.extract import extract, rows_of
 from tidemill.cycle.initial import initial
@@ -56,11 +56,11 @@ def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
         made = [extract(mill, bench.window(number)) for number in range(3)]
         reports = [mill.archive.report(one.window) for one in made]
         checks = [batch_checks(bench.model, mill.spec, one.window, one) for one in made]
-    counted = [Timestamps(100), Timestamps(196, none=2), Timestamps(60, appended=40)]
+    counted = [TimestampCounts(100), TimestampCounts(196, not_available=2), TimestampCounts(60, log_append_time=40)]
     assert [one.timestamps for one in made] == counted
     assert (made[1].rows, made[1].reasons) == (196, {"no timestamp": 2})
     assert [one.timestamps for one in reports if one] == counted
-    told = markdown(reports[2]) if reports[2] else ""
+    told = render_markdown(reports[2]) if reports[2] else ""
     assert "60 carry their producer's time, 40 the broker's, 0 none." in told
     passed = [c.passed for each in checks for c in each if c.check_name == TIMESTAMPS.name]
     assert passed == [True, False, False]
@@ -89,7 +89,7 @@ def test_records_without_a_time_are_rejected_and_neither_end_a_window_nor_confir
         made = extract(mill, bench.window(0))
         planned = plan(mill, bench.window(0))
         assert [(r.start, r.end) for r in planned.ranges] == [(200, 310)] * 2
-        assert made.timestamps == Timestamps(created=200, none=20)
+        assert made.timestamps == TimestampCounts(create_time=200, not_available=20)
         assert (made.rows, made.rejected, made.reasons) == (200, 20, {"no timestamp": 20})
         assert rows_of(mill, made)["_timestamp"].null_count() == 0
     oracle.check(bench)

@@ -10,7 +10,7 @@ from bench import Bench, run, turn
 from log_hands import ends, expire, recreate
 from tidemill.core.errors import (
     OffsetsExpired,
-    Refused,
+    OperationNotAllowed,
     TopicCompacted,
     TopicMissing,
     TopicRecreated,
@@ -77,12 +77,12 @@ def test_expired_offsets_are_named_exactly_and_skipping_is_recorded(bench: Bench
         assert mill.archive.manifest(planned.window) is None
         skipped = skip(mill, bench.window(1), "ada", "aged out")
         assert skipped.skipped is not None
-        assert (skipped.skipped.by, skipped.skipped.why) == ("ada", "aged out")
-        assert (skipped.rows, skipped.rejected, skipped.gaps) == (0, 0, planned.records)
+        assert (skipped.skipped.actor, skipped.skipped.reason) == ("ada", "aged out")
+        assert (skipped.rows, skipped.rejected, skipped.gaps) == (0, 0, planned.offset_count)
         turn(mill, 1)
         assert extract(mill, bench.window(2)).rows == 200
         turn(mill, 2)
-        with pytest.raises(Refused, match="Only a window without a batch"):
+        with pytest.raises(OperationNotAllowed, match="Only a window without a batch"):
             skip(mill, bench.window(2), "ada", "aged out")
     oracle.check(bench)
 
@@ -94,14 +94,14 @@ def test_a_window_whose_records_expired_before_it_was_planned_is_expired_too(
     bench.feed(-3, 5)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        before = plan(mill, bench.window(0)).ends
+        before = plan(mill, bench.window(0)).end_offsets
         low = {partition: end + 150 for partition, end in before.items()}  # in window 1 + 50 of 2
         expire(bench, low)
         with pytest.raises(
             OffsetsExpired, match=rf"offsets {before[0]} to {before[0] + 149} of partition 0"
         ):
             extract(mill, bench.window(1))
-        assert plan(mill, bench.window(1)).offsets == {p: (before[p], low[p]) for p in before}
+        assert plan(mill, bench.window(1)).offset_ranges == {p: (before[p], low[p]) for p in before}
         skip(mill, bench.window(1), "ada", "aged out")
         turn(mill, 1)
         turn(mill, 2)

@@ -104,7 +104,7 @@ def test_mlflow_down_stops_no_deployment_a_check_says_so_and_the_next_run_makes_
     bench.feed(-1, 3)
     backfill(down, 0, 1)
     with bench.mill() as mill:
-        deployed = [standing.entry.digest for standing in mill.chain().standing]
+        deployed = [standing.entry.digest for standing in mill.chain().entries]
         assert mill.archive.report(bench.window(1).key) is not None
     told = command(down.environment, "tidemill", "verify", bench.model)
     assert told.returncode == 4
@@ -127,7 +127,7 @@ def test_an_alias_moved_behind_our_back_is_named_and_mended_on_command(
     tracker = tracker_of(bench)
     head = tracker.champion(bench.model)
     with bench.mill() as mill:
-        old = mill.chain().standing[0].entry.digest
+        old = mill.chain().entries[0].entry.digest
         assert old != head
         tracker.set_champion(bench.model, old)
         told = command(bench.environment, "tidemill", "verify", bench.model)
@@ -155,7 +155,7 @@ def test_killed_at_any_step_of_the_record_the_next_one_completes_it(
         tracker = tracker_of(bench)
         with bench.mill() as mill:
             assert list(drift(mill, tracker).sentences) == [], place
-            assert len(tracker.versions(bench.model)) == len(mill.chain().standing)
+            assert len(tracker.versions(bench.model)) == len(mill.chain().entries)
         windows = [bench.window(0).key, bench.window(1).key]
         assert nested(bench, MlflowClient(tracker.uri)) == windows, place
 

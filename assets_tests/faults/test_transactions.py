@@ -47,11 +47,11 @@ def test_a_range_that_ends_on_a_marker_ends_and_the_marker_is_a_gap(
         begin(bench, inside)(commit)
         close(mill, bench.window(0), "ada")
         planned = plan(mill, bench.window(0))
-        assert planned.ends == ends(bench)
+        assert planned.end_offsets == ends(bench)
         with no_hang():
             made = extract(mill, bench.window(0))
         assert (made.rows, made.gaps) == ((280, 2) if commit else (200, 82))
-        assert made.rows + made.rejected + made.gaps == planned.records
+        assert made.rows + made.rejected + made.gaps == planned.offset_count
         turn(mill, 0)
     oracle.check(bench)
 
@@ -74,7 +74,7 @@ def test_aborted_records_inside_a_window_are_absent_and_counted_as_gaps(
             made = extract(mill, bench.window(0))
         # 90 aborted records and a marker for each partition of each transaction.
         assert (made.rows, made.rejected, made.gaps) == (170, 0, 90 + 4)
-        assert (made.late, made.ahead) == (0, 0)
+        assert (made.late, made.early) == (0, 0)
         assert timestamps(mill, made)[-1] < at(5)
         turn(mill, 0)
         turn(mill, 1)
@@ -104,7 +104,7 @@ def test_ten_days_of_history_in_one_transaction_a_day_are_each_in_their_own_wind
         for number in range(10):
             with no_hang():
                 made = extract(mill, bench.window(number))
-            assert (made.rows, made.gaps, made.late, made.ahead) == (60, 2, 0, 0)
+            assert (made.rows, made.gaps, made.late, made.early) == (60, 2, 0, 0)
             assert timestamps(mill, made) == [stamp for stamp, _ in days[number]]
     oracle.check(bench)
 

@@ -15,7 +15,7 @@ from ledger_hands import EACH, Together, Unsure, append_each, over, records
 from tidemill import bootstrap
 from tidemill.adapters.memory.log import MemoryLedger
 from tidemill.core.errors import LogUnavailable
-from tidemill.core.ledger import Chain, Entry, chain
+from tidemill.core.ledger import Chain, Entry, build_chain
 from tidemill.cycle.deploy import Deployment, deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
@@ -43,7 +43,7 @@ def for_every_reader(bench: Bench, seen: Mill, topic: str | None = None) -> Chai
     """The chain, which is the same for a new reader, one that read before, and Kafka's client."""
     with bootstrap.open_mill(seen.model, over(bench, topic or bench.ledger)) as fresh:
         found = fresh.chain()
-    assert found == seen.chain() == chain(seen.model, records(bench, topic))
+    assert found == seen.chain() == build_chain(seen.model, records(bench, topic))
     return found
 
 
@@ -65,10 +65,10 @@ def test_of_two_deployers_of_one_window_one_entry_stands(
         before = seen.chain()
         ended = list(pool.map(work, names))
         found = for_every_reader(bench, seen)
-    assert {each.seq for each in ended} == {len(before.standing)}
+    assert {each.seq for each in ended} == {len(before.entries)}
     assert "deployed" in {each.status for each in ended} <= {"deployed", "unchanged"}
-    assert len(found.standing) == len(before.standing) + 1
-    assert len(found.void) == 1
+    assert len(found.entries) == len(before.entries) + 1
+    assert len(found.invalid_records) == 1
     oracle.check(bench)
 
 
@@ -78,7 +78,7 @@ def test_of_two_persons_at_once_both_are_heard_one_after_the_other(bench: Bench)
     ready_to_deploy(bench, 3)
     both = Barrier(2)
     with bench.mill() as seen, ThreadPoolExecutor(2) as pool:
-        deployed = seen.chain().standing
+        deployed = seen.chain().entries
 
         def work(by: str, digest: str) -> Entry:
             with bench.mill(by) as mill:
@@ -89,9 +89,9 @@ def test_of_two_persons_at_once_both_are_heard_one_after_the_other(bench: Bench)
         ended = list(pool.map(work, ("ada", "bob"), digests))
         found = for_every_reader(bench, seen)
     assert {entry.seq for entry in ended} == {len(deployed), len(deployed) + 1}
-    told = {s.entry.seq: s.entry for s in found.standing}
+    told = {s.entry.seq: s.entry for s in found.entries}
     assert [told[entry.seq] for entry in ended] == ended
-    assert len(found.void) == 1
+    assert len(found.invalid_records) == 1
     oracle.check(bench)
 
 
@@ -125,12 +125,12 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(benc
         void = 0
         for mill in mills:
             found = for_every_reader(bench, mill, ledger)
-            assert [s.entry.seq for s in found.standing] == list(range(1 + 2 * EACH))
-            why = Counter(s.entry.why for s in found.standing[1:])
+            assert [s.entry.seq for s in found.entries] == list(range(1 + 2 * EACH))
+            why = Counter(s.entry.reason for s in found.entries[1:])
             assert why == {f"{mill.model}-{n} {i}": 1 for n in range(2) for i in range(EACH)}
-            for standing in found.standing:
+            for standing in found.entries:
                 assert mill.archive.entry(standing.entry.seq) == standing.value
-            void += len(found.void)
+            void += len(found.invalid_records)
     print(f"{4 * EACH + 2} entries stand, {void} are void")
 
 
@@ -142,7 +142,7 @@ def test_an_append_that_stands_without_an_answer_is_not_made_again(bench: Bench)
         ended = deploy(replace(mill, ledger=unsure), bench.window(1), True)
         assert (ended.status, ended.seq, unsure.appended) == ("deployed", 2, 1)
         found = for_every_reader(bench, mill)
-        assert (len(found.standing), found.void) == (3, ())
+        assert (len(found.entries), found.invalid_records) == (3, ())
     oracle.check(bench)
 
 
@@ -157,7 +157,7 @@ def test_an_append_without_an_answer_is_found_by_the_next_run(bench: Bench) -> N
     with bench.mill() as mill:
         assert deploy(mill, bench.window(1), True).status == "unchanged"
         found = for_every_reader(bench, mill)
-        assert (len(found.standing), found.void) == (3, ())
+        assert (len(found.entries), found.invalid_records) == (3, ())
     oracle.check(bench)
 
 
@@ -174,12 +174,12 @@ def test_an_append_that_was_lost_is_made_by_the_next_run_and_void_if_it_comes_la
         ended = deploy(mill, bench.window(1), True)
         assert (ended.status, ended.seq) == ("deployed", 2)
         before = mill.chain()
-        assert before.void == ()
+        assert before.invalid_records == ()
         assert lost.lost is not None
         mill.ledger.append(mill.model, lost.lost)
         found = for_every_reader(bench, mill)
-        assert found.standing == before.standing
-        assert len(found.void) == 1
+        assert found.entries == before.entries
+        assert len(found.invalid_records) == 1
     oracle.check(bench)
 
 
@@ -198,4 +198,4 @@ def test_a_lost_acknowledgement_never_doubles_an_entry_of_the_initial_model(benc
             turn(mill, number)
             turn(mill, number)
         found = mill.chain()
-        assert len(ledger.read()) == len(found.standing)
+        assert len(ledger.read()) == len(found.entries)

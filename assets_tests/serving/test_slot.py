@@ -14,7 +14,7 @@ from rsgi import Request, asked
 from tidemill.adapters.memory import LocalProver
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
-from tidemill.core.errors import BundleUnfit
+from tidemill.core.errors import BundleInvalid
 from tidemill.serving.app import INLINE, App
 from tidemill.serving.http import Bounds, Guard
 from tidemill.serving.metrics import Metrics
@@ -28,7 +28,7 @@ class Witness:
 
     world: World | None = None
     saw: list[str | None] = field(default_factory=list)
-    fault: BundleUnfit | None = None
+    fault: BundleInvalid | None = None
 
     def prove(self, bundle: bytes) -> None:
         assert self.world is not None
@@ -88,7 +88,7 @@ def test_a_model_is_proven_before_it_is_in_service(world: World, witness: Witnes
 def test_a_model_that_is_not_proven_never_answers(
     world: World, witness: Witness, app: App, bundles: list[bytes]
 ) -> None:
-    witness.fault = BundleUnfit("It kills.", "Keep away.")
+    witness.fault = BundleInvalid("It kills.", "Keep away.")
     world.deploy(world.digest(1))
     world.step()
     answer = asked(app, request())

@@ -29,7 +29,7 @@ def test_swapped_under_clients_nothing_fails_and_nothing_is_mixed(ledgered: Ledg
         assert clients.failed == []
         swaps = server.metric("tidemill_swaps_total", model=ledgered.bench.model)
     wanted = {d: offline(ledgered.mill, d, clients.rows) for d in (ledgered.one, ledgered.other)}
-    named = {s.entry.seq: s.entry.digest for s in ledgered.mill.chain().standing}
+    named = {s.entry.seq: s.entry.digest for s in ledgered.mill.chain().entries}
     for at, _, told in clients.answers:
         assert told["predictions"] == [wanted[told["digest"]][at]]
         assert named[told["version"]] == told["digest"]

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tidemill import bootstrap
 from tidemill.core.errors import UnknownWindow
-from tidemill.core.specfile import COMPONENT
+from tidemill.core.specfile import COMPONENT_TYPE
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import Deployment, deploy
 from tidemill.cycle.evaluate import evaluate
@@ -134,7 +134,7 @@ class Bench:
         folder = self.home / "models" / self.model
         folder.mkdir(parents=True, exist_ok=True)
         attributes = {"topic": self.model, **SPEC, **changes}
-        text = yaml.safe_dump({"type": COMPONENT, "attributes": attributes}, sort_keys=False)
+        text = yaml.safe_dump({"type": COMPONENT_TYPE, "attributes": attributes}, sort_keys=False)
         (folder / "defs.yaml").write_text(text)
 
     def create_topic(self, **config: str) -> None:

@@ -8,7 +8,7 @@ from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch
-from tidemill.core.ledger import Entry, chain
+from tidemill.core.ledger import Entry, build_chain
 from tidemill.ports import Prover
 from tidemill.serving.following import Follower
 from tidemill.serving.loading import Loader
@@ -61,7 +61,7 @@ class World:
         return canonical.digest(self.bundles[number])
 
     def entry(self, digest: str, why: str = "") -> Entry:
-        known = chain("m", self.ledger.seen()[1])
+        known = build_chain("m", self.ledger.seen()[1])
         return persons_entry(known, digest, "somebody", why)
 
     def deploy(self, digest: str, why: str = "") -> Entry:

@@ -26,7 +26,7 @@ def kept(bench: Bench) -> Kept:
     with bench.mill() as mill:
         chain = mill.chain()
     files = {name: store.get(name) or b"" for name in names}
-    return Kept(files, [standing.hash for standing in chain.standing], len(chain.void))
+    return Kept(files, [standing.hash for standing in chain.entries], len(chain.invalid_records))
 
 
 def stamps(bench: Bench) -> dict[Path, tuple[int, int]]:

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 from bench import Bench
 from commands import until
 from tidemill import bootstrap
-from tidemill.core.errors import LogUnavailable, Refused
+from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.log import LedgerRecord
 from tidemill.cycle.deploy import append
@@ -96,7 +96,7 @@ def append_each(environment: dict[str, str], model: str, ledger: str, by: str, g
     """In a process of its own: append `EACH` entries of a person's, from when the file `go` is."""
     os.environ.update(environment | {"TIDEMILL_KAFKA__LEDGER_TOPIC": ledger})
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
-        digest = mill.chain().standing[0].entry.digest
+        digest = mill.chain().entries[0].entry.digest
         while not Path(go).exists():
             time.sleep(0.001)
         for number in range(EACH):
@@ -108,13 +108,13 @@ def _append_once(mill: Mill, digest: str, by: str, why: str) -> None:
         try:
             append(mill, lambda chain: persons_entry(chain, digest, by, why))
             return
-        except Refused:  # the others were faster many times: its remedy is to ask again
+        except OperationNotAllowed:  # the others were faster many times: its remedy is to ask again
             continue
 
 
 def persons_entry(chain: Chain, digest: str, by: str, why: str) -> Entry:
     """The entry by which a person puts this model into service, behind this chain."""
-    seq, prev = chain.next
+    seq, prev = chain.next_position
     return Entry(
         model=chain.model,
         seq=seq,
@@ -124,8 +124,8 @@ def persons_entry(chain: Chain, digest: str, by: str, why: str) -> Entry:
         as_of_ms=None,
         verdict=None,
         evidence=None,
-        by=by,
-        why=why,
+        actor=by,
+        reason=why,
         prev=prev,
     )
 

@@ -15,7 +15,7 @@ from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import Decoder
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import Case, Inputs, Report, Rows
+from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.settings import Settings
@@ -50,7 +50,7 @@ def year() -> tuple[pl.DataFrame, Array]:
     spec, told = flights_spec(DAILY), flights.events()
     values = [value.encode() for value in told["value"]]
     times = told["timestamp"].to_list()
-    rows = learner.in_order(Decoder(spec).decode(0, range(len(values)), times, values).rows)
+    rows = learner.sort_canonical(Decoder(spec).decode(0, range(len(values)), times, values).rows)
     january = rows.filter(pl.col("_timestamp") < spec.calendar.first.start)
     bundle = learner.fit(
         spec, january, parent=None, continue_=False, golden=january, window=None, seed=0,
@@ -88,16 +88,16 @@ def reports(cron: str, sigma: float, seed: int) -> Iterator[Report]:
         candidate = _candidate(number, at)
         champion = previous.state.champion if previous else _name(0)
         made_of |= dict.fromkeys((candidate.digest, candidate.holdout or ""), champion)
-        case = Case(
+        case = EvaluationInputs(
             model="flights", spec=spec, window=at.window, candidate=candidate,
-            initial=_name(0), previous=previous, inputs=Inputs(None, "", ""),
+            initial=_name(0), previous=previous, input_digests=InputDigests(None, "", ""),
         )  # fmt: skip
 
         predict = partial(_predict, at, made_of, sigma, (seed, number))
         tail = np.arange(len(at.label)) >= len(at.label) - candidate.tail_rows
-        predictions = {d: predict(d) for d in set(report.scored(case).values())}
+        predictions = {d: predict(d) for d in set(report.scored_roles(case).values())}
         on_tail = predict(candidate.holdout or "")[tail]
-        previous = report.judge(case, Rows(at.label, at.timestamp, tail), predictions, on_tail)
+        previous = report.build_report(case, EvaluationRows(at.label, at.timestamp, tail), predictions, on_tail)
         yield previous
 
 
@@ -121,8 +121,8 @@ def _predict(
 
 def _candidate(number: int, at: Scored) -> Candidate:
     return Candidate(
-        model="flights", line="null", window=at.window.key, kind="continue", batch="",
-        parent=_name(2 * (number - 1)), digest=_name(2 * number), trees=0, tree_digest="",
+        model="flights", lineage="null", window=at.window.key, kind="continue", batch="",
+        parent=_name(2 * (number - 1)), digest=_name(2 * number), num_iterations=0, tree_digest="",
         holdout=_name(2 * number + 1), tail_rows=learner.tail_rows(len(at.label)),
         since_retrain=0, sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
     )  # fmt: skip

@@ -55,7 +55,7 @@ def check_archive(archive: Archive, partitions: list[Path], topic_id: str | None
         within = sum(r.start <= o < r.end for r in plan.ranges for o in held[r.partition])
         if manifest.skipped is None:
             assert manifest.rows + manifest.rejected == within
-            assert manifest.gaps == plan.records - within
+            assert manifest.gaps == plan.offset_count - within
         counted += within
     assert counted > 0
     return counted

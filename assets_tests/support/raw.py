@@ -16,7 +16,7 @@ def kept_raw(mill: Mill, window: str) -> pl.DataFrame:
     kept = from_parquet(data)
     log = [
         (chunk.partition, *record)
-        for chunk in mill.log.read(plan.topic, plan.offsets)
+        for chunk in mill.log.read(plan.topic, plan.offset_ranges)
         for record in zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
     ]
     assert kept.select("_partition", "_offset", "_timestamp", "value").rows() == sorted(log)

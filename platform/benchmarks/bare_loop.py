@@ -10,8 +10,8 @@ import polars as pl
 from flights_year import Array
 
 from tidemill.core import learner
-from tidemill.core.bundle import booster_of
-from tidemill.core.features import Vocabulary, columns_of, extend, matrix
+from tidemill.core.bundle import load_booster
+from tidemill.core.features import Vocabulary, feature_columns, extend_vocabulary, matrix
 from tidemill.core.records import Candidate
 from tidemill.core.scoring import row_losses
 from tidemill.core.tables import from_parquet
@@ -52,8 +52,8 @@ class Loop:
         candidate = candidate_of(mill, window)
         report = archive.report(window.key)
         assert report is not None
-        rows = learner.in_order(rows_of(mill, batch_of(mill, window)))
-        head = learner.head(rows)
+        rows = learner.sort_canonical(rows_of(mill, batch_of(mill, window)))
+        head = learner.without_holdout(rows)
         assert head is not None
         parts = rows, head
         if candidate.kind == "retrain":
@@ -65,17 +65,17 @@ class Loop:
         own = {candidate.digest, candidate.holdout}
         scored = frozenset(role.digest for role in report.models.values()) - own
         for digest in scored - self.boosters.keys():
-            self.boosters[digest] = booster_of(mill.load(digest).text)
+            self.boosters[digest] = load_booster(mill.load(digest).text)
         for part in (parts[0], rows):
             fields = part.select(list(mill.spec.fields))
-            self.vocabulary = extend(self.vocabulary, fields, columns_of(fields))
+            self.vocabulary = extend_vocabulary(self.vocabulary, fields, feature_columns(fields))
         return Work(candidate, rows, parts, scored)
 
     def turn(self, work: Work) -> None:
         """Learn both models, at the same time as `update` does, and score all on the rows."""
         with ThreadPoolExecutor(2) as pool:
             made = list(pool.map(partial(self._fit, work), work.parts))
-        assert made[0].current_iteration() == work.candidate.trees
+        assert made[0].current_iteration() == work.candidate.num_iterations
         given, label = self._given(work.rows)
         for digest in work.scored:
             self._loss(self.boosters[digest], given, label)
@@ -85,10 +85,10 @@ class Loop:
 
     def _fit(self, work: Work, part: pl.DataFrame) -> lightgbm.Booster:
         given, label = self._given(part)
-        settings = learner.settings_of(
+        settings = learner.lightgbm_parameters(
             self.mill.spec, work.continues, len(label), work.candidate.seed, 1
         )
-        columns = columns_of(part.select(list(self.mill.spec.fields)))
+        columns = feature_columns(part.select(list(self.mill.spec.fields)))
         categories = [at for at, column in enumerate(columns) if column.kind == "category"]
         return lightgbm.train(
             settings,
@@ -99,7 +99,7 @@ class Loop:
 
     def _given(self, rows: pl.DataFrame) -> tuple[Array, Array]:
         fields = rows.select(list(self.mill.spec.fields))
-        given = matrix(fields, columns_of(fields), self.vocabulary)
+        given = matrix(fields, feature_columns(fields), self.vocabulary)
         return given, rows[self.mill.spec.label].cast(pl.Float64).to_numpy()
 
     def _loss(self, booster: lightgbm.Booster, given: Array, label: Array) -> float:

@@ -94,7 +94,7 @@ def main() -> int:
             if told.profile:
                 old.profile, young.profile = cProfile.Profile(), cProfile.Profile()
             pairs = [(old.turn(), young.turn()) for _ in range(2 * AROUND + 1)]
-            entries = len(old.mill.chain().standing)
+            entries = len(old.mill.chain().entries)
         for live in (old, young):
             if live.profile is not None:
                 live.profile.dump_stats(told.profile / f"{live.name}.prof")

@@ -80,7 +80,7 @@ def through_the_steps(home: Path, until: str = LAST) -> Iterator[Year]:
             manifest = mill.archive.manifest("initial")
             assert manifest is not None
             assert manifest.rows == made.rows
-            yield Year(mill, learner.in_order(rows_of(mill, manifest)), days, spent)
+            yield Year(mill, learner.sort_canonical(rows_of(mill, manifest)), days, spent)
 
 
 def _turn(mill: Mill, number: int, window: Window, spent: dict[str, Cpu]) -> Day:
@@ -94,5 +94,5 @@ def _turn(mill: Mill, number: int, window: Window, spent: dict[str, Cpu]) -> Day
         deploy(mill, window, final=True)
     if number % 25 == 0:
         say(f"{window.key}: {report.verdict}, update so far {spent['update'].seconds:.1f} CPU s")
-    rows = learner.in_order(rows_of(mill, batch_of(mill, window)))
+    rows = learner.sort_canonical(rows_of(mill, batch_of(mill, window)))
     return Day(number, window, rows, candidate, report)

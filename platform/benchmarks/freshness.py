@@ -83,15 +83,15 @@ class Seen:
         consumer.close()
 
     def _searches(self, window: Window) -> dict[int, BoundarySearch]:
-        confirm = self.spec.windows.confirm
+        confirm = self.spec.windows.confirmation_records
         return {p: BoundarySearch(window.end, confirm) for p in range(PARTITIONS)}
 
     def _fed(self, search: BoundarySearch, held: list[tuple[int, int, float]]) -> bool:
         """Whether the boundary is confirmed; then the first that is held is what confirmed it."""
-        while search.found is None and held:
+        while search.boundary is None and held:
             if not search.feed([held[0][:2]]):
                 held.pop(0)
-        return search.found is not None
+        return search.boundary is not None
 
     def ask(self, platform: Platform) -> None:
         """Ask for a prediction again and again, and note the version of each answer."""
@@ -190,7 +190,7 @@ def _now(mill: Mill) -> Window:
 
 def _deployed(mill: Mill, window: Window) -> int:
     """The version that came of the window, 0 while there is none."""
-    standing = mill.chain().standing
+    standing = mill.chain().entries
     return next((s.entry.seq for s in standing if s.entry.as_of == window.key), 0)
 
 

@@ -12,8 +12,8 @@ from harness import say
 from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import Case, Inputs, Report, Rows
-from tidemill.core.sections import TreesSpec
+from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
+from tidemill.core.sections import BoostingSpec
 from tidemill.core.spec import ModelSpec
 
 Step = Callable[[ModelSpec, pl.DataFrame, Model, int], bytes]
@@ -46,18 +46,18 @@ def through_gate(spec: ModelSpec, initial: str, days: Iterable[Day], line: Line)
         champion = previous.state.champion if previous else initial
         digest, holdout = line.learn(day, champion)
         candidate = _candidate(day, parent, digest, holdout)
-        case = Case("flights", spec, day.window, candidate, initial, previous, Inputs(None, "", ""))
-        predictions = {d: line.predict(d, day) for d in set(report.scored(case).values())}
+        case = EvaluationInputs("flights", spec, day.window, candidate, initial, previous, InputDigests(None, "", ""))
+        predictions = {d: line.predict(d, day) for d in set(report.scored_roles(case).values())}
         n = len(day.label)
         tail = np.arange(n) >= n - candidate.tail_rows
-        rows = Rows(
+        rows = EvaluationRows(
             day.label,
             day.rows["_timestamp"].to_numpy(),
             tail,
             {name: day.rows[name] for name in spec.gate.slices},
         )
         on_tail = line.predict(holdout, day)[tail]
-        previous = report.judge(case, rows, predictions, on_tail)
+        previous = report.build_report(case, rows, predictions, on_tail)
         made.append(previous)
         if day.number % 100 == 99:
             say(f"{day.window.key}: {type(line).__name__} has come through the gate")
@@ -68,8 +68,8 @@ def through_gate(spec: ModelSpec, initial: str, days: Iterable[Day], line: Line)
 
 def _candidate(day: Day, parent: str, digest: str, holdout: str) -> Candidate:
     return Candidate(
-        model="flights", line="", window=day.window.key, kind="continue", batch="", parent=parent,
-        digest=digest, trees=0, tree_digest="", holdout=holdout,
+        model="flights", lineage="", window=day.window.key, kind="continue", batch="", parent=parent,
+        digest=digest, num_iterations=0, tree_digest="", holdout=holdout,
         tail_rows=learner.tail_rows(len(day.label)), since_retrain=0,
         sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
     )  # fmt: skip
@@ -123,7 +123,7 @@ class Learned:
 
     def learn(self, day: Day, champion: str) -> tuple[str, str]:
         parent = self.newest or self.initial
-        parts = [day.rows, learner.head(day.rows)]
+        parts = [day.rows, learner.without_holdout(day.rows)]
         made = [
             self._load(self.step(self.spec, day.rows if part is None else part, parent, day.number))
             for part in parts
@@ -146,13 +146,13 @@ class Learned:
 
 def hasty(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> bytes:
     """Naive continuing: twenty trees at .1 on each day, without bound."""
-    trees = TreesSpec(trees=20, rate=0.1, leaves=15, min_rows=50)
+    trees = BoostingSpec(num_iterations=20, learning_rate=0.1, num_leaves=15, min_data_in_leaf=50)
     return _fit(_with(spec, trees, continue_=True), rows, parent, number, continue_=True)
 
 
 def forgetful(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> bytes:
     """From scratch on each day alone, with leaves small enough for a day."""
-    trees = TreesSpec(trees=100, rate=0.1, leaves=15, min_rows=20)
+    trees = BoostingSpec(num_iterations=100, learning_rate=0.1, num_leaves=15, min_data_in_leaf=20)
     return _fit(_with(spec, trees, continue_=False), rows, parent, number, continue_=False)
 
 
@@ -164,7 +164,7 @@ def misled(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> b
     return _fit(spec, mixed, parent, number, continue_=number % 30 != 0)
 
 
-def _with(spec: ModelSpec, trees: TreesSpec, continue_: bool) -> ModelSpec:
+def _with(spec: ModelSpec, trees: BoostingSpec, continue_: bool) -> ModelSpec:
     name = "continue_" if continue_ else "retrain"
     return spec.model_copy(update={"learner": spec.learner.model_copy(update={name: trees})})
 

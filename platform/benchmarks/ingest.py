@@ -112,7 +112,7 @@ def main() -> int:
         }
         spent = _spent(ways, rounds)
         assert clean.same_rows()
-        figures = _figures(spent, clean.plan.records) | {"bytes": _mean_bytes(stream)}
+        figures = _figures(spent, clean.plan.offset_count) | {"bytes": _mean_bytes(stream)}
     if profile is not None:
         profile.dump_stats(told.profile)
     return finish("ingest", figures, GOALS, told.quick)
@@ -203,7 +203,7 @@ class Topic:
 
     def _messages(self, consumer: Consumer, portion: int) -> Iterator[list[Message]]:
         """The planned range, in which every offset is a record."""
-        left, ranges = self.plan.records, self.plan.offsets
+        left, ranges = self.plan.offset_count, self.plan.offset_ranges
         consumer.assign(
             [TopicPartition(self.plan.topic, p, start) for p, (start, _) in ranges.items()]
         )
@@ -242,7 +242,7 @@ def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> 
     fast = Consumer(at.connection(READER | FETCHES_MUCH | {"enable.partition.eof": False}))
     with bootstrap.open_mill(MODEL, there, spec=spec, exclusive=True) as mill:
         plan = close(mill, spec.calendar.first, "benchmark: the data end here")
-        say(f"topic {name}: {plan.records} records")
+        say(f"topic {name}: {plan.offset_count} records")
         yield Topic(mill, plan, home, plain, fast)
     plain.close()
     fast.close()

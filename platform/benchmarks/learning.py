@@ -36,14 +36,14 @@ from harness import Cpu, Figure, Goal, arguments, finish, say
 from tidemill.core import canonical, learner, scoring
 from tidemill.core.bundle import Model
 from tidemill.core.report import Report
-from tidemill.core.sections import TreesSpec
+from tidemill.core.sections import BoostingSpec
 from tidemill.core.spec import ModelSpec
 
 EVERY = 10
 SIGMA, SEEDS = 0.02, 3
 HARMFUL: tuple[Step, ...] = (forgetful, misled, hasty)
 
-LARGER = TreesSpec(trees=300, rate=0.05, leaves=31, min_rows=100)
+LARGER = BoostingSpec(num_iterations=300, learning_rate=0.05, num_leaves=31, min_data_in_leaf=100)
 
 GOALS = (
     Goal("champion_gain", at_least=0.06),
@@ -125,7 +125,7 @@ def _prequential(year: Year, days: Sequence[Day]) -> Scores:
     return _scores([(day, year.mill.load(day.candidate.parent).predict(day.rows)) for day in days])
 
 
-def _peer(year: Year, days: Sequence[Day], trees: TreesSpec | None, *, holdout: bool) -> Scores:
+def _peer(year: Year, days: Sequence[Day], trees: BoostingSpec | None, *, holdout: bool) -> Scores:
     """What retraining on everything before each day is worth on it, and what it costs."""
     spec, cpu, both, told = year.mill.spec, Cpu(), Cpu(), []
     if trees is not None:
@@ -193,7 +193,7 @@ def _taken(year: Year, initial: Model, line: Line) -> list[Report]:
 
 
 def _loss(reports: Sequence[Report], role: str) -> float:
-    running = reports[-1].running
+    running = reports[-1].cumulative_losses
     return running.sums[role] / running.rows
 
 

@@ -221,7 +221,7 @@ def _deploy(mill: Mill, digest: str) -> int:
     """Put this model into service by an entry of a person's; its version."""
 
     def entry(chain: Chain) -> Entry:
-        seq, prev = chain.next
+        seq, prev = chain.next_position
         return Entry(
             mill.model, seq, "approve", digest, None, None, None, None, "benchmark", "a swap", prev
         )

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol
 
-from tidemill.core.log import Chunk, Extent, Heard, LedgerRecord, Topic
-from tidemill.core.tracking import Version, WindowRun
+from tidemill.core.log import RecordBatch, OffsetRange, LedgerPoll, LedgerRecord, Topic
+from tidemill.core.tracking import RegistryVersion, WindowRun
 
 Clock = Callable[[], int]
 """Milliseconds since 1970-01-01 UTC."""
@@ -17,7 +17,7 @@ class EventLog(Protocol):
         """Raises `TopicMissing`, `LogUnavailable`."""
         ...
 
-    def extents(self, topic: str) -> Mapping[int, Extent]:
+    def extents(self, topic: str) -> Mapping[int, OffsetRange]:
         """Fresh extents of every Kafka partition, as the broker has them now."""
         ...
 
@@ -28,7 +28,7 @@ class EventLog(Protocol):
 
     def read(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
-    ) -> Generator[Chunk, None, None]:
+    ) -> Generator[RecordBatch, None, None]:
         """Every committed data record of `[start, end)` of each partition, in offset order.
 
         Ends when every position has reached its end, records or not. The caller may stop early by
@@ -100,7 +100,7 @@ class LedgerTopic(Protocol):
 class LedgerFeed(Protocol):
     """The ledger topic as a server follows it: from its start, each record once, never writing."""
 
-    def wait(self, seconds: float) -> Heard:
+    def wait(self, seconds: float) -> LedgerPoll:
         """What came, as soon as something has, or nothing after so many seconds.
 
         Where the topic was recreated, or lost records, it begins anew. Raises `LogUnavailable`
@@ -153,7 +153,7 @@ class Tracker(Protocol):
         """The digests of all registered versions."""
         ...
 
-    def register(self, model: str, version: Version) -> None:
+    def register(self, model: str, version: RegistryVersion) -> None:
         """Register a model that was deployed, if its digest is not registered yet."""
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tidemill.core.errors import Refused, StoreFailed, StoreFull
+from tidemill.core.errors import OperationNotAllowed, StoreFailed, StoreFull
 from tidemill.failpoints import reached
 
 _NAME = re.compile(r"(?:[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}/)*[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
@@ -117,7 +117,7 @@ class FileStore:
 def checked(name: str) -> str:
     """The same name, if it is one of a store. Raises `Refused`."""
     if not _NAME.fullmatch(name):
-        raise Refused(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
+        raise OperationNotAllowed(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
     return name
 
 

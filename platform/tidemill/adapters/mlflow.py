@@ -25,7 +25,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import Version, WindowRun
+from tidemill.core.tracking import RegistryVersion, WindowRun
 from tidemill.failpoints import reached
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class MlflowTracker:
             self._versions |= {(model, digest): str(v.version) for digest, v in found.items()}
             return list(found)
 
-    def register(self, model: str, version: Version) -> None:
+    def register(self, model: str, version: RegistryVersion) -> None:
         with self.named(f"register {version.digest[:16]}"):
             if self._version(model, version.digest) is not None:
                 return
@@ -172,7 +172,7 @@ class MlflowTracker:
             self._client.log_artifacts(run_id, folder)
         new = {key: told for key, told in _named(run.params).items() if key not in known}
         params = [Param(key, told[: _LONGEST["param"]]) for key, told in new.items()]
-        metrics = [Metric(key, told, run.at, 0) for key, told in _named(run.metrics).items()]
+        metrics = [Metric(key, told, run.timestamp_ms, 0) for key, told in _named(run.metrics).items()]
         pages = _pages(metrics, _PAGE["metric"]), _pages(params, _PAGE["param"])
         *earlier, last = list(zip_longest(*pages, fillvalue=())) or [((), ())]
         for page in earlier:

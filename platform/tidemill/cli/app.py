@@ -29,7 +29,7 @@ from tidemill.core.errors import (
     PrerequisiteMissing,
     SpecInvalid,
     TidemillError,
-    VerifyFailed,
+    VerificationFailed,
     WindowOpen,
 )
 
@@ -48,7 +48,7 @@ for module in (demo, up, backfill, decide, inspect, replay, serve, ui, postgres)
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
 
-_CODES = {SpecInvalid: 2, WindowOpen: 3, VerifyFailed: 4}
+_CODES = {SpecInvalid: 2, WindowOpen: 3, VerificationFailed: 4}
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -58,7 +58,7 @@ def main() -> None:
         _run()
     except TidemillError as error:
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        console.print(f"{type(error).__name__}: {error.what}", style="red")
+        console.print(f"{type(error).__name__}: {error.message}", style="red")
         console.print(error.remedy.strip())
         sys.exit(next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1))
     except SystemExit as ended:

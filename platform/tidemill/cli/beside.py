@@ -111,7 +111,7 @@ def some_rows(mill: Mill, count: int) -> list[bytes]:
     """The fields, as JSON, of some of the first events of the model's topic."""
     spec, found = mill.spec, list[bytes]()
     extents = mill.log.extents(spec.topic)
-    ranges = {p: (extent.low, extent.stable) for p, extent in extents.items()}
+    ranges = {p: (extent.low_watermark, extent.last_stable_offset) for p, extent in extents.items()}
     for chunk in mill.log.read(spec.topic, ranges, first=count):
         for value in chunk.values:
             event = msgspec.json.decode(value or b"{}")
@@ -125,11 +125,11 @@ def ledger(mill: Mill, topic: str) -> dict[int, Appended]:
     """The model's standing entries by version, with the time at which the topic has each."""
     extent = mill.log.extents(topic)[0]
     at: dict[int, int | None] = {}
-    for chunk in mill.log.read(topic, {0: (extent.low, extent.stable)}):
+    for chunk in mill.log.read(topic, {0: (extent.low_watermark, extent.last_stable_offset)}):
         at |= zip(chunk.offsets, chunk.timestamps, strict=True)
     return {
         each.entry.seq: Appended(each.entry.digest, (at[each.offset] or 0) / 1000)
-        for each in mill.chain().standing
+        for each in mill.chain().entries
     }
 
 

@@ -21,7 +21,7 @@ def close(
     """Say that a stream has ended: close every window through this one."""
     with bootstrap.open_mill(model, Settings(), by=by) as mill:
         plan = intervene.close(mill, mill.spec.calendar.window(through), by)
-    tell(plan, f"{model}: closed through {plan.window}, {plan.records} offsets in it.", as_json)
+    tell(plan, f"{model}: closed through {plan.window}, {plan.offset_count} offsets in it.", as_json)
 
 
 def skip(

@@ -8,7 +8,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Json, ModelName, console, print_json, print_table
-from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable, VerifyFailed
+from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable, VerificationFailed
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check(
         try:
             spec = bootstrap.load_spec(name, settings)
         except SpecInvalid as error:
-            complaints.append(error.what)
+            complaints.append(error.message)
             continue
         if not as_json:
             first = spec.calendar.first
@@ -115,16 +115,16 @@ def history(model: ModelName, as_json: Json = False) -> None:
     with bootstrap.open_mill(model, Settings()) as mill:
         chain = mill.chain()
     if as_json:
-        print_json([standing.entry for standing in chain.standing])
+        print_json([standing.entry for standing in chain.entries])
         return
     print_table(
         ["entry", "kind", "as of", "digest", "by", "why"],
         [
-            [s.entry.seq, s.entry.kind, s.entry.as_of, s.entry.digest[:16], s.entry.by, s.entry.why]
-            for s in chain.standing
+            [s.entry.seq, s.entry.kind, s.entry.as_of, s.entry.digest[:16], s.entry.actor, s.entry.reason]
+            for s in chain.entries
         ],
     )
-    for void in chain.void:
+    for void in chain.invalid_records:
         console.print(f"void at offset {void.offset}: {void.reason}")
 
 
@@ -177,7 +177,7 @@ def verify(
                 f"as archived: {', '.join(verified.given)}."
             )
     if verified.findings:
-        raise VerifyFailed(
+        raise VerificationFailed(
             "\n".join(verified.findings),
             "Nothing was changed. `--repair` makes up for what MLflow lacks; restore anything else "
             "that is named from a backup, or ask in an issue.",
@@ -197,7 +197,7 @@ def _record(mill: "Mill", repair: bool) -> list[str]:
             Recorder(mill, tracker).repair(found)
             found = drift(mill, tracker)
     except TrackerUnavailable as error:
-        return [error.what]
+        return [error.message]
     return list(found.sentences)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from tidemill.adapters import broker
 from tidemill.cli.options import Json, console, print_json
-from tidemill.core.errors import LogUnavailable, Refused
+from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.settings import Settings
 
 _LOOK = 0.5  # seconds
@@ -72,7 +72,7 @@ def status(as_json: Json = False) -> None:
 def _embedded() -> Settings:
     settings = Settings()
     if settings.kafka.bootstrap_servers is not None:
-        raise Refused(
+        raise OperationNotAllowed(
             f"Kafka is {settings.kafka.bootstrap_servers} here, by the environment variable "
             "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS, so there is no embedded broker to speak of.",
             "Unset the variable to use the embedded broker.",

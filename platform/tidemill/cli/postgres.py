@@ -9,7 +9,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.adapters.postgres import server
-from tidemill.core.errors import Refused
+from tidemill.core.errors import OperationNotAllowed
 from tidemill.settings import Settings
 
 
@@ -24,7 +24,7 @@ def postgres(
     """
     own = bootstrap.postgres(Settings())
     if own.port is None:
-        raise Refused(
+        raise OperationNotAllowed(
             f"Nothing of {own.folder.parent} is in PostgreSQL.",
             "`tidemill up --postgres` does that.",
         )

@@ -7,7 +7,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Json, ModelName, console, print_json, print_table
-from tidemill.core.specfile import other_gate
+from tidemill.core.specfile import with_gate_overrides
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def replay(
 
     settings = Settings()
     texts = [*([gate_file.read_text()] if gate_file else []), *map(_line, gate or [])]
-    spec = other_gate(bootstrap.load_spec(model, settings), texts)
+    spec = with_gate_overrides(bootstrap.load_spec(model, settings), texts)
     with (
         bootstrap.scratch_mill(model, settings) as (mill, scratch),
         console.status("judging again") as shown,

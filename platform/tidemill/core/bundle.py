@@ -11,8 +11,8 @@ import polars as pl
 
 from tidemill.core import boosting, canonical
 from tidemill.core.decoding import RowDecoder
-from tidemill.core.errors import BundleUnfit, DigestMismatch, FeatureSkew
-from tidemill.core.features import Array, Column, FeatureFunction, Vocabulary, features, matrix
+from tidemill.core.errors import BundleInvalid, DigestMismatch, FeatureSkew
+from tidemill.core.features import Array, Column, FeatureFunction, Vocabulary, compute_features, matrix
 from tidemill.core.sections import FieldType
 from tidemill.core.spec import ModelSpec, Objective
 from tidemill.core.trees import check_trees
@@ -20,17 +20,17 @@ from tidemill.core.trees import check_trees
 if TYPE_CHECKING:
     import lightgbm
 
-FORMAT = 1
-GOLDEN_ROWS = 16
+FORMAT_VERSION = 1
+MAX_GOLDEN_ROWS = 16
 """Rows, at most, whose answers a bundle carries; a quarter of them come from rows with nulls."""
-TOLERANCE = 1e-9
+RELATIVE_TOLERANCE = 1e-9
 """Relative difference from which an answer counts as another one."""
 
 _REMEDY = "Restore the bundle from a backup, or make it again by `tidemill verify --recompute`."
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenRow:
     """A raw JSON row of the declared fields, and the model's answer to it."""
 
     row: msgspec.Raw
@@ -51,8 +51,8 @@ class Header:
     features: tuple[str, str] | None
     columns: tuple[Column, ...]
     vocabulary: dict[str, tuple[str, ...]]
-    trees: int
-    golden: tuple[Golden, ...]
+    num_iterations: int
+    golden: tuple[GoldenRow, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,24 +74,24 @@ class Model:
         """
         if canonical.digest(bundle) != digest:
             raise DigestMismatch(f"A bundle is not the one of sha256 {digest}.", _REMEDY)
-        first, _, text = bundle.partition(b"\n")
+        header_line, _, tree_bytes = bundle.partition(b"\n")
         try:
-            header = msgspec.json.decode(first, type=Header)
-            trees = text.decode()
+            header = msgspec.json.decode(header_line, type=Header)
+            tree_text = tree_bytes.decode()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BundleUnfit(f"The bundle {digest} cannot be read: {error}.", _REMEDY) from error
+            raise BundleInvalid(f"The bundle {digest} cannot be read: {error}.", _REMEDY) from error
         _check_function(digest, header, function)
-        booster = booster_of(trees)
+        booster = load_booster(tree_text)
         outputs = len(header.classes) or 1
         shape = booster.num_feature(), booster.num_model_per_iteration()
-        if header.format != FORMAT or shape != (len(header.columns), outputs):
-            raise BundleUnfit(f"The parts of bundle {digest} do not fit together.", _REMEDY)
-        return cls(digest, header, trees, booster, function)
+        if header.format != FORMAT_VERSION or shape != (len(header.columns), outputs):
+            raise BundleInvalid(f"The parts of bundle {digest} do not fit together.", _REMEDY)
+        return cls(digest, header, tree_text, booster, function)
 
     @property
-    def trees(self) -> int:
+    def num_iterations(self) -> int:
         """Boosting rounds."""
-        return self.header.trees
+        return self.header.num_iterations
 
     @property
     def tree_digest(self) -> str:
@@ -114,18 +114,18 @@ class Model:
         `rows` has the declared fields; other columns are ignored. Raises `SpecInvalid` and
         `FeatureSkew` from the feature function.
         """
-        return scores(self.booster, self.matrix(rows), num_threads)
+        return predict_matrix(self.booster, self.matrix(rows), num_threads)
 
     def matrix(self, rows: pl.DataFrame) -> Array:
         """float64[rows, columns]: what the trees see of these rows. Raises as `predict`."""
-        made = features(rows, [name for name, _ in self.header.fields], self.function)
-        return matrix(made, self.header.columns, self.vocabulary)
+        features = compute_features(rows, [name for name, _ in self.header.fields], self.function)
+        return matrix(features, self.header.columns, self.vocabulary)
 
     def decoder(self) -> RowDecoder:
         """Decodes the raw JSON rows that this model answers."""
         return RowDecoder(dict(self.header.fields))
 
-    def prove(self) -> None:
+    def validate(self) -> None:
         """Look at all trees, then answer the golden rows, one by one, as every request is.
 
         Raises `BundleUnfit` where a walk through a tree might not end, `FeatureSkew` where an
@@ -134,19 +134,19 @@ class Model:
         check_trees(self.booster)
         rows = self.decoder().rows([golden.row for golden in self.header.golden])
         # Only a feature function could answer a row otherwise because of its neighbours.
-        given = self.matrix(rows) if self.function is None else None
-        for number in range(rows.height):
-            at = slice(number, number + 1)
-            alone = self.matrix(rows[at]) if given is None else given[at]
-            self.compare(number, scores(self.booster, alone, 1)[0].tolist())
+        batch_matrix = self.matrix(rows) if self.function is None else None
+        for index in range(rows.height):
+            row_slice = slice(index, index + 1)
+            row_matrix = self.matrix(rows[row_slice]) if batch_matrix is None else batch_matrix[row_slice]
+            self.check_prediction(index, predict_matrix(self.booster, row_matrix, 1)[0].tolist())
 
-    def compare(self, number: int, answer: float | list[float]) -> None:
+    def check_prediction(self, index: int, prediction: float | list[float]) -> None:
         """Raise `FeatureSkew` unless this is the answer to the golden row of that number."""
-        wanted = self.header.golden[number].prediction
-        if not _close(answer, wanted):
+        expected = self.header.golden[index].prediction
+        if not _is_close(prediction, expected):
             raise FeatureSkew(
-                f"Bundle {self.digest} answers its golden row {number} with {answer}; in "
-                f"training it was {wanted}.",
+                f"Bundle {self.digest} answers its golden row {index} with {prediction}; in "
+                f"training it was {expected}.",
                 "Compare the versions of the libraries and what the feature function reads "
                 "besides its rows with those of training.",
             )
@@ -167,71 +167,71 @@ def encode(
     so that a row that is answered differently alone is found. Raises `BundleUnfit` where an
     answer is not finite.
     """
-    booster = booster_of(text)
+    booster = load_booster(text)
     fields = rows[list(spec.fields)]
-    at = golden_rows(fields)
-    made = features(rows, list(spec.fields), function)
-    answers = scores(booster, matrix(made, columns, vocabulary), 1)[at]
-    if not np.isfinite(answers).all():
-        raise BundleUnfit(
+    golden_indices = golden_row_indices(fields)
+    features = compute_features(rows, list(spec.fields), function)
+    predictions = predict_matrix(booster, matrix(features, columns, vocabulary), 1)[golden_indices]
+    if not np.isfinite(predictions).all():
+        raise BundleInvalid(
             "The model that was just trained gives answers that are not finite.",
             "Look for extreme labels in the window's batch.",
         )
-    golden = zip(fields[at].to_dicts(), answers.tolist(), strict=True)
+    golden = zip(fields[golden_indices].to_dicts(), predictions.tolist(), strict=True)
     header = Header(
-        format=FORMAT,
+        format=FORMAT_VERSION,
         window=window,
         objective=spec.objective,
         classes=tuple(spec.classes),
         label=spec.label,
         fields=tuple((name, field.type) for name, field in spec.fields.items()),
-        features=(function.reference, function.source) if function else None,
+        features=(function.reference, function.source_digest) if function else None,
         columns=tuple(columns),
         vocabulary=dict(vocabulary.values),
-        trees=booster.current_iteration(),
-        golden=tuple(Golden(msgspec.Raw(msgspec.json.encode(row)), told) for row, told in golden),
+        num_iterations=booster.current_iteration(),
+        golden=tuple(GoldenRow(msgspec.Raw(msgspec.json.encode(row)), prediction) for row, prediction in golden),
     )
     return msgspec.json.encode(header, order="sorted") + b"\n" + text.encode()
 
 
-def function_of(bundle: bytes) -> str | None:
+def feature_function_reference(bundle: bytes) -> str | None:
     """The reference of the feature function that a verified bundle needs. Raises `BundleUnfit`."""
     try:
         header = msgspec.json.decode(bundle.partition(b"\n")[0], type=Header)
     except msgspec.DecodeError as error:
-        raise BundleUnfit(f"A bundle's header cannot be read: {error}.", _REMEDY) from error
+        raise BundleInvalid(f"A bundle's header cannot be read: {error}.", _REMEDY) from error
     return header.features[0] if header.features else None
 
 
-def golden_rows(fields: pl.DataFrame) -> list[int]:
+def golden_row_indices(fields: pl.DataFrame) -> list[int]:
     """Which rows a bundle carries: spread evenly over all, and over those with a null."""
-    everywhere = range(fields.height)
-    null = np.zeros(fields.height, dtype=bool)
+    all_rows = range(fields.height)
+    has_null = np.zeros(fields.height, dtype=bool)
     for column in fields.iter_columns():
-        null |= column.is_null().to_numpy()
-    some = set(_spread(np.flatnonzero(null).tolist(), GOLDEN_ROWS // 4))
-    return sorted(some | set(_spread(everywhere, GOLDEN_ROWS - len(some))))
+        has_null |= column.is_null().to_numpy()
+    null_rows = set(_evenly_spaced(np.flatnonzero(has_null).tolist(), MAX_GOLDEN_ROWS // 4))
+    return sorted(null_rows | set(_evenly_spaced(all_rows, MAX_GOLDEN_ROWS - len(null_rows))))
 
 
-def booster_of(text: str) -> "lightgbm.Booster":
+def load_booster(text: str) -> "lightgbm.Booster":
     """The booster of LightGBM's text. Raises `BundleUnfit` where LightGBM says that it is damaged;
     for damage it does not see, it may crash the process."""
-    library = boosting.lightgbm()
+    library = boosting.import_lightgbm()
     try:
         return cast("lightgbm.Booster", library.Booster(model_str=text))
     except (library.basic.LightGBMError, ValueError) as error:
-        raise BundleUnfit(f"LightGBM cannot read the trees: {error}.", _REMEDY) from error
+        raise BundleInvalid(f"LightGBM cannot read the trees: {error}.", _REMEDY) from error
 
 
-def scores(booster: "lightgbm.Booster", given: Array, num_threads: int) -> Array:
+def predict_matrix(booster: "lightgbm.Booster", data: Array, num_threads: int) -> Array:
     """What the booster predicts for a matrix, without rows too."""
     outputs = booster.num_model_per_iteration()
-    if len(given) == 0:
+    if len(data) == 0:
         return np.empty((0, outputs) if outputs > 1 else 0)
-    return cast(Array, booster.predict(given, num_threads=num_threads))
+    return cast(Array, booster.predict(data, num_threads=num_threads))
 
 
-def _spread(positions: Sequence[int], count: int) -> list[int]:
+def _evenly_spaced(positions: Sequence[int], count: int) -> list[int]:
     """At most `count` of the positions, the first and the last among them."""
     if len(positions) <= count:
         return list(positions)
@@ -239,21 +239,21 @@ def _spread(positions: Sequence[int], count: int) -> list[int]:
     return [positions[i * last // (count - 1)] for i in range(count)]
 
 
-def _close(answer: float | list[float], wanted: float | list[float]) -> bool:
-    one, other = (x if isinstance(x, list) else [x] for x in (answer, wanted))
+def _is_close(actual: float | list[float], expected: float | list[float]) -> bool:
+    one, other = (x if isinstance(x, list) else [x] for x in (actual, expected))
     return len(one) == len(other) and all(
-        math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(one, other, strict=True)
+        math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE) for a, b in zip(one, other, strict=True)
     )
 
 
 def _check_function(digest: str, header: Header, function: FeatureFunction | None) -> None:
-    found = (function.reference, function.source) if function else None
-    if header.features == found:
+    current = (function.reference, function.source_digest) if function else None
+    if header.features == current:
         return
-    was, now = (
-        f"{pair[0]} ({pair[1][:12]})" if pair else "none" for pair in (header.features, found)
+    expected, actual = (
+        f"{pair[0]} ({pair[1][:12]})" if pair else "none" for pair in (header.features, current)
     )
     raise FeatureSkew(
-        f"Bundle {digest} was trained with the feature function {was}; now there is {now}.",
+        f"Bundle {digest} was trained with the feature function {expected}; now there is {actual}.",
         "Bring back the source that it was trained with, or deploy a model of the present one.",
     )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
-_SEAL = re.compile(rb'\{\n  "_sha256": "([0-9a-f]{64})",\n')
+_CHECKSUM_LINE = re.compile(rb'\{\n  "_sha256": "([0-9a-f]{64})",\n')
 
 
 def encode(record: object) -> bytes:
@@ -30,7 +30,7 @@ def digest_of(record: object) -> str:
     return digest(encode(record))
 
 
-def seal(data: bytes) -> bytes:
+def with_checksum(data: bytes) -> bytes:
     """A record's bytes (`encode`'s, of an object with keys) with their own digest as first key.
 
     So damage shows in the file itself, even before any later record names its digest.
@@ -39,20 +39,20 @@ def seal(data: bytes) -> bytes:
     return f'{{\n  "_sha256": "{digest(data)}",\n'.encode() + data[2:]
 
 
-def unseal(data: bytes) -> bytes | None:
+def verify_checksum(data: bytes) -> bytes | None:
     """The bytes that `seal` was given; None where they are no longer those."""
-    found = _SEAL.match(data)
-    body = b"{\n" + data[found.end() :] if found else b""
-    return body if found and digest(body) == found[1].decode() else None
+    match = _CHECKSUM_LINE.match(data)
+    body = b"{\n" + data[match.end() :] if match else b""
+    return body if match and digest(body) == match[1].decode() else None
 
 
-def agrees(damaged: bytes, data: bytes) -> bool:
+def is_damaged_copy_of(damaged: bytes, data: bytes) -> bool:
     """Whether damaged sealed bytes were once `seal(data)`: by their seal, or by all the rest."""
-    whole = seal(data)
-    cut = len(whole) - len(data) + 2
-    return damaged[:cut] == whole[:cut] or damaged[cut:] == whole[cut:]
+    checksummed = with_checksum(data)
+    prefix_length = len(checksummed) - len(data) + 2
+    return damaged[:prefix_length] == checksummed[:prefix_length] or damaged[prefix_length:] == checksummed[prefix_length:]
 
 
-def plain(record: object) -> Any:
+def to_builtins(record: object) -> Any:
     """A record as dicts, lists, strings and numbers."""
     return msgspec.to_builtins(record)

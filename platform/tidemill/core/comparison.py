@@ -4,22 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tidemill.core.evidence import Estimate, Evidence, estimate, pooled, t_quantile
+from tidemill.core.evidence import Estimate, LossDifferences, estimate, pool_differences, t_quantile
 from tidemill.core.sections import GateSpec
 
 # Measured over nine healthy and nineteen harmful candidate lines (FIELD-NOTES, Gate): with these
 # the served log loss stayed within .73 % and 2.1 % of the better choice at worst.
-ALPHA_ALONE = 0.01
+ALPHA_SINGLE_WINDOW = 0.01
 """`worse` on a window that is alone in the pool."""
 ALPHA = 0.005
 """`worse` on a window behind others, and on a pool of more than one."""
-WORSE_WINDOW = 0.01
+WORSE_WINDOW_MARGIN = 0.01
 """Share of the reference's loss by which the challenger is `worse` on a window."""
-WORSE_POOL = 0.005
+WORSE_POOL_MARGIN = 0.005
 """The same on a pool."""
 BETTER_CONFIDENCE = 0.95
 """Quantile of t that `better` asks for."""
-BETTER = 0.002
+BETTER_MARGIN = 0.002
 """Share of the reference's loss that `better` asks for."""
 
 Scope = Literal["window", "pool", "tail"]
@@ -27,7 +27,7 @@ Outcome = Literal["better", "worse", "neither", "no evidence", "passed", "failed
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Digests of two models scored on the same rows."""
 
     reference: str
@@ -41,7 +41,7 @@ class Comparison:
     """
 
     scope: Scope
-    pair: Pair
+    pair: ModelPair
     estimate: Estimate
     outcome: Outcome
     t_below: float | None = None
@@ -56,18 +56,18 @@ class Comparison:
         return None if m is None or not loss else m / loss
 
     def __str__(self) -> str:
-        found = self.estimate
-        told = f"{self.scope} of {found.n} rows in {found.clusters} clusters: {self.outcome}"
+        result = self.estimate
+        summary = f"{self.scope} of {result.n} rows in {result.clusters} clusters: {self.outcome}"
         if self.outcome == "no evidence":
-            return told
+            return summary
         gain = "" if self.gain is None else f", gain {self.gain:+.2%} of the loss"
-        return told + gain + ("" if found.t is None else f", t {found.t:+.2f}")
+        return summary + gain + ("" if result.t is None else f", t {result.t:+.2f}")
 
 
 def guard_test(
     scope: Scope,
-    pair: Pair,
-    evidence: Iterable[Evidence],
+    pair: ModelPair,
+    differences: Iterable[LossDifferences],
     gate: GateSpec,
     worse: tuple[float, float] | None = None,
     better: bool = False,
@@ -76,27 +76,27 @@ def guard_test(
 
     `no evidence` with fewer than `gate.min_rows` rows or `gate.min_clusters` clusters, or se = 0.
     """
-    found = estimate(pooled(evidence))
-    few = found.n < gate.min_rows or found.clusters < gate.min_clusters
-    if few or found.m is None or found.loss is None or found.t is None or found.dof is None:
-        return Comparison(scope, pair, found, "no evidence")
-    t_below = -t_quantile(1 - worse[0], found.dof) if worse else None
-    m_below = -worse[1] * found.loss if worse else None
-    t_above = t_quantile(BETTER_CONFIDENCE, found.dof) if better else None
-    m_above = BETTER * found.loss if better else None
+    result = estimate(pool_differences(differences))
+    insufficient = result.n < gate.min_rows or result.clusters < gate.min_clusters
+    if insufficient or result.m is None or result.loss is None or result.t is None or result.dof is None:
+        return Comparison(scope, pair, result, "no evidence")
+    t_below = -t_quantile(1 - worse[0], result.dof) if worse else None
+    m_below = -worse[1] * result.loss if worse else None
+    t_above = t_quantile(BETTER_CONFIDENCE, result.dof) if better else None
+    m_above = BETTER_MARGIN * result.loss if better else None
     outcome: Outcome = "neither"
-    if t_below is not None and m_below is not None and found.t < t_below and found.m < m_below:
+    if t_below is not None and m_below is not None and result.t < t_below and result.m < m_below:
         outcome = "worse"
-    elif t_above is not None and m_above is not None and found.t > t_above and found.m > m_above:
+    elif t_above is not None and m_above is not None and result.t > t_above and result.m > m_above:
         outcome = "better"
-    return Comparison(scope, pair, found, outcome, t_below, m_below, t_above, m_above)
+    return Comparison(scope, pair, result, outcome, t_below, m_below, t_above, m_above)
 
 
-def entry_test(pair: Pair, tail: Evidence, gate: GateSpec) -> Comparison:
+def entry_test(pair: ModelPair, tail_differences: LossDifferences, gate: GateSpec) -> Comparison:
     """Does the holdout fit beat the champion on the tail by more than `gate.min_effect`?"""
-    found = estimate(tail)
-    if found.n < gate.min_tail_rows or found.m is None or found.loss is None:
-        return Comparison("tail", pair, found, "no evidence")
-    asked = gate.min_effect * found.loss
-    outcome: Outcome = "passed" if found.m > asked else "failed"
-    return Comparison("tail", pair, found, outcome, m_above=asked)
+    result = estimate(tail_differences)
+    if result.n < gate.min_tail_rows or result.m is None or result.loss is None:
+        return Comparison("tail", pair, result, "no evidence")
+    threshold = gate.min_effect * result.loss
+    outcome: Outcome = "passed" if result.m > threshold else "failed"
+    return Comparison("tail", pair, result, outcome, m_above=threshold)

@@ -11,15 +11,15 @@ import polars as pl
 from msgspec import UNSET
 
 from tidemill.core.errors import RowInvalid
-from tidemill.core.events import MALFORMED, Message, decoder, label_type, reason
-from tidemill.core.labels import as_text, labelled
+from tidemill.core.events import DECODE_ERRORS, Message, decoder, label_type, rejection_reason
+from tidemill.core.labels import as_text, encode_labels
 from tidemill.core.sections import FieldType
 from tidemill.core.spec import ModelSpec
 
-IDENTITY = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
+IDENTITY_SCHEMA = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
 """The columns before the fields: where a row stands in the log, and its event time in ms."""
 
-_COLUMNS = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean()}
+_DTYPES = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean()}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Decoded:
     absent: dict[str, int]
 
 
-def fitted(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.DataFrame:
+def align_to_schema(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.DataFrame:
     """The rows with just these fields, in this order, behind tidemill's own columns.
 
     A field that the rows lack, or have as another type, is null: they were decoded before it was
@@ -57,11 +57,11 @@ def fitted(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.DataFrame:
     """
 
     def column(name: str, dtype: pl.DataType) -> pl.Expr:
-        there = rows.schema.get(name) == dtype
-        return pl.col(name) if there else pl.lit(None, dtype).alias(name)
+        matches = rows.schema.get(name) == dtype
+        return pl.col(name) if matches else pl.lit(None, dtype).alias(name)
 
-    own = [name for name in rows.columns if name.startswith("_")]
-    return rows.select(*own, *(column(name, _COLUMNS[kind]) for name, kind in fields.items()))
+    internal = [name for name in rows.columns if name.startswith("_")]
+    return rows.select(*internal, *(column(name, _DTYPES[kind]) for name, kind in fields.items()))
 
 
 class RowDecoder:
@@ -78,12 +78,12 @@ class RowDecoder:
         value that does not fit.
         """
         events = []
-        for number, value in enumerate(values):
+        for index, value in enumerate(values):
             try:
                 event = self._decode(value)
-            except MALFORMED as error:
+            except DECODE_ERRORS as error:
                 raise RowInvalid(
-                    f"Row {number} of {len(values)} cannot be used: {reason(error, value)}.",
+                    f"Row {index} of {len(values)} cannot be used: {rejection_reason(error, value)}.",
                     f"Send a JSON object with the fields {', '.join(self._types)}.",
                 ) from error
             events.append(event)
@@ -96,21 +96,21 @@ def frame(events: Sequence[Any], types: Mapping[str, FieldType]) -> pl.DataFrame
 
 
 @dataclass
-class _Sifted:
+class _DecodeState:
     """The events of a chunk that are good so far, at which of its places each stood, and what is
     wrong at the others."""
 
     events: list[Any]
-    places: Sequence[int]
-    faults: dict[int, str]
+    positions: Sequence[int]
+    errors: dict[int, str]
 
-    def drop(self, faults: Mapping[int, str]) -> None:
+    def reject(self, errors: Mapping[int, str]) -> None:
         """Take out what turned out to be wrong; `faults` go by position among the events."""
-        if faults:
-            self.faults |= {self.places[at]: why for at, why in faults.items()}
-            left = [at for at in range(len(self.events)) if at not in faults]
-            self.events = [self.events[at] for at in left]
-            self.places = [self.places[at] for at in left]
+        if errors:
+            self.errors |= {self.positions[position]: reason for position, reason in errors.items()}
+            remaining = [position for position in range(len(self.events)) if position not in errors]
+            self.events = [self.events[position] for position in remaining]
+            self.positions = [self.positions[position] for position in remaining]
 
 
 class Decoder:
@@ -122,8 +122,8 @@ class Decoder:
         self._label_index = f"f{len(self._types)}"
         self._decode = decoder(self._types, {spec.label: label_type(spec)})
         self.schema = pl.Schema(
-            IDENTITY
-            | {name: _COLUMNS[kind] for name, kind in self._types.items()}
+            IDENTITY_SCHEMA
+            | {name: _DTYPES[kind] for name, kind in self._types.items()}
             | {spec.label: pl.Float64}
         )
         """Identity, the fields (category String, number Float64, boolean), the label Float64."""
@@ -144,18 +144,18 @@ class Decoder:
         A record without a timestamp, without a value or with a label outside its range is
         rejected. Whether a record is kept depends on that record alone.
         """
-        sifted = self._events(timestamps, values)
-        told = list(map(attrgetter(self._label_index), sifted.events))
-        label, outside = labelled(self._spec, told)
-        sifted.drop(outside)
-        columns, absent = _columns(sifted.events, self._types)
+        state = self._events(timestamps, values)
+        label_values = list(map(attrgetter(self._label_index), state.events))
+        label, label_errors = encode_labels(self._spec, label_values)
+        state.reject(label_errors)
+        columns, absent = _columns(state.events, self._types)
         rejected = tuple(
-            Rejected(partition, offsets[at], timestamps[at], why, values[at])
-            for at, why in sorted(sifted.faults.items())
+            Rejected(partition, offsets[position], timestamps[position], reason, values[position])
+            for position, reason in sorted(state.errors.items())
         )
         if rejected:
-            offsets = [offsets[at] for at in sifted.places]
-            timestamps = [timestamps[at] for at in sifted.places]
+            offsets = [offsets[position] for position in state.positions]
+            timestamps = [timestamps[position] for position in state.positions]
         rows = pl.DataFrame(
             [
                 pl.repeat(partition, len(offsets), dtype=pl.Int32, eager=True).alias("_partition"),
@@ -167,38 +167,38 @@ class Decoder:
         )
         return Decoded(rows, rejected, absent)
 
-    def _events(self, timestamps: Sequence[int | None], values: Sequence[bytes | None]) -> _Sifted:
+    def _events(self, timestamps: Sequence[int | None], values: Sequence[bytes | None]) -> _DecodeState:
         """The records that are events and have a timestamp."""
         if None not in timestamps:
             try:
-                return _Sifted(list(map(self._decode, values)), range(len(values)), {})
-            except MALFORMED:  # which of them, and why, is found one by one
+                return _DecodeState(list(map(self._decode, values)), range(len(values)), {})
+            except DECODE_ERRORS:  # which of them, and why, is found one by one
                 pass
-        events, places, faults = [], [], {}
-        for at, value in enumerate(values):
+        events, positions, errors = [], [], {}
+        for position, value in enumerate(values):
             try:
                 event = self._decode(value)
-            except MALFORMED as error:
-                faults[at] = reason(error, value)
+            except DECODE_ERRORS as error:
+                errors[position] = rejection_reason(error, value)
                 continue
-            if timestamps[at] is None:
-                faults[at] = "no timestamp"
+            if timestamps[position] is None:
+                errors[position] = "no timestamp"
             else:
                 events.append(event)
-                places.append(at)
-        return _Sifted(events, places, faults)
+                positions.append(position)
+        return _DecodeState(events, positions, errors)
 
 
 @contextmanager
-def no_search_for_cycles() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Decode in here: records come and go by the million and none refers to itself, so the
     interpreter's search for cycles would cost a seventh and find nothing."""
-    looking = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if looking:
+        if was_enabled:
             gc.enable()
 
 
@@ -208,25 +208,25 @@ def _columns(
     """One series a field, and how many events lack each."""
     columns, absent = [], {}
     for index, (name, kind) in enumerate(types.items()):
-        told = list(map(attrgetter(f"f{index}"), events))
+        values = list(map(attrgetter(f"f{index}"), events))
         if kind == "number":
-            column = pl.Series(name, told, dtype=pl.Float64)
+            column = pl.Series(name, values, dtype=pl.Float64)
             absent[name] = int(column.is_nan().sum())
             column = column.fill_nan(None) if absent[name] else column
         else:
-            column, absent[name] = _plain_column(name, told, _COLUMNS[kind])
+            column, absent[name] = _build_column(name, values, _DTYPES[kind])
         columns.append(column)
     return columns, absent
 
 
-def _plain_column(name: str, told: list[Any], dtype: pl.DataType) -> tuple[pl.Series, int]:
+def _build_column(name: str, raw_values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, int]:
     """Strict building tells the usual case, where every value has the column's own type."""
     try:
-        return pl.Series(name, told, dtype=dtype, strict=True), 0
+        return pl.Series(name, raw_values, dtype=dtype, strict=True), 0
     except (TypeError, ValueError):
         pass
-    absent = sum(value is UNSET for value in told)
-    values = [None if value is UNSET else value for value in told]
+    absent = sum(value is UNSET for value in raw_values)
+    values = [None if value is UNSET else value for value in raw_values]
     if dtype == pl.String:
         values = [value if value is None else as_text(value) for value in values]
     return pl.Series(name, values, dtype=dtype, strict=True), absent

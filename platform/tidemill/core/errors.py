@@ -7,13 +7,13 @@ class TidemillError(Exception):
     `what` names the thing and the place in one sentence; `remedy` says what to do about it.
     """
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.what = what
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.message = message
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.what} {self.remedy}"
+        return f"{self.message} {self.remedy}"
 
 
 # What the user wrote.
@@ -35,7 +35,7 @@ class PrerequisiteMissing(TidemillError):
     """Something this machine needs is not there."""
 
 
-class Refused(TidemillError):
+class OperationNotAllowed(TidemillError):
     """A command asks for something that the rules do not allow now."""
 
 
@@ -131,11 +131,11 @@ class ServiceFailed(TidemillError):
 # Models.
 
 
-class LineChanged(TidemillError):
+class LineageChanged(TidemillError):
     """The learning spec differs from the one the candidate line was begun with."""
 
 
-class ParentDigest(TidemillError):
+class ParentInvalid(TidemillError):
     """The model to continue from is missing or is not what its digest says."""
 
 
@@ -147,7 +147,7 @@ class FeatureSkew(TidemillError):
     """A bundle does not reproduce its own golden rows."""
 
 
-class BundleUnfit(TidemillError):
+class BundleInvalid(TidemillError):
     """A bundle could not be loaded and proven in a child process."""
 
 
@@ -202,5 +202,5 @@ class AlertFailed(TidemillError):
     """Nobody took an alert."""
 
 
-class VerifyFailed(TidemillError):
+class VerificationFailed(TidemillError):
     """What is stored is not what the rules make of its inputs."""

@@ -12,17 +12,17 @@ from tidemill.core.spec import ModelSpec
 Message = bytes | bytearray | memoryview | msgspec.Raw
 
 # An absent number is NaN until the columns are built: JSON has none, so it cannot collide.
-_TYPES: dict[str, tuple[Any, Any]] = {
+_EVENT_TYPES: dict[str, tuple[Any, Any]] = {
     "category": (str | int | bool | None | UnsetType, UNSET),
     "number": (float | None, float("nan")),
     "boolean": (bool | None | UnsetType, UNSET),
 }
-_KNOWN: dict[str, Any] = {
+_ROW_TYPES: dict[str, Any] = {
     "category": str | int | float | bool | None,  # 3.0 is a whole number in JSON, and so is 3
     "number": float | None,
     "boolean": bool | None,
 }
-_WORDS = {
+_TYPE_NAMES = {
     "bool | int | str | null": "text",
     "float | null": "number",
     "bool | null": "boolean",
@@ -34,7 +34,7 @@ _WORDS = {
     "bool": "boolean",
     "int": "whole number",
 }
-MALFORMED = (
+DECODE_ERRORS = (
     msgspec.DecodeError,  # and ValidationError
     UnicodeDecodeError,
     RecursionError,
@@ -45,7 +45,7 @@ MALFORMED = (
 def decoder(types: Mapping[str, FieldType], label: Mapping[str, Any]) -> Callable[[Any], Any]:
     """A decoder into a struct with the fields f0, f1, … in the order given, the label last."""
     names = [*types, *label]
-    fields: list[Any] = [(f"f{i}", *_TYPES[kind]) for i, kind in enumerate(types.values())]
+    fields: list[Any] = [(f"f{i}", *_EVENT_TYPES[kind]) for i, kind in enumerate(types.values())]
     fields += [(f"f{len(types)}", kind) for kind in label.values()]
     rename = {f"f{i}": name for i, name in enumerate(names)}
     event = msgspec.defstruct("Event", fields, rename=rename, gc=False, kw_only=True)
@@ -57,13 +57,13 @@ def row_type(fields: Mapping[str, FieldSpec]) -> type[msgspec.Struct]:
 
     A null is a value that is not known, whatever the field; only an optional one may be absent.
     """
-    told: list[Any] = []
+    struct_fields: list[Any] = []
     for index, field in enumerate(fields.values()):
-        known = _KNOWN[field.type]
-        told.append((f"f{index}", known, None) if field.optional else (f"f{index}", known))
+        json_type = _ROW_TYPES[field.type]
+        struct_fields.append((f"f{index}", json_type, None) if field.optional else (f"f{index}", json_type))
     rename = {f"f{index}": name for index, name in enumerate(fields)}
     return msgspec.defstruct(
-        "Row", told, rename=rename, gc=False, kw_only=True, forbid_unknown_fields=True
+        "Row", struct_fields, rename=rename, gc=False, kw_only=True, forbid_unknown_fields=True
     )
 
 
@@ -73,7 +73,7 @@ def label_type(spec: ModelSpec) -> Any:
     return str | int | bool if spec.objective == "multiclass" else float
 
 
-def reason(error: Exception, value: Message | None) -> str:
+def rejection_reason(error: Exception, value: Message | None) -> str:
     """A short, stable name for what is wrong with a message."""
     if value is None:
         return "tombstone"
@@ -88,30 +88,30 @@ def reason(error: Exception, value: Message | None) -> str:
     return _field_reason(str(error))
 
 
-def _field_reason(told: str) -> str:
+def _field_reason(message: str) -> str:
     """`$.name` says what fits: msgspec's message in terms of the field."""
-    what, _, path = told.partition(" - at `$.")
-    if what.startswith("Object missing required field `"):
-        return f"{what.removeprefix('Object missing required field ')}: missing"
+    problem, _, path = message.partition(" - at `$.")
+    if problem.startswith("Object missing required field `"):
+        return f"{problem.removeprefix('Object missing required field ')}: missing"
     if not path:
         return "not a JSON object"
-    return f"`{path}: {_mismatch(what)}"
+    return f"`{path}: {_describe_type_error(problem)}"
 
 
-def mismatch(value: object, field: FieldSpec) -> str | None:
+def type_error(value: object, field: FieldSpec) -> str | None:
     """Why a value of JSON is none of the field; None where it is one."""
     if field.type == "category" and isinstance(value, float) and not value.is_integer():
         return "expected text, got number"
     try:
-        msgspec.convert(value, _KNOWN[field.type])
+        msgspec.convert(value, _ROW_TYPES[field.type])
     except msgspec.ValidationError as error:
-        return _mismatch(str(error))
+        return _describe_type_error(str(error))
     return None
 
 
-def _mismatch(what: str) -> str:
+def _describe_type_error(message: str) -> str:
     """msgspec's message about a single value, in our words."""
-    if not what.startswith("Expected `"):
+    if not message.startswith("Expected `"):
         return "out of range"
-    expected, got = (part.strip("`") for part in what.removeprefix("Expected ").split(", got "))
-    return f"expected {_WORDS.get(expected, expected)}, got {_WORDS.get(got, got)}"
+    expected, got = (part.strip("`") for part in message.removeprefix("Expected ").split(", got "))
+    return f"expected {_TYPE_NAMES.get(expected, expected)}, got {_TYPE_NAMES.get(got, got)}"

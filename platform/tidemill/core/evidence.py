@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-_ROUNDING = 1e-12  # spread below this share of the largest sum is the rounding of equal gains
+_ROUNDING_TOLERANCE = 1e-12  # spread below this share of the largest sum is the rounding of equal gains
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LossDifferences:
     """Sums over clusters, as parallel tuples in ascending order of cluster.
 
     A cluster is named by its beginning in milliseconds since 1970. `gains` are sums of
@@ -52,30 +52,30 @@ def cluster_starts(
     return np.floor_divide(timestamp - start, length) * length + start
 
 
-def gather(
+def cluster_differences(
     reference: npt.NDArray[np.float64],
     challenger: npt.NDArray[np.float64],
     clusters: npt.NDArray[np.int64],
-) -> Evidence:
+) -> LossDifferences:
     """Evidence of the challenger over the reference, from losses of the same n rows."""
     names, codes = np.unique(clusters, return_inverse=True)
     gains = np.bincount(codes, reference - challenger)
     losses = np.bincount(codes, reference)
     rows = np.bincount(codes)
-    return Evidence(*(tuple(sums.tolist()) for sums in (names, rows, gains, losses)))
+    return LossDifferences(*(tuple(sums.tolist()) for sums in (names, rows, gains, losses)))
 
 
-def pooled(parts: Iterable[Evidence]) -> Evidence:
+def pool_differences(parts: Iterable[LossDifferences]) -> LossDifferences:
     """All evidence together: what several parts say of one cluster is summed."""
     sums: dict[int, tuple[int, float, float]] = {}
     for part in parts:
         for name, n, gain, loss in zip(
             part.clusters, part.rows, part.gains, part.losses, strict=True
         ):
-            old = sums.get(name, (0, 0.0, 0.0))
-            sums[name] = (old[0] + n, old[1] + gain, old[2] + loss)
+            total = sums.get(name, (0, 0.0, 0.0))
+            sums[name] = (total[0] + n, total[1] + gain, total[2] + loss)
     names = sorted(sums)
-    return Evidence(
+    return LossDifferences(
         tuple(names),
         tuple(sums[name][0] for name in names),
         tuple(sums[name][1] for name in names),
@@ -83,22 +83,22 @@ def pooled(parts: Iterable[Evidence]) -> Evidence:
     )
 
 
-def estimate(evidence: Evidence) -> Estimate:
+def estimate(differences: LossDifferences) -> Estimate:
     """`m = Σd/n`, `se = √(G/(G−1) · Σ_g(D_g − m·n_g)²)/n`, `t = m/se`, G−1 degrees of freedom."""
-    n, g = sum(evidence.rows), len(evidence.clusters)
+    n, g = sum(differences.rows), len(differences.clusters)
     if n == 0:
         return Estimate(0, g)
-    m, loss = fsum(evidence.gains) / n, fsum(evidence.losses) / n
+    m, loss = fsum(differences.gains) / n, fsum(differences.losses) / n
     if g < 2:
         return Estimate(n, g, m, loss)
     # The largest sum is the unit, so that no square over- or underflows.
-    unit = max(abs(d) for d in evidence.gains)
+    unit = max(abs(d) for d in differences.gains)
     if unit == 0:
         return Estimate(n, g, m, loss, 0.0, None, g - 1)
-    sums = zip(evidence.gains, evidence.rows, strict=True)
+    sums = zip(differences.gains, differences.rows, strict=True)
     residuals = [d / unit - m / unit * k for d, k in sums]
     spread = sqrt(fsum(r * r for r in residuals))
-    if spread <= _ROUNDING:
+    if spread <= _ROUNDING_TOLERANCE:
         return Estimate(n, g, m, loss, 0.0, None, g - 1)
     se = sqrt(g / (g - 1)) * spread * unit / n
     return Estimate(n, g, m, loss, se, m / se if se > 0 else None, g - 1)

@@ -11,9 +11,9 @@ import polars as pl
 from tidemill.core.errors import FeatureSkew, SpecInvalid, TidemillError
 
 Array = npt.NDArray[np.float64]
-Kind = Literal["category", "number"]
+ColumnKind = Literal["category", "number"]
 
-PROBED = 16
+PROBE_ROWS = 16
 """Rows on which a feature function is asked again, to see whether it works row by row."""
 
 _CATEGORIES = (pl.String, pl.Categorical, pl.Enum)
@@ -24,7 +24,7 @@ class Column:
     """One feature: its name and how LightGBM treats it."""
 
     name: str
-    kind: Kind
+    kind: ColumnKind
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FeatureFunction:
     """
 
     reference: str
-    source: str
+    source_digest: str
     function: Callable[[pl.DataFrame], Any]
 
 
@@ -47,10 +47,10 @@ class Vocabulary:
 
     def size(self) -> int:
         """How many values are known, over all features."""
-        return sum(len(known) for known in self.values.values())
+        return sum(len(values) for values in self.values.values())
 
 
-def features(
+def compute_features(
     rows: pl.DataFrame, fields: Sequence[str], function: FeatureFunction | None
 ) -> pl.DataFrame:
     """One row of features for each row. Without a function they are the declared fields.
@@ -62,21 +62,21 @@ def features(
     if function is None:
         return declared
     try:
-        made = function.function(declared)
+        features = function.function(declared)
     except TidemillError:  # the function itself could not be loaded
         raise
     except Exception as error:
-        raise _unfit(function, f"fails with {type(error).__name__}: {error}") from error
-    if not isinstance(made, pl.DataFrame):
-        raise _unfit(function, f"gives a {type(made).__name__} instead of a polars DataFrame")
-    if made.height != rows.height:
-        raise _unfit(function, f"gives {made.height} rows for {rows.height}")
-    if not made.width:
-        raise _unfit(function, "gives no columns")
-    for name, dtype in made.schema.items():
-        if _kind(dtype) is None:
-            raise _unfit(function, f"gives column {name!r} of type {dtype}")
-    return made
+        raise _invalid_function(function, f"fails with {type(error).__name__}: {error}") from error
+    if not isinstance(features, pl.DataFrame):
+        raise _invalid_function(function, f"gives a {type(features).__name__} instead of a polars DataFrame")
+    if features.height != rows.height:
+        raise _invalid_function(function, f"gives {features.height} rows for {rows.height}")
+    if not features.width:
+        raise _invalid_function(function, "gives no columns")
+    for name, dtype in features.schema.items():
+        if _column_kind(dtype) is None:
+            raise _invalid_function(function, f"gives column {name!r} of type {dtype}")
+    return features
 
 
 def check_row_wise(
@@ -89,76 +89,76 @@ def check_row_wise(
     """
     if function is None or rows.height == 0:
         return
-    whole = features(rows, fields, function)
-    at = sorted({round(i) for i in np.linspace(rows.height - 1, 0, PROBED)}, reverse=True)
-    again = features(rows[at], fields, function)
-    alone = features(rows[at[:1]], fields, function)
-    if again.columns != whole.columns or alone.columns != whole.columns:
-        raise _unfit(function, "gives other columns for other rows")
-    for name in whole.columns:
-        told = whole[name][at].to_list()
-        if not _same(told, again[name].to_list()) or not _same(told[:1], alone[name].to_list()):
-            raise _unfit(function, f"is not row-wise: {name!r} of a row depends on other rows")
+    batch_features = compute_features(rows, fields, function)
+    indices = sorted({round(i) for i in np.linspace(rows.height - 1, 0, PROBE_ROWS)}, reverse=True)
+    reordered = compute_features(rows[indices], fields, function)
+    single_row = compute_features(rows[indices[:1]], fields, function)
+    if reordered.columns != batch_features.columns or single_row.columns != batch_features.columns:
+        raise _invalid_function(function, "gives other columns for other rows")
+    for name in batch_features.columns:
+        expected = batch_features[name][indices].to_list()
+        if not _equal_values(expected, reordered[name].to_list()) or not _equal_values(expected[:1], single_row[name].to_list()):
+            raise _invalid_function(function, f"is not row-wise: {name!r} of a row depends on other rows")
 
 
-def columns_of(made: pl.DataFrame) -> tuple[Column, ...]:
+def feature_columns(features: pl.DataFrame) -> tuple[Column, ...]:
     """The feature columns that a frame from `features` has, in its order."""
-    kinds = {name: _kind(dtype) for name, dtype in made.schema.items()}
+    kinds = {name: _column_kind(dtype) for name, dtype in features.schema.items()}
     return tuple(Column(name, kind) for name, kind in kinds.items() if kind is not None)
 
 
-def extend(vocabulary: Vocabulary, made: pl.DataFrame, columns: Sequence[Column]) -> Vocabulary:
+def extend_vocabulary(vocabulary: Vocabulary, features: pl.DataFrame, columns: Sequence[Column]) -> Vocabulary:
     """The vocabulary with the new values of these rows behind the known ones, sorted."""
     values = dict(vocabulary.values)
     for column in columns:
         if column.kind == "category":
-            known = values.get(column.name, ())
-            seen = _texts(_column(made, column)).drop_nulls().unique().to_list()
-            values[column.name] = (*known, *sorted(set(seen).difference(known)))
+            existing = values.get(column.name, ())
+            observed = _as_strings(_column(features, column)).drop_nulls().unique().to_list()
+            values[column.name] = (*existing, *sorted(set(observed).difference(existing)))
     return Vocabulary(values)
 
 
-def matrix(made: pl.DataFrame, columns: Sequence[Column], vocabulary: Vocabulary) -> Array:
+def matrix(features: pl.DataFrame, columns: Sequence[Column], vocabulary: Vocabulary) -> Array:
     """float64[rows, columns] in C order: numbers, codes of categories, NaN for null and unknown.
 
     Raises `FeatureSkew` where a column is gone or is of another kind.
     """
-    out = np.full((made.height, len(columns)), np.nan)
-    for at, column in enumerate(columns):
-        series = _column(made, column)
+    out = np.full((features.height, len(columns)), np.nan)
+    for index, column in enumerate(columns):
+        series = _column(features, column)
         if series.dtype == pl.Null:
             continue
         if column.kind == "category":
-            known = pl.Enum(vocabulary.values.get(column.name, ()))
-            series = _texts(series).cast(known, strict=False).to_physical()
-        out[:, at] = series.cast(pl.Float64).to_numpy()  # null becomes NaN
+            enum = pl.Enum(vocabulary.values.get(column.name, ()))
+            series = _as_strings(series).cast(enum, strict=False).to_physical()
+        out[:, index] = series.cast(pl.Float64).to_numpy()  # null becomes NaN
     return out
 
 
-def _column(made: pl.DataFrame, column: Column) -> pl.Series:
-    kind = _kind(made.schema[column.name]) if column.name in made.schema else None
-    if kind == column.kind or made.schema.get(column.name) == pl.Null:
-        return made[column.name]
-    found = "missing" if kind is None else f"a {kind}"
+def _column(features: pl.DataFrame, column: Column) -> pl.Series:
+    kind = _column_kind(features.schema[column.name]) if column.name in features.schema else None
+    if kind == column.kind or features.schema.get(column.name) == pl.Null:
+        return features[column.name]
+    actual = "missing" if kind is None else f"a {kind}"
     raise FeatureSkew(
         f"Feature {column.name!r} was a {column.kind} when the model was trained; now it is "
-        f"{found}.",
+        f"{actual}.",
         "Bring the old feature function back, or define a model of a new name.",
     )
 
 
-def _texts(column: pl.Series) -> pl.Series:
+def _as_strings(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _kind(dtype: pl.DataType) -> Kind | None:
+def _column_kind(dtype: pl.DataType) -> ColumnKind | None:
     if isinstance(dtype, _CATEGORIES):
         return "category"
     usable = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
     return "number" if usable else None
 
 
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+def _equal_values(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Equal values; NaN equals NaN, and sums may differ by rounding."""
     if len(one) != len(other):
         return False
@@ -171,9 +171,9 @@ def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return True
 
 
-def _unfit(function: FeatureFunction, what: str) -> SpecInvalid:
+def _invalid_function(function: FeatureFunction, problem: str) -> SpecInvalid:
     return SpecInvalid(
-        f"The feature function {function.reference} {what}.",
+        f"The feature function {function.reference} {problem}.",
         "It takes a polars frame of the declared fields and gives one row of text, number or "
         "boolean columns for each row, from that row alone.",
     )

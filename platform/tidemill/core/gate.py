@@ -7,16 +7,16 @@ from typing import Literal
 from tidemill.core import canonical
 from tidemill.core.comparison import (
     ALPHA,
-    ALPHA_ALONE,
-    WORSE_POOL,
-    WORSE_WINDOW,
+    ALPHA_SINGLE_WINDOW,
+    WORSE_POOL_MARGIN,
+    WORSE_WINDOW_MARGIN,
     Comparison,
-    Pair,
+    ModelPair,
     entry_test,
     guard_test,
 )
-from tidemill.core.evidence import Evidence
-from tidemill.core.ledger import Kind
+from tidemill.core.evidence import LossDifferences
+from tidemill.core.ledger import EntryKind
 from tidemill.core.sections import GateSpec
 
 Mode = Literal["FOLLOW", "RECOVERY"]
@@ -24,12 +24,12 @@ Decision = Literal["promote", "keep", "roll_back"]
 
 
 @dataclass(frozen=True)
-class Taken:
+class AppliedEntry:
     """A person's entry of the ledger that a report takes; `hash` is the sha256 of its bytes."""
 
     seq: int
     hash: str
-    kind: Kind
+    kind: EntryKind
     digest: str
 
 
@@ -38,8 +38,8 @@ class PooledWindow:
     """What one judged window said of a pair of models."""
 
     window: str
-    pair: Pair
-    evidence: Evidence
+    pair: ModelPair
+    differences: LossDifferences
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class GateState:
     pool: tuple[PooledWindow, ...] = ()
     pending: str | None = None
     spec: str | None = None
-    line: str | None = None
+    lineage: str | None = None
 
 
 @dataclass(frozen=True)
-class Facts:
+class GateInputs:
     """What is known at the close of a window. Models are digests.
 
     `parent` is the candidate of the window before. `on_window` is the evidence of the pair that
@@ -72,8 +72,8 @@ class Facts:
     candidate: str
     parent: str
     holdout: str | None
-    on_window: Evidence | None
-    on_tail: Evidence | None
+    window_differences: LossDifferences | None
+    tail_differences: LossDifferences | None
 
 
 @dataclass(frozen=True)
@@ -86,119 +86,119 @@ class Verdict:
     comparisons: tuple[Comparison, ...] = ()
 
 
-def start(initial: str) -> GateState:
+def initial_state(initial: str) -> GateState:
     """The state before the first window: the initial model is champion and baseline."""
     return GateState(champion=initial, baseline=initial)
 
 
-def before(state: GateState, entries: Iterable[Taken], gate: GateSpec, line: str) -> GateState:
+def opening_state(state: GateState, entries: Iterable[AppliedEntry], gate: GateSpec, lineage: str) -> GateState:
     """The state in which a window is judged: another spec or line, then the persons' entries.
 
     Its champion and baseline are the models to score.
     """
     spec = canonical.digest_of(gate.model_dump())
-    if (state.spec, state.line) != (spec, line):
-        state = replace(state, pool=(), spec=spec, line=line)
+    if (state.spec, state.lineage) != (spec, lineage):
+        state = replace(state, pool=(), spec=spec, line=lineage)
     if gate.policy != "manual":
         state = replace(state, pending=None)
     for entry in entries:
-        d = entry.digest
+        digest = entry.digest
         if entry.kind == "rollback":
-            state = replace(state, champion=d, baseline=d, mode="RECOVERY", pool=())
+            state = replace(state, champion=digest, baseline=digest, mode="RECOVERY", pool=())
         elif entry.kind == "approve":
-            state = replace(state, champion=d, mode="FOLLOW", pool=(), pending=None)
+            state = replace(state, champion=digest, mode="FOLLOW", pool=(), pending=None)
     return state
 
 
-def judged(state: GateState, gate: GateSpec, parent: str) -> Pair | None:
+def guarded_pair(state: GateState, gate: GateSpec, parent: str) -> ModelPair | None:
     """What the guard compares on the whole window; None: there is nothing to guard."""
     if state.mode == "RECOVERY":
-        return Pair(state.baseline, parent)
+        return ModelPair(state.baseline, parent)
     if gate.policy == "always" or state.champion == state.baseline:
         return None
-    return Pair(state.baseline, state.champion)
+    return ModelPair(state.baseline, state.champion)
 
 
-def decide(state: GateState, gate: GateSpec, facts: Facts) -> Verdict:
+def decide(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
     """The verdict of a window, from the state that `before` gave."""
-    guarded = _guard(state, gate, facts)
-    if guarded.state.mode == "RECOVERY":  # rolled back just now, or still not proven better
-        return guarded
-    entered = _enter(guarded.state, gate, facts)
+    guard_verdict = _guard(state, gate, inputs)
+    if guard_verdict.state.mode == "RECOVERY":  # rolled back just now, or still not proven better
+        return guard_verdict
+    entry_verdict = _entry_test(guard_verdict.state, gate, inputs)
     return replace(
-        entered,
-        reasons=guarded.reasons + entered.reasons,
-        comparisons=guarded.comparisons + entered.comparisons,
+        entry_verdict,
+        reasons=guard_verdict.reasons + entry_verdict.reasons,
+        comparisons=guard_verdict.comparisons + entry_verdict.comparisons,
     )
 
 
-def _guard(state: GateState, gate: GateSpec, facts: Facts) -> Verdict:
-    pair = judged(state, gate, facts.parent)
+def _guard(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
+    pair = guarded_pair(state, gate, inputs.parent)
     if pair is None:
-        told = "policy always" if gate.policy == "always" else "the champion is the baseline"
-        return Verdict("keep", (f"the guard had nothing to judge: {told}",), state)
-    if facts.on_window is None or not facts.on_window.rows:
+        explanation = "policy always" if gate.policy == "always" else "the champion is the baseline"
+        return Verdict("keep", (f"the guard had nothing to judge: {explanation}",), state)
+    if inputs.window_differences is None or not inputs.window_differences.rows:
         return Verdict("keep", ("the guard had nothing to judge: no rows",), state)
-    pool = (*state.pool, PooledWindow(facts.window, pair, facts.on_window))[-gate.pool :]
+    pool = (*state.pool, PooledWindow(inputs.window, pair, inputs.window_differences))[-gate.pool_size :]
     state = replace(state, pool=pool)
-    return _recover(state, gate) if state.mode == "RECOVERY" else _watch(state, gate)
+    return _guard_recovery(state, gate) if state.mode == "RECOVERY" else _guard_following(state, gate)
 
 
-def _watch(state: GateState, gate: GateSpec) -> Verdict:
+def _guard_following(state: GateState, gate: GateSpec) -> Verdict:
     """FOLLOW: back to the baseline if the champion is worse; a proven champion becomes it."""
     pool, newest = state.pool, state.pool[-1]
-    alpha = ALPHA_ALONE if len(pool) == 1 else ALPHA
-    asked = [newest.evidence], gate, (alpha, WORSE_WINDOW)
-    made = [guard_test("window", newest.pair, *asked)]
+    alpha = ALPHA_SINGLE_WINDOW if len(pool) == 1 else ALPHA
+    window_args = [newest.differences], gate, (alpha, WORSE_WINDOW_MARGIN)
+    comparisons = [guard_test("window", newest.pair, *window_args)]
     if len(pool) > 1:
-        all_ = [part.evidence for part in pool], gate, (ALPHA, WORSE_POOL), len(pool) == gate.pool
-        made.append(guard_test("pool", newest.pair, *all_))
-    for found in made:
-        if found.outcome == "worse":
-            told = f"the champion is worse than the baseline, back to that: {found}"
-            back = replace(state, champion=state.baseline, mode="RECOVERY", pool=())
-            return Verdict("roll_back", (told,), back, tuple(made))
-    if made[-1].outcome == "better":
-        told = f"the champion is better than the baseline and takes its place: {made[-1]}"
+        pool_args = [part.differences for part in pool], gate, (ALPHA, WORSE_POOL_MARGIN), len(pool) == gate.pool_size
+        comparisons.append(guard_test("pool", newest.pair, *pool_args))
+    for comparison in comparisons:
+        if comparison.outcome == "worse":
+            reason = f"the champion is worse than the baseline, back to that: {comparison}"
+            rolled_back = replace(state, champion=state.baseline, mode="RECOVERY", pool=())
+            return Verdict("roll_back", (reason,), rolled_back, tuple(comparisons))
+    if comparisons[-1].outcome == "better":
+        reason = f"the champion is better than the baseline and takes its place: {comparisons[-1]}"
         state = replace(state, baseline=state.champion, pool=())
     else:
-        told = f"the guard lets the champion serve: {'; '.join(map(str, made))}"
-    return Verdict("keep", (told,), state, tuple(made))
+        reason = f"the guard lets the champion serve: {'; '.join(map(str, comparisons))}"
+    return Verdict("keep", (reason,), state, tuple(comparisons))
 
 
-def _recover(state: GateState, gate: GateSpec) -> Verdict:
+def _guard_recovery(state: GateState, gate: GateSpec) -> Verdict:
     """RECOVERY: the line must prove better than the baseline before it is followed again."""
-    evidence = [part.evidence for part in state.pool]
-    found = guard_test("pool", state.pool[-1].pair, evidence, gate, better=True)
-    if found.outcome != "better":
-        told = f"in recovery, the candidates are not proven better than the baseline: {found}"
-        return Verdict("keep", (told,), state, (found,))
-    told = f"recovery ends, the candidates are better than the baseline: {found}"
-    return Verdict("keep", (told,), replace(state, mode="FOLLOW", pool=()), (found,))
+    differences = [part.differences for part in state.pool]
+    comparison = guard_test("pool", state.pool[-1].pair, differences, gate, better=True)
+    if comparison.outcome != "better":
+        reason = f"in recovery, the candidates are not proven better than the baseline: {comparison}"
+        return Verdict("keep", (reason,), state, (comparison,))
+    reason = f"recovery ends, the candidates are better than the baseline: {comparison}"
+    return Verdict("keep", (reason,), replace(state, mode="FOLLOW", pool=()), (comparison,))
 
 
-def _enter(state: GateState, gate: GateSpec, facts: Facts) -> Verdict:
-    candidate, holdout = facts.candidate, facts.holdout
+def _entry_test(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
+    candidate, holdout = inputs.candidate, inputs.holdout
     if gate.policy == "always":
-        moved: Decision = "keep" if candidate == state.champion else "promote"
+        decision: Decision = "keep" if candidate == state.champion else "promote"
         state = replace(state, champion=candidate, baseline=candidate)
-        return Verdict(moved, (f"policy always: candidate {short(candidate)} serves",), state)
+        return Verdict(decision, (f"policy always: candidate {short_digest(candidate)} serves",), state)
     if candidate == state.champion:
         return Verdict("keep", ("the candidate is the champion itself",), state)
-    if holdout is None or facts.on_tail is None:
+    if holdout is None or inputs.tail_differences is None:
         return Verdict("keep", ("no holdout fit: too few rows to learn and judge on",), state)
-    found = entry_test(Pair(state.champion, holdout), facts.on_tail, gate)
-    was = f"judged was the holdout fit {short(holdout)}: {found}"
-    if found.outcome != "passed":
-        return Verdict("keep", (f"the champion stays; {was}",), state, (found,))
-    same = f"candidate {short(candidate)}, the same update finished on the whole window"
+    comparison = entry_test(ModelPair(state.champion, holdout), inputs.tail_differences, gate)
+    tested = f"judged was the holdout fit {short_digest(holdout)}: {comparison}"
+    if comparison.outcome != "passed":
+        return Verdict("keep", (f"the champion stays; {tested}",), state, (comparison,))
+    deployable = f"candidate {short_digest(candidate)}, the same update finished on the whole window"
     if gate.policy == "manual":
-        told = f"awaits approval of {candidate}", f"{was}; up for approval is {same}"
-        return Verdict("keep", told, replace(state, pending=candidate), (found,))
-    told_ = (f"{was}; deployed is {same}",)
-    return Verdict("promote", told_, replace(state, champion=candidate), (found,))
+        manual_reasons = f"awaits approval of {candidate}", f"{tested}; up for approval is {deployable}"
+        return Verdict("keep", manual_reasons, replace(state, pending=candidate), (comparison,))
+    promotion_reasons = (f"{tested}; deployed is {deployable}",)
+    return Verdict("promote", promotion_reasons, replace(state, champion=candidate), (comparison,))
 
 
-def short(digest: str) -> str:
+def short_digest(digest: str) -> str:
     """A digest's first 12 digits, to be read by people."""
     return digest[:12]

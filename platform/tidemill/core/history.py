@@ -6,7 +6,7 @@ import polars as pl
 
 from tidemill.core import canonical
 from tidemill.core.errors import SpecInvalid
-from tidemill.core.log import Chunk
+from tidemill.core.log import RecordBatch
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 
@@ -14,7 +14,7 @@ EPOCH = -1
 """The epoch of rows that come from a file."""
 
 
-def read(spec: ModelSpec, name: str, data: bytes) -> Chunk:
+def read(spec: ModelSpec, name: str, data: bytes) -> RecordBatch:
     """The file's rows as one chunk: the offset is the row number, the partition is the file's.
 
     `name` ends in .parquet, .csv or .jsonl. Raises `SpecInvalid` where it cannot be read, where
@@ -34,7 +34,7 @@ def read(spec: ModelSpec, name: str, data: bytes) -> Chunk:
             "Leave them out, or let `windows.start` be later: no row may be learned twice.",
         )
     count = frame.height
-    return Chunk(
+    return RecordBatch(
         partition=int(canonical.digest(data)[:8], 16) & 0x7FFFFFFF,
         offsets=list(range(count)),
         timestamps=times.to_list(),
@@ -59,7 +59,7 @@ def _frame(spec: ModelSpec, name: str, data: bytes) -> pl.DataFrame:
 
 def _times(spec: ModelSpec, name: str, frame: pl.DataFrame) -> pl.Series:
     """Event times in milliseconds since 1970: an integer column is taken as such."""
-    column = spec.initial.time or ""
+    column = spec.initial.time_column or ""
     if column not in frame.columns:
         raise SpecInvalid(f"`initial.file` {name} has no column {column!r}.", _REMEDY)
     times = frame[column]

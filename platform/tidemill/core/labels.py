@@ -7,13 +7,13 @@ import polars as pl
 
 from tidemill.core.spec import ModelSpec
 
-LARGEST = 3.4028234e38
+MAX_LABEL = 3.4028234e38
 """LightGBM keeps labels as 32-bit floats; beyond this they would be infinite."""
 
-_LEAST = {"poisson": "below 0", "tweedie": "below 0", "gamma": "not above 0"}
+_RANGE_ERRORS = {"poisson": "below 0", "tweedie": "below 0", "gamma": "not above 0"}
 
 
-def labelled(spec: ModelSpec, told: Sequence[Any]) -> tuple[pl.Series, dict[int, str]]:
+def encode_labels(spec: ModelSpec, values: Sequence[Any]) -> tuple[pl.Series, dict[int, str]]:
     """The label column (Float64) of the values that fit, and the reasons of those that do not.
 
     `told` holds what JSON said: booleans and numbers for `binary`, texts, whole numbers and
@@ -21,19 +21,19 @@ def labelled(spec: ModelSpec, told: Sequence[Any]) -> tuple[pl.Series, dict[int,
     not in the column.
     """
     if spec.objective == "multiclass":
-        numbers = _class_indices(spec, told)
+        numbers = _class_indices(spec, values)
     else:
-        numbers = pl.Series(spec.label, told, dtype=pl.Float64, strict=True)
-    fits = _fits(spec, numbers)
-    if fits.all():
+        numbers = pl.Series(spec.label, values, dtype=pl.Float64, strict=True)
+    valid = _is_valid(spec, numbers)
+    if valid.all():
         return numbers, {}
-    wrong = (~fits).arg_true().to_list()
-    return numbers.filter(fits), {at: _reason(spec, told[at]) for at in wrong}
+    invalid = (~valid).arg_true().to_list()
+    return numbers.filter(valid), {position: _reason(spec, values[position]) for position in invalid}
 
 
-def _class_indices(spec: ModelSpec, told: Sequence[Any]) -> pl.Series:
-    index = {name: float(at) for at, name in enumerate(spec.classes)}
-    return pl.Series(spec.label, [index.get(as_text(value)) for value in told], dtype=pl.Float64)
+def _class_indices(spec: ModelSpec, values: Sequence[Any]) -> pl.Series:
+    index = {name: float(position) for position, name in enumerate(spec.classes)}
+    return pl.Series(spec.label, [index.get(as_text(value)) for value in values], dtype=pl.Float64)
 
 
 def as_text(value: str | int | bool) -> str:
@@ -43,22 +43,22 @@ def as_text(value: str | int | bool) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _fits(spec: ModelSpec, numbers: pl.Series) -> pl.Series:
+def _is_valid(spec: ModelSpec, numbers: pl.Series) -> pl.Series:
     match spec.objective:
         case "binary":
             return (numbers == 0) | (numbers == 1)
         case "multiclass":
             return numbers.is_not_null()
         case "poisson" | "tweedie":
-            return (numbers >= 0) & (numbers <= LARGEST)
+            return (numbers >= 0) & (numbers <= MAX_LABEL)
         case "gamma":
-            return (numbers > 0) & (numbers <= LARGEST)
+            return (numbers > 0) & (numbers <= MAX_LABEL)
         case _:
-            return numbers.abs() <= LARGEST
+            return numbers.abs() <= MAX_LABEL
 
 
 def _reason(spec: ModelSpec, value: Any) -> str:
     if spec.objective in ("binary", "multiclass"):
         return f"`{spec.label}`: outside its classes"
-    too_large = abs(value) > LARGEST
-    return f"`{spec.label}`: {'out of range' if too_large else _LEAST[spec.objective]}"
+    too_large = abs(value) > MAX_LABEL
+    return f"`{spec.label}`: {'out of range' if too_large else _RANGE_ERRORS[spec.objective]}"

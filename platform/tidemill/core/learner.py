@@ -16,41 +16,41 @@ from tidemill.core.features import (
     FeatureFunction,
     Vocabulary,
     check_row_wise,
-    columns_of,
-    extend,
-    features,
+    feature_columns,
+    extend_vocabulary,
+    compute_features,
     matrix,
 )
-from tidemill.core.replay import ORDER
-from tidemill.core.sections import RESERVED, LearnerSpec, Scalar, TreesSpec
+from tidemill.core.replay import CANONICAL_ORDER
+from tidemill.core.sections import RESERVED_PARAMETERS, LearnerSpec, Scalar, BoostingSpec
 from tidemill.core.spec import ModelSpec
 
-HOLDOUT_ROWS = 150
+MIN_HOLDOUT_ROWS = 150
 """Rows below which a window has no holdout fit."""
-BAGGED_ROWS = 100
+MIN_BAGGING_ROWS = 100
 """Rows below which no bag is drawn: LightGBM stops the process's work on an empty one."""
 
-_COUNTS = ("poisson", "tweedie")  # objectives that cannot start from labels which are all 0
+_COUNT_OBJECTIVES = ("poisson", "tweedie")  # objectives that cannot start from labels which are all 0
 
 
-def in_order(rows: pl.DataFrame) -> pl.DataFrame:
+def sort_canonical(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows by (timestamp, partition, offset), and by epoch where there are several."""
-    return rows.sort([name for name in ORDER if name in rows.columns])
+    return rows.sort([name for name in CANONICAL_ORDER if name in rows.columns])
 
 
 def tail_rows(rows: int) -> int:
     """How many of a window's rows the holdout fit must not see: ⌈.2 n⌉, 0 under 150 rows."""
-    return -(-rows // 5) if rows >= HOLDOUT_ROWS else 0
+    return -(-rows // 5) if rows >= MIN_HOLDOUT_ROWS else 0
 
 
-def head(rows: pl.DataFrame) -> pl.DataFrame | None:
+def without_holdout(rows: pl.DataFrame) -> pl.DataFrame | None:
     """What the holdout fit learns from: ordered rows without their tail; None if there is none."""
     tail = tail_rows(rows.height)
     return rows.head(rows.height - tail) if tail else None
 
 
-def next_step(
-    since_retrain: int, trees: int, learner: LearnerSpec, rows: int = 1
+def choose_update_kind(
+    since_retrain: int, num_iterations: int, learner: LearnerSpec, rows: int = 1
 ) -> Literal["continue", "retrain", "carry"]:
     """What a window is learned by.
 
@@ -60,8 +60,8 @@ def next_step(
     if rows == 0:
         return "carry"
     due = since_retrain + 1 >= learner.retrain_every
-    full = trees + learner.continue_.trees > learner.max_trees
-    return "retrain" if due or full else "continue"
+    over_limit = num_iterations + learner.continue_.num_iterations > learner.max_iterations
+    return "retrain" if due or over_limit else "continue"
 
 
 def fit(
@@ -85,62 +85,62 @@ def fit(
     """
     _check_reference(spec, function)
     check_parameters(spec.learner.parameters)
-    names = list(spec.fields)
-    check_row_wise(golden, names, function)
-    rows = in_order(rows)
-    made, label = features(rows, names, function), rows[spec.label].cast(pl.Float64).to_numpy()
+    field_names = list(spec.fields)
+    check_row_wise(golden, field_names, function)
+    rows = sort_canonical(rows)
+    features, label = compute_features(rows, field_names, function), rows[spec.label].cast(pl.Float64).to_numpy()
     base = parent if continue_ else None
-    columns = base.header.columns if base else columns_of(made)
-    vocabulary = extend(base.vocabulary if base else Vocabulary(), made, columns)
-    if spec.objective in _COUNTS and not label.any():
+    columns = base.header.columns if base else feature_columns(features)
+    vocabulary = extend_vocabulary(base.vocabulary if base else Vocabulary(), features, columns)
+    if spec.objective in _COUNT_OBJECTIVES and not label.any():
         if parent is None:
-            told = f"All labels `{spec.label}` are 0, from which {spec.objective} cannot start."
-            raise SpecInvalid(told, "Begin with history that has other labels.")
+            message = f"All labels `{spec.label}` are 0, from which {spec.objective} cannot start."
+            raise SpecInvalid(message, "Begin with history that has other labels.")
         text, columns, vocabulary = parent.text, parent.header.columns, parent.vocabulary
     else:
-        settings = settings_of(spec, continue_, len(label), seed, num_threads)
-        given = matrix(made, columns, vocabulary)
-        text = _train(settings, given, label, columns, base.text if base else None)
+        parameters = lightgbm_parameters(spec, continue_, len(label), seed, num_threads)
+        feature_matrix = matrix(features, columns, vocabulary)
+        text = _train(parameters, feature_matrix, label, columns, base.text if base else None)
     return bundle.encode(spec, text, columns, vocabulary, function, golden, window)
 
 
 def check_parameters(parameters: Mapping[str, Scalar]) -> None:
     """Raise `SpecInvalid` for a name LightGBM does not know (it would ignore it without a word),
     or one that means what tidemill sets itself."""
-    _ConfigAliases = boosting.lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
+    _ConfigAliases = boosting.import_lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
     aliases = _ConfigAliases._get_all_param_aliases()
-    known = {*aliases, *(other for others in aliases.values() for other in others)}
-    ours = _ConfigAliases.get(*RESERVED)
+    known_names = {*aliases, *(other for others in aliases.values() for other in others)}
+    reserved = _ConfigAliases.get(*RESERVED_PARAMETERS)
     for name in sorted(parameters):
-        if name not in known:
-            near = get_close_matches(name, sorted(known - ours), 1)
+        if name not in known_names:
+            suggestions = get_close_matches(name, sorted(known_names - reserved), 1)
             raise SpecInvalid(
                 f"`learner.parameters`: LightGBM has no parameter `{name}`.",
-                f"Did you mean `{near[0]}`?" if near else "See LightGBM's list of parameters.",
+                f"Did you mean `{suggestions[0]}`?" if suggestions else "See LightGBM's list of parameters.",
             )
-        if name in ours:
+        if name in reserved:
             raise SpecInvalid(
                 f"`learner.parameters`: `{name}` is set by tidemill.",
                 "See `continue`, `retrain` and `seed` of `learner`.",
             )
 
 
-def settings_of(
+def lightgbm_parameters(
     spec: ModelSpec, continue_: bool, rows: int, seed: int, num_threads: int
 ) -> dict[str, Any]:
     """LightGBM's parameters of a step: with these, equal rows give equal trees."""
-    step: TreesSpec = spec.learner.continue_ if continue_ else spec.learner.retrain
-    settings: dict[str, Any] = dict(spec.learner.parameters)
-    if rows < BAGGED_ROWS:
-        settings = {name: value for name, value in settings.items() if "bagging" not in name}
-        settings = {name: value for name, value in settings.items() if "subsample" not in name}
-    return settings | {
+    step: BoostingSpec = spec.learner.continue_ if continue_ else spec.learner.retrain
+    parameters: dict[str, Any] = dict(spec.learner.parameters)
+    if rows < MIN_BAGGING_ROWS:
+        parameters = {name: value for name, value in parameters.items() if "bagging" not in name}
+        parameters = {name: value for name, value in parameters.items() if "subsample" not in name}
+    return parameters | {
         "objective": spec.objective,
         "num_class": len(spec.classes) or 1,
-        "num_iterations": step.trees,
-        "learning_rate": step.rate,
-        "num_leaves": step.leaves,
-        "min_data_in_leaf": step.min_rows,
+        "num_iterations": step.num_iterations,
+        "learning_rate": step.learning_rate,
+        "num_leaves": step.num_leaves,
+        "min_data_in_leaf": step.min_data_in_leaf,
         "seed": seed,
         "num_threads": num_threads,
         "deterministic": True,
@@ -150,21 +150,21 @@ def settings_of(
 
 
 def _train(
-    settings: dict[str, Any],
-    given: Array,
+    parameters: dict[str, Any],
+    data: Array,
     label: "np.ndarray[Any, np.dtype[np.float64]]",
     columns: tuple[Column, ...],
-    before: str | None,
+    parent_text: str | None,
 ) -> str:
     """LightGBM's text after the rounds of `settings`, without the parameters at its end."""
-    lightgbm = boosting.lightgbm()
-    categories = [at for at, column in enumerate(columns) if column.kind == "category"]
+    lightgbm = boosting.import_lightgbm()
+    categories = [index for index, column in enumerate(columns) if column.kind == "category"]
     try:
         booster = lightgbm.train(
-            settings,
-            lightgbm.Dataset(given, label, categorical_feature=categories),
-            num_boost_round=settings["num_iterations"],
-            init_model=None if before is None else lightgbm.Booster(model_str=before),
+            parameters,
+            lightgbm.Dataset(data, label, categorical_feature=categories),
+            num_boost_round=parameters["num_iterations"],
+            init_model=None if parent_text is None else lightgbm.Booster(model_str=parent_text),
             keep_training_booster=True,
         )
     except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
@@ -178,9 +178,9 @@ def _train(
 
 
 def _check_reference(spec: ModelSpec, function: FeatureFunction | None) -> None:
-    given = function.reference if function else None
-    if given != spec.features:
+    reference = function.reference if function else None
+    if reference != spec.features:
         raise SpecInvalid(
-            f"The feature function given is {given}; the model's is {spec.features}.",
+            f"The feature function given is {reference}; the model's is {spec.features}.",
             "Load the function that `features` in defs.yaml names.",
         )

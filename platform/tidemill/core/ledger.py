@@ -9,7 +9,7 @@ import msgspec
 from tidemill.core import canonical
 from tidemill.core.log import LedgerRecord
 
-Kind = Literal["deploy", "rollback", "approve", "adopt"]
+EntryKind = Literal["deploy", "rollback", "approve", "adopt"]
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,24 @@ class Entry:
 
     model: str
     seq: int
-    kind: Kind
+    kind: EntryKind
     digest: str
     as_of: str | None
     as_of_ms: int | None
     verdict: str | None
     evidence: str | None
-    by: str
-    why: str
+    actor: str
+    reason: str
     prev: str | None
 
     @property
-    def personal(self) -> bool:
+    def is_manual(self) -> bool:
         """Whether a person decided it: the gate's own entries cite a report."""
         return self.kind in ("rollback", "approve") and self.evidence is None
 
 
 @dataclass(frozen=True)
-class Standing:
+class ValidEntry:
     """An entry that counts, with its place, its bytes and their sha256."""
 
     offset: int
@@ -52,7 +52,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Void:
+class InvalidRecord:
     """A record of this model that does not count, and why."""
 
     offset: int
@@ -65,60 +65,60 @@ class Chain:
     """One model's entries in the ledger: those that stand, and those void by rule."""
 
     model: str
-    standing: tuple[Standing, ...] = ()
-    void: tuple[Void, ...] = ()
+    entries: tuple[ValidEntry, ...] = ()
+    invalid_records: tuple[InvalidRecord, ...] = ()
 
     @property
-    def head(self) -> Standing | None:
+    def head(self) -> ValidEntry | None:
         """The deployment in force."""
-        return self.standing[-1] if self.standing else None
+        return self.entries[-1] if self.entries else None
 
     @property
-    def next(self) -> tuple[int, str | None]:
+    def next_position(self) -> tuple[int, str | None]:
         """`seq` and `prev` of the entry that would stand next."""
-        return (len(self.standing), self.head.hash if self.head else None)
+        return (len(self.entries), self.head.hash if self.head else None)
 
 
-def chain(model: str, records: Iterable[LedgerRecord], before: Chain | None = None) -> Chain:
+def build_chain(model: str, records: Iterable[LedgerRecord], previous: Chain | None = None) -> Chain:
     """The model's chain: an entry stands if its `seq` and `prev` match the head at its offset.
 
     `before` is the chain of all records before these. Every reader of the same records comes to
     the same chain.
     """
-    standing = list(before.standing) if before else []
-    void = list(before.void) if before else []
+    entries = list(previous.entries) if previous else []
+    invalid_records = list(previous.invalid_records) if previous else []
     for record in records:
-        entry = _entry(record.value)
+        entry = _decode_entry(record.value)
         if entry is None or entry.model != model:
             continue
         hash_ = canonical.digest(record.value)
-        expected = (len(standing), standing[-1].hash if standing else None)
+        expected = (len(entries), entries[-1].hash if entries else None)
         if (entry.seq, entry.prev) == expected:
-            standing.append(Standing(record.offset, entry, hash_, record.value))
+            entries.append(ValidEntry(record.offset, entry, hash_, record.value))
         else:
-            reason = f"its seq {entry.seq} and prev do not follow entry {len(standing) - 1}"
-            void.append(Void(record.offset, reason, hash_))
-    return Chain(model, tuple(standing), tuple(void))
+            reason = f"its seq {entry.seq} and prev do not follow entry {len(entries) - 1}"
+            invalid_records.append(InvalidRecord(record.offset, reason, hash_))
+    return Chain(model, tuple(entries), tuple(invalid_records))
 
 
-def personal_since(chain_: Chain, after_seq: int, before_ms: int) -> tuple[Standing, ...]:
+def manual_entries_since(chain: Chain, after_seq: int, before_ms: int) -> tuple[ValidEntry, ...]:
     """The persons' entries that the report of the window starting at `before_ms` takes.
 
     Those behind entry `after_seq` (-1: all) whose `as_of` lies before that window, in ledger
     order, up to the first that does not: an entry is never taken before one that it follows.
     """
-    taken: list[Standing] = []
-    for standing in chain_.standing:
-        entry = standing.entry
-        if not entry.personal or entry.seq <= after_seq:
+    applied: list[ValidEntry] = []
+    for valid_entry in chain.entries:
+        entry = valid_entry.entry
+        if not entry.is_manual or entry.seq <= after_seq:
             continue
         if entry.as_of_ms is not None and entry.as_of_ms > before_ms:
             break
-        taken.append(standing)
-    return tuple(taken)
+        applied.append(valid_entry)
+    return tuple(applied)
 
 
-def _entry(value: bytes) -> Entry | None:
+def _decode_entry(value: bytes) -> Entry | None:
     """The entry in these bytes; None for a record that is no entry at all."""
     try:
         return canonical.decode(value, Entry)

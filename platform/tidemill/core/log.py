@@ -14,28 +14,28 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Extent:
+class OffsetRange:
     """The offsets of one Kafka partition that can be read: `[low, stable)`.
 
     `low` moves up by retention; `stable` is the last stable offset, below which every
     transaction has ended.
     """
 
-    low: int
-    stable: int
+    low_watermark: int
+    last_stable_offset: int
 
 
 @dataclass(frozen=True)
-class Timestamps:
+class TimestampCounts:
     """How many records carry their producer's time, the broker's time of append, and none."""
 
-    created: int = 0
-    appended: int = 0
-    none: int = 0
+    create_time: int = 0
+    log_append_time: int = 0
+    not_available: int = 0
 
 
 @dataclass(frozen=True)
-class Chunk:
+class RecordBatch:
     """Consecutive committed data records of one Kafka partition, as parallel lists of one length.
 
     Offsets ascend, with gaps where markers and aborted records lie. A timestamp is milliseconds
@@ -47,7 +47,7 @@ class Chunk:
     offsets: list[int]
     timestamps: list[int | None]
     values: list[bytes | None]
-    appended: int = 0
+    log_append_time_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LedgerRecord:
 
 
 @dataclass(frozen=True)
-class Heard:
+class LedgerPoll:
     """What a follower of the ledger topic was told.
 
     `records` are new, in offset order; `behind` counts those that stand behind them and come
@@ -67,5 +67,5 @@ class Heard:
     """
 
     records: tuple[LedgerRecord, ...]
-    behind: int
-    anew: bool = False
+    lag: int
+    reset: bool = False

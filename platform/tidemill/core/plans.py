@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-INITIAL = "initial"
+INITIAL_KEY = "initial"
 """The key of a model's first plan: the offsets before its first window."""
 
-Ending = Literal["boundary", "idle", "silent", "closed"]
+EndReason = Literal["boundary", "idle", "silent", "closed"]
 
 
 @dataclass(frozen=True)
@@ -18,30 +18,30 @@ class Observation:
     `first_at` and `last_at` are the host clock's milliseconds when `end` was first and last seen.
     """
 
-    end: int
-    first_at: int
-    last_at: int
+    end_offset: int
+    first_seen_ms: int
+    last_seen_ms: int
 
     @property
-    def still_for(self) -> int:
+    def unchanged_for_ms(self) -> int:
         """Milliseconds for which the end is known not to have moved."""
-        return self.last_at - self.first_at
+        return self.last_seen_ms - self.first_seen_ms
 
-    def again(self, end: int, now: int) -> "Observation":
+    def updated(self, end_offset: int, now_ms: int) -> "Observation":
         """What is known after seeing `end` at `now`."""
-        if end != self.end or now < self.first_at:
-            return Observation(end, now, now)
-        return Observation(end, self.first_at, max(now, self.last_at))
+        if end_offset != self.end_offset or now_ms < self.first_seen_ms:
+            return Observation(end_offset, now_ms, now_ms)
+        return Observation(end_offset, self.first_seen_ms, max(now_ms, self.last_seen_ms))
 
 
 @dataclass(frozen=True)
-class Range:
+class PlannedRange:
     """Offsets `[start, end)` of one Kafka partition, and why they end there."""
 
     partition: int
     start: int
     end: int
-    ended_by: Ending = "boundary"
+    end_reason: EndReason = "boundary"
     observation: Observation | None = None
 
 
@@ -63,34 +63,34 @@ class Plan:
     cluster_id: str
     topic_id: str
     epoch: int
-    ranges: tuple[Range, ...]
+    ranges: tuple[PlannedRange, ...]
     previous: str | None
     closed_by: str | None = None
     adoption: int = 0
 
     @property
-    def ends(self) -> dict[int, int]:
+    def end_offsets(self) -> dict[int, int]:
         """Where the next window begins in each Kafka partition."""
         return {r.partition: r.end for r in self.ranges}
 
     @property
-    def offsets(self) -> dict[int, tuple[int, int]]:
+    def offset_ranges(self) -> dict[int, tuple[int, int]]:
         """The ranges that hold any offset."""
         return {r.partition: (r.start, r.end) for r in self.ranges if r.end > r.start}
 
     @property
-    def records(self) -> int:
+    def offset_count(self) -> int:
         """Offsets in all ranges together."""
         return sum(r.end - r.start for r in self.ranges)
 
 
 @dataclass
-class _Claim:
+class _BoundaryCandidate:
     """A record that may be the boundary, and what came after it."""
 
     offset: int
-    seen: int = 0
-    below: int = 0
+    following: int = 0
+    earlier: int = 0
 
 
 @dataclass
@@ -104,36 +104,36 @@ class BoundarySearch:
     """
 
     end: int
-    confirm: int
-    found: int | None = None
-    newest: int | None = None
-    _claims: deque[_Claim] = field(default_factory=deque)
+    confirmation_records: int
+    boundary: int | None = None
+    newest_timestamp: int | None = None
+    _candidates: deque[_BoundaryCandidate] = field(default_factory=deque)
 
     def feed(self, records: Iterable[tuple[int, int]]) -> bool:
         """Take (offset, timestamp) pairs; True as soon as the boundary is confirmed."""
         for offset, timestamp in records:
-            self.newest = timestamp if self.newest is None else max(self.newest, timestamp)
-            if self._take(offset, timestamp):
+            self.newest_timestamp = timestamp if self.newest_timestamp is None else max(self.newest_timestamp, timestamp)
+            if self._feed_one(offset, timestamp):
                 return True
-        return self.found is not None
+        return self.boundary is not None
 
-    def rest(self) -> int | None:
+    def at_end_of_log(self) -> int | None:
         """The boundary if no record follows: the same rule over the records that are there."""
-        if self.found is not None:
-            return self.found
-        return next((c.offset for c in self._claims if 2 * c.below <= c.seen), None)
+        if self.boundary is not None:
+            return self.boundary
+        return next((c.offset for c in self._candidates if 2 * c.earlier <= c.following), None)
 
-    def _take(self, offset: int, timestamp: int) -> bool:
-        below = timestamp < self.end
-        half = self.confirm // 2
-        for claim in self._claims:
-            claim.seen += 1
-            claim.below += below
-        while self._claims and self._claims[0].below > half:
-            self._claims.popleft()
-        if self._claims and self._claims[0].seen - self._claims[0].below >= self.confirm - half:
-            self.found = self._claims[0].offset
+    def _feed_one(self, offset: int, timestamp: int) -> bool:
+        is_earlier = timestamp < self.end
+        half = self.confirmation_records // 2
+        for candidate in self._candidates:
+            candidate.following += 1
+            candidate.earlier += is_earlier
+        while self._candidates and self._candidates[0].earlier > half:
+            self._candidates.popleft()
+        if self._candidates and self._candidates[0].following - self._candidates[0].earlier >= self.confirmation_records - half:
+            self.boundary = self._candidates[0].offset
             return True
-        if not below:
-            self._claims.append(_Claim(offset))
+        if not is_earlier:
+            self._candidates.append(_BoundaryCandidate(offset))
         return False

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tidemill.core.log import Timestamps
+from tidemill.core.log import TimestampCounts
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class FileRef:
 
 
 @dataclass(frozen=True)
-class Skip:
+class SkipDecision:
     """Who decided that a window is not learned, and why."""
 
-    by: str
-    why: str
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Manifest:
     rejected: int
     gaps: int
     late: int
-    ahead: int
-    timestamps: Timestamps
+    early: int
+    timestamps: TimestampCounts
     missing: dict[str, int]
     reasons: dict[str, int]
     rows_file: FileRef | None
     rejected_file: FileRef | None
     rows_digest: str
-    skipped: Skip | None = None
+    skipped: SkipDecision | None = None
     libraries: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Line:
+class Lineage:
     """A chain of candidates under one learning spec; its id is the sha256 of this record."""
 
-    learning: dict[str, Any]
+    learning_spec: dict[str, Any]
     parent: str
     first_window: str
 
@@ -70,13 +70,13 @@ class Adoption:
 
     model: str
     window: str
-    line: Line
+    lineage: Lineage
     topic: str
     cluster_id: str
     topic_id: str
     epoch: int
-    by: str
-    why: str
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Sample:
     """The replay sample: a snapshot, and the windows whose batches came after it."""
 
     snapshot: FileRef
-    since: tuple[str, ...] = ()
+    windows_since: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Initial:
+class InitialModel:
     """The initial model: what it was trained on, under which learning spec, and its digest.
 
     `data_end` is the first window's start in milliseconds: no row is later.
@@ -96,12 +96,12 @@ class Initial:
 
     model: str
     batch: str
-    learning: dict[str, Any]
+    learning_spec: dict[str, Any]
     digest: str
-    trees: int
+    num_iterations: int
     tree_digest: str
     rows: int
-    data_end: int
+    data_end_ms: int
     sample: Sample
     libraries: dict[str, str]
 
@@ -116,13 +116,13 @@ class Candidate:
     """
 
     model: str
-    line: str
+    lineage: str
     window: str
     kind: Literal["continue", "retrain", "carry"]
     batch: str
     parent: str
     digest: str
-    trees: int
+    num_iterations: int
     tree_digest: str
     holdout: str | None
     tail_rows: int
@@ -133,7 +133,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruneMarker:
     """How far back the store was pruned: nothing up to the window `start` need be there.
 
     `start` made the model and the snapshot that later windows go on from, and `end` is its end in
@@ -141,7 +141,7 @@ class Pruned:
     gate and may go with a later mark.
     """
 
-    start: str
-    end: int
-    gone: tuple[str, ...]
-    held: tuple[str, ...]
+    window: str
+    window_end_ms: int
+    deleted: tuple[str, ...]
+    retained: tuple[str, ...]

@@ -9,26 +9,26 @@ import polars as pl
 
 from tidemill.core import canonical, gate, scoring
 from tidemill.core.errors import ScoreInvalid
-from tidemill.core.evidence import cluster_starts, gather
-from tidemill.core.gate import Facts, GateState, Taken
-from tidemill.core.log import Timestamps
+from tidemill.core.evidence import cluster_starts, cluster_differences
+from tidemill.core.gate import GateInputs, GateState, AppliedEntry
+from tidemill.core.log import TimestampCounts
 from tidemill.core.records import Candidate
-from tidemill.core.report_markdown import markdown
-from tidemill.core.report_records import Inputs, Pairing, Report, Role, Running, Seats
+from tidemill.core.report_markdown import render_markdown
+from tidemill.core.report_records import InputDigests, PermutationCheck, Report, ModelInRole, CumulativeLosses, GateSnapshot
 from tidemill.core.scoring import Array, Slice
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 
 __all__ = [
-    "Case", "Inputs", "Pairing", "Report", "Role", "Rows", "Running", "Seats",
-    "judge", "markdown", "opening", "scored",
+    "EvaluationInputs", "InputDigests", "PermutationCheck", "Report", "ModelInRole", "EvaluationRows", "CumulativeLosses", "GateSnapshot",
+    "build_report", "render_markdown", "opening_state", "scored_roles",
 ]  # fmt: skip
 
-HOUR = 3_600_000
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
-class Case:
+class EvaluationInputs:
     """What is judged: all but the rows. `initial` is the initial model's digest; `ages` are in
     windows, by digest; `entries` are the persons' entries that this report takes; `timestamps`
     counts the window's records by the kind of their time."""
@@ -39,14 +39,14 @@ class Case:
     candidate: Candidate
     initial: str
     previous: Report | None
-    inputs: Inputs
-    entries: tuple[Taken, ...] = ()
+    input_digests: InputDigests
+    entries: tuple[AppliedEntry, ...] = ()
     ages: Mapping[str, int] = field(default_factory=dict)
-    timestamps: Timestamps = field(default_factory=Timestamps)
+    timestamps: TimestampCounts = field(default_factory=TimestampCounts)
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvaluationRows:
     """The window's n rows, in the order of (timestamp, partition, offset), as parallel columns.
 
     `label` is float64, `timestamp` int64 milliseconds since 1970; `tail` is a mask of the rows
@@ -60,106 +60,106 @@ class Rows:
     slices: Mapping[str, pl.Series] = field(default_factory=dict)
 
 
-def opening(case: Case) -> GateState:
+def opening_state(inputs: EvaluationInputs) -> GateState:
     """The state in which the window is judged."""
-    state = case.previous.state if case.previous else gate.start(case.initial)
-    return gate.before(state, case.entries, case.spec.gate, case.candidate.line)
+    state = inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
+    return gate.opening_state(state, inputs.entries, inputs.spec.gate, inputs.candidate.lineage)
 
 
-def scored(case: Case) -> dict[str, str]:
+def scored_roles(inputs: EvaluationInputs) -> dict[str, str]:
     """The roles whose models are scored on every row, and their digests."""
-    state = opening(case)
+    state = opening_state(inputs)
     return {
-        "initial": case.initial,
+        "initial": inputs.initial,
         "champion": state.champion,
         "baseline": state.baseline,
-        "challenger": case.candidate.parent,
+        "challenger": inputs.candidate.parent,
     }
 
 
-def judge(
-    case: Case, rows: Rows, predictions: Mapping[str, Array], on_tail: Array | None = None
+def build_report(
+    inputs: EvaluationInputs, rows: EvaluationRows, predictions: Mapping[str, Array], holdout_predictions: Array | None = None
 ) -> Report:
     """The report of a window.
 
     `predictions` holds, for each digest that `scored` names, that model's predictions of all rows;
     `on_tail` the holdout fit's of the tail rows only. Raises `ScoreInvalid`.
     """
-    state, roles = opening(case), scored(case)
-    length = _cluster_length(case)
-    clusters = cluster_starts(rows.timestamp, case.window.start, length)
-    by_digest = {d: _losses(case, rows.label, predictions[d]) for d in set(roles.values())}
+    state, roles = opening_state(inputs), scored_roles(inputs)
+    cluster_length = _cluster_length(inputs)
+    clusters = cluster_starts(rows.timestamp, inputs.window.start, cluster_length)
+    by_digest = {d: _losses(inputs, rows.label, predictions[d]) for d in set(roles.values())}
     losses = {role: by_digest[digest] for role, digest in roles.items()}
-    holdout = _holdout_losses(case, rows, on_tail)
-    facts = _facts(case, state, by_digest, clusters, rows.tail, holdout)
-    verdict = gate.decide(state, case.spec.gate, facts)
-    champion, objective = predictions[state.champion], case.spec.objective
-    carried = case.previous.state if case.previous else gate.start(case.initial)
+    holdout = _holdout_losses(inputs, rows, holdout_predictions)
+    gate_inputs = _gate_inputs(inputs, state, by_digest, clusters, rows.tail, holdout)
+    verdict = gate.decide(state, inputs.spec.gate, gate_inputs)
+    champion, objective = predictions[state.champion], inputs.spec.objective
+    previous_state = inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
     return Report(
-        model=case.model, window=case.window.key, line=case.candidate.line,
-        policy=case.spec.gate.policy, verdict=verdict.verdict, reasons=verdict.reasons,
-        inputs=case.inputs, entries=case.entries, ledger_seq=_ledger_seq(case),
-        state_before=_seats(carried), judged=_seats(state), state=verdict.state,
-        models=_models(case, roles),
-        rows=len(rows.label), timestamps=case.timestamps,
-        clusters=len(np.unique(clusters)), cluster_length=length,
+        model=inputs.model, window=inputs.window.key, lineage=inputs.candidate.lineage,
+        policy=inputs.spec.gate.policy, verdict=verdict.verdict, reasons=verdict.reasons,
+        inputs=inputs.input_digests, entries=inputs.entries, ledger_seq=_ledger_seq(inputs),
+        previous_state=_gate_snapshot(previous_state), opening_state=_gate_snapshot(state), state=verdict.state,
+        models=_models(inputs, roles),
+        rows=len(rows.label), timestamps=inputs.timestamps,
+        clusters=len(np.unique(clusters)), cluster_length=cluster_length,
         tail_rows=0 if holdout is None else len(holdout),
         base_rate=_mean(rows.label) if objective == "binary" else None,
-        losses=_mean_losses(case, rows, losses, holdout),
+        losses=_mean_losses(inputs, rows, losses, holdout),
         comparisons=verdict.comparisons,
         auc=scoring.auc(rows.label, champion) if objective == "binary" else None,
         calibration=scoring.calibration(objective, rows.label, champion),
-        slices=_slices(case, rows, losses),
-        pairing=_pairing(case, rows, champion, clusters),
-        running=_running(case.previous, losses),
-        gate=case.spec.gate.model_dump(mode="json"),
+        slices=_slices(inputs, rows, losses),
+        permutation_check=_permutation_check(inputs, rows, champion, clusters),
+        cumulative_losses=_cumulative_losses(inputs.previous, losses),
+        gate=inputs.spec.gate.model_dump(mode="json"),
     )  # fmt: skip
 
 
-def _ledger_seq(case: Case) -> int:
-    before = case.previous.ledger_seq if case.previous else -1
-    return max([before, *(entry.seq for entry in case.entries)])
+def _ledger_seq(inputs: EvaluationInputs) -> int:
+    previous_seq = inputs.previous.ledger_seq if inputs.previous else -1
+    return max([previous_seq, *(entry.seq for entry in inputs.entries)])
 
 
-def _losses(case: Case, label: Array, prediction: Array) -> Array:
-    parameters = case.spec.learner.parameters
-    return scoring.row_losses(case.spec.objective, label, prediction, parameters)
+def _losses(inputs: EvaluationInputs, label: Array, prediction: Array) -> Array:
+    parameters = inputs.spec.learner.parameters
+    return scoring.row_losses(inputs.spec.objective, label, prediction, parameters)
 
 
-def _cluster_length(case: Case) -> int:
+def _cluster_length(inputs: EvaluationInputs) -> int:
     """Milliseconds: `gate.cluster`, by default the smaller of an hour and 1/24 of the window."""
-    told = case.spec.gate.cluster
-    return told or min(HOUR, (case.window.end - case.window.start) // 24)
+    configured = inputs.spec.gate.cluster_length
+    return configured or min(HOUR_MS, (inputs.window.end - inputs.window.start) // 24)
 
 
-def _holdout_losses(case: Case, rows: Rows, on_tail: Array | None) -> Array | None:
-    holdout = case.candidate.holdout
+def _holdout_losses(inputs: EvaluationInputs, rows: EvaluationRows, holdout_predictions: Array | None) -> Array | None:
+    holdout = inputs.candidate.holdout
     if holdout is None:
         return None
-    if rows.tail is None or on_tail is None:
+    if rows.tail is None or holdout_predictions is None:
         raise ScoreInvalid(
-            f"The holdout fit {gate.short(holdout)} of window {case.window.key} has no predictions "
+            f"The holdout fit {gate.short_digest(holdout)} of window {inputs.window.key} has no predictions "
             "of the tail.",
             "Score it on the rows that it has not seen.",
         )
-    return _losses(case, rows.label[rows.tail], on_tail)
+    return _losses(inputs, rows.label[rows.tail], holdout_predictions)
 
 
-def _facts(
-    case: Case,
+def _gate_inputs(
+    inputs: EvaluationInputs,
     state: GateState,
     losses: Mapping[str, Array],
     clusters: npt.NDArray[np.int64],
     tail: npt.NDArray[np.bool_] | None,
     holdout: Array | None,
-) -> Facts:
-    candidate, on_tail = case.candidate, None
-    pair = gate.judged(state, case.spec.gate, candidate.parent)
-    on_window = gather(losses[pair.reference], losses[pair.challenger], clusters) if pair else None
+) -> GateInputs:
+    candidate, tail_differences = inputs.candidate, None
+    pair = gate.guarded_pair(state, inputs.spec.gate, candidate.parent)
+    window_differences = cluster_differences(losses[pair.reference], losses[pair.challenger], clusters) if pair else None
     if tail is not None and holdout is not None:
-        on_tail = gather(losses[state.champion][tail], holdout, clusters[tail])
-    return Facts(
-        case.window.key, candidate.digest, candidate.parent, candidate.holdout, on_window, on_tail
+        tail_differences = cluster_differences(losses[state.champion][tail], holdout, clusters[tail])
+    return GateInputs(
+        inputs.window.key, candidate.digest, candidate.parent, candidate.holdout, window_differences, tail_differences
     )
 
 
@@ -168,45 +168,45 @@ def _mean(values: Array) -> float | None:
 
 
 def _mean_losses(
-    case: Case, rows: Rows, losses: Mapping[str, Array], holdout: Array | None
+    inputs: EvaluationInputs, rows: EvaluationRows, losses: Mapping[str, Array], holdout: Array | None
 ) -> dict[str, float | None]:
-    parameters = case.spec.learner.parameters
+    parameters = inputs.spec.learner.parameters
     means = {role: _mean(loss) for role, loss in losses.items()}
-    means["prior"] = scoring.constant_prior(case.spec.objective, rows.label, parameters)
+    means["prior"] = scoring.constant_prior(inputs.spec.objective, rows.label, parameters)
     tail = losses["champion"][rows.tail] if rows.tail is not None else None
     means["champion_on_tail"] = None if tail is None else _mean(tail)
     means["holdout_on_tail"] = None if holdout is None else _mean(holdout)
     return means
 
 
-def _models(case: Case, roles: Mapping[str, str]) -> dict[str, Role]:
-    named = dict(roles) | {"candidate": case.candidate.digest}
-    if case.candidate.holdout is not None:
-        named["holdout"] = case.candidate.holdout
-    return {role: Role(digest, case.ages.get(digest)) for role, digest in named.items()}
+def _models(inputs: EvaluationInputs, roles: Mapping[str, str]) -> dict[str, ModelInRole]:
+    digests = dict(roles) | {"candidate": inputs.candidate.digest}
+    if inputs.candidate.holdout is not None:
+        digests["holdout"] = inputs.candidate.holdout
+    return {role: ModelInRole(digest, inputs.ages.get(digest)) for role, digest in digests.items()}
 
 
-def _seats(state: GateState) -> Seats:
-    return Seats(state.champion, state.baseline, state.mode, len(state.pool))
+def _gate_snapshot(state: GateState) -> GateSnapshot:
+    return GateSnapshot(state.champion, state.baseline, state.mode, len(state.pool))
 
 
-def _slices(case: Case, rows: Rows, losses: Mapping[str, Array]) -> tuple[Slice, ...]:
-    found: list[Slice] = []
-    for name in case.spec.gate.slices:
-        found += scoring.losses_by_slice(name, rows.slices[name], losses)
-    return tuple(found)
+def _slices(inputs: EvaluationInputs, rows: EvaluationRows, losses: Mapping[str, Array]) -> tuple[Slice, ...]:
+    slices: list[Slice] = []
+    for name in inputs.spec.gate.slices:
+        slices += scoring.losses_by_slice(name, rows.slices[name], losses)
+    return tuple(slices)
 
 
-def _pairing(case: Case, rows: Rows, champion: Array, clusters: npt.NDArray[np.int64]) -> Pairing:
-    seed = int(canonical.digest(f"{case.model}/{case.window.key}".encode())[:16], 16)
-    parameters, objective = case.spec.learner.parameters, case.spec.objective
-    skill = scoring.pairing_skill(objective, rows.label, champion, clusters, parameters, seed)
-    asked = case.spec.gate
-    few = skill.n < asked.min_rows or skill.clusters < asked.min_clusters or skill.t is None
-    return Pairing(skill, None if few or skill.t is None else skill.t < scoring.PAIRING_ALARM)
+def _permutation_check(inputs: EvaluationInputs, rows: EvaluationRows, champion: Array, clusters: npt.NDArray[np.int64]) -> PermutationCheck:
+    seed = int(canonical.digest(f"{inputs.model}/{inputs.window.key}".encode())[:16], 16)
+    parameters, objective = inputs.spec.learner.parameters, inputs.spec.objective
+    result = scoring.permutation_test(objective, rows.label, champion, clusters, parameters, seed)
+    gate_spec = inputs.spec.gate
+    insufficient = result.n < gate_spec.min_rows or result.clusters < gate_spec.min_clusters or result.t is None
+    return PermutationCheck(result, None if insufficient or result.t is None else result.t < scoring.PERMUTATION_ALARM_T)
 
 
-def _running(previous: Report | None, losses: Mapping[str, Array]) -> Running:
-    so_far = previous.running if previous else Running()
-    sums = {role: so_far.sums.get(role, 0.0) + float(loss.sum()) for role, loss in losses.items()}
-    return Running(so_far.rows + len(losses["champion"]), sums)
+def _cumulative_losses(previous: Report | None, losses: Mapping[str, Array]) -> CumulativeLosses:
+    totals = previous.cumulative_losses if previous else CumulativeLosses()
+    sums = {role: totals.sums.get(role, 0.0) + float(loss.sum()) for role, loss in losses.items()}
+    return CumulativeLosses(totals.rows + len(losses["champion"]), sums)

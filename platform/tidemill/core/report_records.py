@@ -5,13 +5,13 @@ from typing import Any
 
 from tidemill.core.comparison import Comparison
 from tidemill.core.evidence import Estimate
-from tidemill.core.gate import Decision, GateState, Mode, Taken
-from tidemill.core.log import Timestamps
+from tidemill.core.gate import Decision, GateState, Mode, AppliedEntry
+from tidemill.core.log import TimestampCounts
 from tidemill.core.scoring import Calibration, Slice
 
 
 @dataclass(frozen=True)
-class Role:
+class ModelInRole:
     """A model by what it is here, and its age: the windows since it was made, None if unknown."""
 
     digest: str
@@ -19,17 +19,17 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Seats:
+class GateSnapshot:
     """Who held which place, in which mode, with how many windows in the pool."""
 
     champion: str
     baseline: str
     mode: Mode
-    pooled: int
+    pool_size: int
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputDigests:
     """sha256 of the records a report was made from; `previous` is the report before, if any."""
 
     previous: str | None
@@ -38,18 +38,18 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class PermutationCheck:
     """How much better the champion predicts these labels than the same labels shuffled.
 
     `alarm` is None where there is too little evidence.
     """
 
-    skill: Estimate
+    estimate: Estimate
     alarm: bool | None
 
 
 @dataclass(frozen=True)
-class Running:
+class CumulativeLosses:
     """Sums of the losses of every row so far: of the champion in service at the time, the baseline
     of the time, the newest candidate of the time and the initial model."""
 
@@ -73,19 +73,19 @@ class Report:
 
     model: str
     window: str
-    line: str
+    lineage: str
     policy: str
     verdict: Decision
     reasons: tuple[str, ...]
-    inputs: Inputs
-    entries: tuple[Taken, ...]
+    inputs: InputDigests
+    entries: tuple[AppliedEntry, ...]
     ledger_seq: int
-    state_before: Seats
-    judged: Seats
+    previous_state: GateSnapshot
+    opening_state: GateSnapshot
     state: GateState
-    models: dict[str, Role]
+    models: dict[str, ModelInRole]
     rows: int
-    timestamps: Timestamps
+    timestamps: TimestampCounts
     clusters: int
     cluster_length: int
     tail_rows: int
@@ -95,6 +95,6 @@ class Report:
     auc: float | None
     calibration: Calibration | None
     slices: tuple[Slice, ...]
-    pairing: Pairing
-    running: Running
+    permutation_check: PermutationCheck
+    cumulative_losses: CumulativeLosses
     gate: dict[str, Any] = field(default_factory=dict)

@@ -8,22 +8,22 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.core.errors import ScoreInvalid
-from tidemill.core.evidence import Estimate, estimate, gather
+from tidemill.core.evidence import Estimate, estimate, cluster_differences
 from tidemill.core.sections import Scalar
 from tidemill.core.spec import Objective
 
 Array = npt.NDArray[np.float64]
 Parameters = Mapping[str, Scalar]
 
-CLIP = 1e-6
+PROBABILITY_CLIP = 1e-6
 """Probabilities are clipped to `[CLIP, 1 − CLIP]`."""
-PAIRING_ALARM = 1.645
+PERMUTATION_ALARM_T = 1.645
 """Pairing skill with a smaller clustered t raises the alarm (DESIGN, The gate)."""
-SLICES = 20
+MAX_SLICES = 20
 """Values of a category that a report shows: those with the most rows."""
 
-_POSITIVE = 1e-10  # LightGBM's own floor under a predicted mean
-_LARGEST = 1e200  # beyond this sums and squares of losses are no longer finite
+_MIN_MEAN = 1e-10  # LightGBM's own floor under a predicted mean
+_MAX_LOSS = 1e200  # beyond this sums and squares of losses are no longer finite
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def row_losses(
     _check_shapes(objective, label, prediction)
     with np.errstate(all="ignore"):  # what is not finite is named below
         loss = _losses(objective, label, prediction, parameters)
-    scorable = np.isfinite(label) & (np.abs(loss) < _LARGEST)
+    scorable = np.isfinite(label) & (np.abs(loss) < _MAX_LOSS)
     finite = np.isfinite(prediction)
     scorable &= finite if finite.ndim == 1 else finite.all(axis=1)
     if not scorable.all():
@@ -131,7 +131,7 @@ def calibration(objective: Objective, label: Array, prediction: Array) -> Calibr
     return Calibration(*means, tuple(Bin(k, p / k, o / k) for k, p, o in sums if k))
 
 
-def pairing_skill(
+def permutation_test(
     objective: Objective,
     label: Array,
     prediction: Array,
@@ -145,24 +145,24 @@ def pairing_skill(
     knows nothing. `seed` decides the shuffle.
     """
     shuffled = label[np.random.Generator(np.random.PCG64(seed)).permutation(len(label))]
-    without = row_losses(objective, shuffled, prediction, parameters)
+    permuted = row_losses(objective, shuffled, prediction, parameters)
     actual = row_losses(objective, label, prediction, parameters)
-    return estimate(gather(without, actual, clusters))
+    return estimate(cluster_differences(permuted, actual, clusters))
 
 
 def losses_by_slice(
     field: str, values: pl.Series, losses: Mapping[str, Array]
 ) -> tuple[Slice, ...]:
     """Mean loss of every role for each value of a category column, the `SLICES` largest first."""
-    seen: dict[str | None, int] = {}
+    value_codes: dict[str | None, int] = {}
     column = values.cast(pl.String).to_list()
-    codes = np.array([seen.setdefault(value, len(seen)) for value in column], dtype=np.int64)
-    n = np.bincount(codes, minlength=len(seen)).tolist()
-    sums = {role: np.bincount(codes, loss, len(seen)).tolist() for role, loss in losses.items()}
-    largest = sorted(seen.items(), key=lambda item: (-n[item[1]], item[0] is None, item[0] or ""))
+    codes = np.array([value_codes.setdefault(value, len(value_codes)) for value in column], dtype=np.int64)
+    n = np.bincount(codes, minlength=len(value_codes)).tolist()
+    sums = {role: np.bincount(codes, loss, len(value_codes)).tolist() for role, loss in losses.items()}
+    largest = sorted(value_codes.items(), key=lambda item: (-n[item[1]], item[0] is None, item[0] or ""))
     return tuple(
         Slice(field, value, n[code], {role: sums[role][code] / n[code] for role in sums})
-        for value, code in largest[:SLICES]
+        for value, code in largest[:MAX_SLICES]
     )
 
 
@@ -181,23 +181,23 @@ def _check_shapes(objective: Objective, label: Array, prediction: Array) -> None
 def _losses(objective: Objective, y: Array, p: Array, parameters: Parameters) -> Array:
     match objective:
         case "binary":
-            clipped = np.clip(p, CLIP, 1 - CLIP)
+            clipped = np.clip(p, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
             loss = -np.where(y == 1, np.log(clipped), np.log(1 - clipped))
             return np.where((y == 0) | (y == 1), loss, np.nan)
         case "multiclass":
-            own = p[np.arange(len(y)), y.astype(np.int64)]
-            return -np.log(np.clip(own, CLIP, 1 - CLIP))
+            true_class = p[np.arange(len(y)), y.astype(np.int64)]
+            return -np.log(np.clip(true_class, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP))
         case "regression":
             return np.square(y - p)
         case "regression_l1":
             return np.abs(y - p)
         case "huber":
             alpha, distance = _alpha(parameters), np.abs(y - p)
-            far = alpha * (distance - alpha / 2)
-            return np.where(distance <= alpha, np.square(distance) / 2, far)
+            linear = alpha * (distance - alpha / 2)
+            return np.where(distance <= alpha, np.square(distance) / 2, linear)
         case "quantile":
-            alpha, short = _alpha(parameters), y - p
-            return np.where(short >= 0, alpha * short, (alpha - 1) * short)
+            alpha, residual = _alpha(parameters), y - p
+            return np.where(residual >= 0, alpha * residual, (alpha - 1) * residual)
         case "poisson":
             return _deviance(y, p, 1.0)
         case "gamma":
@@ -208,8 +208,8 @@ def _losses(objective: Objective, y: Array, p: Array, parameters: Parameters) ->
 
 def _deviance(y: Array, p: Array, power: float) -> Array:
     """Unit deviance of the Tweedie family; below 0 only by rounding, which is cut off."""
-    mean = np.maximum(p, _POSITIVE)
-    floor = np.maximum(y, _POSITIVE)  # a zero has no log; the term is the same for every model
+    mean = np.maximum(p, _MIN_MEAN)
+    floor = np.maximum(y, _MIN_MEAN)  # a zero has no log; the term is the same for every model
     if power == 1.0:
         deviance = 2 * (y * np.log(floor / mean) - (y - mean))
     elif power == 2.0:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 FieldType = Literal["category", "number", "boolean"]
 Scalar = bool | int | float | str
 
-_UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-RESERVED = {
+_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+RESERVED_PARAMETERS = {
     "objective", "num_class", "num_threads", "seed", "deterministic", "force_row_wise",
     "learning_rate", "num_leaves", "min_data_in_leaf", "verbosity", "num_iterations",
 }  # fmt: skip
@@ -22,10 +22,10 @@ RESERVED = {
 
 def _milliseconds(value: object) -> object:
     if isinstance(value, str):
-        found = re.fullmatch(r"(\d+)(ms|[smhd])", value.strip())
-        if found is None:
+        match = re.fullmatch(r"(\d+)(ms|[smhd])", value.strip())
+        if match is None:
             raise ValueError("a duration is a whole number and a unit, such as 90s, 5m, 12h or 60d")
-        return int(found[1]) * _UNITS.get(found[2], 1)
+        return int(match[1]) * _UNIT_MS.get(match[2], 1)
     return value
 
 
@@ -48,7 +48,7 @@ class WindowsSpec(Section):
     cron: str = Field("0 0 * * *", description="Five cron fields; a window lies between two ticks.")
     start: date | datetime = Field(description="Where the first window begins, in `timezone`.")
     timezone: str = Field("UTC", description="IANA name; only for windows of a day or longer.")
-    confirm: int = Field(
+    confirmation_records: int = Field(
         20, ge=2, le=10_000, description="Data records looked at to confirm a boundary."
     )
     idle_timeout: Duration = Field(
@@ -56,13 +56,13 @@ class WindowsSpec(Section):
         description="A Kafka partition that stands still this long no longer holds a window open, "
         "if another one has a confirmed boundary.",
     )
-    close_when_silent: Duration | None = Field(
+    close_after_silence: Duration | None = Field(
         None, description="Close windows when every partition has stood still this long."
     )
 
     @field_validator("timezone")
     @classmethod
-    def _known_zone(cls, value: str) -> str:
+    def _valid_timezone(cls, value: str) -> str:
         if value not in available_timezones():
             raise ValueError(f"{value!r} is no IANA timezone, such as Europe/Berlin or UTC")
         return value
@@ -75,13 +75,13 @@ class WindowsSpec(Section):
         return value
 
 
-class TreesSpec(Section):
+class BoostingSpec(Section):
     """One kind of boosting step."""
 
-    trees: int = Field(ge=1, le=10_000, description="Boosting rounds.")
-    rate: float = Field(gt=0, le=1, description="Learning rate.")
-    leaves: int = Field(15, ge=2, le=1024, description="Leaves per tree, at most.")
-    min_rows: int = Field(ge=1, description="Rows per leaf, at least.")
+    num_iterations: int = Field(ge=1, le=10_000, description="Boosting rounds.")
+    learning_rate: float = Field(gt=0, le=1, description="Learning rate.")
+    num_leaves: int = Field(15, ge=2, le=1024, description="Leaves per tree, at most.")
+    min_data_in_leaf: int = Field(ge=1, description="Rows per leaf, at least.")
 
 
 class ReplaySpec(Section):
@@ -96,17 +96,17 @@ class ReplaySpec(Section):
 class LearnerSpec(Section):
     """How candidates learn."""
 
-    continue_: TreesSpec = Field(
-        TreesSpec(trees=10, rate=0.02, leaves=15, min_rows=50),
+    continue_: BoostingSpec = Field(
+        BoostingSpec(num_iterations=10, learning_rate=0.02, num_leaves=15, min_data_in_leaf=50),
         alias="continue",
         description="The step on each new batch.",
     )
-    retrain: TreesSpec = Field(
-        TreesSpec(trees=200, rate=0.03, leaves=15, min_rows=200),
+    retrain: BoostingSpec = Field(
+        BoostingSpec(num_iterations=200, learning_rate=0.03, num_leaves=15, min_data_in_leaf=200),
         description="The step from scratch on the replay sample.",
     )
     retrain_every: int = Field(7, ge=1, description="Windows from one retraining to the next.")
-    max_trees: int = Field(
+    max_iterations: int = Field(
         500, ge=1, description="Boosting rounds a model may have; the next step is a retraining."
     )
     replay: ReplaySpec = ReplaySpec()
@@ -125,8 +125,8 @@ class LearnerSpec(Section):
 
     @field_validator("parameters")
     @classmethod
-    def _not_ours(cls, value: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-        for name in sorted(RESERVED & value.keys()):
+    def _not_reserved(cls, value: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        for name in sorted(RESERVED_PARAMETERS & value.keys()):
             raise ValueError(f"`{name}` is set by tidemill; see `continue`, `retrain` and `seed`")
         return value
 
@@ -138,13 +138,13 @@ class GateSpec(Section):
     min_effect: float = Field(
         0.001, ge=0, le=1, description="Share of the champion's loss that the entry test asks for."
     )
-    cluster: Duration | None = Field(
+    cluster_length: Duration | None = Field(
         None,
         gt=0,
         description="Rows of one cluster of event time count as dependent; "
         "by default the smaller of an hour and 1/24 of the window.",
     )
-    pool: int = Field(6, ge=2, le=100, description="Judged windows that the guard pools.")
+    pool_size: int = Field(6, ge=2, le=100, description="Judged windows that the guard pools.")
     min_rows: int = Field(300, ge=2, description="Rows without which the guard gives no verdict.")
     min_clusters: int = Field(8, ge=2, description="Clusters likewise.")
     min_tail_rows: int = Field(30, ge=2, description="Tail rows the entry test needs.")
@@ -160,11 +160,11 @@ class InitialSpec(Section):
     file: str | None = Field(
         None, description="A .parquet, .csv or .jsonl file, relative to defs.yaml."
     )
-    time: str | None = Field(None, description="The file's column of event time.")
+    time_column: str | None = Field(None, description="The file's column of event time.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "InitialSpec":
-        if self.file is not None and self.time is None:
+        if self.file is not None and self.time_column is None:
             raise ValueError("`initial.file` needs `initial.time`, the column of event time")
         if self.file is not None and self.start is not None:
             raise ValueError("`initial.from` is for the topic's history; remove it or `file`")

@@ -35,7 +35,7 @@ MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """What a model may be called: it is a folder, an asset key's prefix and part of file names."""
 
 
-def _moment(value: date | datetime, timezone: str) -> datetime:
+def _aware_datetime(value: date | datetime, timezone: str) -> datetime:
     """A date's midnight, or a time, in the timezone unless it says another."""
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
@@ -84,8 +84,8 @@ class ModelSpec(Section):
     max_reject_share: float = Field(
         0.05, ge=0, le=1, description="Share of rejected rows from which a window is not learned."
     )
-    min_rows: int = Field(100, ge=0, description="Rows below which a check warns.")
-    keep_windows: int = Field(400, ge=1, description="Windows whose batches and candidates stay.")
+    warn_below_rows: int = Field(100, ge=0, description="Rows below which a check warns.")
+    retention_windows: int = Field(400, ge=1, description="Windows whose batches and candidates stay.")
 
     @field_validator("fields")
     @classmethod
@@ -96,7 +96,7 @@ class ModelSpec(Section):
         return dict(sorted(value.items()))  # the order in defs.yaml must not matter to any digest
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "ModelSpec":
+    def _validate_consistency(self) -> "ModelSpec":
         if self.label in self.fields:
             raise ValueError(f"`label` {self.label!r} is also one of the `fields`; remove it there")
         if self.label.startswith("_"):
@@ -115,41 +115,41 @@ class ModelSpec(Section):
     def calendar(self) -> Calendar:
         """The model's windows."""
         windows = self.windows
-        return Calendar(windows.cron, _moment(windows.start, windows.timezone), windows.timezone)
+        return Calendar(windows.cron, _aware_datetime(windows.start, windows.timezone), windows.timezone)
 
     @property
-    def history_start(self) -> int | None:
+    def history_start_ms(self) -> int | None:
         """`initial.from` in milliseconds since 1970; None: all there is."""
         start = self.initial.start
-        return None if start is None else to_ms(_moment(start, self.windows.timezone))
+        return None if start is None else to_ms(_aware_datetime(start, self.windows.timezone))
 
     @property
     def categories(self) -> tuple[str, ...]:
         """The category fields, by name."""
         return tuple(name for name, field in self.fields.items() if field.type == "category")
 
-    def learning(self, features_source: str | None) -> dict[str, Any]:
+    def learning_spec(self, features_source: str | None) -> dict[str, Any]:
         """All that candidates depend on besides data: what a line is begun with.
 
         `features_source` is the sha256 of the feature function's source, None without one.
         """
-        told = self.model_dump(mode="json", by_alias=True)
-        parts = {k: told[k] for k in ("label", "classes", "objective", "features")}
+        dumped = self.model_dump(mode="json", by_alias=True)
+        parts = {k: dumped[k] for k in ("label", "classes", "objective", "features")}
         # Not `optional`: it says when a batch is refused, and changes nothing in one that is not.
         fields = {name: field.type for name, field in self.fields.items()}
         return parts | {
             "fields": fields,
             "features_source": features_source,
-            "learner": told["learner"],
+            "learner": dumped["learner"],
         }
 
-    def under(self, learning: Mapping[str, Any]) -> "ModelSpec":
+    def with_learning_spec(self, learning_spec: Mapping[str, Any]) -> "ModelSpec":
         """This spec with what `learning` told of another: to make again what was made by that one.
 
         Every field may be missing, for that refuses no batch, and those it could refuse stand.
         """
-        fields = learning["fields"].items()
-        changed = {key: learning[key] for key in ("label", "classes", "objective", "features")}
+        fields = learning_spec["fields"].items()
+        changed = {key: learning_spec[key] for key in ("label", "classes", "objective", "features")}
         changed["fields"] = {name: FieldSpec(type=kind, optional=True) for name, kind in fields}
-        changed["learner"] = LearnerSpec.model_validate(learning["learner"])
+        changed["learner"] = LearnerSpec.model_validate(learning_spec["learner"])
         return self.model_copy(update=changed)

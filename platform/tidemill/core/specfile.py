@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 
-COMPONENT = "tidemill.defs.IncrementalModel"
-Path = Sequence[str | int]
+COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
+KeyPath = Sequence[str | int]
 
 
 def parse(text: str, file: str) -> ModelSpec:
@@ -27,32 +27,32 @@ def parse(text: str, file: str) -> ModelSpec:
         raise _invalid([f"{file}:{line}: not YAML: {error.problem}"]) from None
     if root is None or not isinstance(document, dict):
         raise _invalid([f"{file}:1: expected a mapping with `type` and `attributes`"])
-    complaints = [
-        f"{file}:{_line(root, [key])}: unknown key `{key}`{_nearest(key, ['type', 'attributes'])}"
+    errors = [
+        f"{file}:{_line(root, [key])}: unknown key `{key}`{_suggestion(key, ['type', 'attributes'])}"
         for key in document
         if key
         not in ("type", "attributes", "requirements", "post_processing", "template_vars_module")
     ]
-    if document.get("type") != COMPONENT:
-        complaints.append(f"{file}:{_line(root, ['type'])}: `type` must be `{COMPONENT}`")
+    if document.get("type") != COMPONENT_TYPE:
+        errors.append(f"{file}:{_line(root, ['type'])}: `type` must be `{COMPONENT_TYPE}`")
     try:
         spec = ModelSpec.model_validate(document.get("attributes"))
     except ValidationError as error:
-        complaints += [_complaint(file, root, detail) for detail in error.errors()]
+        errors += [_format_error(file, root, detail) for detail in error.errors()]
     except TidemillError as error:
-        complaints.append(f"{file}:{_line(root, ['attributes', 'windows'])}: {error}")
-    if complaints:
-        raise _invalid(complaints)
+        errors.append(f"{file}:{_line(root, ['attributes', 'windows'])}: {error}")
+    if errors:
+        raise _invalid(errors)
     return spec
 
 
-def other_gate(spec: ModelSpec, texts: Sequence[str]) -> ModelSpec:
+def with_gate_overrides(spec: ModelSpec, overrides: Sequence[str]) -> ModelSpec:
     """This model with another gate: the keys of these YAML mappings, one over the other.
 
     Raises `SpecInvalid`.
     """
     changes: dict[str, object] = {}
-    for text in texts:
+    for text in overrides:
         try:
             keys = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
@@ -67,38 +67,38 @@ def other_gate(spec: ModelSpec, texts: Sequence[str]) -> ModelSpec:
     except ValidationError as error:
         root = yaml.compose("{}", Loader=yaml.SafeLoader)
         assert root is not None  # an empty mapping, in which no key has a line
-        told = [_complaint("", root, detail).removeprefix(":1: ") for detail in error.errors()]
-        raise _invalid(told) from None
+        messages = [_format_error("", root, detail).removeprefix(":1: ") for detail in error.errors()]
+        raise _invalid(messages) from None
 
 
-def _invalid(complaints: Sequence[str]) -> SpecInvalid:
-    return SpecInvalid("\n".join(complaints), "\nMend the lines named above.")
+def _invalid(errors: Sequence[str]) -> SpecInvalid:
+    return SpecInvalid("\n".join(errors), "\nMend the lines named above.")
 
 
-def _complaint(file: str, root: yaml.Node, detail: ErrorDetails) -> str:
+def _format_error(file: str, root: yaml.Node, detail: ErrorDetails) -> str:
     loc = detail["loc"]
-    where = f"{file}:{_line(root, ['attributes', *loc])}"
+    location = f"{file}:{_line(root, ['attributes', *loc])}"
     name = ".".join(map(str, loc))
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key `{name}`{_nearest(str(loc[-1]), _keys_beside(loc))}"
+        return f"{location}: unknown key `{name}`{_suggestion(str(loc[-1]), _sibling_keys(loc))}"
     if detail["type"] == "missing":
-        return f"{where}: `{name}` is missing"
-    told = detail["msg"].removeprefix("Value error, ")
+        return f"{location}: `{name}` is missing"
+    message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "literal_error":
         allowed = str(detail["ctx"]["expected"])
-        words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
-        told = f"expected {allowed}{_nearest(str(detail['input']), words)}"
+        choices = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+        message = f"expected {allowed}{_suggestion(str(detail['input']), choices)}"
     value = detail["input"]
     shown = "" if isinstance(value, dict | list) else f" is {value!r}:"
-    return f"{where}: `{name}`{shown} {told}" if name else f"{where}: {told}"
+    return f"{location}: `{name}`{shown} {message}" if name else f"{location}: {message}"
 
 
-def _nearest(word: str, words: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean `{found[0]}`?" if found else f"; expected one of {', '.join(words)}"
+def _suggestion(name: str, choices: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"; did you mean `{matches[0]}`?" if matches else f"; expected one of {', '.join(choices)}"
 
 
-def _keys_beside(loc: Path) -> list[str]:
+def _sibling_keys(loc: KeyPath) -> list[str]:
     """The keys allowed where this location's last key stands."""
     model: type[BaseModel] = ModelSpec
     for step in loc[:-1]:
@@ -109,7 +109,7 @@ def _keys_beside(loc: Path) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _line(root: yaml.Node, path: Path) -> int:
+def _line(root: yaml.Node, path: KeyPath) -> int:
     """The line of the deepest key of `path` that the document has."""
     node, line = root, root.start_mark.line
     for step in path:

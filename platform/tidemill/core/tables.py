@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROW_GROUP = 65_536
+ROW_GROUP_SIZE = 65_536
 """Rows of a row group: fixed, because it is part of the bytes."""
 
 _LIBRARIES = ("lightgbm", "msgspec", "numpy", "polars", "pyarrow")
@@ -23,7 +23,7 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     pq.write_table(
         table.replace_schema_metadata(None),
         sink,
-        row_group_size=ROW_GROUP,
+        row_group_size=ROW_GROUP_SIZE,
         compression="zstd",
         compression_level=3,
         store_schema=False,
@@ -44,30 +44,30 @@ def rows_digest(frame: pl.DataFrame) -> str:
 
     Numbers count as little-endian bytes, texts as UTF-8 with their lengths before them.
     """
-    total = hashlib.sha256()
+    hasher = hashlib.sha256()
     for column in frame.get_columns():
-        for part in (column.name.encode(), str(column.dtype).encode(), *_parts(column)):
-            total.update(len(part).to_bytes(8, "little"))
-            total.update(part)
-    return total.hexdigest()
+        for part in (column.name.encode(), str(column.dtype).encode(), *_digest_parts(column)):
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
+    return hasher.hexdigest()
 
 
 @cache
-def libraries() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """The versions of the libraries that bytes and trees depend on."""
     return {name: version(name) for name in _LIBRARIES}
 
 
-def _parts(column: pl.Series) -> list[bytes]:
+def _digest_parts(column: pl.Series) -> list[bytes]:
     """Validity as one byte a row, then the values; what is under a null counts as zero."""
     valid = _little_endian(column.is_not_null().cast(pl.UInt8))
     if column.dtype == pl.String:
-        known = column.fill_null("")
-        lengths = known.str.len_bytes().cast(pl.UInt64)
-        return [valid, _little_endian(lengths), known.str.join("").item().encode()]
+        texts = column.fill_null("")
+        lengths = texts.str.len_bytes().cast(pl.UInt64)
+        return [valid, _little_endian(lengths), texts.str.join("").item().encode()]
     if column.dtype == pl.Binary:
-        told = column.fill_null(b"")
-        return [valid, _little_endian(told.bin.size("b").cast(pl.UInt64)), b"".join(told)]
+        blobs = column.fill_null(b"")
+        return [valid, _little_endian(blobs.bin.size("b").cast(pl.UInt64)), b"".join(blobs)]
     if column.dtype == pl.Boolean:
         return [valid, _little_endian(column.fill_null(False).cast(pl.UInt8))]
     return [valid, _little_endian(column.fill_null(0))]

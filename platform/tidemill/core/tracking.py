@@ -10,7 +10,7 @@ from tidemill.core import canonical
 from tidemill.core.ledger import Entry
 from tidemill.core.plans import Plan
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report_markdown import markdown
+from tidemill.core.report_markdown import render_markdown
 from tidemill.core.report_records import Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
@@ -26,7 +26,7 @@ class WindowRun:
     model: str
     window: str
     digest: str
-    at: int
+    timestamp_ms: int
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class WindowRun:
 
 
 @dataclass(frozen=True)
-class Version:
+class RegistryVersion:
     """A version of the registry: a model that was deployed, and the entry that first did."""
 
     digest: str
@@ -56,13 +56,13 @@ def window_run(
         model=report.model,
         window=report.window,
         digest=canonical.digest(encoded),
-        at=plan.end,
-        params=dict(_flat(spec.model_dump(mode="json", by_alias=True))),
+        timestamp_ms=plan.end,
+        params=dict(_flatten(spec.model_dump(mode="json", by_alias=True))),
         metrics={
-            **_counts(manifest, candidate, report),
-            **_losses(report),
-            **_tests(report),
-            **_fields(spec, rows),
+            **_count_metrics(manifest, candidate, report),
+            **_loss_metrics(report),
+            **_comparison_metrics(report),
+            **_field_metrics(spec, rows),
         },
         tags={
             "window.start": from_ms(plan.start).isoformat(),
@@ -70,7 +70,7 @@ def window_run(
             "topic": plan.topic,
             "topic_id": plan.topic_id,
             "epoch": str(plan.epoch),
-            "line": report.line,
+            "line": report.lineage,
             "offsets": " ".join(f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges),
             "verdict": report.verdict,
             "reasons": "; ".join(report.reasons),
@@ -84,65 +84,65 @@ def window_run(
             "batch.rows_digest": manifest.rows_digest,
             **tags,
         },
-        texts={"report.md": markdown(report), "report.json": encoded.decode()},
+        texts={"report.md": render_markdown(report), "report.json": encoded.decode()},
     )
 
 
-def version_of(entry: Entry) -> Version:
+def registry_version(entry: Entry) -> RegistryVersion:
     """The registry's version of a deployed model."""
-    told = {"seq": str(entry.seq), "kind": entry.kind, "as_of": entry.as_of or "", "by": entry.by}
-    return Version(entry.digest, told | {"why": entry.why})
+    tags = {"seq": str(entry.seq), "kind": entry.kind, "as_of": entry.as_of or "", "by": entry.actor}
+    return RegistryVersion(entry.digest, tags | {"why": entry.reason})
 
 
-def _flat(told: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in told.items():
+def _flatten(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in mapping.items():
         name = f"{path}.{key}" if path else key
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, name)
+            yield from _flatten(value, name)
         elif value is not None and value not in ({}, []):
             yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _counts(manifest: Manifest, candidate: Candidate, report: Report) -> dict[str, float]:
-    told: dict[str, float | None] = {
+def _count_metrics(manifest: Manifest, candidate: Candidate, report: Report) -> dict[str, float]:
+    metrics: dict[str, float | None] = {
         "rows": manifest.rows,
         "rejected": manifest.rejected,
         "late": manifest.late,
-        "ahead": manifest.ahead,
+        "ahead": manifest.early,
         "gaps": manifest.gaps,
-        "timestamps.created": manifest.timestamps.created,
-        "timestamps.appended": manifest.timestamps.appended,
-        "timestamps.none": manifest.timestamps.none,
+        "timestamps.created": manifest.timestamps.create_time,
+        "timestamps.appended": manifest.timestamps.log_append_time,
+        "timestamps.none": manifest.timestamps.not_available,
         "base_rate": report.base_rate,
         "clusters": report.clusters,
         "tail_rows": report.tail_rows,
         "pool": len(report.state.pool),
-        "trees": candidate.trees,
+        "trees": candidate.num_iterations,
         "since_retrain": candidate.since_retrain,
         "promoted": report.verdict == "promote",
         "rolled_back": report.verdict == "roll_back",
         **{f"rejected.{reason}": count for reason, count in manifest.reasons.items()},
-        **{f"age.{role}": it.age for role, it in report.models.items()},
+        **{f"age.{role}": model.age for role, model in report.models.items()},
     }
-    return _numbers(told)
+    return _without_missing(metrics)
 
 
-def _losses(report: Report) -> dict[str, float]:
-    told: dict[str, float | None] = {f"loss.{of}": loss for of, loss in report.losses.items()}
-    told["auc"] = report.auc
+def _loss_metrics(report: Report) -> dict[str, float]:
+    metrics: dict[str, float | None] = {f"loss.{role}": loss for role, loss in report.losses.items()}
+    metrics["auc"] = report.auc
     if report.calibration is not None:
-        told["calibration.bias"] = report.calibration.bias
-    told["pairing.t"] = report.pairing.skill.t
-    if report.running.rows:
-        sums = report.running.sums
-        told |= {f"running.{of}": total / report.running.rows for of, total in sums.items()}
-    return _numbers(told)
+        metrics["calibration.bias"] = report.calibration.bias
+    metrics["pairing.t"] = report.permutation_check.estimate.t
+    if report.cumulative_losses.rows:
+        sums = report.cumulative_losses.sums
+        metrics |= {f"running.{role}": total / report.cumulative_losses.rows for role, total in sums.items()}
+    return _without_missing(metrics)
 
 
-def _tests(report: Report) -> dict[str, float]:
-    told: dict[str, float | None] = {}
+def _comparison_metrics(report: Report) -> dict[str, float]:
+    metrics: dict[str, float | None] = {}
     for test in report.comparisons:
-        found = {
+        values = {
             "gain": test.gain,
             "se": test.estimate.se,
             "t": test.estimate.t,
@@ -151,28 +151,28 @@ def _tests(report: Report) -> dict[str, float]:
             "t_above": test.t_above,
             "t_below": test.t_below,
         }
-        told |= {f"{test.scope}.{name}": value for name, value in found.items()}
-    return _numbers(told)
+        metrics |= {f"{test.scope}.{name}": value for name, value in values.items()}
+    return _without_missing(metrics)
 
 
-def _fields(spec: ModelSpec, rows: pl.DataFrame) -> dict[str, float]:
+def _field_metrics(spec: ModelSpec, rows: pl.DataFrame) -> dict[str, float]:
     """The share of missing values of each field; mean and spread of numbers, variety of others."""
-    told: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {}
     for name, field_ in spec.fields.items():
         if not rows.height or name not in rows.columns:
             continue
         column = rows[name]
-        told[f"field.{name}.missing"] = column.null_count() / rows.height
+        metrics[f"field.{name}.missing"] = column.null_count() / rows.height
         if field_.type == "category":
-            told[f"field.{name}.values"] = column.n_unique()
+            metrics[f"field.{name}.values"] = column.n_unique()
         else:
             numbers = column.cast(pl.Float64)
-            mean, spread = numbers.mean(), numbers.std()
-            told[f"field.{name}.mean"] = mean if isinstance(mean, float) else None
-            told[f"field.{name}.std"] = spread if isinstance(spread, float) else None
-    return _numbers(told)
+            mean, std = numbers.mean(), numbers.std()
+            metrics[f"field.{name}.mean"] = mean if isinstance(mean, float) else None
+            metrics[f"field.{name}.std"] = std if isinstance(std, float) else None
+    return _without_missing(metrics)
 
 
-def _numbers(told: Mapping[str, float | None]) -> dict[str, float]:
+def _without_missing(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """What is a number: a missing one is left out, and is never made a zero."""
-    return {name: float(value) for name, value in told.items() if value is not None}
+    return {name: float(value) for name, value in metrics.items() if value is not None}

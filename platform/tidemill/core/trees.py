@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tidemill.core.errors import BundleUnfit
+from tidemill.core.errors import BundleInvalid
 
 if TYPE_CHECKING:
     import lightgbm
@@ -17,15 +17,15 @@ def check_trees(booster: "lightgbm.Booster") -> None:
     Raises `BundleUnfit`.
     """
     blocks = booster.model_to_string().split("\nTree=")[1:]
-    for number, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         tree = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         leaves = int(tree["num_leaves"])
         children = _numbers(tree, "left_child") + _numbers(tree, "right_child")
         # Nodes count from 0, which is the root; a leaf is told as -1 and downwards.
-        wanted = [*range(-leaves, 0), *range(1, leaves - 1)] if leaves > 1 else []
-        looks = _numbers(tree, "split_feature")
-        if sorted(children) != wanted or not all(0 <= at < booster.num_feature() for at in looks):
-            raise BundleUnfit(f"Tree {number} of a bundle is no tree.", _REMEDY)
+        expected = [*range(-leaves, 0), *range(1, leaves - 1)] if leaves > 1 else []
+        split_features = _numbers(tree, "split_feature")
+        if sorted(children) != expected or not all(0 <= feature < booster.num_feature() for feature in split_features):
+            raise BundleInvalid(f"Tree {index} of a bundle is no tree.", _REMEDY)
 
 
 def _numbers(tree: dict[str, str], name: str) -> list[int]:

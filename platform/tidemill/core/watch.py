@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-FIRST_WAIT = 60_000
+INITIAL_BACKOFF_MS = 60_000
 """Milliseconds from a window's first failure to the second try; each wait is twice the last."""
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 """Tries after which a window is given up."""
 
-FOR_A_PERSON = frozenset(
+NON_RETRYABLE = frozenset(
     {
         "SpecInvalid", "UnknownWindow", "PrerequisiteMissing", "Refused",
         "TopicRecreated", "TopicCompacted", "OffsetsExpired", "LogTruncated", "DataLost",
@@ -17,21 +17,21 @@ FOR_A_PERSON = frozenset(
     }
 )  # fmt: skip
 """Faults that another try cannot mend."""
-NO_FAILURE = frozenset({"WindowOpen", "AlreadyRunning"})
+EXPECTED_OUTCOMES = frozenset({"WindowOpen", "AlreadyRunning"})
 """Named ends of a run that only say: not now."""
 
 
 @dataclass(frozen=True)
-class Failure:
+class WindowFailure:
     """How a run ended: the window and the fault by name, and the sentence with its remedy."""
 
     window: str
     error: str
-    told: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Trouble:
+class FailureState:
     """A window that failed `attempts` times, the last time at `at` (milliseconds since 1970).
 
     `situation` is a digest of all that a person may change about it: another one means that the
@@ -40,29 +40,29 @@ class Trouble:
 
     window: str
     error: str
-    told: str
+    message: str
     attempts: int
-    at: int
-    situation: str
+    failed_at_ms: int
+    fingerprint: str
 
     @property
     def given_up(self) -> bool:
-        return self.error in FOR_A_PERSON or self.attempts >= ATTEMPTS
+        return self.error in NON_RETRYABLE or self.attempts >= MAX_ATTEMPTS
 
     @property
-    def next_at(self) -> int:
+    def next_attempt_ms(self) -> int:
         """When to try again, in milliseconds since 1970."""
-        wait: int = FIRST_WAIT * 2 ** (self.attempts - 1)
-        return self.at + wait
+        wait: int = INITIAL_BACKOFF_MS * 2 ** (self.attempts - 1)
+        return self.failed_at_ms + wait
 
     def __str__(self) -> str:
-        return f"Window {self.window} failed {self.attempts} times: {self.told}"
+        return f"Window {self.window} failed {self.attempts} times: {self.message}"
 
 
-def after(before: Trouble | None, failure: Failure, now: int, situation: str) -> Trouble | None:
+def next_state(previous: FailureState | None, failure: WindowFailure, now_ms: int, fingerprint: str) -> FailureState | None:
     """What is known after one more failure; None where it is none."""
-    if failure.error in NO_FAILURE:
+    if failure.error in EXPECTED_OUTCOMES:
         return None
-    again = before is not None and before.window == failure.window
-    attempts = before.attempts + 1 if before is not None and again else 1
-    return Trouble(failure.window, failure.error, failure.told, attempts, now, situation)
+    repeated = previous is not None and previous.window == failure.window
+    attempts = previous.attempts + 1 if previous is not None and repeated else 1
+    return FailureState(failure.window, failure.error, failure.message, attempts, now_ms, fingerprint)

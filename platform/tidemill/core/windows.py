@@ -83,7 +83,7 @@ class Calendar:
     @cached_property
     def first(self) -> Window:
         """The first window: it begins at the first tick at or after `start`."""
-        return self._window(self._at_or_after(self.start.astimezone(self._zone)))
+        return self._window(self._tick_at_or_after(self.start.astimezone(self._zone)))
 
     def window(self, key: str) -> Window:
         """The window with this key. Raises `UnknownWindow` for anything else."""
@@ -94,18 +94,18 @@ class Calendar:
             local = datetime.strptime(key, self.key_format)  # noqa: DTZ007 - the zone follows
         except ValueError:
             raise UnknownWindow(f"{key!r} is no window key.", example) from None
-        found = self._window(self._at_or_after(local.replace(tzinfo=self._zone)))
-        if found.key != key:
+        window = self._window(self._tick_at_or_after(local.replace(tzinfo=self._zone)))
+        if window.key != key:
             raise UnknownWindow(f"No window begins at {key!r} by cron {self.cron!r}.", example)
-        if found.start < self.first.start:
+        if window.start < self.first.start:
             raise UnknownWindow(f"{key!r} is before the first window.", example)
-        return found
+        return window
 
-    def containing(self, ms: int) -> Window | None:
+    def containing(self, timestamp_ms: int) -> Window | None:
         """The window that holds this moment; None before the first window."""
-        if ms < self.first.start:
+        if timestamp_ms < self.first.start:
             return None
-        moment = from_ms(ms).astimezone(self._zone) + timedelta(milliseconds=1)
+        moment = from_ms(timestamp_ms).astimezone(self._zone) + timedelta(milliseconds=1)
         return self._window(next(CronSim(self.cron, _ceil_minute(moment), reverse=True)))
 
     def after(self, window: Window) -> Window:
@@ -119,11 +119,11 @@ class Calendar:
         start = from_ms(window.start).astimezone(self._zone)
         return self._window(next(CronSim(self.cron, start, reverse=True)))
 
-    def back(self, window: Window, steps: int) -> Window | None:
+    def nth_before(self, window: Window, count: int) -> Window | None:
         """The window so many (at least one) before this one; None if that is before the first."""
         start = from_ms(window.start).astimezone(self._zone)
         ticks = CronSim(self.cron, start, reverse=True)
-        for _ in range(steps):
+        for _ in range(count):
             start = next(ticks)
             if to_ms(start) < self.first.start:
                 return None
@@ -136,15 +136,15 @@ class Calendar:
             yield window
             window = self.after(window)
 
-    def _at_or_after(self, moment: datetime) -> datetime:
-        return self._next(moment - timedelta(microseconds=1))
+    def _tick_at_or_after(self, moment: datetime) -> datetime:
+        return self._next_tick(moment - timedelta(microseconds=1))
 
-    def _next(self, moment: datetime) -> datetime:
+    def _next_tick(self, moment: datetime) -> datetime:
         following: datetime = next(CronSim(self.cron, moment))
         return following
 
     def _window(self, start: datetime) -> Window:
-        end = self._next(start)
+        end = self._next_tick(start)
         return Window(to_ms(start), to_ms(end), start.strftime(self.key_format))
 
 

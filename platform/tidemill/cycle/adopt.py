@@ -7,12 +7,12 @@ from tidemill.core.errors import (
     FeatureSkew,
     LogTruncated,
     PredecessorMissing,
-    Refused,
+    OperationNotAllowed,
     TopicRecreated,
 )
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.plans import Plan
-from tidemill.core.records import Adoption, Line
+from tidemill.core.records import Adoption, Lineage
 from tidemill.core.windows import Window
 from tidemill.cycle.attach import attach, topic_of
 from tidemill.cycle.deploy import append, outstanding, read_chain
@@ -101,10 +101,10 @@ def _plan_before(mill: Mill, first: Window) -> Plan:
 
 
 def _change(mill: Mill, first: Window, before: Plan) -> _Change:
-    was = line_of(mill, first).learning
+    was = line_of(mill, first).learning_spec
     keys = differing(was, {**was, **mill.learning()})
     if not adoptable(keys):
-        raise Refused(
+        raise OperationNotAllowed(
             f"Model {mill.model} would learn something else, or begin otherwise: "
             f"{', '.join(f'`{key}`' for key in sorted(keys))} differ.",
             "Undo the change in defs.yaml, or define a model of a new name.",
@@ -121,7 +121,7 @@ def _again(mill: Mill, window: Window) -> Adopted:
     for number, adoption in reversed(list(adoptions(mill.archive))):
         if adoption.window == window.key and in_time(mill.archive, number, adoption):
             return _told(mill, number, adoption, _Change(set(), False))
-    raise Refused(
+    raise OperationNotAllowed(
         f"Model {mill.model} learns by the spec and from the topic that defs.yaml names.",
         "There is nothing to adopt.",
     )
@@ -132,7 +132,7 @@ def _check_window(mill: Mill, window: Window, first: Window) -> None:
         return
     early = f"Window {window} of model {mill.model} is planned already"
     late = f"Windows of model {mill.model} before {window} are not planned"
-    raise Refused(
+    raise OperationNotAllowed(
         f"{early if window.start < first.start else late}; the first that is not is {first}.",
         f"Adopt from there: `tidemill adopt {mill.model} --from {first} --why REASON`.",
     )
@@ -146,7 +146,7 @@ def _check_done(mill: Mill, first: Window) -> None:
     if last is None or (done == last and not outstanding(mill, last)):
         return
     left = last if done == last else calendar.after(done) if done else calendar.first
-    raise Refused(
+    raise OperationNotAllowed(
         f"Windows {left} to {last} of model {mill.model} are planned, but not done.",
         f"Finish them first, as they were begun: undo the change in defs.yaml, run `tidemill "
         f"backfill {mill.model} --from {left} --to {last}` (a window that cannot be read is left "
@@ -168,7 +168,7 @@ def _check_models(mill: Mill, first: Window) -> None:
             mill.load(digest)
         except FeatureSkew as skew:
             raise FeatureSkew(
-                skew.what,
+                skew.message,
                 "It is still scored and served, through its own function. Leave that module as it "
                 "was, and put the new function into a module of another name (`features: "
                 "OTHER:function`).",
@@ -185,19 +185,19 @@ def _wanted(
 ) -> Adoption:
     topic, line = topic_of(mill, None), line_of(mill, first)
     if change.keys:
-        line = Line({**line.learning, **mill.learning()}, _parent(mill, first), first.key)
+        line = Lineage({**line.learning_spec, **mill.learning()}, _parent(mill, first), first.key)
     known = adopted(mill.archive, first)
     pending = mill.archive.adoption(known) if known > before.adoption else None
     return Adoption(
         model=mill.model,
         window=first.key,
-        line=line,
+        lineage=line,
         topic=topic.name,
         cluster_id=topic.cluster_id,
         topic_id=topic.topic_id,
         epoch=(pending or before).epoch + change.moved,
-        by=by,
-        why=why,
+        actor=by,
+        reason=why,
     )
 
 
@@ -208,7 +208,7 @@ def _commit(mill: Mill, first: Window, number: int, wanted: Adoption, change: _C
     def entry(chain: Chain) -> Entry | None:
         if chain.head is None or _in_ledger(chain, wanted) is not None:
             return None
-        seq, prev = chain.next
+        seq, prev = chain.next_position
         return Entry(
             model=mill.model,
             seq=seq,
@@ -218,8 +218,8 @@ def _commit(mill: Mill, first: Window, number: int, wanted: Adoption, change: _C
             as_of_ms=last.end if last else None,
             verdict=None,
             evidence=_hash(wanted),
-            by=wanted.by,
-            why=wanted.why,
+            actor=wanted.actor,
+            reason=wanted.reason,
             prev=prev,
         )
 
@@ -228,7 +228,7 @@ def _commit(mill: Mill, first: Window, number: int, wanted: Adoption, change: _C
     standing = mill.archive.commit_adoption(number, adoption)
     reached("adopt.committed")
     if standing != adoption or not in_time(mill.archive, number, standing):
-        raise Refused(
+        raise OperationNotAllowed(
             f"Somebody else adopted for model {mill.model}, or planned {first}, at the same time.",
             "Look at `tidemill history`, and run the command again.",
         )
@@ -237,13 +237,13 @@ def _commit(mill: Mill, first: Window, number: int, wanted: Adoption, change: _C
 
 def _hash(adoption: Adoption) -> str:
     """The sha256 of the adoption's record, as it lies in the store."""
-    return canonical.digest(canonical.seal(canonical.encode(adoption)))
+    return canonical.digest(canonical.with_checksum(canonical.encode(adoption)))
 
 
 def _in_ledger(chain: Chain, wanted: Adoption) -> Adoption | None:
     """This adoption as the ledger has it already, by whoever decided it first; None: it has not."""
-    for standing in reversed(chain.standing):
-        told = replace(wanted, by=standing.entry.by, why=standing.entry.why)
+    for standing in reversed(chain.entries):
+        told = replace(wanted, by=standing.entry.actor, why=standing.entry.reason)
         if standing.entry.kind == "adopt" and standing.entry.evidence == _hash(told):
             return told
     return None
@@ -251,17 +251,17 @@ def _in_ledger(chain: Chain, wanted: Adoption) -> Adoption | None:
 
 def _told(mill: Mill, number: int, adoption: Adoption, change: _Change) -> Adopted:
     hash_ = _hash(adoption)
-    entries = (s.entry for s in mill.chain().standing if s.entry.evidence == hash_)
+    entries = (s.entry for s in mill.chain().entries if s.entry.evidence == hash_)
     return Adopted(
         model=mill.model,
         window=adoption.window,
         number=number,
-        line=canonical.digest_of(adoption.line),
+        line=canonical.digest_of(adoption.lineage),
         learning=tuple(sorted(change.keys)),
         moved=change.moved,
         topic=adoption.topic,
         epoch=adoption.epoch,
         seq=next((entry.seq for entry in entries), -1),
-        by=adoption.by,
-        why=adoption.why,
+        by=adoption.actor,
+        why=adoption.reason,
     )

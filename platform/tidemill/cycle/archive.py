@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned
-from tidemill.core.ledger import Standing
+from tidemill.core.ledger import ValidEntry
 from tidemill.core.plans import Observation, Plan
-from tidemill.core.records import Adoption, Candidate, FileRef, Initial, Line, Manifest, Pruned
+from tidemill.core.records import Adoption, Candidate, FileRef, InitialModel, Lineage, Manifest, PruneMarker
 from tidemill.core.report import Report
 from tidemill.failpoints import reached
 from tidemill.ports import Store
@@ -72,16 +72,16 @@ class Archive:
     def commit_manifest(self, manifest: Manifest) -> Manifest:
         return self._commit("manifest", _manifest(manifest.window), manifest)
 
-    def initial(self) -> Initial | None:
-        return self._get("initial.json", Initial)
+    def initial(self) -> InitialModel | None:
+        return self._get("initial.json", InitialModel)
 
-    def commit_initial(self, initial: Initial) -> Initial:
+    def commit_initial(self, initial: InitialModel) -> InitialModel:
         return self._commit("initial", "initial.json", initial)
 
-    def line(self) -> Line | None:
-        return self._get("lines/0.json", Line)
+    def line(self) -> Lineage | None:
+        return self._get("lines/0.json", Lineage)
 
-    def commit_line(self, line: Line) -> Line:
+    def commit_line(self, line: Lineage) -> Lineage:
         return self._commit("line", "lines/0.json", line)
 
     def adoption(self, number: int) -> Adoption | None:
@@ -102,7 +102,7 @@ class Archive:
         return self._get(self.candidate_name(line, window), Candidate)
 
     def commit_candidate(self, candidate: Candidate) -> Candidate:
-        name = self.candidate_name(candidate.line, candidate.window)
+        name = self.candidate_name(candidate.lineage, candidate.window)
         return self._commit("candidate", name, candidate)
 
     def report(self, window: str) -> Report | None:
@@ -111,10 +111,10 @@ class Archive:
     def commit_report(self, report: Report) -> Report:
         return self._commit("report", f"reports/{report.window}.json", report)
 
-    def commit_entry(self, standing: Standing, cluster_id: str, topic_id: str) -> None:
+    def commit_entry(self, standing: ValidEntry, cluster_id: str, topic_id: str) -> None:
         """Copy a standing ledger entry, byte for byte as it stands in the topic."""
         place = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self._put("ledger", _LEDGER, canonical.seal(canonical.encode(place)))
+        self._put("ledger", _LEDGER, canonical.with_checksum(canonical.encode(place)))
         self._put("entry", f"ledger/{standing.entry.seq:08d}.json", standing.value)
 
     def entry(self, seq: int) -> bytes | None:
@@ -128,7 +128,7 @@ class Archive:
     def move_ledger(self, cluster_id: str, topic_id: str) -> None:
         """Say that the copied entries stand in this topic now; only after they do."""
         place = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self.store.replace(f"{self.model}/{_LEDGER}", canonical.seal(canonical.encode(place)))
+        self.store.replace(f"{self.model}/{_LEDGER}", canonical.with_checksum(canonical.encode(place)))
 
     def last_entry(self) -> int:
         """The highest `seq` that was copied; -1 without any."""
@@ -140,23 +140,23 @@ class Archive:
 
     def observe(self, observations: dict[int, Observation]) -> None:
         told = {str(partition): seen for partition, seen in observations.items()}
-        self.store.replace(f"{self.model}/{_SEEN}", canonical.seal(canonical.encode(told)))
+        self.store.replace(f"{self.model}/{_SEEN}", canonical.with_checksum(canonical.encode(told)))
 
     def forget_ends(self) -> None:
         """Forget what was observed: it was of another topic."""
         self.delete(_SEEN)
 
-    def pruned(self) -> Pruned | None:
-        return self._get(_PRUNED, Pruned)
+    def pruned(self) -> PruneMarker | None:
+        return self._get(_PRUNED, PruneMarker)
 
-    def mark_pruned(self, mark: Pruned) -> None:
+    def mark_pruned(self, mark: PruneMarker) -> None:
         """Say how far back the store is pruned, before it is."""
-        self.store.replace(f"{self.model}/{_PRUNED}", canonical.seal(canonical.encode(mark)))
+        self.store.replace(f"{self.model}/{_PRUNED}", canonical.with_checksum(canonical.encode(mark)))
 
     def is_pruned(self, end: int) -> bool:
         """Whether the files of the window with this end may have been pruned."""
         mark = self.pruned()
-        return mark is not None and end <= mark.end
+        return mark is not None and end <= mark.window_end_ms
 
     def put_file(self, ref: FileRef, data: bytes) -> None:
         """Commit bytes under the name that `file_ref` gave them; damaged ones are mended."""
@@ -228,7 +228,7 @@ class Archive:
         data = self.store.get(f"{self.model}/{name}")
         if data is None:
             return None
-        body = canonical.unseal(data)
+        body = canonical.verify_checksum(data)
         if body is None:
             raise DigestMismatch(
                 f"{self.model}/{name} is damaged in the store: it is not of the sha256 that it "
@@ -245,22 +245,22 @@ class Archive:
     def agrees(self, manifest: Manifest) -> bool:
         """Whether a damaged manifest was once this one."""
         damaged = self.store.get(f"{self.model}/{_manifest(manifest.window)}")
-        return damaged is not None and canonical.agrees(damaged, canonical.encode(manifest))
+        return damaged is not None and canonical.is_damaged_copy_of(damaged, canonical.encode(manifest))
 
     def _commit(self, what: str, name: str, record: T) -> T:
         data = canonical.encode(record)
-        if self._put(what, name, canonical.seal(data)):
+        if self._put(what, name, canonical.with_checksum(data)):
             return record
         standing = unless_damaged(lambda: self._get(name, type(record)))
         if standing is not None:
             return standing
-        if not canonical.agrees(self.store.get(f"{self.model}/{name}") or b"", data):
+        if not canonical.is_damaged_copy_of(self.store.get(f"{self.model}/{name}") or b"", data):
             raise DigestMismatch(
                 f"{self.model}/{name} is damaged in the store, and making it again gives another "
                 "record than was committed.",
                 "Restore the file from a backup.",
             )
-        self.store.replace(f"{self.model}/{name}", canonical.seal(data))
+        self.store.replace(f"{self.model}/{name}", canonical.with_checksum(data))
         return record
 
     def _put_named(self, what: str, name: str, data: bytes) -> None:

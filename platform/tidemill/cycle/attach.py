@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill.core.errors import LogTruncated, TopicCompacted, TopicRecreated
-from tidemill.core.log import Extent, Topic
+from tidemill.core.log import OffsetRange, Topic
 from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption
 from tidemill.core.windows import Window
@@ -20,7 +20,7 @@ class Attached:
     """
 
     topic: Topic
-    extents: Mapping[int, Extent]
+    extents: Mapping[int, OffsetRange]
     epoch: int = 0
     adoption: int = 0
     anew: bool = False
@@ -75,9 +75,9 @@ def attach(mill: Mill, before: Plan | None, window: Window | None = None) -> Att
     return Attached(topic, extents, epoch, number, anew)
 
 
-def _check_ends(mill: Mill, topic: Topic, extents: Mapping[int, Extent], before: Plan) -> None:
-    for partition, end in before.ends.items():
-        stable = extents[partition].stable if partition in extents else 0
+def _check_ends(mill: Mill, topic: Topic, extents: Mapping[int, OffsetRange], before: Plan) -> None:
+    for partition, end in before.end_offsets.items():
+        stable = extents[partition].last_stable_offset if partition in extents else 0
         if stable < end:
             raise LogTruncated(
                 f"Partition {partition} of topic {topic.name} ends at offset {stable}, before "

@@ -88,7 +88,7 @@ def _keep_raw(mill: Mill, planned: Plan, rejected: Sequence[Rejected]) -> str:
         why = {(r.partition, r.offset): r.reason for r in rejected}
         records = [
             (chunk.partition, *record, why.get((chunk.partition, record[0])))
-            for chunk in mill.log.read(planned.topic, planned.offsets)
+            for chunk in mill.log.read(planned.topic, planned.offset_ranges)
             for record in zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
         ]
         columns = ("_partition", "_offset", "_timestamp", "value", "reason")

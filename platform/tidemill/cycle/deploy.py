@@ -11,9 +11,9 @@ from tidemill.core.errors import (
     LedgerLost,
     LogUnavailable,
     PredecessorMissing,
-    Refused,
+    OperationNotAllowed,
 )
-from tidemill.core.ledger import Chain, Entry, Standing
+from tidemill.core.ledger import Chain, Entry, ValidEntry
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.mill import Mill
@@ -59,7 +59,7 @@ def deploy(mill: Mill, window: Window, final: bool) -> Deployment:
         mill.prover.prove(mill.archive.bundle(report.state.champion))
         entry = append(mill, decide)
         if entry is not None:
-            return Deployment("deployed", entry.digest, entry.seq, entry.why)
+            return Deployment("deployed", entry.digest, entry.seq, entry.reason)
     standing = ended(read_chain(mill))
     assert standing is not None  # only an entry of our own or a later one ends the attempts
     return standing
@@ -86,8 +86,8 @@ def _ended(
     entry = chain.head.entry
     if entry.digest == report.state.champion:
         return Deployment("unchanged", entry.digest, entry.seq, "it is in service already")
-    if entry.personal and entry.seq > report.ledger_seq:
-        told = f"entry {entry.seq} is {entry.by}'s {entry.kind}, which this report did not take"
+    if entry.is_manual and entry.seq > report.ledger_seq:
+        told = f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
         return Deployment("superseded", entry.digest, entry.seq, told)
     if entry.as_of_ms is not None and entry.as_of_ms >= window.end:
         told = f"entry {entry.seq} knows window {entry.as_of}"
@@ -99,7 +99,7 @@ def _ended(
 
 def _entry(mill: Mill, window: Window, report: Report, chain: Chain) -> Entry:
     """The entry that puts the report's champion into service."""
-    seq, prev = chain.next
+    seq, prev = chain.next_position
     moved = _moved_by(mill, report)
     return Entry(
         model=mill.model,
@@ -110,8 +110,8 @@ def _entry(mill: Mill, window: Window, report: Report, chain: Chain) -> Entry:
         as_of_ms=window.end,
         verdict=moved.verdict,
         evidence=mill.archive.committed(f"reports/{moved.window}.json"),
-        by=mill.by,
-        why="; ".join(moved.reasons),
+        actor=mill.by,
+        reason="; ".join(moved.reasons),
         prev=prev,
     )
 
@@ -137,7 +137,7 @@ def append(mill: Mill, decide: Decision) -> Entry | None:
         if standing is not None:
             _copy(mill, mill.chain())
             return standing.entry
-    raise Refused(
+    raise OperationNotAllowed(
         f"Other writers to the ledger of model {mill.model} were faster {_ATTEMPTS} times.",
         "Run the command again.",
     )
@@ -157,13 +157,13 @@ def read_chain(mill: Mill) -> Chain:
             f"Bring the old topic back, or run `tidemill ledger restore {mill.model}`.",
         )
     chain = mill.chain()
-    if mill.archive.entry(len(chain.standing)) is not None:
+    if mill.archive.entry(len(chain.entries)) is not None:
         raise LedgerLost(
-            f"The ledger topic holds {len(chain.standing)} entries of model {mill.model}; "
+            f"The ledger topic holds {len(chain.entries)} entries of model {mill.model}; "
             "the store has copies of more.",
             f"Bring the topic's records back, or run `tidemill ledger restore {mill.model}`.",
         )
-    copy = mill.archive.entry(len(chain.standing) - 1)
+    copy = mill.archive.entry(len(chain.entries) - 1)
     if chain.head is not None and copy not in (None, chain.head.value):
         raise LedgerBroken(
             f"Entry {chain.head.entry.seq} of model {mill.model} in the ledger topic, at offset "
@@ -176,22 +176,22 @@ def read_chain(mill: Mill) -> Chain:
 
 def _copy(mill: Mill, chain: Chain) -> None:
     """Copy the standing entries that the store has not, in their order: none is ever left out."""
-    first = len(chain.standing)
+    first = len(chain.entries)
     while first and mill.archive.entry(first - 1) is None:
         first -= 1
-    for standing in chain.standing[first:]:
+    for standing in chain.entries[first:]:
         mill.archive.commit_entry(standing, *mill.ledger.identity())
 
 
-def _find(chain: Chain, value: bytes) -> Standing | None:
+def _find(chain: Chain, value: bytes) -> ValidEntry | None:
     wanted = canonical.digest(value)
-    return next((s for s in reversed(chain.standing) if s.hash == wanted), None)
+    return next((s for s in reversed(chain.entries) if s.hash == wanted), None)
 
 
 def _moved_by(mill: Mill, report: Report) -> Report:
     """The newest report, this one or an earlier, that moved the champion."""
     calendar = mill.spec.calendar
-    while report.state_before.champion == report.state.champion:
+    while report.previous_state.champion == report.state.champion:
         before = calendar.before(calendar.window(report.window))
         earlier = mill.archive.report(before.key) if before else None
         if earlier is None:

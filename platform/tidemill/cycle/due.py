@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tidemill.core.plans import INITIAL, Plan
+from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.deploy import outstanding
 from tidemill.cycle.intervene import newest_report
@@ -36,7 +36,7 @@ def due(mill: Mill, hint: str | None = None) -> Due:
     done = _done(mill, hint)
     planned = _newest_plan(mill, done)
     newest, open_because = newest_closed(mill, planned)
-    if newest is None and planned.window != INITIAL:
+    if newest is None and planned.window != INITIAL_KEY:
         newest = calendar.window(planned.window)
     first = calendar.after(done) if done else calendar.first
     if done is not None and outstanding(mill, done):

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 
 from tidemill.core import learner, report
-from tidemill.core.decoding import fitted
+from tidemill.core.decoding import align_to_schema
 from tidemill.core.errors import PredecessorMissing
 from tidemill.core.features import Array
-from tidemill.core.gate import Taken
-from tidemill.core.ledger import personal_since
+from tidemill.core.gate import AppliedEntry
+from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report import Case, Inputs, Report, Rows
+from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import unless_damaged
 from tidemill.cycle.deploy import read_chain
@@ -26,7 +26,7 @@ _AT_ONCE = 4
 """So many models predict at the same time."""
 
 
-def evaluate(mill: Mill, window: Window, taken: Sequence[Taken] | None = None) -> Report:
+def evaluate(mill: Mill, window: Window, taken: Sequence[AppliedEntry] | None = None) -> Report:
     """The report of a window, and in it the gate's verdict.
 
     `taken` are the persons' ledger entries to take, by default those that the rules name now; a
@@ -35,7 +35,7 @@ def evaluate(mill: Mill, window: Window, taken: Sequence[Taken] | None = None) -
     standing = unless_damaged(lambda: mill.archive.report(window.key))
     if standing is not None:
         return standing
-    mill = mill.under(current_line(mill, window).learning)
+    mill = mill.under(current_line(mill, window).learning_spec)
     manifest = batch_of(mill, window)
     candidate = candidate_of(mill, window)
     previous = _previous(mill, window)
@@ -60,10 +60,10 @@ def _previous(mill: Mill, window: Window) -> Report | None:
     return previous
 
 
-def _persons(mill: Mill, window: Window, previous: Report | None) -> list[Taken]:
+def _persons(mill: Mill, window: Window, previous: Report | None) -> list[AppliedEntry]:
     after = previous.ledger_seq if previous else -1
-    standing = personal_since(read_chain(mill), after, window.start)
-    return [Taken(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in standing]
+    standing = manual_entries_since(read_chain(mill), after, window.start)
+    return [AppliedEntry(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in standing]
 
 
 def _case(
@@ -72,22 +72,22 @@ def _case(
     manifest: Manifest,
     candidate: Candidate,
     previous: Report | None,
-    taken: Sequence[Taken],
-) -> Case:
+    taken: Sequence[AppliedEntry],
+) -> EvaluationInputs:
     committed = mill.archive.committed
-    inputs = Inputs(
+    inputs = InputDigests(
         previous=committed(f"reports/{previous.window}.json") if previous else None,
         batch=committed(f"batches/{window.key}/manifest.json"),
-        candidate=committed(mill.archive.candidate_name(candidate.line, window.key)),
+        candidate=committed(mill.archive.candidate_name(candidate.lineage, window.key)),
     )
-    return Case(
+    return EvaluationInputs(
         model=mill.model,
         spec=mill.spec,
         window=window,
         candidate=candidate,
         initial=initial_of(mill).digest,
         previous=previous,
-        inputs=inputs,
+        input_digests=inputs,
         entries=tuple(taken),
         ages=_ages(previous, candidate),
         timestamps=manifest.timestamps,
@@ -101,9 +101,9 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
     return {candidate.parent: 1} | known | {candidate.digest: 0, candidate.holdout or "": 0}
 
 
-def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
-    rows = learner.in_order(rows_of(mill, manifest))
-    digests = set(report.scored(case).values())
+def _judge(mill: Mill, case: EvaluationInputs, manifest: Manifest) -> Report:
+    rows = learner.sort_canonical(rows_of(mill, manifest))
+    digests = set(report.scored_roles(case).values())
     candidate, tail, on_tail = case.candidate, None, None
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # LightGBM predicts outside the interpreter's lock
         told = {digest: pool.submit(_predict, mill, digest, rows) for digest in digests}
@@ -111,13 +111,13 @@ def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
             tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
             on_tail = _predict(mill, candidate.holdout, rows.tail(candidate.tail_rows))
         predictions = {digest: one.result() for digest, one in told.items()}
-    return report.judge(
+    return report.build_report(
         case,
-        Rows(
+        EvaluationRows(
             label=_floats(rows, mill.spec.label),
             timestamp=rows["_timestamp"].to_numpy(),
             tail=tail,
-            slices={name: fitted(rows, {name: "category"})[name] for name in mill.spec.gate.slices},
+            slices={name: align_to_schema(rows, {name: "category"})[name] for name in mill.spec.gate.slices},
         ),
         predictions,
         on_tail,
@@ -127,7 +127,7 @@ def _judge(mill: Mill, case: Case, manifest: Manifest) -> Report:
 def _predict(mill: Mill, digest: str, rows: pl.DataFrame) -> Array:
     """A model's answers through its own bundle: of other fields than its own it knows nothing."""
     model = mill.load(digest)
-    return model.predict(fitted(rows, dict(model.header.fields)))
+    return model.predict(align_to_schema(rows, dict(model.header.fields)))
 
 
 def _floats(rows: pl.DataFrame, column: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill.core.decoding import Decoded, Decoder, Rejected, no_search_for_cycles
+from tidemill.core.decoding import Decoded, Decoder, Rejected, gc_paused
 from tidemill.core.errors import (
     DataLost,
     DigestMismatch,
@@ -18,10 +18,10 @@ from tidemill.core.errors import (
     TopicMissing,
     TopicRecreated,
 )
-from tidemill.core.log import Chunk, Timestamps
-from tidemill.core.plans import INITIAL, Plan
-from tidemill.core.records import FileRef, Manifest, Skip
-from tidemill.core.tables import from_parquet, libraries, rows_digest, to_parquet
+from tidemill.core.log import RecordBatch, TimestampCounts
+from tidemill.core.plans import INITIAL_KEY, Plan
+from tidemill.core.records import FileRef, Manifest, SkipDecision
+from tidemill.core.tables import from_parquet, library_versions, rows_digest, to_parquet
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.attach import topic_of
@@ -45,7 +45,7 @@ class Batch:
     rows: pl.DataFrame
     rejected: Sequence[Rejected]
     absent: dict[str, int]
-    timestamps: Timestamps
+    timestamps: TimestampCounts
 
 
 def extract(mill: Mill, window: Window) -> Manifest:
@@ -58,7 +58,7 @@ def extract(mill: Mill, window: Window) -> Manifest:
     """
     planned = plan(mill, window)
     line = line_if_begun(mill, window)
-    return extract_plan(mill.under(line.learning) if line else mill, planned)
+    return extract_plan(mill.under(line.learning_spec) if line else mill, planned)
 
 
 def extract_plan(mill: Mill, planned: Plan) -> Manifest:
@@ -77,7 +77,7 @@ def settle(mill: Mill, planned: Plan, source: str, make: Callable[[], Batch]) ->
         if standing is not None:
             _check_files(mill, standing)
     except DigestMismatch as damage:
-        pruned = planned.window != INITIAL and mill.archive.is_pruned(planned.end)
+        pruned = planned.window != INITIAL_KEY and mill.archive.is_pruned(planned.end)
         if standing is not None and pruned:
             return standing
         return _mend(mill, planned, source, make, damage)
@@ -106,10 +106,10 @@ def read(mill: Mill, planned: Plan) -> Batch:
 
     Raises what `topic_of` and `EventLog.read` raise.
     """
-    if not planned.offsets:
+    if not planned.offset_ranges:
         return decode(mill, ())
     topic_of(mill, planned)
-    batch = decode(mill, mill.log.read(planned.topic, planned.offsets))
+    batch = decode(mill, mill.log.read(planned.topic, planned.offset_ranges))
     topic_of(mill, planned)  # it may have been recreated while it was read
     return batch
 
@@ -133,7 +133,7 @@ def rows_of(mill: Mill, manifest: Manifest) -> pl.DataFrame:
     return from_parquet(mill.archive.file(manifest.rows_file))
 
 
-def empty_manifest(mill: Mill, planned: Plan, skipped: Skip) -> Manifest:
+def empty_manifest(mill: Mill, planned: Plan, skipped: SkipDecision) -> Manifest:
     """A batch without rows, whose whole range is explained as skipped."""
     nothing = Decoder(mill.spec).empty()
     return Manifest(
@@ -143,30 +143,30 @@ def empty_manifest(mill: Mill, planned: Plan, skipped: Skip) -> Manifest:
         plan=plan_hash(mill, planned),
         rows=0,
         rejected=0,
-        gaps=planned.records,
+        gaps=planned.offset_count,
         late=0,
-        ahead=0,
-        timestamps=Timestamps(),
+        early=0,
+        timestamps=TimestampCounts(),
         missing={},
         reasons={},
         rows_file=None,
         rejected_file=None,
         rows_digest=rows_digest(nothing),
         skipped=skipped,
-        libraries=libraries(),
+        libraries=library_versions(),
     )
 
 
-def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
+def decode(mill: Mill, chunks: Iterable[RecordBatch]) -> Batch:
     """Decode chunk by chunk, while the client fetches the next ones."""
     decoder = Decoder(mill.spec)
     decoded: list[Decoded] = []
     counted: Counter[str] = Counter()
-    with no_search_for_cycles():
+    with gc_paused():
         for chunk in chunks:
             none = chunk.timestamps.count(None)
-            created = len(chunk.timestamps) - chunk.appended - none
-            counted.update(created=created, appended=chunk.appended, none=none)
+            created = len(chunk.timestamps) - chunk.log_append_time_count - none
+            counted.update(created=created, appended=chunk.log_append_time_count, none=none)
             decoded.append(
                 decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
             )
@@ -178,7 +178,7 @@ def decode(mill: Mill, chunks: Iterable[Chunk]) -> Batch:
         rows=pl.concat([decoder.empty(), *(d.rows for d in decoded)]).sort("_partition", "_offset"),
         rejected=sorted(rejected, key=lambda one: (one.partition, one.offset)),
         absent=dict(absent),
-        timestamps=Timestamps(**counted),
+        timestamps=TimestampCounts(**counted),
     )
 
 
@@ -202,16 +202,16 @@ def _describe(
         plan=source,
         rows=rows,
         rejected=rejected,
-        gaps=planned.records - rows - rejected,
+        gaps=planned.offset_count - rows - rejected,
         late=batch.rows.filter(pl.col("_timestamp") < planned.start).height,
-        ahead=batch.rows.filter(pl.col("_timestamp") >= planned.end).height,
+        early=batch.rows.filter(pl.col("_timestamp") >= planned.end).height,
         timestamps=batch.timestamps,
         missing={name: batch.rows[name].null_count() for name in mill.spec.fields},
         reasons=dict(sorted(Counter(r.reason for r in batch.rejected).items())),
         rows_file=files["rows"][0] if "rows" in files else None,
         rejected_file=files["rejected"][0] if "rejected" in files else None,
         rows_digest=digest.result(),
-        libraries=libraries(),
+        libraries=library_versions(),
     )
     return manifest, list(files.values())
 
@@ -238,7 +238,7 @@ def _mend(
     try:
         manifest, files = _describe(mill, planned, source, make())
     except GONE as gone:
-        raise DataLost(f"{damage.what} The log cannot give it again: {gone.what}", remedy) from gone
+        raise DataLost(f"{damage.message} The log cannot give it again: {gone.message}", remedy) from gone
     standing = unless_damaged(lambda: mill.archive.manifest(planned.window))
     if standing is None:
         same = mill.archive.agrees(manifest)
@@ -247,7 +247,7 @@ def _mend(
         same = wanted == (manifest.rows_file, manifest.rejected_file)
     if not same:
         raise DataLost(
-            f"{damage.what} Making it again gives other bytes than were committed.", remedy
+            f"{damage.message} Making it again gives other bytes than were committed.", remedy
         ) from damage
     for ref, data in files:
         mill.archive.put_file(ref, data)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tidemill.core.plans import Ending, Observation
+from tidemill.core.plans import EndReason, Observation
 from tidemill.cycle.attach import Attached
 from tidemill.cycle.mill import Mill
 
@@ -11,9 +11,9 @@ def observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
     """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
     known, now = mill.archive.observations(), mill.now()
     seen = {
-        partition: known[partition].again(extent.stable, now)
+        partition: known[partition].updated(extent.last_stable_offset, now)
         if partition in known
-        else Observation(extent.stable, now, now)
+        else Observation(extent.last_stable_offset, now, now)
         for partition, extent in attached.extents.items()
     }
     mill.archive.observe(seen)
@@ -22,15 +22,15 @@ def observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
 
 def excuse(
     mill: Mill, open_: list[int], seen: Mapping[int, Observation], starts: Mapping[int, int]
-) -> Ending | None:
+) -> EndReason | None:
     """Why the partitions without a boundary may be left out: idleness, or a silent stream.
 
     Silence closes windows up to the last record, and none of the future.
     """
     windows, confirmed = mill.spec.windows, len(open_) < len(seen)
-    if confirmed and all(seen[p].still_for >= windows.idle_timeout for p in open_):
+    if confirmed and all(seen[p].unchanged_for_ms >= windows.idle_timeout for p in open_):
         return "idle"
-    silent, left = windows.close_when_silent, any(o.end > starts[p] for p, o in seen.items())
-    if silent is not None and left and all(o.still_for >= silent for o in seen.values()):
+    silent, left = windows.close_after_silence, any(o.end_offset > starts[p] for p, o in seen.items())
+    if silent is not None and left and all(o.unchanged_for_ms >= silent for o in seen.values()):
         return "silent"
     return None

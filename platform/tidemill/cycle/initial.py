@@ -3,9 +3,9 @@
 from tidemill.core import canonical, history, learner, replay
 from tidemill.core.errors import DigestMismatch, ModelPruned, SpecInvalid
 from tidemill.core.ledger import Chain, Entry
-from tidemill.core.plans import INITIAL, Plan, Range
-from tidemill.core.records import Initial, Manifest, Sample
-from tidemill.core.tables import libraries, to_parquet
+from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
+from tidemill.core.records import InitialModel, Manifest, Sample
+from tidemill.core.tables import library_versions, to_parquet
 from tidemill.cycle import extract
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.deploy import append, read_chain
@@ -15,7 +15,7 @@ from tidemill.cycle.plan import plan_initial
 from tidemill.failpoints import reached
 
 
-def initial(mill: Mill) -> Initial:
+def initial(mill: Mill) -> InitialModel:
     """Train, commit and deploy the initial model; on the same data and spec again, a no-op.
 
     Raises `WindowOpen` while the log has not reached the first window, `LineChanged` where data
@@ -27,13 +27,13 @@ def initial(mill: Mill) -> Initial:
     return made
 
 
-def train(mill: Mill) -> Initial:
+def train(mill: Mill) -> InitialModel:
     """The initial model, committed but not deployed."""
     standing = unless_damaged(mill.archive.initial)
-    if standing is not None and standing.learning != mill.learning():
+    if standing is not None and standing.learning_spec != mill.learning():
         if not any(adoptions(mill.archive)):
-            refuse_change(mill, standing.learning, mill.learning())
-        mill = mill.under(standing.learning)
+            refuse_change(mill, standing.learning_spec, mill.learning())
+        mill = mill.under(standing.learning_spec)
     manifest = _file_batch(mill) if mill.history is not None else _topic_batch(mill)
     if standing is not None and _intact(mill, standing):
         return standing
@@ -50,17 +50,17 @@ def _file_batch(mill: Mill) -> Manifest:
     assert mill.history is not None
     name, data = mill.history()
     sha256 = canonical.digest(data)
-    standing = unless_damaged(lambda: mill.archive.manifest(INITIAL))
+    standing = unless_damaged(lambda: mill.archive.manifest(INITIAL_KEY))
     if standing is not None:
         if standing.plan != sha256:
             refuse_change(mill, {"initial.file": standing.plan}, {"initial.file": sha256})
         if extract.intact(mill, standing):
             return standing
     chunk = history.read(mill.spec, name, data)
-    rows = Range(chunk.partition, 0, len(chunk.offsets))
+    rows = PlannedRange(chunk.partition, 0, len(chunk.offsets))
     planned = Plan(
         model=mill.model,
-        window=INITIAL,
+        window=INITIAL_KEY,
         start=0,
         end=mill.spec.calendar.first.start,
         topic=name,
@@ -73,7 +73,7 @@ def _file_batch(mill: Mill) -> Manifest:
     return extract.settle(mill, planned, sha256, lambda: extract.decode(mill, [chunk]))
 
 
-def _intact(mill: Mill, made: Initial) -> bool:
+def _intact(mill: Mill, made: InitialModel) -> bool:
     try:
         mill.archive.bundle(made.digest)
         mill.archive.file(made.sample.snapshot)
@@ -82,19 +82,19 @@ def _intact(mill: Mill, made: Initial) -> bool:
     return True
 
 
-def _learn(mill: Mill, manifest: Manifest) -> Initial:
+def _learn(mill: Mill, manifest: Manifest) -> InitialModel:
     """Learn from the batch by the rules of a retraining; its sample is the first snapshot."""
     if manifest.rows == 0:
         raise SpecInvalid(
             f"There is no row of history to train the initial model of {mill.model} from.",
             "Produce events before `windows.start`, let that be later, or name `initial.file`.",
         )
-    rows = learner.in_order(extract.rows_of(mill, manifest))
+    rows = learner.sort_canonical(extract.rows_of(mill, manifest))
     spec = mill.spec.learner.replay
-    identified = replay.identified(rows, manifest.epoch)
+    identified = replay.with_epoch(rows, manifest.epoch)
     sample = replay.sample([identified], spec.rows, spec.half_life, mill.model)
     data = to_parquet(sample)
-    snapshot = file_ref(f"samples/{INITIAL}", "parquet", data)
+    snapshot = file_ref(f"samples/{INITIAL_KEY}", "parquet", data)
     mill.archive.put_file(snapshot, data)
     reached("fit.before")
     bundle = learner.fit(
@@ -109,21 +109,21 @@ def _learn(mill: Mill, manifest: Manifest) -> Initial:
         function=mill.features,
     )
     model = mill.load(mill.archive.put_bundle(bundle))
-    return Initial(
+    return InitialModel(
         model=mill.model,
-        batch=mill.archive.committed(f"batches/{INITIAL}/manifest.json"),
-        learning=mill.learning(),
+        batch=mill.archive.committed(f"batches/{INITIAL_KEY}/manifest.json"),
+        learning_spec=mill.learning(),
         digest=model.digest,
-        trees=model.trees,
+        num_iterations=model.num_iterations,
         tree_digest=model.tree_digest,
         rows=manifest.rows,
-        data_end=mill.spec.calendar.first.start,
+        data_end_ms=mill.spec.calendar.first.start,
         sample=Sample(snapshot),
-        libraries=libraries(),
+        libraries=library_versions(),
     )
 
 
-def _deploy(mill: Mill, made: Initial) -> None:
+def _deploy(mill: Mill, made: InitialModel) -> None:
     """Write the ledger's entry 0, unless it is there."""
 
     def entry(chain: Chain) -> Entry | None:
@@ -138,8 +138,8 @@ def _deploy(mill: Mill, made: Initial) -> None:
             as_of_ms=None,
             verdict=None,
             evidence=None,
-            by=mill.by,
-            why="the initial model",
+            actor=mill.by,
+            reason="the initial model",
             prev=None,
         )
 

@@ -1,9 +1,9 @@
 """What a person may decide: close a stream, skip a window, roll back, approve."""
 
-from tidemill.core.errors import Refused
-from tidemill.core.ledger import Chain, Entry, Kind
+from tidemill.core.errors import OperationNotAllowed
+from tidemill.core.ledger import Chain, Entry, EntryKind
 from tidemill.core.plans import Plan
-from tidemill.core.records import Manifest, Skip
+from tidemill.core.records import Manifest, SkipDecision
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import append, read_chain
@@ -28,14 +28,14 @@ def skip(mill: Mill, window: Window, by: str, why: str) -> Manifest:
     """
     standing = mill.archive.manifest(window.key)
     if standing is not None and standing.skipped is None:
-        raise Refused(
+        raise OperationNotAllowed(
             f"Window {window.key} of model {mill.model} has a batch of {standing.rows} rows.",
             "Only a window without a batch can be skipped.",
         )
     if standing is not None:
         return standing
     planned = plan(mill, window)
-    return mill.archive.commit_manifest(empty_manifest(mill, planned, Skip(by, why)))
+    return mill.archive.commit_manifest(empty_manifest(mill, planned, SkipDecision(by, why)))
 
 
 def rollback(mill: Mill, to: str | None, by: str, why: str) -> Entry:
@@ -47,16 +47,16 @@ def rollback(mill: Mill, to: str | None, by: str, why: str) -> Entry:
     chain = read_chain(mill)
     newest = newest_report(mill)
     digest = to or (newest.state.baseline if newest else None)
-    known = {s.entry.digest for s in chain.standing}
+    known = {s.entry.digest for s in chain.entries}
     if digest is None or (to is None and chain.head and chain.head.entry.digest == digest):
-        raise Refused(
+        raise OperationNotAllowed(
             f"The baseline of model {mill.model} is in service already.",
             f"Name the model to go back to: `tidemill rollback {mill.model} --to DIGEST`; "
             "`tidemill history` lists them.",
         )
     if digest not in known:
         refuse_pruned(mill, digest)
-        raise Refused(
+        raise OperationNotAllowed(
             f"{digest[:80]!r} was never deployed as model {mill.model}.",
             f"`tidemill history {mill.model}` lists the digests that were.",
         )
@@ -72,7 +72,7 @@ def approve(mill: Mill, digest: str | None, by: str, why: str) -> Entry:
     pending = newest.state.pending if newest else None
     chosen = digest or pending
     if chosen is None:
-        raise Refused(
+        raise OperationNotAllowed(
             f"No candidate of model {mill.model} awaits approval.",
             "Name a digest, or wait for a window whose entry test passes (`gate.policy: manual`).",
         )
@@ -87,7 +87,7 @@ def newest_report(mill: Mill) -> Report | None:
     return mill.archive.report(names[-1].removeprefix("reports/").removesuffix(".json"))
 
 
-def _decide(mill: Mill, kind: Kind, digest: str, by: str, why: str) -> Entry:
+def _decide(mill: Mill, kind: EntryKind, digest: str, by: str, why: str) -> Entry:
     """Prove the model and append the person's entry."""
     bundle = mill.archive.bundle(digest)
     mill.prover.prove(bundle)
@@ -96,7 +96,7 @@ def _decide(mill: Mill, kind: Kind, digest: str, by: str, why: str) -> Entry:
     def entry(chain: Chain) -> Entry | None:
         if chain.head is not None and chain.head.entry.digest == digest:
             return None
-        seq, prev = chain.next
+        seq, prev = chain.next_position
         return Entry(
             model=mill.model,
             seq=seq,
@@ -106,14 +106,14 @@ def _decide(mill: Mill, kind: Kind, digest: str, by: str, why: str) -> Entry:
             as_of_ms=as_of.end if as_of else None,
             verdict=None,
             evidence=None,
-            by=by,
-            why=why,
+            actor=by,
+            reason=why,
             prev=prev,
         )
 
     appended = append(mill, entry)
     if appended is None:
-        raise Refused(f"{digest} is in service already.", "Nothing needs to be done.")
+        raise OperationNotAllowed(f"{digest} is in service already.", "Nothing needs to be done.")
     return appended
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from tidemill.core import canonical
-from tidemill.core.errors import LineChanged, PredecessorMissing
-from tidemill.core.plans import INITIAL
-from tidemill.core.records import Adoption, Initial, Line
+from tidemill.core.errors import LineageChanged, PredecessorMissing
+from tidemill.core.plans import INITIAL_KEY
+from tidemill.core.records import Adoption, InitialModel, Lineage
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive, adoption_name, unless_damaged
 from tidemill.cycle.mill import Mill
@@ -14,7 +14,7 @@ from tidemill.cycle.mill import Mill
 _ADOPTABLE = ("fields", "features", "features_source", "learner")
 
 
-def initial_of(mill: Mill) -> Initial:
+def initial_of(mill: Mill) -> InitialModel:
     """The initial model's record. Raises `PredecessorMissing`."""
     initial = mill.archive.initial()
     if initial is None:
@@ -25,7 +25,7 @@ def initial_of(mill: Mill) -> Initial:
     return initial
 
 
-def line_of(mill: Mill, window: Window) -> Line:
+def line_of(mill: Mill, window: Window) -> Lineage:
     """The line that the window's candidate belongs to; the first is begun now if there is none.
 
     Raises `PredecessorMissing` without an initial model.
@@ -36,7 +36,7 @@ def line_of(mill: Mill, window: Window) -> Line:
     adoption = mill.archive.adoption(number)
     if adoption is None:
         raise mill.archive.missing(adoption_name(number))
-    return adoption.line
+    return adoption.lineage
 
 
 def line_id(mill: Mill, window: Window) -> str:
@@ -44,20 +44,20 @@ def line_id(mill: Mill, window: Window) -> str:
     return canonical.digest_of(line_of(mill, window))
 
 
-def current_line(mill: Mill, window: Window) -> Line:
+def current_line(mill: Mill, window: Window) -> Lineage:
     """The window's line. Raises `LineChanged` where the model would go on by another spec.
 
     The windows of a line that another has followed are verified, or made again, by its own spec.
     """
     line, first = line_of(mill, window), first_line(mill).first_window
-    was = {**line.learning, "first_window": first}
+    was = {**line.learning_spec, "first_window": first}
     now = {**was, **mill.learning(), "first_window": mill.spec.calendar.first.key}
     if was != now and not any(a.window > window.key for _, a in adoptions(mill.archive)):
         refuse_change(mill, was, now)
     return line
 
 
-def line_if_begun(mill: Mill, window: Window) -> Line | None:
+def line_if_begun(mill: Mill, window: Window) -> Lineage | None:
     """The window's line as `current_line` gives it; None before there is an initial model."""
     begun = unless_damaged(mill.archive.initial) is not None
     return current_line(mill, window) if begun else None
@@ -69,18 +69,18 @@ def by_line(mill: Mill) -> Callable[[Window], Mill]:
 
     def of(window: Window) -> Mill:
         line = line_of(mill, window)
-        return made.setdefault(canonical.digest_of(line), mill.under(line.learning))
+        return made.setdefault(canonical.digest_of(line), mill.under(line.learning_spec))
 
     return of
 
 
-def first_line(mill: Mill) -> Line:
+def first_line(mill: Mill) -> Lineage:
     """The line that goes on from the initial model, by the spec that this was made by."""
     made, standing = initial_of(mill), unless_damaged(mill.archive.line)
     if standing is None:
-        learning = {**made.learning, "initial": made.digest}
+        learning = {**made.learning_spec, "initial": made.digest}
         first = mill.spec.calendar.first.key
-        standing = mill.archive.commit_line(Line(learning, made.digest, first))
+        standing = mill.archive.commit_line(Lineage(learning, made.digest, first))
     return standing
 
 
@@ -113,7 +113,7 @@ def adoptions(archive: Archive) -> Iterator[tuple[int, Adoption]]:
 def unplanned(mill: Mill) -> Window:
     """The first window that is not planned."""
     keys = (name.split("/")[-1].removesuffix(".json") for name in mill.archive.names("plans/"))
-    newest = max((key for key in keys if key != INITIAL), default=None)
+    newest = max((key for key in keys if key != INITIAL_KEY), default=None)
     calendar = mill.spec.calendar
     return calendar.first if newest is None else calendar.after(calendar.window(newest))
 
@@ -141,7 +141,7 @@ def refuse_change(mill: Mill, was: object, now: object) -> NoReturn:
             "Undo the change in defs.yaml, define a model of a new name, or go on in a new line by "
             f"`tidemill adopt {mill.model} --from {unplanned(mill)} --why REASON`."
         )
-    raise LineChanged(
+    raise LineageChanged(
         f"Model {mill.model} would learn by another spec than its line was begun with: "
         f"{', '.join(f'`{key}`' for key in sorted(keys))} differ.",
         remedy,

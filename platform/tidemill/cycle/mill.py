@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from tidemill.core.bundle import Model, function_of
+from tidemill.core.bundle import Model, feature_function_reference
 from tidemill.core.errors import FeatureSkew, SpecInvalid
 from tidemill.core.features import FeatureFunction
-from tidemill.core.ledger import Chain, chain
+from tidemill.core.ledger import Chain, build_chain
 from tidemill.core.log import LedgerRecord
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import Archive
@@ -57,7 +57,7 @@ class Mill:
         model = self._models.pop(digest, None)
         if model is None:
             bundle = self.archive.bundle(digest)
-            reference = function_of(bundle)
+            reference = feature_function_reference(bundle)
             model = Model.load(bundle, digest, self._function(reference) if reference else None)
         self._models[digest] = model
         while len(self._models) > _LOADED:
@@ -70,13 +70,13 @@ class Mill:
         seen, known = self._seen[-1] if self._seen else ([], Chain(self.model))
         if records[: len(seen)] != seen:
             seen, known = [], Chain(self.model)
-        known = chain(self.model, records[len(seen) :], known)
+        known = build_chain(self.model, records[len(seen) :], known)
         self._seen[:] = [(records, known)]
         return known
 
     def learning(self) -> dict[str, Any]:
         """The learning spec without the initial model's digest."""
-        return self.spec.learning(self.features.source if self.features else None)
+        return self.spec.learning_spec(self.features.source_digest if self.features else None)
 
     def under(self, learning: Mapping[str, Any]) -> "Mill":
         """The mill of another learning spec, itself where it is its own, with nothing loaded.
@@ -90,7 +90,7 @@ class Mill:
 
         def asked(frame: pl.DataFrame) -> Any:
             found = self._function(reference)
-            if found is None or found.source != source:
+            if found is None or found.source_digest != source:
                 raise FeatureSkew(
                     f"The feature function {reference} is no longer the one of source "
                     f"{source[:12]} that model {self.model} once learned through.",
@@ -99,7 +99,7 @@ class Mill:
             return found.function(frame)
 
         function = FeatureFunction(reference, source, asked) if reference else None
-        return replace(self, spec=self.spec.under(learning), features=function)
+        return replace(self, spec=self.spec.with_learning_spec(learning), features=function)
 
     def _function(self, reference: str) -> FeatureFunction | None:
         """The feature function that this reference names now; None where there is none."""

@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 
 from tidemill.core.errors import PlanLost, WindowOpen
-from tidemill.core.log import Extent
-from tidemill.core.plans import INITIAL, BoundarySearch, Ending, Observation, Plan, Range
+from tidemill.core.log import OffsetRange
+from tidemill.core.plans import INITIAL_KEY, BoundarySearch, EndReason, Observation, Plan, PlannedRange
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.attach import Attached, attach
 from tidemill.cycle.idle import excuse, observe
@@ -41,13 +41,13 @@ def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
         before = _commit(mill, attached, each, ranges, before, closed_by)
         if (before.epoch, before.adoption) != (attached.epoch, attached.adoption):
             return plan(mill, window, closed_by)  # another writer's plan, who adopted or did not
-        starts = before.ends
+        starts = before.end_offsets
     return before
 
 
 def plan_initial(mill: Mill) -> Plan:
     """The first plan of the model: the offsets before its first window."""
-    standing = mill.archive.plan(INITIAL)
+    standing = mill.archive.plan(INITIAL_KEY)
     if standing is None:
         _no_plan_is_lost(mill, None)
         standing = _first_plan(mill, attach(mill, None), None)
@@ -71,13 +71,13 @@ def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
             windows.append(calendar.after(windows[-1]))
         ends = starts
         try:
-            if number and mill.spec.windows.close_when_silent is not None:
+            if number and mill.spec.windows.close_after_silence is not None:
                 # Silence closes a window only if the one before has left it a record.
                 ranges = _ranges(mill, attached, ends, windows[number - 1], None)
                 ends = {r.partition: r.end for r in ranges}
             _ranges(mill, attached, ends, windows[number], None)
         except WindowOpen as error:
-            open_because = error.what
+            open_because = error.message
             return False
         return True
 
@@ -95,21 +95,21 @@ def _starts(mill: Mill, attached: Attached, before: Plan, window: Window) -> Map
     """Where the window begins: where the one before ends; on a topic that no plan was made on,
     where the first window would, at the boundary of its own start."""
     if not attached.anew:
-        return before.ends
-    lows = {partition: extent.low for partition, extent in attached.extents.items()}
+        return before.end_offsets
+    lows = {partition: extent.low_watermark for partition, extent in attached.extents.items()}
     searches = _search(mill, attached, lows, window.start)
     return {p: _rest(search, attached.extents[p]) for p, search in searches.items()}
 
 
 def _first_after(mill: Mill, before: Plan) -> Window:
     calendar = mill.spec.calendar
-    first = before.window == INITIAL
+    first = before.window == INITIAL_KEY
     return calendar.first if first else calendar.after(calendar.window(before.window))
 
 
 def _no_plan_is_lost(mill: Mill, window: Window | None) -> None:
     """A plan that is not there must never have been there."""
-    key = window.key if window else INITIAL
+    key = window.key if window else INITIAL_KEY
     after = mill.spec.calendar.after(window) if window else mill.spec.calendar.first
     if mill.archive.manifest(key) or mill.archive.plan(after.key):
         raise PlanLost(
@@ -128,22 +128,22 @@ def _unplanned(mill: Mill, window: Window) -> tuple[Plan | None, list[Window]]:
             return found, missing[::-1]
         _no_plan_is_lost(mill, earlier)
         missing.append(earlier)
-    return mill.archive.plan(INITIAL), missing[::-1]
+    return mill.archive.plan(INITIAL_KEY), missing[::-1]
 
 
 def _first_plan(mill: Mill, attached: Attached, closed_by: str | None) -> Plan:
     """Plan the topic's history: from `initial.from` (or all there is) to the first window."""
     first = mill.spec.calendar.first
-    starts = {partition: extent.low for partition, extent in attached.extents.items()}
-    begin = mill.spec.history_start
+    starts = {partition: extent.low_watermark for partition, extent in attached.extents.items()}
+    begin = mill.spec.history_start_ms
     if begin is not None:
         searches = _search(mill, attached, starts, begin)
         starts = {p: _rest(s, attached.extents[p]) for p, s in searches.items()}
-    ranges = _ranges(mill, attached, starts, Window(begin or 0, first.start, INITIAL), closed_by)
+    ranges = _ranges(mill, attached, starts, Window(begin or 0, first.start, INITIAL_KEY), closed_by)
     if mill.history is not None:  # the model's history is a file: these offsets are nobody's
         ranges = tuple(replace(r, start=r.end) for r in ranges)
     return _commit(
-        mill, attached, Window(begin or 0, first.start, INITIAL), ranges, None, closed_by
+        mill, attached, Window(begin or 0, first.start, INITIAL_KEY), ranges, None, closed_by
     )
 
 
@@ -151,7 +151,7 @@ def _commit(
     mill: Mill,
     attached: Attached,
     window: Window,
-    ranges: tuple[Range, ...],
+    ranges: tuple[PlannedRange, ...],
     before: Plan | None,
     closed_by: str | None,
 ) -> Plan:
@@ -180,12 +180,12 @@ def _ranges(
     starts: Mapping[int, int],
     window: Window,
     closed_by: str | None,
-) -> tuple[Range, ...]:
+) -> tuple[PlannedRange, ...]:
     """The window's ranges, or `WindowOpen` if a partition has neither boundary nor excuse."""
     full = {partition: starts.get(partition, 0) for partition in sorted(attached.extents)}
     searches = _search(mill, attached, full, window.end)
-    open_ = [partition for partition, search in searches.items() if search.found is None]
-    excused: Ending | None = "closed" if closed_by else None
+    open_ = [partition for partition, search in searches.items() if search.boundary is None]
+    excused: EndReason | None = "closed" if closed_by else None
     seen: Mapping[int, Observation] = {}
     if open_ and not closed_by:
         seen = observe(mill, attached)
@@ -193,9 +193,9 @@ def _ranges(
         if excused is None:
             raise _window_open(mill, attached, window, searches, open_)
     return tuple(
-        Range(partition, full[partition], search.found)
-        if search.found is not None
-        else Range(
+        PlannedRange(partition, full[partition], search.boundary)
+        if search.boundary is not None
+        else PlannedRange(
             partition,
             full[partition],
             max(full[partition], _rest(search, attached.extents[partition])),
@@ -213,12 +213,12 @@ def _search(
     hints = mill.log.offsets_at(attached.topic.name, end)
 
     def find(partition: int) -> BoundarySearch:
-        search = BoundarySearch(end, mill.spec.windows.confirm)
+        search = BoundarySearch(end, mill.spec.windows.confirmation_records)
         extent, hint = attached.extents[partition], hints.get(partition)
-        start = max(starts[partition], extent.low, extent.stable if hint is None else hint)
-        if start >= extent.stable:
+        start = max(starts[partition], extent.low_watermark, extent.last_stable_offset if hint is None else hint)
+        if start >= extent.last_stable_offset:
             return search
-        chunks = mill.log.read(attached.topic.name, {partition: (start, extent.stable)}, first=64)
+        chunks = mill.log.read(attached.topic.name, {partition: (start, extent.last_stable_offset)}, first=64)
         with closing(chunks):
             for chunk in chunks:
                 pairs = zip(chunk.offsets, chunk.timestamps, strict=True)
@@ -230,10 +230,10 @@ def _search(
         return dict(zip(starts, pool.map(find, starts), strict=True))
 
 
-def _rest(search: BoundarySearch, extent: Extent) -> int:
+def _rest(search: BoundarySearch, extent: OffsetRange) -> int:
     """Where the range ends if no record follows."""
-    found = search.rest()
-    return extent.stable if found is None else found
+    found = search.at_end_of_log()
+    return extent.last_stable_offset if found is None else found
 
 
 def _window_open(
@@ -243,7 +243,7 @@ def _window_open(
     searches: Mapping[int, BoundarySearch],
     open_: list[int],
 ) -> WindowOpen:
-    newest = max((s.newest for s in searches.values() if s.newest is not None), default=None)
+    newest = max((s.newest_timestamp for s in searches.values() if s.newest_timestamp is not None), default=None)
     come = (
         f"the newest record behind its end is of {from_ms(newest).isoformat()}"
         if newest is not None

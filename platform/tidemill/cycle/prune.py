@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tidemill.core.errors import ModelPruned
 from tidemill.core.gate import GateState
-from tidemill.core.records import Candidate, Pruned
+from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import Archive, bundle_name
 from tidemill.cycle.deploy import read_chain
@@ -13,7 +13,7 @@ from tidemill.cycle.mill import Mill
 from tidemill.failpoints import reached
 
 
-def prune(mill: Mill, window: Window) -> Pruned | None:
+def prune(mill: Mill, window: Window) -> PruneMarker | None:
     """Delete batches, models and snapshots that no window from `keep_windows` back needs.
 
     `window` is one that was deployed; the kept windows start from the retraining at or before the
@@ -24,24 +24,24 @@ def prune(mill: Mill, window: Window) -> Pruned | None:
     and not with history. Raises `LedgerLost`, `LogUnavailable`.
     """
     mark = mill.archive.pruned()
-    if mark is not None and mark.gone and mill.archive.hash(mark.gone[-1]) is not None:
-        _delete(mill.archive, mark.gone)
+    if mark is not None and mark.deleted and mill.archive.hash(mark.deleted[-1]) is not None:
+        _delete(mill.archive, mark.deleted)
     start, report = _start(mill, window, mark), mill.archive.report(window.key)
     if start is None or report is None:
         return mark
     spared = _spared(mill, report.state, start)
-    fallen = [*(mark.held if mark else ()), *_files(mill, mark, start)]
+    fallen = [*(mark.retained if mark else ()), *_files(mill, mark, start)]
     fallen = list(dict.fromkeys(fallen))
-    new = Pruned(
-        start=start.window,
-        end=mill.spec.calendar.window(start.window).end,
-        gone=tuple(name for name in fallen if name not in spared),
-        held=tuple(name for name in fallen if name in spared),
+    new = PruneMarker(
+        window=start.window,
+        window_end_ms=mill.spec.calendar.window(start.window).end,
+        deleted=tuple(name for name in fallen if name not in spared),
+        retained=tuple(name for name in fallen if name in spared),
     )
     reached("prune.before")
     mill.archive.mark_pruned(new)
     reached("prune.marked")
-    _delete(mill.archive, new.gone)
+    _delete(mill.archive, new.deleted)
     return new
 
 
@@ -50,7 +50,7 @@ def refuse_pruned(mill: Mill, digest: str) -> None:
     mark, calendar = mill.archive.pruned(), mill.spec.calendar
     if mark is None or mill.archive.hash(bundle_name(digest)) is not None:
         return
-    for window in calendar.between(calendar.first, calendar.window(mark.start)):
+    for window in calendar.between(calendar.first, calendar.window(mark.window)):
         candidate = _candidate(mill, window)
         if candidate is not None and candidate.digest == digest:
             raise ModelPruned(
@@ -60,19 +60,19 @@ def refuse_pruned(mill: Mill, digest: str) -> None:
             )
 
 
-def _start(mill: Mill, window: Window, mark: Pruned | None) -> Candidate | None:
+def _start(mill: Mill, window: Window, mark: PruneMarker | None) -> Candidate | None:
     """The retraining that the kept windows start from; None where it is no newer than the mark's.
 
     The initial model is none: then everything since the beginning is still needed.
     """
     calendar = mill.spec.calendar
-    at = calendar.back(window, mill.spec.keep_windows)
+    at = calendar.nth_before(window, mill.spec.retention_windows)
     candidate = _candidate(mill, at) if at else None
     if at is None or candidate is None:
         return None
     if candidate.since_retrain:
-        at = calendar.back(at, candidate.since_retrain)
-    if at is None or (mark is not None and at.end <= mark.end):
+        at = calendar.nth_before(at, candidate.since_retrain)
+    if at is None or (mark is not None and at.end <= mark.window_end_ms):
         return None
     return _candidate(mill, at)
 
@@ -83,18 +83,18 @@ def _candidate(mill: Mill, window: Window) -> Candidate | None:
 
 def _spared(mill: Mill, state: GateState, start: Candidate) -> set[str]:
     """What stays of all that falls out: what others than the windows before `start` need."""
-    made, entries = initial_of(mill), read_chain(mill).standing
+    made, entries = initial_of(mill), read_chain(mill).entries
     digests = {start.digest, made.digest, state.champion, state.baseline, state.pending}
     digests |= {standing.entry.digest for standing in entries}
     names = {start.sample.snapshot.name, made.sample.snapshot.name}
     return names | {bundle_name(digest) for digest in digests if digest is not None}
 
 
-def _files(mill: Mill, mark: Pruned | None, start: Candidate) -> Iterator[str]:
+def _files(mill: Mill, mark: PruneMarker | None, start: Candidate) -> Iterator[str]:
     """The names of all files that the windows after the mark, up to `start`, have made."""
     calendar = mill.spec.calendar
     last = calendar.window(start.window)
-    first = calendar.after(calendar.window(mark.start)) if mark else calendar.first
+    first = calendar.after(calendar.window(mark.window)) if mark else calendar.first
     for window in calendar.between(first, last):
         manifest = mill.archive.manifest(window.key)
         for ref in (manifest.rows_file, manifest.rejected_file) if manifest else ():

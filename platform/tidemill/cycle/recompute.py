@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from tidemill.core import canonical
-from tidemill.core.plans import INITIAL
-from tidemill.core.records import Manifest, Pruned
+from tidemill.core.plans import INITIAL_KEY
+from tidemill.core.records import Manifest, PruneMarker
 from tidemill.core.report import Report
 from tidemill.core.sections import GateSpec
 from tidemill.core.windows import Window
@@ -34,22 +34,22 @@ def recompute(mill: Mill, scratch: Archive, verified: Verified, progress: Progre
     """
     mark = mill.archive.pruned()
     windows = list(_windows(mill, mill.archive))
-    for key in (INITIAL, *(window.key for window in windows)):
+    for key in (INITIAL_KEY, *(window.key for window in windows)):
         planned = mill.archive.plan(key)
         if planned is not None:
             scratch.commit_plan(planned)
     for number, adoption in adoptions(mill.archive):
         scratch.commit_adoption(number, adoption)
-    progress(INITIAL)
+    progress(INITIAL_KEY)
     made = mill.archive.initial()
     if made is None:
         return
     if mark is None:
-        _initial_again(mill, mill.over(scratch).under(made.learning), verified)
+        _initial_again(mill, mill.over(scratch).under(made.learning_spec), verified)
     else:
         _begin_after(mill, scratch, mark)
     as_learned = by_line(mill.over(scratch))
-    for window in (each for each in windows if mark is None or each.end > mark.end):
+    for window in (each for each in windows if mark is None or each.end > mark.window_end_ms):
         progress(window.key)
         again = as_learned(window)
         manifest = mill.archive.manifest(window.key)
@@ -76,24 +76,24 @@ def _as_judged(again: Mill, report: Report) -> Mill:
 
 
 def _initial_again(mill: Mill, again: Mill, verified: Verified) -> None:
-    history = mill.archive.manifest(INITIAL)
+    history = mill.archive.manifest(INITIAL_KEY)
     if history is not None and mill.history is None:
-        _compare(verified, INITIAL, "batch", history, _batch_again(mill, again, history, verified))
-    _compare(verified, INITIAL, "initial model", mill.archive.initial(), train(again))
+        _compare(verified, INITIAL_KEY, "batch", history, _batch_again(mill, again, history, verified))
+    _compare(verified, INITIAL_KEY, "initial model", mill.archive.initial(), train(again))
 
 
-def _begin_after(mill: Mill, scratch: Archive, mark: Pruned) -> None:
+def _begin_after(mill: Mill, scratch: Archive, mark: PruneMarker) -> None:
     """Give the scratch archive what the windows after the mark go on from."""
     archive, made = mill.archive, initial_of(mill)
-    line = line_id(mill, mill.spec.calendar.window(mark.start))
-    start, report = archive.candidate(line, mark.start), archive.report(mark.start)
-    digests = {made.digest, *(standing.entry.digest for standing in mill.chain().standing)}
+    line = line_id(mill, mill.spec.calendar.window(mark.window))
+    start, report = archive.candidate(line, mark.window), archive.report(mark.window)
+    digests = {made.digest, *(standing.entry.digest for standing in mill.chain().entries)}
     names = ["initial.json", "lines/0.json", made.sample.snapshot.name]
     if start is not None:
-        names += [archive.candidate_name(line, mark.start), start.sample.snapshot.name]
+        names += [archive.candidate_name(line, mark.window), start.sample.snapshot.name]
         digests.add(start.digest)
     if report is not None:
-        names.append(f"reports/{mark.start}.json")
+        names.append(f"reports/{mark.window}.json")
         digests |= {report.state.champion, report.state.baseline}
     for name in (*names, *(bundle_name(digest) for digest in digests)):
         archive.give(name, scratch)
@@ -122,7 +122,7 @@ def _compare(verified: Verified, window: str, what: str, stands: object, made: o
     """Bytes where the libraries are the same, else the digests of rows and trees."""
     if canonical.encode(stands) == canonical.encode(made):
         return
-    old, new = canonical.plain(stands), canonical.plain(made)
+    old, new = canonical.to_builtins(stands), canonical.to_builtins(made)
     if old.get("libraries", {}) != new.get("libraries", {}):
         meant = [key for key in ("rows_digest", "tree_digest") if key in old]
         if meant and all(old[key] == new[key] for key in meant):

@@ -8,7 +8,7 @@ import polars as pl
 
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, PredecessorMissing
-from tidemill.core.tracking import WindowRun, version_of, window_run
+from tidemill.core.tracking import WindowRun, registry_version, window_run
 from tidemill.core.windows import Window
 from tidemill.cycle.extract import rows_of
 from tidemill.cycle.lines import line_of
@@ -102,9 +102,9 @@ class Recorder:
     def register_all(self) -> None:
         """Register every model that was ever deployed, in the ledger's order."""
         known = set(self.tracker.versions(self.mill.model))
-        for standing in self.mill.chain().standing:
+        for standing in self.mill.chain().entries:
             if standing.entry.digest not in known:
-                self.tracker.register(self.mill.model, version_of(standing.entry))
+                self.tracker.register(self.mill.model, registry_version(standing.entry))
                 known.add(standing.entry.digest)
 
     def _missing_before(self, window: Window) -> list[Window]:
@@ -129,7 +129,7 @@ class Recorder:
     def _run(self, window: Window) -> WindowRun:
         archive, key = self.mill.archive, window.key
         report, plan, manifest = archive.report(key), archive.plan(key), archive.manifest(key)
-        candidate = archive.candidate(report.line, key) if report else None
+        candidate = archive.candidate(report.lineage, key) if report else None
         if report is None or plan is None or manifest is None or candidate is None:
             raise PredecessorMissing(
                 f"Window {key} of model {self.mill.model} is not reported yet.",
@@ -139,7 +139,7 @@ class Recorder:
             rows = rows_of(self.mill, manifest)
         except DigestMismatch:  # pruned; damage is for `verify` to name, not for the record
             rows = pl.DataFrame()
-        spec = self.mill.under(line_of(self.mill, window).learning).spec
+        spec = self.mill.under(line_of(self.mill, window).learning_spec).spec
         return window_run(spec, plan, manifest, candidate, report, rows, self.tags)
 
 
@@ -147,7 +147,7 @@ def drift(mill: Mill, tracker: Tracker) -> Drift:
     """Compare the tracker with every report and the whole ledger. Raises `TrackerUnavailable`."""
     chain = mill.chain()
     known = set(tracker.versions(mill.model))
-    deployed = dict.fromkeys(standing.entry.digest for standing in chain.standing)
+    deployed = dict.fromkeys(standing.entry.digest for standing in chain.entries)
     return Drift(
         tuple(w.key for w in _reported(mill) if not _is_recorded(mill, tracker, w)),
         tuple(digest for digest in deployed if digest not in known),
@@ -160,7 +160,7 @@ def _reported(mill: Mill) -> Iterator[Window]:
     """Every reported window whose batch is not pruned."""
     window, mark = mill.spec.calendar.first, mill.archive.pruned()
     if mark is not None:
-        window = mill.spec.calendar.after(mill.spec.calendar.window(mark.start))
+        window = mill.spec.calendar.after(mill.spec.calendar.window(mark.window))
     while mill.archive.report(window.key) is not None:
         yield window
         window = mill.spec.calendar.after(window)

@@ -52,8 +52,8 @@ def span(mill: Mill, first: Window | None, last: Window | None) -> list[Window]:
     """
     mark, calendar = mill.archive.pruned(), mill.spec.calendar
     window = first or calendar.first
-    if mark is not None and window.end <= mark.end:
-        window = calendar.after(calendar.window(mark.start))
+    if mark is not None and window.end <= mark.window_end_ms:
+        window = calendar.after(calendar.window(mark.window))
     found: list[Window] = []
     while (last is None or window.end <= last.end) and mill.archive.report(window.key) is not None:
         found.append(window)
@@ -104,7 +104,7 @@ def replay(
         replayed=summarize(again, windows[0], windows[-1]),
         differing=tuple(differing),
         persons=persons,
-        pruned=mark.start if mark else None,
+        pruned=mark.window if mark else None,
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tidemill.core.errors import LedgerBroken, LogUnavailable
-from tidemill.core.ledger import Chain, chain
+from tidemill.core.ledger import Chain, build_chain
 from tidemill.core.log import LedgerRecord
 from tidemill.cycle.mill import Mill
 from tidemill.failpoints import reached
@@ -44,7 +44,7 @@ def restore(mill: Mill) -> Restored:
         reached("restore.proven")
         mill.archive.move_ledger(*identity)
         reached("restore.moved")
-    entries = len(mill.chain().standing)
+    entries = len(mill.chain().entries)
     return Restored(mill.model, entries, appended, known not in (None, identity), *identity)
 
 
@@ -54,7 +54,7 @@ def _copies(mill: Mill) -> list[bytes]:
     while (copy := mill.archive.entry(len(copies))) is not None:
         copies.append(copy)
     records = [LedgerRecord(seq, copy) for seq, copy in enumerate(copies)]
-    whole = len(chain(mill.model, records).standing)
+    whole = len(build_chain(mill.model, records).entries)
     last = mill.archive.last_entry()
     if whole < len(copies):
         raise LedgerBroken(
@@ -74,18 +74,18 @@ def _copies(mill: Mill) -> list[bytes]:
 def _standing(mill: Mill, copies: list[bytes]) -> int:
     """How many of the copied entries stand in the topic, where no other entry may."""
     found: Chain = mill.chain()
-    for standing, copy in zip(found.standing, copies, strict=False):
+    for standing, copy in zip(found.entries, copies, strict=False):
         if standing.value != copy:
             entry = standing.entry
             raise LedgerBroken(
                 f"The ledger topic holds another entry {entry.seq} of model {mill.model} than was "
                 f"copied to the store: at offset {standing.offset}, {entry.kind} of "
-                f"{entry.digest} by {entry.by}, because {entry.why!r}.",
+                f"{entry.digest} by {entry.actor}, because {entry.reason!r}.",
                 "Somebody deployed to this topic after the old one was lost. Entries are never "
                 "removed: restore into a new topic, by TIDEMILL_KAFKA__LEDGER_TOPIC, and decide "
                 "again there.",
             )
-    return len(found.standing)
+    return len(found.entries)
 
 
 def _append(mill: Mill, value: bytes, standing: int) -> None:
@@ -94,6 +94,6 @@ def _append(mill: Mill, value: bytes, standing: int) -> None:
     try:
         mill.ledger.append(mill.model, value)
     except LogUnavailable:
-        if len(mill.chain().standing) == standing:  # it was not taken
+        if len(mill.chain().entries) == standing:  # it was not taken
             raise
     reached("restore.after")

@@ -67,5 +67,5 @@ def summarize(mill: Mill, first: Window, last: Window) -> Summary:
         reasons=reasons,
         losses={role: total / max(1, counts["rows"]) for role, total in sums.items()},
         champion=champion,
-        deployments=len(mill.chain().standing),
+        deployments=len(mill.chain().entries),
     )

@@ -8,15 +8,15 @@ import polars as pl
 
 from tidemill.core import canonical, learner, replay
 from tidemill.core.bundle import Model
-from tidemill.core.decoding import fitted
+from tidemill.core.decoding import align_to_schema
 from tidemill.core.errors import (
     DigestMismatch,
     ModelPruned,
-    ParentDigest,
+    ParentInvalid,
     PredecessorMissing,
 )
-from tidemill.core.records import Candidate, Line, Sample
-from tidemill.core.tables import from_parquet, libraries, to_parquet
+from tidemill.core.records import Candidate, Lineage, Sample
+from tidemill.core.tables import from_parquet, library_versions, to_parquet
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import file_ref, unless_damaged
 from tidemill.cycle.extract import batch_of, rows_of
@@ -38,9 +38,9 @@ def update(mill: Mill, window: Window) -> Candidate:
     standing = unless_damaged(lambda: mill.archive.candidate(line, window.key))
     if standing is not None and (_intact(mill, standing) or mill.archive.is_pruned(window.end)):
         return standing
-    made = _learn(mill.under(begun.learning), window, begun)
+    made = _learn(mill.under(begun.learning_spec), window, begun)
     if standing is not None and made != standing:
-        raise ParentDigest(
+        raise ParentInvalid(
             f"Candidate {window.key} of model {mill.model} is damaged, and learning it again gives "
             f"{made.digest}, not {standing.digest}.",
             "Restore the model's files from a backup; `tidemill verify` names them.",
@@ -87,48 +87,48 @@ def _before(mill: Mill, window: Window) -> _Before:
     earlier = mill.spec.calendar.before(window)
     if earlier is None:
         i = initial_of(mill)
-        return _Before(i.digest, i.trees, i.tree_digest, 0, i.sample)
+        return _Before(i.digest, i.num_iterations, i.tree_digest, 0, i.sample)
     c = candidate_of(mill, earlier)
-    return _Before(c.digest, c.trees, c.tree_digest, c.since_retrain, c.sample)
+    return _Before(c.digest, c.num_iterations, c.tree_digest, c.since_retrain, c.sample)
 
 
-def _of_line(mill: Mill, window: Window, line: Line, since_retrain: int) -> bool:
+def _of_line(mill: Mill, window: Window, line: Lineage, since_retrain: int) -> bool:
     """Whether the trees that the window goes on from were grown under this line."""
-    retrained = mill.spec.calendar.back(window, since_retrain + 1)
+    retrained = mill.spec.calendar.nth_before(window, since_retrain + 1)
     if retrained is None:  # by the initial model
-        return line.learning == first_line(mill).learning
+        return line.learning_spec == first_line(mill).learning_spec
     return retrained.key >= line.first_window
 
 
-def _learn(mill: Mill, window: Window, begun: Line) -> Candidate:
+def _learn(mill: Mill, window: Window, begun: Lineage) -> Candidate:
     """Make the candidate of a window and commit its files, but not its record."""
     line = canonical.digest_of(begun)
     manifest, before = batch_of(mill, window), _before(mill, window)
     carried = Candidate(
         model=mill.model,
-        line=line,
+        lineage=line,
         window=window.key,
         kind="carry",
         batch=mill.archive.committed(f"batches/{window.key}/manifest.json"),
         parent=before.digest,
         digest=before.digest,
-        trees=before.trees,
+        num_iterations=before.trees,
         tree_digest=before.tree_digest,
         holdout=None,
         tail_rows=0,
         since_retrain=before.since_retrain + 1,
         sample=before.sample,
         seed=_seed(line, window),
-        libraries=libraries(),
+        libraries=library_versions(),
     )
     if manifest.rows == 0:
         return carried
-    rows = learner.in_order(rows_of(mill, manifest))
-    head = learner.head(rows)
+    rows = learner.sort_canonical(rows_of(mill, manifest))
+    head = learner.without_holdout(rows)
     parts = [rows] if head is None else [rows, head]
     parent = _parent(mill, before.digest)
-    sample = replace(before.sample, since=(*before.sample.since, window.key))
-    kind = learner.next_step(before.since_retrain, before.trees, mill.spec.learner)
+    sample = replace(before.sample, since=(*before.sample.windows_since, window.key))
+    kind = learner.choose_update_kind(before.since_retrain, before.trees, mill.spec.learner)
     if not _of_line(mill, window, begun, before.since_retrain):
         kind = "retrain"
     if kind == "retrain":
@@ -141,7 +141,7 @@ def _learn(mill: Mill, window: Window, begun: Line) -> Candidate:
         carried,
         kind=kind,
         digest=models[0].digest,
-        trees=models[0].trees,
+        trees=models[0].num_iterations,
         tree_digest=models[0].tree_digest,
         holdout=models[1].digest if head is not None else None,
         tail_rows=rows.height - head.height if head is not None else 0,
@@ -159,8 +159,8 @@ def _parent(mill: Mill, digest: str) -> Model:
     try:
         return mill.load(digest)
     except (DigestMismatch, ModelPruned) as error:
-        raise ParentDigest(
-            f"The model {digest} that {mill.model} continues is missing or damaged: {error.what}",
+        raise ParentInvalid(
+            f"The model {digest} that {mill.model} continues is missing or damaged: {error.message}",
             "Run the window that made it again; `tidemill verify` names the window.",
         ) from error
 
@@ -175,13 +175,13 @@ def _samples(
     spec = mill.spec.learner.replay
     types = {name: field.type for name, field in mill.spec.fields.items()}
     history = [from_parquet(mill.archive.file(sample.snapshot))]
-    for key in sample.since:
+    for key in sample.windows_since:
         manifest = batch_of(mill, mill.spec.calendar.window(key))
-        history.append(replay.identified(rows_of(mill, manifest), manifest.epoch))
-    history = [fitted(frame, {**types, mill.spec.label: "number"}) for frame in history]
+        history.append(replay.with_epoch(rows_of(mill, manifest), manifest.epoch))
+    history = [align_to_schema(frame, {**types, mill.spec.label: "number"}) for frame in history]
     return [
         replay.sample(
-            [*history, replay.identified(part, epoch)], spec.rows, spec.half_life, mill.model
+            [*history, replay.with_epoch(part, epoch)], spec.rows, spec.half_life, mill.model
         )
         for part in parts
     ]

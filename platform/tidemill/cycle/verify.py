@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned, StoreUnavailable, TidemillError
-from tidemill.core.plans import INITIAL, Plan
-from tidemill.core.records import Candidate, FileRef, Pruned
+from tidemill.core.plans import INITIAL_KEY, Plan
+from tidemill.core.records import Candidate, FileRef, PruneMarker
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import adoption_name, bundle_name
@@ -56,7 +56,7 @@ def verify(mill: Mill) -> Verified:
         except StoreUnavailable:
             raise
         except TidemillError as error:
-            check.found(f"{type(error).__name__}: {error.what}")
+            check.found(f"{type(error).__name__}: {error.message}")
     if not check.verified.findings:  # what damaged records name would seem to be nobody's
         check.orphans()
     return check.verified
@@ -70,7 +70,7 @@ class _Check:
         self.archive = mill.archive
         self.verified = Verified()
         self.known: set[str] = {"observations.json", "initial.json", "lines/0.json", "pruned.json"}
-        self.mark: Pruned | None = None
+        self.mark: PruneMarker | None = None
 
     def found(self, finding: str) -> None:
         self.verified.findings.append(finding)
@@ -78,12 +78,12 @@ class _Check:
     def pruned(self) -> None:
         """What `keep_windows` has pruned may be gone."""
         self.mark = self.archive.pruned()
-        self.verified.pruned = self.mark.start if self.mark else None
+        self.verified.pruned = self.mark.window if self.mark else None
 
     def _may_be_gone(self, key: str) -> bool:
-        if self.mark is None or key == INITIAL:
+        if self.mark is None or key == INITIAL_KEY:
             return False
-        return self.mill.spec.calendar.window(key).end <= self.mark.end
+        return self.mill.spec.calendar.window(key).end <= self.mark.window_end_ms
 
     def plans(self) -> None:
         """Ranges tile: each starts where the one before ends, and names its bytes."""
@@ -107,7 +107,7 @@ class _Check:
             self._adopts(planned)
         elif planned.epoch != before.epoch:
             self.found(f"The plan of window {planned.window} is on another topic, not adopted.")
-        for partition, end in before.ends.items():
+        for partition, end in before.end_offsets.items():
             if planned.epoch == before.epoch and starts.get(partition) != end:
                 self.found(
                     f"Window {planned.window} starts at offset {starts.get(partition)} of "
@@ -138,7 +138,7 @@ class _Check:
                 continue
             if manifest.plan != self.archive.hash(f"plans/{key}.json"):
                 self.found(f"The batch of window {key} was made from another plan.")
-            if manifest.rows + manifest.rejected + manifest.gaps != planned.records:
+            if manifest.rows + manifest.rejected + manifest.gaps != planned.offset_count:
                 self.found(f"The batch of window {key} does not account for its offsets.")
 
     def candidates(self) -> None:
@@ -170,7 +170,7 @@ class _Check:
 
     def _candidate(self, candidate: Candidate, parent: str) -> None:
         key, gone = candidate.window, self._may_be_gone(candidate.window)
-        begins = self.mark is not None and key == self.mark.start
+        begins = self.mark is not None and key == self.mark.window
         self._bundle(candidate.digest, f"candidate {key}", gone and not begins)
         if candidate.holdout is not None:
             self._bundle(candidate.holdout, f"the holdout fit of {key}", gone)
@@ -197,7 +197,7 @@ class _Check:
                 "batch": (report.inputs.batch, f"batches/{window.key}/manifest.json"),
                 "candidate": (
                     report.inputs.candidate,
-                    self.archive.candidate_name(report.line, window.key),
+                    self.archive.candidate_name(report.lineage, window.key),
                 ),
             }
             for what, (wanted, name) in names.items():
@@ -215,10 +215,10 @@ class _Check:
         chain, place = self.mill.chain(), self.archive.ledger_topic()
         if place is not None and place != self.mill.ledger.identity():
             self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
-        self.verified.entries = len(chain.standing)
+        self.verified.entries = len(chain.entries)
         self.verified.findings.extend(compared(self.archive, chain))
         self.known.update(adoption_name(number) for number, _ in adoptions(self.archive))
-        for standing in chain.standing:
+        for standing in chain.entries:
             self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
 
     def orphans(self) -> None:
@@ -234,7 +234,7 @@ class _Check:
         try:
             self.archive.bundle(digest)
         except (DigestMismatch, ModelPruned) as error:
-            self.found(f"The model of {what}: {error.what}")
+            self.found(f"The model of {what}: {error.message}")
 
     def _file(self, ref: FileRef | None, may_be_gone: bool = False) -> None:
         if ref is None:
@@ -245,19 +245,19 @@ class _Check:
         try:
             self.archive.file(ref)
         except DigestMismatch as error:
-            self.found(error.what)
+            self.found(error.message)
 
     def _keys(self, folder: str) -> list[str]:
         """The first plan's key and every window's, up to the last that has anything in `folder`."""
         if not any(self.archive.names(folder)):
             return []
-        return [INITIAL, *(window.key for window in self._steps(folder))]
+        return [INITIAL_KEY, *(window.key for window in self._steps(folder))]
 
     def _steps(self, folder: str, depth: int = 0) -> list[Window]:
         """The windows up to the last that has a record in `folder`, so many folders deep."""
         names = self.archive.names(folder)
         parts = (name.removeprefix(folder).split("/")[depth] for name in names)
-        keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL})
+        keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL_KEY})
         if not keys:
             return []
         calendar = self.mill.spec.calendar

@@ -10,9 +10,9 @@ from tidemill.cycle.lines import adoptions
 
 def compared(archive: Archive, chain: Chain) -> Iterator[str]:
     """A sentence for each entry that is not as it was copied, and each adoption without one."""
-    for seq in range(max(archive.last_entry() + 1, len(chain.standing))):
+    for seq in range(max(archive.last_entry() + 1, len(chain.entries))):
         yield from _entry(archive, chain, seq)
-    told = {s.entry.evidence for s in chain.standing if s.entry.kind == "adopt"}
+    told = {s.entry.evidence for s in chain.entries if s.entry.kind == "adopt"}
     for number, adoption in adoptions(archive):
         if archive.hash(adoption_name(number)) not in told:
             yield f"The adoption from window {adoption.window} on is in no ledger entry."
@@ -21,16 +21,16 @@ def compared(archive: Archive, chain: Chain) -> Iterator[str]:
 def _entry(archive: Archive, chain: Chain, seq: int) -> Iterator[str]:
     """One entry in the topic against its copy in the store."""
     copy = archive.entry(seq)
-    if seq < len(chain.standing):
+    if seq < len(chain.entries):
         if copy is None:
             yield f"Ledger entry {seq} stands in the topic, but was never copied."
-        elif copy != chain.standing[seq].value:
+        elif copy != chain.entries[seq].value:
             yield f"Ledger entry {seq} differs between the topic and its copy."
         return
     if copy is None:
         yield f"Ledger entry {seq} is neither in the topic nor in the store."
         return
-    there = next((v for v in chain.void if v.hash == canonical.digest(copy)), None)
+    there = next((v for v in chain.invalid_records if v.hash == canonical.digest(copy)), None)
     where = "is gone from the topic"
     if there is not None:
         where = f"no longer stands in the topic: at offset {there.offset} {there.reason}"

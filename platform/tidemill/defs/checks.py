@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from tidemill.core.errors import (
-    BundleUnfit,
+    BundleInvalid,
     FeatureSkew,
     SchemaBroken,
     TidemillError,
@@ -55,7 +55,7 @@ GOLDEN_ROWS = Check(
     "deployed_model",
     "golden_rows",
     "The model in service answers its golden rows in a process of its own, exactly as recorded.",
-    (FeatureSkew, BundleUnfit),
+    (FeatureSkew, BundleInvalid),
 )
 RECORD = Check(
     "deployed_model",
@@ -126,36 +126,36 @@ def batch_checks(
     }
     rows = {
         "rows": dg.MetadataValue.int(batch.rows),
-        "expected": dg.MetadataValue.int(spec.min_rows),
+        "expected": dg.MetadataValue.int(spec.warn_below_rows),
     }
     times = batch.timestamps
     told = {
-        "created": dg.MetadataValue.int(times.created),
-        "appended": dg.MetadataValue.int(times.appended),
-        "none": dg.MetadataValue.int(times.none),
+        "created": dg.MetadataValue.int(times.create_time),
+        "appended": dg.MetadataValue.int(times.log_append_time),
+        "none": dg.MetadataValue.int(times.not_available),
     }
     return [
         evaluation(model, REJECT_SHARE, window, True, rejects),
-        evaluation(model, FEW_ROWS, window, batch.rows >= spec.min_rows, rows),
-        evaluation(model, TIMESTAMPS, window, not (times.appended or times.none), told),
+        evaluation(model, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
+        evaluation(model, TIMESTAMPS, window, not (times.log_append_time or times.not_available), told),
     ]
 
 
 def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEvaluation:
     """Whether predictions belong to their labels; too few rows to tell is not a pass."""
-    skill = report.pairing.skill
+    skill = report.permutation_check.estimate
     told: dict[str, dg.MetadataValue] = {"rows": dg.MetadataValue.int(skill.n)}
     if skill.t is not None:
         told["t"] = dg.MetadataValue.float(skill.t)
-    if report.pairing.alarm is None:
+    if report.permutation_check.alarm is None:
         told["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
-    return evaluation(model, PAIRING_SKILL, window, report.pairing.alarm is False, told)
+    return evaluation(model, PAIRING_SKILL, window, report.permutation_check.alarm is False, told)
 
 
 def record_check(model: str, window: str, trouble: TidemillError | None) -> dg.AssetCheckEvaluation:
     """Whether the run's record was kept; what went wrong, and what mends it, if not."""
     told: dict[str, dg.MetadataValue] = {}
     if trouble is not None:
-        told["what"] = dg.MetadataValue.text(trouble.what)
+        told["what"] = dg.MetadataValue.text(trouble.message)
         told["remedy"] = dg.MetadataValue.text(f"tidemill verify {model} --repair")
     return evaluation(model, RECORD, window, trouble is None, told)

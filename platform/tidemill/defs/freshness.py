@@ -7,7 +7,7 @@ import dagster as dg
 
 from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.spec import ModelSpec
-from tidemill.core.watch import Trouble
+from tidemill.core.watch import FailureState
 from tidemill.defs.checks import Check
 from tidemill.defs.watching import looking
 
@@ -62,7 +62,7 @@ def fresh_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
     return fresh
 
 
-def answer(model: str, seen: "Freshness", trouble: Trouble | None) -> dg.AssetCheckEvaluation:
+def answer(model: str, seen: "Freshness", trouble: FailureState | None) -> dg.AssetCheckEvaluation:
     """The check's evaluation: stale, or given up, is a failure."""
     given_up = trouble is not None and trouble.given_up
     told: dict[str, dg.MetadataValue] = {

@@ -10,7 +10,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.defs.metadata import table
 
 if TYPE_CHECKING:
-    from tidemill.core.log import Extent
+    from tidemill.core.log import OffsetRange
     from tidemill.core.plans import Plan
 
 OWNERS = ["team:tidemill"]
@@ -64,17 +64,17 @@ def _files(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
                 group_name=model,
                 owners=OWNERS,
                 kinds={spec.initial.file.rsplit(".", 1)[-1]},
-                metadata={"file": spec.initial.file, "time": str(spec.initial.time)},
+                metadata={"file": spec.initial.file, "time": str(spec.initial.time_column)},
             )
 
 
 def watermarks(
-    spec: ModelSpec, extents: "Mapping[int, Extent]", plan: "Plan | None"
+    spec: ModelSpec, extents: "Mapping[int, OffsetRange]", plan: "Plan | None"
 ) -> dg.AssetObservation:
     """How far the topic has come, and how many offsets lie behind the newest plan."""
-    ends = plan.ends if plan else {}
+    ends = plan.end_offsets if plan else {}
     rows = [
-        (p, extent.low, extent.stable, ends.get(p), extent.stable - max(extent.low, ends.get(p, 0)))
+        (p, extent.low_watermark, extent.last_stable_offset, ends.get(p), extent.last_stable_offset - max(extent.low_watermark, ends.get(p, 0)))
         for p, extent in sorted(extents.items())
     ]
     return dg.AssetObservation(

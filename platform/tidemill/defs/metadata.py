@@ -9,7 +9,7 @@ from tidemill.core.windows import from_ms
 
 if TYPE_CHECKING:
     from tidemill.core.plans import Plan
-    from tidemill.core.records import Candidate, Initial, Manifest
+    from tidemill.core.records import Candidate, InitialModel, Manifest
     from tidemill.core.report import Report
     from tidemill.cycle.deploy import Deployment
 
@@ -17,13 +17,13 @@ Metadata = dict[str, dg.MetadataValue]
 Cell = str | int | float | bool | None
 
 
-def initial_metadata(initial: "Initial") -> Metadata:
+def initial_metadata(initial: "InitialModel") -> Metadata:
     """Digest, size and provenance of the initial model."""
     return {
         "digest": _text(initial.digest),
-        "trees": _int(initial.trees),
+        "trees": _int(initial.num_iterations),
         "rows": _int(initial.rows),
-        "data_end": _text(from_ms(initial.data_end).isoformat()),
+        "data_end": _text(from_ms(initial.data_end_ms).isoformat()),
         "sample": _text(f"{initial.model}/{initial.sample.snapshot.name}"),
         "path": _text(f"{initial.model}/initial.json"),
         "libraries": dg.MetadataValue.json(dict(initial.libraries)),
@@ -37,7 +37,7 @@ def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
         "dagster/partition_row_count": _int(manifest.rows),
         "rejected": _int(manifest.rejected),
         "late": _int(manifest.late),
-        "ahead": _int(manifest.ahead),
+        "ahead": _int(manifest.early),
         "gaps": _int(manifest.gaps),
         "rows_digest": _text(manifest.rows_digest),
         "plan": _text(manifest.plan),
@@ -51,11 +51,11 @@ def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
             {field: count for field, count in manifest.missing.items() if count}
         )
     if manifest.skipped is not None:
-        told["skipped"] = _text(f"{manifest.skipped.why} ({manifest.skipped.by})")
+        told["skipped"] = _text(f"{manifest.skipped.reason} ({manifest.skipped.actor})")
     if plan is not None and plan.ranges:
         told["offsets"] = table(
             ("partition", "start", "end", "records", "ended_by"),
-            [(r.partition, r.start, r.end, r.end - r.start, r.ended_by) for r in plan.ranges],
+            [(r.partition, r.start, r.end, r.end - r.start, r.end_reason) for r in plan.ranges],
         )
     return told
 
@@ -65,18 +65,18 @@ def candidate_metadata(candidate: "Candidate") -> Metadata:
     return {
         "digest": _text(candidate.digest),
         "kind": _text(candidate.kind),
-        "trees": _int(candidate.trees),
+        "trees": _int(candidate.num_iterations),
         "parent": _text(candidate.parent),
         "holdout": _text(candidate.holdout or "none: too few rows"),
         "tail_rows": _int(candidate.tail_rows),
         "since_retrain": _int(candidate.since_retrain),
-        "line": _text(candidate.line),
+        "line": _text(candidate.lineage),
     }
 
 
 def report_metadata(report: "Report") -> Metadata:
     """The verdict with its reasons, what was tested, and the whole report as it reads."""
-    from tidemill.core.report import markdown
+    from tidemill.core.report import render_markdown
 
     return {
         "verdict": _text(report.verdict),
@@ -94,7 +94,7 @@ def report_metadata(report: "Report") -> Metadata:
             ],
         ),
         "path": _text(f"{report.model}/reports/{report.window}.json"),
-        "report": dg.MetadataValue.md(markdown(report)),
+        "report": dg.MetadataValue.md(render_markdown(report)),
     }
 
 

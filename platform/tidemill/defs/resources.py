@@ -14,7 +14,7 @@ from tidemill.core.windows import Window
 from tidemill.defs.keeper import Asked, Keeper
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
-    from tidemill.core.records import Candidate, Initial, Manifest, Pruned
+    from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report import Report
     from tidemill.cycle.deploy import Deployment
     from tidemill.cycle.mill import Mill
@@ -24,12 +24,12 @@ if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
 class Steps:
     """The steps of one update, as `tidemill.cycle` has them."""
 
-    initial: "Callable[[Mill], Initial]"
+    initial: "Callable[[Mill], InitialModel]"
     extract: "Callable[[Mill, Window], Manifest]"
     update: "Callable[[Mill, Window], Candidate]"
     evaluate: "Callable[[Mill, Window], Report]"
     deploy: "Callable[[Mill, Window, bool], Deployment]"
-    prune: "Callable[[Mill, Window], Pruned | None]"
+    prune: "Callable[[Mill, Window], PruneMarker | None]"
 
 
 class Mills(dg.ConfigurableResource[None]):
@@ -64,11 +64,11 @@ class Mills(dg.ConfigurableResource[None]):
     def warm(self) -> None:
         """Import what a window needs, while there is time."""
         from tidemill import bootstrap
-        from tidemill.core.boosting import lightgbm
+        from tidemill.core.boosting import import_lightgbm
         from tidemill.settings import Settings
 
         self.steps()
-        lightgbm()
+        import_lightgbm()
         if bootstrap.tracker(Settings()) is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so

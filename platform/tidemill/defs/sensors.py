@@ -15,7 +15,7 @@ from dagster._core.storage.tags import (
 
 from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.spec import ModelSpec
-from tidemill.core.watch import Failure, Trouble, after
+from tidemill.core.watch import WindowFailure, FailureState, next_state
 from tidemill.defs.freshness import answer
 from tidemill.defs.lineage import watermarks
 from tidemill.defs.walk import WINDOWED
@@ -52,7 +52,7 @@ class Cursor:
 
     done: str | None = None
     run: str | None = None
-    trouble: Trouble | None = None
+    trouble: FailureState | None = None
     told: tuple[bool, str | None, int] | None = None
     ends: tuple[int, int] | None = None
 
@@ -114,7 +114,7 @@ class _Tick:
         try:
             seen = due(self.mill, self.cursor.done)
         except WindowOpen as error:
-            return self._skip(error.what)
+            return self._skip(error.message)
         if last is not None and last.run_id != self.cursor.run:
             self._take_note(last, seen)
         self.cursor = replace(self.cursor, done=seen.done.key if seen.done else None)
@@ -148,7 +148,7 @@ class _Tick:
         if run.status != dg.DagsterRunStatus.SUCCESS:
             failure = _failure(self.instance, run, str(seen.first or seen.done or "initial"))
             situation = self._situation(failure.window)
-            trouble = after(self.cursor.trouble, failure, self.mill.now(), situation)
+            trouble = next_state(self.cursor.trouble, failure, self.mill.now(), situation)
         self.cursor = replace(self.cursor, run=run.run_id, trouble=trouble)
 
     def _settle(self, seen: "Due") -> None:
@@ -159,7 +159,7 @@ class _Tick:
         reported = self.mill.archive.report(trouble.window) is not None
         redo = seen.first is not None and seen.first.key == trouble.window
         over = reported and not redo
-        if over or (trouble.given_up and self._situation(trouble.window) != trouble.situation):
+        if over or (trouble.given_up and self._situation(trouble.window) != trouble.fingerprint):
             self.cursor = replace(self.cursor, trouble=None)
 
     def _situation(self, window: str) -> str:
@@ -171,7 +171,7 @@ class _Tick:
         told = {
             "spec": self.mill.spec.model_dump(mode="json", by_alias=True),
             "learning": self.mill.learning(),
-            "ledger": len(chain.standing),
+            "ledger": len(chain.entries),
             "records": [archive.hash(f"batches/{window}/manifest.json")],
             "adoptions": [*adoptions(archive)],
         }
@@ -201,7 +201,7 @@ class _Tick:
         if now < at + _WATERMARKS:
             return
         extents = self.mill.log.extents(self.mill.spec.topic)
-        if (found := sum(extent.stable for extent in extents.values())) != ends:
+        if (found := sum(extent.last_stable_offset for extent in extents.values())) != ends:
             self.cursor = replace(self.cursor, ends=(found, now))
             plan = self.mill.archive.plan(seen.done.key) if seen.done else None
             plan = plan if plan and plan.topic == self.mill.spec.topic else None
@@ -218,8 +218,8 @@ class _Tick:
                 f"Given up. {trouble} Goes on as soon as that window is done, or something about "
                 "it has changed, or this sensor's cursor is reset."
             )
-        if trouble is not None and now < trouble.next_at:
-            at = datetime.fromtimestamp(trouble.next_at / 1000, UTC).isoformat(timespec="seconds")
+        if trouble is not None and now < trouble.next_attempt_ms:
+            at = datetime.fromtimestamp(trouble.next_attempt_ms / 1000, UTC).isoformat(timespec="seconds")
             return None, f"{trouble} It is tried again at {at}."
         key = f"{seen.first}/{seen.last}/{self.cursor.run}/{trouble.attempts if trouble else 0}"
         if not begun:
@@ -243,10 +243,10 @@ def _run(
     )
 
 
-def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> Failure:
+def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> WindowFailure:
     """What a run says of its own failure; `window` where it does not say which."""
     if run.status == dg.DagsterRunStatus.CANCELED:
-        return Failure(window, "Canceled", f"Run {run.run_id} was canceled.")
+        return WindowFailure(window, "Canceled", f"Run {run.run_id} was canceled.")
     failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     for entry in failures:
         assert entry.dagster_event is not None
@@ -254,8 +254,8 @@ def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> F
         user = failed.user_failure_data
         told = {name: value.value for name, value in (user.metadata if user else {}).items()}
         sentence = (user.description if user else None) or str(failed.error_display_string)[:2000]
-        return Failure(_text(told, "window", window), _text(told, "error", "Unnamed"), sentence)
-    return Failure(window, "RunLost", f"Run {run.run_id} ended without a word.")
+        return WindowFailure(_text(told, "window", window), _text(told, "error", "Unnamed"), sentence)
+    return WindowFailure(window, "RunLost", f"Run {run.run_id} ended without a word.")
 
 
 def _text(told: Mapping[str, Any], name: str, otherwise: str) -> str:

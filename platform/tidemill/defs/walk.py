@@ -111,7 +111,7 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
     if window:
         metadata["window"] = dg.MetadataValue.text(window)
     if isinstance(error, TidemillError):
-        metadata["what"] = dg.MetadataValue.text(error.what)
+        metadata["what"] = dg.MetadataValue.text(error.message)
         metadata["remedy"] = dg.MetadataValue.text(error.remedy)
     return dg.Failure(
         description=f"{place}{name}: {error}",

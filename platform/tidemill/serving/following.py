@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from tidemill.core.errors import BundleUnfit, LedgerBroken, StoreUnavailable, TidemillError
-from tidemill.core.ledger import Chain, Standing, chain
+from tidemill.core.errors import BundleInvalid, LedgerBroken, StoreUnavailable, TidemillError
+from tidemill.core.ledger import Chain, ValidEntry, build_chain
 from tidemill.ports import Clock, LedgerFeed
 from tidemill.serving.local_copy import Copied, LocalCopy
 from tidemill.serving.predictor import Predictor
@@ -80,14 +80,14 @@ class Follower:
         contact = self.contact
         if contact.problem is not None:
             logger.info("The ledger is reached again.")
-        contact.problem, contact.last, contact.behind = None, self._now(), heard.behind
-        if heard.anew:
+        contact.problem, contact.last, contact.behind = None, self._now(), heard.lag
+        if heard.reset:
             logger.warning("The ledger's topic is another one; models stay as they are.")
         for name, followed in self.models.items():
-            before = Chain(name) if heard.anew else followed.chain
-            followed.chain = chain(name, heard.records, before) if heard.records else before
-        contact.caught_up = contact.caught_up or heard.behind == 0
-        if heard.behind == 0:
+            before = Chain(name) if heard.reset else followed.chain
+            followed.chain = build_chain(name, heard.records, before) if heard.records else before
+        contact.caught_up = contact.caught_up or heard.lag == 0
+        if heard.lag == 0:
             for name, followed in self.models.items():
                 self._settle(name, followed)
         elif not contact.caught_up:
@@ -108,7 +108,7 @@ class Follower:
 
     def _settle(self, name: str, followed: Followed) -> None:
         """Bring what is served to the head of the chain, or as near as sound bundles reach."""
-        standing, known, served = followed.chain.standing, followed.known, followed.slot.served
+        standing, known, served = followed.chain.entries, followed.known, followed.slot.served
         if known is not None and len(standing) <= known[0]:
             self._serve_copy(name, followed)  # a ledger that is lost, or being restored
         elif not standing or followed.waits(standing[-1].hash, self._now()):
@@ -122,7 +122,7 @@ class Follower:
         elif served.copied:
             followed.slot.swap(replace(served, copied=False))
 
-    def _take_newest(self, name: str, followed: Followed, entries: tuple[Standing, ...]) -> None:
+    def _take_newest(self, name: str, followed: Followed, entries: tuple[ValidEntry, ...]) -> None:
         for standing in reversed(entries):
             try:
                 self._take(name, followed, standing)
@@ -137,11 +137,11 @@ class Follower:
             return
         self._serve_copy(name, followed)
 
-    def _take(self, name: str, followed: Followed, standing: Standing) -> None:
+    def _take(self, name: str, followed: Followed, standing: ValidEntry) -> None:
         """Put an entry's model into service. Raises what is wrong with its bundle."""
         entry, served = standing.entry, followed.slot.served
         if not _DIGEST.fullmatch(entry.digest):
-            raise BundleUnfit(
+            raise BundleInvalid(
                 f"Entry {entry.seq} of model {name} names {entry.digest[:80]!r}, which is no "
                 "sha256.",
                 "Deploy a model of the store by `tidemill rollback` or `tidemill approve`.",
@@ -162,7 +162,7 @@ class Follower:
             if self._keeps:
                 self._keep(name, standing, bundle)
 
-    def _keep(self, name: str, standing: Standing, bundle: bytes | None) -> None:
+    def _keep(self, name: str, standing: ValidEntry, bundle: bytes | None) -> None:
         try:
             digest = standing.entry.digest
             data = bundle if bundle is not None else self._bundle(name, digest)
@@ -188,10 +188,10 @@ class Follower:
         )
 
     def _failed(
-        self, name: str, followed: Followed, error: Exception, standing: Standing | None
+        self, name: str, followed: Followed, error: Exception, standing: ValidEntry | None
     ) -> None:
         what, remedy = (
-            (error.what, error.remedy) if isinstance(error, TidemillError) else (repr(error), "")
+            (error.message, error.remedy) if isinstance(error, TidemillError) else (repr(error), "")
         )
         entry = standing.entry if standing else None
         kind, seq = type(error).__name__, entry.seq if entry else None
@@ -203,11 +203,11 @@ class Follower:
         digest = entry.digest[:64] if entry else None
         followed.failure = Failure(kind, what, remedy, digest, seq, self._now())
         if standing is not None:
-            followed.tried = followed.chain.standing[-1].hash, self._now() + followed.retry
+            followed.tried = followed.chain.entries[-1].hash, self._now() + followed.retry
             followed.retry = min(followed.retry * 2, _LAST_RETRY)
 
 
-def _another(name: str, standing: Standing) -> LedgerBroken:
+def _another(name: str, standing: ValidEntry) -> LedgerBroken:
     return LedgerBroken(
         f"Entry {standing.entry.seq} of model {name} in the ledger is not the one that this "
         "server has served.",

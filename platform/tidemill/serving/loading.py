@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.core import canonical
-from tidemill.core.bundle import Model, function_of
+from tidemill.core.bundle import Model, feature_function_reference
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.features import FeatureFunction
 from tidemill.ports import Prover
@@ -33,6 +33,6 @@ class Loader:
                 "Restore the bundle from a backup; `tidemill verify` names all that is damaged.",
             )
         self.prover.prove(bundle)
-        reference = function_of(bundle)
+        reference = feature_function_reference(bundle)
         function = self.function(reference) if reference else None
         return Predictor(Model.load(bundle, digest, function), contract)

@@ -32,7 +32,7 @@ class LocalCopy:
     def entry(self, model: str) -> Copied | None:
         """The entry that was last served; None where there is none or its copy is damaged."""
         data = self.store.get(f"{model}/entry.json")
-        body = canonical.unseal(data) if data is not None else None
+        body = canonical.verify_checksum(data) if data is not None else None
         if body is None:
             return None
         value = canonical.decode(body, dict[str, bytes])["value"]
@@ -50,7 +50,7 @@ class LocalCopy:
         name = f"{model}/{digest}.bundle"
         if self.store.get(name) != bundle:
             self.store.replace(name, bundle)
-        entry = canonical.seal(canonical.encode({"value": value}))
+        entry = canonical.with_checksum(canonical.encode({"value": value}))
         self.store.replace(f"{model}/entry.json", entry)
         for other in list(self.store.names(f"{model}/")):
             if other.endswith(".bundle") and other != name:

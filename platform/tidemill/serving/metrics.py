@@ -109,7 +109,7 @@ class _Now(Collector):
             if served is not None:
                 version.add_metric((name, served.digest), served.entry.seq)
             at = -1 if served is None else served.entry.seq
-            lag.add_metric((name,), max(0, len(followed.chain.standing) - 1 - at))
+            lag.add_metric((name,), max(0, len(followed.chain.entries) - 1 - at))
         yield from (age, version, lag)
         behind = status.follower.contact.behind
         yield GaugeMetricFamily("tidemill_ledger_behind", "Ledger records unread.", behind)

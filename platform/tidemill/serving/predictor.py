@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from tidemill.core.bundle import Model, scores
+from tidemill.core.bundle import Model, predict_matrix
 from tidemill.core.decoding import frame
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
@@ -49,7 +49,7 @@ class Predictor:
 
     def many(self, given: Array) -> list[Prediction]:
         """The answers to the rows of a matrix."""
-        told: list[Prediction] = scores(self.model.booster, given, 1).tolist()
+        told: list[Prediction] = predict_matrix(self.model.booster, given, 1).tolist()
         return told
 
     def matrix(self, rows: Sequence[msgspec.Struct]) -> Array:
@@ -87,8 +87,8 @@ class Predictor:
         for number, golden in enumerate(self.model.header.golden):
             told = msgspec.json.decode(golden.row)
             rows = contract.rows([{name: told.get(name) for name in contract.fields}])
-            self.model.compare(number, self.one(rows[0]))
-            self.model.compare(number, self.many(self.matrix(rows))[0])
+            self.model.check_prediction(number, self.one(rows[0]))
+            self.model.check_prediction(number, self.many(self.matrix(rows))[0])
 
 
 class _Codes(dict[Any, float]):

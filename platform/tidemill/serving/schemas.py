@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, RowInvalid
-from tidemill.core.events import mismatch, row_type
+from tidemill.core.events import type_error, row_type
 from tidemill.core.sections import FieldSpec
 
 TOLD = 20
@@ -102,7 +102,7 @@ class Contract:
         faults = []
         for name, field in self.fields.items():
             if name in row:
-                problem = mismatch(row[name], field)
+                problem = type_error(row[name], field)
             else:
                 problem = None if field.optional else "missing"
             if problem is not None:

@@ -68,7 +68,7 @@ class Status:
         followed = self.follower.models[name]
         served, failure = followed.slot.served, followed.failure
         told: dict[str, Any] = {"in_service": served is not None, "last_failure": failure}
-        told["ledger_version"] = len(followed.chain.standing) - 1 if followed.chain.head else None
+        told["ledger_version"] = len(followed.chain.entries) - 1 if followed.chain.head else None
         if served is None:
             return told
         entry, end = served.entry, self.data_end(name, served)
@@ -77,8 +77,8 @@ class Status:
             "version": entry.seq,
             "kind": entry.kind,
             "as_of": entry.as_of,
-            "by": entry.by,
-            "why": entry.why,
+            "by": entry.actor,
+            "why": entry.reason,
             "learned_window": served.predictor.model.window,
             "learned_until": from_ms(end).isoformat() if end is not None else None,
             "age_seconds": self.age(name),
@@ -93,7 +93,7 @@ class Status:
         head = followed.chain.head
         if contact.problem is not None or contact.last is None:
             return f"the ledger was not reached for {self.silence():.0f} s"
-        if followed.known is not None and len(followed.chain.standing) <= followed.known[0]:
+        if followed.known is not None and len(followed.chain.entries) <= followed.known[0]:
             return f"the ledger has not reached entry {followed.known[0]} again"
         if head is not None and head.hash != served.hash:
             return f"entry {head.entry.seq} could not be taken into service"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from tidemill.core.errors import PrerequisiteMissing, Refused, SpecInvalid
+from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.serving.ending import asked
 from tidemill.settings import ServeSettings, Settings
@@ -47,7 +47,7 @@ def listen(told: ServeSettings) -> tuple[str, int]:
             "Choose others by --host and --port.",
         ) from error
     if told.token is None and not ipaddress.ip_address(address).is_loopback:
-        raise Refused(
+        raise OperationNotAllowed(
             f"{told.host} can be reached from other machines, and there is no token.",
             "Set TIDEMILL_SERVE__TOKEN to a secret of 16 characters or more, or serve at "
             "127.0.0.1.",

@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.kafka.client import EXACT, Cluster, named
 from tidemill.core.errors import LogUnavailable
-from tidemill.core.log import Heard, LedgerRecord
+from tidemill.core.log import LedgerPoll, LedgerRecord
 
 LOOK_SECONDS = 2.0
 """How often the brokers are asked whether the topic is still the one that is followed."""
@@ -43,7 +43,7 @@ class KafkaFeed:
         if consumer is not None:
             consumer.close()
 
-    def wait(self, seconds: float) -> Heard:
+    def wait(self, seconds: float) -> LedgerPoll:
         until = time.monotonic() + seconds
         while True:
             if self._consumer is None or time.monotonic() - self._looked >= LOOK_SECONDS:
@@ -52,7 +52,7 @@ class KafkaFeed:
             if records or self._anew or time.monotonic() >= until:
                 break
         anew, self._anew = self._anew, False
-        return Heard(tuple(records), self._behind(), anew)
+        return LedgerPoll(tuple(records), self._behind(), anew)
 
     def _look(self) -> None:
         """See that the brokers answer and the topic is the same; else begin anew."""
@@ -68,7 +68,7 @@ class KafkaFeed:
     def _begin(self, topic_id: str) -> None:
         """Follow the topic from its first record on."""
         self.close()
-        self._end = topics.extents(self._admin, self._patient, self._name)[0].stable
+        self._end = topics.extents(self._admin, self._patient, self._name)[0].last_stable_offset
         self._consumer = Consumer(self._at.connection(_FOLLOWER))
         self._consumer.assign([TopicPartition(self._name, 0, OFFSET_BEGINNING)])
         self._anew = self._topic_id is not None

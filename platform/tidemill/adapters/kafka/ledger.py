@@ -9,7 +9,7 @@ from tidemill.adapters.kafka import topics
 from tidemill.adapters.kafka.client import Cluster
 from tidemill.adapters.kafka.reader import Reader
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, LogUnavailable, TopicMissing
-from tidemill.core.log import Extent, LedgerRecord, Topic
+from tidemill.core.log import OffsetRange, LedgerRecord, Topic
 
 _KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _GRACE = 5.0  # seconds for the client to report an append whose time is over
@@ -52,17 +52,17 @@ class KafkaLedger:
         self._attached()
         extent = self._extents(self._name)[0]
         held = self._records[0].offset if self._records else self._position
-        if extent.stable < self._position or (self._records and extent.low > held):
+        if extent.last_stable_offset < self._position or (self._records and extent.low_watermark > held):
             raise self._lost(
-                f"holds offsets {extent.low} to {extent.stable - 1}, and entries were read from "
+                f"holds offsets {extent.low_watermark} to {extent.last_stable_offset - 1}, and entries were read from "
                 f"it at offsets {held} to {self._position - 1}"
             )
-        start = max(self._position, extent.low)
-        for chunk in self._reader.read(self._name, {0: (start, extent.stable)}, None):
+        start = max(self._position, extent.low_watermark)
+        for chunk in self._reader.read(self._name, {0: (start, extent.last_stable_offset)}, None):
             pairs = zip(chunk.offsets, chunk.values, strict=True)
             self._records += [LedgerRecord(offset, value or b"") for offset, value in pairs]
             self._position = chunk.offsets[-1] + 1
-        self._position = extent.stable
+        self._position = extent.last_stable_offset
         return list(self._records)
 
     def append(self, model: str, value: bytes) -> int:
@@ -131,7 +131,7 @@ class KafkaLedger:
                     "look for lost entries by `tidemill verify`.",
                 )
 
-    def _extents(self, topic: str) -> dict[int, Extent]:
+    def _extents(self, topic: str) -> dict[int, OffsetRange]:
         return topics.extents(self._admin, self._at, topic)
 
     def _lost(self, how: str) -> LedgerLost:

@@ -6,7 +6,7 @@ from typing import Self
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.kafka.client import Cluster
 from tidemill.adapters.kafka.reader import Reader
-from tidemill.core.log import Chunk, Extent, Topic
+from tidemill.core.log import RecordBatch, OffsetRange, Topic
 
 
 class KafkaLog:
@@ -30,7 +30,7 @@ class KafkaLog:
     def topic(self, name: str) -> Topic:
         return topics.describe(self._admin, self._at, name)
 
-    def extents(self, topic: str) -> Mapping[int, Extent]:
+    def extents(self, topic: str) -> Mapping[int, OffsetRange]:
         return topics.extents(self._admin, self._at, topic)
 
     def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
@@ -38,5 +38,5 @@ class KafkaLog:
 
     def read(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
-    ) -> Generator[Chunk, None, None]:
+    ) -> Generator[RecordBatch, None, None]:
         return self._reader.read(topic, ranges, first)

@@ -17,7 +17,7 @@ from confluent_kafka import (
 
 from tidemill.adapters.kafka.client import EXACT, Cluster, named
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired
-from tidemill.core.log import Chunk, Extent
+from tidemill.core.log import RecordBatch, OffsetRange
 
 CHUNK = 2_000
 """Records of a chunk, at most: what is made of so many still fits into a core's cache."""
@@ -54,7 +54,7 @@ Ranges = Mapping[int, tuple[int, int]]
 class Reader:
     """Reads ranges of any topic of one cluster; several may be read at once."""
 
-    def __init__(self, at: Cluster, extents: Callable[[str], Mapping[int, Extent]]) -> None:
+    def __init__(self, at: Cluster, extents: Callable[[str], Mapping[int, OffsetRange]]) -> None:
         self._at = at
         self._extents = extents
         self._idle: dict[bool, list[Consumer]] = {True: [], False: []}
@@ -65,7 +65,7 @@ class Reader:
             while consumers:
                 consumers.pop().close()
 
-    def read(self, topic: str, ranges: Ranges, first: int | None) -> Generator[Chunk, None, None]:
+    def read(self, topic: str, ranges: Ranges, first: int | None) -> Generator[RecordBatch, None, None]:
         """Every committed data record of the ranges, as `EventLog.read` says."""
         left = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
         if not left:
@@ -91,7 +91,7 @@ class Reader:
 
     def _drain(
         self, consumer: Consumer, topic: str, left: dict[int, tuple[int, int]], most: int
-    ) -> Generator[Chunk, None, None]:
+    ) -> Generator[RecordBatch, None, None]:
         seen = time.monotonic()
         while left:
             before = set(left)
@@ -136,16 +136,16 @@ class Reader:
         """Why nothing comes: raise what the brokers say, or return if it may still come."""
         extents = self._extents(topic)
         for partition, (start, end) in left.items():
-            extent = extents.get(partition, Extent(0, 0))
-            if extent.low > start:
+            extent = extents.get(partition, OffsetRange(0, 0))
+            if extent.low_watermark > start:
                 raise OffsetsExpired(
-                    f"Retention deleted offsets {start} to {min(extent.low, end) - 1} of "
+                    f"Retention deleted offsets {start} to {min(extent.low_watermark, end) - 1} of "
                     f"partition {partition} of topic {topic}, which are still needed.",
                     "Raise the topic's `retention.ms`; go on without them by `tidemill skip`.",
                 )
-            if extent.stable < end and silent > _PATIENCE:
+            if extent.last_stable_offset < end and silent > _PATIENCE:
                 raise LogTruncated(
-                    f"Partition {partition} of topic {topic} ends at offset {extent.stable}, "
+                    f"Partition {partition} of topic {topic} ends at offset {extent.last_stable_offset}, "
                     f"before {end}, where a planned range ends.",
                     "Committed windows stand. Restore the log, or leave the window out by "
                     "`tidemill skip` and go on with the topic as it is by `tidemill adopt`.",
@@ -178,7 +178,7 @@ def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]
         begin = end
 
 
-def _chunk(partition: int, group: list[Message], left: dict[int, tuple[int, int]]) -> Chunk:
+def _chunk(partition: int, group: list[Message], left: dict[int, tuple[int, int]]) -> RecordBatch:
     """The part of consecutive records that lies in the range, which shrinks by it."""
     offsets = list(map(Message.offset, group))
     _, end = left[partition]
@@ -189,7 +189,7 @@ def _chunk(partition: int, group: list[Message], left: dict[int, tuple[int, int]
     else:
         _reached(left, partition, offsets[-1] + 1)
     stamps = list(map(Message.timestamp, group))
-    return Chunk(
+    return RecordBatch(
         partition,
         offsets,
         [stamp if kind and stamp >= 0 else None for kind, stamp in stamps],

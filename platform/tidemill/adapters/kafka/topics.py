@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 
 from tidemill.adapters.kafka.client import Cluster, named
 from tidemill.core.errors import TopicMissing
-from tidemill.core.log import Extent, Topic
+from tidemill.core.log import OffsetRange, Topic
 
 _FAR_FUTURE_MS = 2**63 - 1
 _PASSING = frozenset(
@@ -167,10 +167,10 @@ def describe(client: AdminClient, at: Cluster, name: str) -> Topic:
     return _asked(client, at, f"looking at topic {name}", ask)
 
 
-def extents(client: AdminClient, at: Cluster, name: str) -> dict[int, Extent]:
+def extents(client: AdminClient, at: Cluster, name: str) -> dict[int, OffsetRange]:
     """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
     low, stable = _offsets(client, at, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
-    return {p: Extent(low[p], stable[p]) for p in sorted(low)}
+    return {p: OffsetRange(low[p], stable[p]) for p in sorted(low)}
 
 
 def offsets_at(

@@ -3,7 +3,7 @@
 import time
 
 from tidemill.adapters.memory.log import MemoryLedger
-from tidemill.core.log import Heard
+from tidemill.core.log import LedgerPoll
 
 
 class MemoryFeed:
@@ -14,7 +14,7 @@ class MemoryFeed:
         self._topic = ""
         self._position = 0
 
-    def wait(self, seconds: float) -> Heard:
+    def wait(self, seconds: float) -> LedgerPoll:
         until = time.monotonic() + seconds
         while True:
             (_, topic), records = self._ledger.seen()
@@ -22,7 +22,7 @@ class MemoryFeed:
             start = 0 if anew else self._position
             if anew or len(records) > start or time.monotonic() >= until:
                 self._topic, self._position = topic, len(records)
-                return Heard(tuple(records[start:]), 0, anew)
+                return LedgerPoll(tuple(records[start:]), 0, anew)
             time.sleep(0.002)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from tidemill.core.errors import (
     OffsetsExpired,
     TopicMissing,
 )
-from tidemill.core.log import Chunk, Extent, LedgerRecord, Topic
+from tidemill.core.log import RecordBatch, OffsetRange, LedgerRecord, Topic
 
 CHUNK = 10_000
 
@@ -74,9 +74,9 @@ class MemoryLog:
     def topic(self, name: str) -> Topic:
         return self._find(name).topic
 
-    def extents(self, topic: str) -> Mapping[int, Extent]:
+    def extents(self, topic: str) -> Mapping[int, OffsetRange]:
         partitions = self._find(topic).partitions
-        return {p: Extent(held.low, held.stable) for p, held in enumerate(partitions)}
+        return {p: OffsetRange(held.low, held.stable) for p, held in enumerate(partitions)}
 
     def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
         return {
@@ -93,7 +93,7 @@ class MemoryLog:
 
     def read(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
-    ) -> Generator[Chunk, None, None]:
+    ) -> Generator[RecordBatch, None, None]:
         size = min(first or CHUNK, CHUNK)
         for partition, (start, end) in sorted(ranges.items()):
             while start < end:
@@ -240,8 +240,8 @@ def _between(records: list[_Record], start: int, end: int) -> list[_Record]:
     return records[at[0] : at[1]]
 
 
-def _chunk(partition: int, data: list[_Record]) -> Chunk:
-    return Chunk(
+def _chunk(partition: int, data: list[_Record]) -> RecordBatch:
+    return RecordBatch(
         partition,
         [r.offset for r in data],
         [r.timestamp for r in data],

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import Version, WindowRun
+from tidemill.core.tracking import RegistryVersion, WindowRun
 
 
 @dataclass
@@ -13,7 +13,7 @@ class MemoryTracker:
     away: bool = False
     runs: dict[tuple[str, str], WindowRun] = field(default_factory=dict)
     parents: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    registry: dict[str, list[Version]] = field(default_factory=dict)
+    registry: dict[str, list[RegistryVersion]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
     def recorded(self, model: str, window: str) -> str | None:
@@ -37,7 +37,7 @@ class MemoryTracker:
         self._answer()
         return [version.digest for version in self.registry.get(model, [])]
 
-    def register(self, model: str, version: Version) -> None:
+    def register(self, model: str, version: RegistryVersion) -> None:
         if version.digest not in self.versions(model):
             self.registry.setdefault(model, []).append(version)
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from tidemill.core.errors import BundleUnfit, FeatureSkew, SpecInvalid
+from tidemill.core.errors import BundleInvalid, FeatureSkew, SpecInvalid
 
 REMEDY = "Keep the model in service, and make the bundle again by `tidemill verify --recompute`."
-_NAMED = {kind.__name__: kind for kind in (FeatureSkew, SpecInvalid, BundleUnfit)}
+_NAMED = {kind.__name__: kind for kind in (FeatureSkew, SpecInvalid, BundleInvalid)}
 
 
 @dataclass(frozen=True)
@@ -19,4 +19,4 @@ class Answer:
     def settle(self) -> None:
         """Raise the error, if there is one; an unknown one is `BundleUnfit`."""
         if self.error is not None:
-            raise _NAMED.get(self.error, BundleUnfit)(self.what, self.remedy or REMEDY)
+            raise _NAMED.get(self.error, BundleInvalid)(self.what, self.remedy or REMEDY)

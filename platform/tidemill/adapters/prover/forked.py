@@ -15,7 +15,7 @@ from typing import IO, Self
 import msgspec
 
 from tidemill.adapters.prover.answer import REMEDY, Answer
-from tidemill.core.errors import BundleUnfit
+from tidemill.core.errors import BundleInvalid
 
 START_SECONDS = 120.0
 """How long the helper may take to import what it needs, on a busy machine."""
@@ -61,11 +61,11 @@ class ForkedProver:
                 self._stop()
                 answer = self._ask(bundle)
             if self._ended:
-                raise BundleUnfit("The proof was given up: the prover ends.", "Prove it again.")
+                raise BundleInvalid("The proof was given up: the prover ends.", "Prove it again.")
             if answer is None:
                 told = self._last_words()
                 self._stop()
-                raise BundleUnfit(f"The helper that proves bundles died{told}.", REMEDY)
+                raise BundleInvalid(f"The helper that proves bundles died{told}.", REMEDY)
         answer.settle()
 
     def begin(self) -> None:

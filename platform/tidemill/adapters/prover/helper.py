@@ -38,7 +38,7 @@ def warm_up() -> None:
     import tidemill.core.bundle  # noqa: F401
     from tidemill.core import boosting
 
-    boosting.lightgbm()
+    boosting.import_lightgbm()
 
     gc.freeze()
 
@@ -72,9 +72,9 @@ def prove(bundle: bytes) -> Answer:
     try:
         header = msgspec.json.decode(bundle.partition(b"\n")[0], type=Header)
         function = load_feature_function(header.features[0]) if header.features else None
-        Model.load(bundle, canonical.digest(bundle), function).prove()
+        Model.load(bundle, canonical.digest(bundle), function).validate()
     except TidemillError as error:
-        return Answer(type(error).__name__, error.what, error.remedy)
+        return Answer(type(error).__name__, error.message, error.remedy)
     except Exception as error:  # the feature function, or damage that nobody foresaw
         told = f"Bundle {canonical.digest(bundle)} fails: {type(error).__name__}: {error}."
         return Answer("BundleUnfit", told)

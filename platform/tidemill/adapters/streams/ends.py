@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.kafka.client import named
 from tidemill.core import canonical
-from tidemill.core.errors import OffsetsExpired, Refused
+from tidemill.core.errors import OffsetsExpired, OperationNotAllowed
 
 SEQ, BEGUN = "seq", "begun"
 """The headers of every record: the event's `seq` as digits, and `Begun` as JSON."""
@@ -101,7 +101,7 @@ def check_alone(at: Cluster, topic: str, ends: Ends, sent: pl.DataFrame) -> None
             _, offset = _extent(consumer, at, TopicPartition(topic, partition))
             expected = before + counts.get(partition, 0)
             if offset != expected:
-                raise Refused(
+                raise OperationNotAllowed(
                     f"Partition {partition} of the topic {topic} ends at {offset}, not at "
                     f"{expected}: somebody else produced to it at the same time.",
                     "Look for events with one `id` twice, and begin anew in another topic.",
@@ -127,7 +127,7 @@ def _check_partitions(consumer: Consumer, at: Cluster, topic: str, wanted: int) 
         if there.error is None and len(there.partitions) == wanted:
             return
         if there.error is None and there.partitions:
-            raise Refused(
+            raise OperationNotAllowed(
                 f"The topic {topic} has {len(there.partitions)} partitions, its stream {wanted}.",
                 _OTHER_TOPIC,
             )
@@ -187,7 +187,7 @@ def _recognise(
     return seq, begun
 
 
-def _foreign(topic: str, why: str) -> Refused:
-    return Refused(
+def _foreign(topic: str, why: str) -> OperationNotAllowed:
+    return OperationNotAllowed(
         f"The topic {topic} holds records that are not this stream's: {why}.", _OTHER_TOPIC
     )

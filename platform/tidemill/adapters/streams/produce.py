@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tidemill.adapters.kafka import Cluster, producer
 from tidemill.adapters.streams.ends import BEGUN, SEQ, Begun, Ends, check_alone, read_ends
-from tidemill.core.errors import AlreadyRunning, LogUnavailable, Refused
+from tidemill.core.errors import AlreadyRunning, LogUnavailable, OperationNotAllowed
 from tidemill.failpoints import reached
 from tidemill.ports import Clock
 
@@ -117,7 +117,7 @@ def _begin(
 def _check_pace(topic: str, begun: Begun, speed: float) -> None:
     if begun.speed != speed:
         kind = f"a live replay at speed {begun.speed:g}" if begun.speed else "a replay of history"
-        raise Refused(
+        raise OperationNotAllowed(
             f"The topic {topic} holds {kind}; going on in another way would mix its clocks.",
             "Ask for the same again, or name another topic with --topic.",
         )

@@ -21,7 +21,7 @@ from tidemill.cli.up.migrations import migrate
 from tidemill.cli.up.model import MODEL, live_model, write_dags
 from tidemill.cli.up.prepare import bury, prepare, write_workspace
 from tidemill.cli.up.services import Places, Service, environment, services
-from tidemill.core.errors import PrerequisiteMissing, Refused, ServiceFailed, SpecInvalid
+from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, ServiceFailed, SpecInvalid
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
 
@@ -159,7 +159,7 @@ def _failed(manager: Manager, service: Service) -> ServiceFailed:
 def _check_driver(manager: Manager, wanted: Sequence[Service]) -> None:
     """Raises `Refused` where the platform is up with the other driver, or other databases."""
     if set(manager.states()) != {each.name for each in wanted}:
-        raise Refused(
+        raise OperationNotAllowed(
             "The platform is up with another set of services: one driver at a time, and one kind "
             "of database.",
             "Run `tidemill down` first.",
@@ -226,7 +226,7 @@ def _alone(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(
+            raise OperationNotAllowed(
                 "Another `tidemill up` or `tidemill down` is at work here.", "Wait until it ends."
             ) from None
         yield

@@ -9,7 +9,7 @@ from datetime import datetime
 from tidemill.cli.options import console, print_json, print_table
 from tidemill.cli.up.manager import Manager, State
 from tidemill.cli.up.services import Service, services
-from tidemill.core.errors import Refused
+from tidemill.core.errors import OperationNotAllowed
 from tidemill.settings import Settings
 
 
@@ -72,7 +72,7 @@ def standing(settings: Settings) -> list[Row]:
     manager = Manager.of(settings)
     names = set(manager.states())
     if not names:
-        raise Refused("The platform is not up.", "`tidemill up` brings it up.")
+        raise OperationNotAllowed("The platform is not up.", "`tidemill up` brings it up.")
     wanted = services(settings, with_airflow="airflow" in names, with_postgres="postgres" in names)
     return rows(manager, wanted)
 

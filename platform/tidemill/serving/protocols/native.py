@@ -79,7 +79,7 @@ def complain(error: TidemillError) -> bytes:
     """An error as a `Complaint`."""
     faults = error.faults if isinstance(error, RowsInvalid) else ()
     name = "RowInvalid" if isinstance(error, RowsInvalid) else type(error).__name__
-    return _encode(Complaint(Trouble(name, error.what, error.remedy, faults)))
+    return _encode(Complaint(Trouble(name, error.message, error.remedy, faults)))
 
 
 def _envelope(rows: Any) -> type[msgspec.Struct]:
