@@ -204,7 +204,7 @@ def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(world: Wo
     topic = world.create()
     world.begin(topic, 0, rows(3))(False)
     world.begin(topic, 1, rows(3))(True)
-    assert world.log.extents(topic)[0] == world.log.extents(topic)[1] == OffsetRange(0, 4)
+    assert world.log.offset_ranges(topic)[0] == world.log.offset_ranges(topic)[1] == OffsetRange(0, 4)
     assert read(world.log, topic, 0, 4) == []
     assert read(world.log, topic, 3, 4) == []
     assert read(world.log, topic, 0, 4, partition=1) == [*enumerate(rows(3))]
@@ -215,9 +215,9 @@ def test_the_stable_end_stands_while_a_transaction_is_open(world: World) -> None
     world.put(topic, 0, rows(2))
     end = world.begin(topic, 0, rows(1))
     world.put(topic, 0, rows(1))
-    assert world.log.extents(topic)[0] == OffsetRange(0, 2)
+    assert world.log.offset_ranges(topic)[0] == OffsetRange(0, 2)
     end(True)
-    assert world.log.extents(topic)[0] == OffsetRange(0, 5)
+    assert world.log.offset_ranges(topic)[0] == OffsetRange(0, 5)
     assert [offset for offset, _ in read(world.log, topic, 0, 5)] == [0, 1, 2, 3]
 
 
@@ -225,17 +225,17 @@ def test_offsets_by_time_are_at_or_before_the_first_record_not_older(world: Worl
     topic = world.create()
     world.put(topic, 0, [(NOON, b"a"), (NOON + 5, b"b"), (NOON + 2, b"c"), (NOON + 9, b"d")])
     world.put(topic, 1, [(NOON, b"a")])
-    assert world.log.offsets_at(topic, NOON) == {0: 0, 1: 0, 2: None, 3: None}
-    assert world.log.offsets_at(topic, NOON + 5) == {0: 1, 1: None, 2: None, 3: None}
-    assert world.log.offsets_at(topic, NOON + 6) == {0: 3, 1: None, 2: None, 3: None}
-    assert world.log.offsets_at(topic, NOON + 10) == dict.fromkeys(range(4))
+    assert world.log.offsets_for_timestamp(topic, NOON) == {0: 0, 1: 0, 2: None, 3: None}
+    assert world.log.offsets_for_timestamp(topic, NOON + 5) == {0: 1, 1: None, 2: None, 3: None}
+    assert world.log.offsets_for_timestamp(topic, NOON + 6) == {0: 3, 1: None, 2: None, 3: None}
+    assert world.log.offsets_for_timestamp(topic, NOON + 10) == dict.fromkeys(range(4))
 
 
 def test_deleted_offsets_are_named_exactly(world: World) -> None:
     topic = world.create()
     world.put(topic, 0, rows(30))
     world.delete_before(topic, 0, 12)
-    assert world.log.extents(topic)[0] == OffsetRange(12, 30)
+    assert world.log.offset_ranges(topic)[0] == OffsetRange(12, 30)
     assert len(read(world.log, topic, 12, 30)) == 18
     with pytest.raises(OffsetsExpired, match="offsets 7 to 11 of partition 0"):
         read(world.log, topic, 7, 30)
@@ -261,13 +261,13 @@ def test_a_recreated_topic_has_another_id_in_the_same_cluster(world: World) -> N
     after = world.log.topic(topic)
     assert after.cluster_id == before.cluster_id
     assert after.topic_id != before.topic_id
-    assert world.log.extents(topic)[0] == OffsetRange(0, 0)
+    assert world.log.offset_ranges(topic)[0] == OffsetRange(0, 0)
     world.put(topic, 0, rows(5, 50))
     assert read(world.log, topic, 0, 5) == [*enumerate(rows(5, 50))]
 
 
 def test_a_missing_topic_is_named(world: World) -> None:
-    for ask in (world.log.topic, world.log.extents, lambda t: world.log.offsets_at(t, NOON)):
+    for ask in (world.log.topic, world.log.offset_ranges, lambda t: world.log.offsets_for_timestamp(t, NOON)):
         with pytest.raises(TopicMissing, match="no-such-topic"):
             ask("no-such-topic")
     with pytest.raises(TopicMissing, match="no-such-topic"):
@@ -318,7 +318,7 @@ def test_consecutive_ranges_give_what_one_range_gives(
             world.put(topic, 0, rows(count))
         else:
             world.begin(topic, 0, rows(count))(what == "commit")
-    end = world.log.extents(topic)[0].last_stable_offset
+    end = world.log.offset_ranges(topic)[0].last_stable_offset
     assert end == sum(count + (what != "put") for what, count in steps)
     edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
     whole = read(world.log, topic, 0, end)

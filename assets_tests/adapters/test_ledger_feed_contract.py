@@ -28,7 +28,7 @@ class World:
         found: list[LedgerRecord] = []
         deadline = time.monotonic() + seconds
         while True:
-            last = self.feed.wait(0.2)
+            last = self.feed.poll(0.2)
             found += last.records
             if len(found) >= count and last.lag == 0:
                 return found, last
@@ -79,7 +79,7 @@ def test_each_record_comes_once_from_the_start_in_order(world: World) -> None:
 
 
 def test_an_empty_ledger_is_caught_up_with(world: World) -> None:
-    assert world.feed.wait(3).lag == 0
+    assert world.feed.poll(3).lag == 0
 
 
 def test_a_recreated_topic_begins_anew(world: World) -> None:
@@ -92,7 +92,7 @@ def test_a_recreated_topic_begins_anew(world: World) -> None:
     while not found:
         assert time.monotonic() < deadline
         try:
-            heard = world.feed.wait(0.2)
+            heard = world.feed.poll(0.2)
         except TopicMissing:
             continue
         anew = anew or heard.reset

@@ -77,7 +77,7 @@ def test_dagsters_configuration_follows_where_its_storage_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = Settings(home=tmp_path)
-    own = bootstrap.postgres(settings)
+    own = bootstrap.local_postgres(settings)
     own.folder.mkdir()
 
     def told() -> str:

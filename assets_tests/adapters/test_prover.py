@@ -22,7 +22,7 @@ from tidemill.core import learner
 from tidemill.core.errors import BundleInvalid, FeatureSkew, SpecInvalid
 from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
-from tidemill.ports import Prover
+from tidemill.ports import BundleValidator
 
 
 def made(trees: int = 30, function: FeatureFunction | None = None) -> bytes:
@@ -87,23 +87,23 @@ def test_a_sound_bundle_is_proven_and_quickly(prover: ForkedProver, bundle: byte
 
 
 @pytest.fixture(params=["in a forked child", "in this process"])
-def either(request: pytest.FixtureRequest, prover: ForkedProver) -> Prover:
+def either(request: pytest.FixtureRequest, prover: ForkedProver) -> BundleValidator:
     """What every prover does, shown on the real one and on the one in memory."""
     return LocalProver() if request.param == "in this process" else prover
 
 
-def test_a_sound_bundle_is_proven(either: Prover, bundle: bytes) -> None:
-    either.prove(bundle)
+def test_a_sound_bundle_is_proven(either: BundleValidator, bundle: bytes) -> None:
+    either.validate(bundle)
 
 
-def test_a_wrong_answer_comes_back_as_skew(either: Prover, bundle: bytes) -> None:
+def test_a_wrong_answer_comes_back_as_skew(either: BundleValidator, bundle: bytes) -> None:
     with pytest.raises(FeatureSkew, match="golden row 0"):
-        either.prove(damaged(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
+        either.validate(damaged(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
 
 
-def test_what_is_no_bundle_is_unfit(either: Prover) -> None:
+def test_what_is_no_bundle_is_unfit(either: BundleValidator) -> None:
     with pytest.raises(BundleInvalid):
-        either.prove(b"no bundle")
+        either.validate(b"no bundle")
 
 
 def test_trees_cut_together_with_their_sizes_are_skew(prover: ForkedProver, bundle: bytes) -> None:

@@ -93,8 +93,8 @@ def test_more_names_than_one_answer_of_a_server_tells_are_all_listed(store: Stor
 
 def test_a_sweep_harms_nothing_that_stands(store: Store) -> None:
     store.put("m/a", b"one")
-    store.sweep("m")
-    store.sweep("m")
+    store.recover("m")
+    store.recover("m")
     assert list(store.names("")) == ["m/a"]
     assert store.get("m/a") == b"one"
 

@@ -156,17 +156,17 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
         if next(handed) == 75:  # 150,000 handed over, at most 50,000 of them under way
             psutil.Process(started.pid).kill()
 
-    failpoints.watch(kill)
+    failpoints.on_reached(kill)
     try:
         with pytest.raises(LogUnavailable, match="the topic history"):
             run()
-        failpoints.watch(None)
+        failpoints.on_reached(None)
         broker.start(tmp_path / "broker")
         assert 0 < size(at.servers, "history") < events.height
         run()
         assert sequences(at.servers, "history") == of_partitions(events)
     finally:
-        failpoints.watch(None)
+        failpoints.on_reached(None)
         broker.stop(tmp_path / "broker")
 
 

@@ -99,26 +99,26 @@ def of(model: str, run: WindowRun) -> WindowRun:
 
 def recorded(tracker: Tracker, run: WindowRun, parent: str | None = None) -> str:
     """The id of the run that shows this window now."""
-    run_id = tracker.begin(run.model, run.window, parent)
+    run_id = tracker.start_run(run.model, run.window, parent)
     tracker.record(run_id, run)
     return run_id
 
 
 def test_a_window_that_was_not_recorded_is_unknown(tracker: Tracker, model: str) -> None:
-    assert tracker.recorded(model, "2024-01-01") is None
-    tracker.begin(model, "2024-01-01", None)
-    assert tracker.recorded(model, "2024-01-01") is None
+    assert tracker.recorded_digest(model, "2024-01-01") is None
+    tracker.start_run(model, "2024-01-01", None)
+    assert tracker.recorded_digest(model, "2024-01-01") is None
 
 
 def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
     tracker: Tracker, model: str
 ) -> None:
     first = recorded(tracker, of(model, window()))
-    assert tracker.recorded(model, "2024-01-01") == "1" * 64
+    assert tracker.recorded_digest(model, "2024-01-01") == "1" * 64
     again = recorded(tracker, of(model, window("2" * 64, auc=0.7)))
     assert again == first
-    assert tracker.recorded(model, "2024-01-01") == "2" * 64
-    assert first in tracker.address(first)
+    assert tracker.recorded_digest(model, "2024-01-01") == "2" * 64
+    assert first in tracker.run_url(first)
 
 
 def test_a_deployed_model_is_one_version_however_often_it_is_registered(
@@ -174,8 +174,8 @@ def test_a_tracker_that_is_away_is_named_in_time(
     tracker = broken(tmp_path)
     began = time.monotonic()
     for act in (
-        lambda: tracker.recorded("tides", "w"),
-        lambda: tracker.begin("tides", "w", None),
+        lambda: tracker.recorded_digest("tides", "w"),
+        lambda: tracker.start_run("tides", "w", None),
         lambda: tracker.champion("tides"),
         lambda: tracker.versions("tides"),
     ):

@@ -35,7 +35,7 @@ def test_the_dags_of_a_model_materialize_its_assets_and_tell_what_came_of_it(
     assert updated.xcom("update", "dagster_run_url") == address
     with bench.mill() as mill:
         head = mill.chain().head
-        assert mill.archive.report(window) is not None
+        assert mill.repository.report(window) is not None
     told = updated.told["events"][f"dagster://dagster_default/{bench.model}/deployed_model"]
     (made,) = told["materializations"]
     assert head is not None

@@ -24,19 +24,19 @@ from tidemill.core.ledger import Entry
 from tidemill.core.records import Candidate
 from tidemill.core.tables import from_parquet
 from tidemill.core.windows import Window
-from tidemill.cycle.adopt import Adopted, adopt
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.due import due
+from tidemill.cycle.adopt import AdoptionResult, adopt
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.due import compute_backlog
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close, rollback, skip
-from tidemill.cycle.lines import line_id
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
+from tidemill.cycle.lines import lineage_id_for
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
 from tidemill.cycle.prune import prune
-from tidemill.cycle.replay_gate import replay, span
-from tidemill.cycle.update import candidate_of, update
+from tidemill.cycle.replay_gate import backtest, windows_to_backtest
+from tidemill.cycle.update import require_candidate, update
 from tidemill.cycle.verify import verify
 
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
@@ -51,7 +51,7 @@ def coupon(at: int) -> float:
 
 
 @pytest.fixture
-def mill() -> Mill:
+def mill() -> ModelContext:
     """A model with four windows done, and events of four more."""
     made = flowing()
     flow(made, -2, DONE - 1)
@@ -60,31 +60,31 @@ def mill() -> Mill:
     return made
 
 
-def at(mill: Mill, number: int) -> Window:
+def at(mill: ModelContext, number: int) -> Window:
     return window(mill.spec, number)
 
 
-def go_on(mill: Mill, number: int = DONE) -> Adopted:
+def go_on(mill: ModelContext, number: int = DONE) -> AdoptionResult:
     return adopt(mill, at(mill, number), "ada", "the world changed")
 
 
-def candidate(mill: Mill, number: int) -> Candidate:
-    return candidate_of(mill, at(mill, number))
+def candidate(mill: ModelContext, number: int) -> Candidate:
+    return require_candidate(mill, at(mill, number))
 
 
-def log_of(mill: Mill) -> MemoryLog:
-    assert isinstance(mill.log, MemoryLog)
-    return mill.log
+def log_of(mill: ModelContext) -> MemoryLog:
+    assert isinstance(mill.event_log, MemoryLog)
+    return mill.event_log
 
 
-def entries(mill: Mill) -> list[Entry]:
+def entries(mill: ModelContext) -> list[Entry]:
     return [standing.entry for standing in mill.chain().entries]
 
 
 # Another learning spec.
 
 
-def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: Mill) -> None:
+def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: ModelContext) -> None:
     mill = changed(mill, fields=COUPON)
     before = files(mill)
     told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {at(mill, DONE)} --why"
@@ -98,12 +98,12 @@ def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: Mill)
     assert right(mill).recomputed == DONE  # what stands was made by the spec of its own line
 
 
-def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(mill: Mill) -> None:
+def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(mill: ModelContext) -> None:
     old, head = candidate(mill, DONE - 1), mill.chain().head
     assert head is not None
     mill = changed(mill, fields=COUPON)
     done = go_on(mill)
-    assert (done.learning, done.moved, done.epoch) == (("fields.coupon", "fields.visits"), False, 0)
+    assert (done.changed_keys, done.topic_changed, done.epoch) == (("fields.coupon", "fields.visits"), False, 0)
     entry = entries(mill)[-1]
     assert (entry.kind, entry.digest, entry.seq) == ("adopt", head.entry.digest, done.seq)
     assert (entry.as_of, entry.actor) == (at(mill, DONE - 1).key, "ada")
@@ -111,24 +111,24 @@ def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(mill: 
     for number in (DONE, DONE + 1):
         turn(mill, number)
     first, second = candidate(mill, DONE), candidate(mill, DONE + 1)
-    assert (first.kind, first.parent, first.lineage) == ("retrain", old.digest, done.line)
-    assert (second.kind, second.parent, second.lineage) == ("continue", first.digest, done.line)
-    assert old.lineage != done.line
-    sample = from_parquet(mill.archive.file(first.sample.snapshot))
+    assert (first.kind, first.parent, first.lineage) == ("retrain", old.digest, done.lineage)
+    assert (second.kind, second.parent, second.lineage) == ("continue", first.digest, done.lineage)
+    assert old.lineage != done.lineage
+    sample = from_parquet(mill.repository.file(first.sample.snapshot))
     new = set(sample.filter(sample["coupon"].is_not_null())["_timestamp"])
     assert new == {t for t in sample["_timestamp"] if t >= at(mill, DONE).start}
     assert "visits" not in sample.columns
     right(mill)
 
 
-def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: Mill) -> None:
-    before = mill.archive.report(at(mill, DONE - 1).key)
+def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: ModelContext) -> None:
+    before = mill.repository.report(at(mill, DONE - 1).key)
     assert before is not None
     assert before.state.pool
     mill = changed(mill, learner=SEED)
     go_on(mill)
     turn(mill, DONE)
-    report = mill.archive.report(at(mill, DONE).key)
+    report = mill.repository.report(at(mill, DONE).key)
     assert report is not None
     was, judged = before.state, report.opening_state
     assert (judged.champion, judged.baseline, judged.mode) == (was.champion, was.baseline, was.mode)
@@ -136,7 +136,7 @@ def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: Mill) -> No
     assert report.previous_state.pool_size == len(was.pool)
 
 
-def test_a_field_of_another_type_is_null_to_the_models_of_before(mill: Mill) -> None:
+def test_a_field_of_another_type_is_null_to_the_models_of_before(mill: ModelContext) -> None:
     for number in (5, 6, 7):
         flow(mill, DONE + number, DONE + number, visits=lambda at: f"v{at % 3}")
     for number in range(DONE, DONE + 5):
@@ -145,12 +145,12 @@ def test_a_field_of_another_type_is_null_to_the_models_of_before(mill: Mill) -> 
     go_on(mill, DONE + 5)
     turn(mill, DONE + 5)
     turn(mill, DONE + 6)
-    sample = from_parquet(mill.archive.file(candidate(mill, DONE + 5).sample.snapshot))
+    sample = from_parquet(mill.repository.file(candidate(mill, DONE + 5).sample.snapshot))
     assert set(sample["visits"]) == {None, "v0", "v1", "v2"}
     right(mill)
 
 
-def test_a_window_without_rows_leaves_the_retraining_to_the_next(mill: Mill) -> None:
+def test_a_window_without_rows_leaves_the_retraining_to_the_next(mill: ModelContext) -> None:
     mill = changed(mill, fields=COUPON)
     go_on(mill)
     skip(mill, at(mill, DONE), "ada", "not this one")
@@ -161,7 +161,7 @@ def test_a_window_without_rows_leaves_the_retraining_to_the_next(mill: Mill) -> 
     right(mill)
 
 
-def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(mill: Mill) -> None:
+def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(mill: ModelContext) -> None:
     mill = changed(mill, fields=COUPON)
     go_on(mill)
     turn(mill, DONE)
@@ -170,8 +170,8 @@ def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(mill: M
     for number in range(DONE + 1):
         turn(mill, number)
     assert files(mill) == before
-    store, old = mill.archive.store, candidate(mill, 1)
-    manifest = mill.archive.manifest(at(mill, 1).key)
+    store, old = mill.repository.store, candidate(mill, 1)
+    manifest = mill.repository.manifest(at(mill, 1).key)
     assert manifest is not None
     assert manifest.rows_file is not None
     for name in (manifest.rows_file.name, f"models/{old.digest}.bundle"):
@@ -181,7 +181,7 @@ def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(mill: M
     assert files(fresh) == before
 
 
-def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(mill: Mill) -> None:
+def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(mill: ModelContext) -> None:
     one = changed(mill, learner=SEED)
     done = go_on(one)
     before = files(one)
@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 
 @pytest.mark.parametrize(("changes", "number", "told"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
-    mill: Mill, changes: dict[str, Any], number: int, told: str
+    mill: ModelContext, changes: dict[str, Any], number: int, told: str
 ) -> None:
     mill = changed(mill, **changes)
     before, known = files(mill), entries(mill)
@@ -223,8 +223,8 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
     assert (files(mill), entries(mill)) == (before, known)
 
 
-def test_windows_that_are_planned_must_be_done_first(mill: Mill) -> None:
-    plan(mill, at(mill, DONE + 1))
+def test_windows_that_are_planned_must_be_done_first(mill: ModelContext) -> None:
+    plan_window(mill, at(mill, DONE + 1))
     other = changed(mill, learner=SEED)
     left = f"Windows {at(mill, DONE)} to {at(mill, DONE + 1)} .*tidemill backfill m"
     with pytest.raises(OperationNotAllowed, match=left):
@@ -232,7 +232,7 @@ def test_windows_that_are_planned_must_be_done_first(mill: Mill) -> None:
     turn(mill, DONE)
     for step in (extract, update, evaluate):
         step(mill, at(mill, DONE + 1))
-    if mill.archive.report(at(mill, DONE + 1).key).verdict == "promote":  # type: ignore[union-attr]
+    if mill.repository.report(at(mill, DONE + 1).key).verdict == "promote":  # type: ignore[union-attr]
         with pytest.raises(OperationNotAllowed, match=f"Windows {at(mill, DONE + 1)} to"):
             go_on(other, DONE + 2)
     turn(mill, DONE + 1)
@@ -265,9 +265,9 @@ def test_a_spec_may_be_adopted_before_the_first_window_is_planned() -> None:
 @pytest.mark.parametrize("name", [TOPIC, "other"], ids=["recreated", "renamed"])
 @pytest.mark.parametrize("changes", [{}, {"fields": COUPON}], ids=["alone", "with a spec"])
 def test_on_another_topic_the_next_window_starts_as_the_first_did(
-    mill: Mill, name: str, changes: dict[str, Any]
+    mill: ModelContext, name: str, changes: dict[str, Any]
 ) -> None:
-    line = line_id(mill, at(mill, DONE - 1))
+    line = lineage_id_for(mill, at(mill, DONE - 1))
     log_of(mill).create_topic(name, 3)
     flow(mill, DONE - 2, DONE + 2, name, 3, coupon=coupon)
     mill = changed(mill, topic=name, **changes)
@@ -276,27 +276,27 @@ def test_on_another_topic_the_next_window_starts_as_the_first_did(
     with pytest.raises(missing, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
         extract(mill, at(mill, DONE))
     with pytest.raises(TopicRecreated):
-        due(mill)
+        compute_backlog(mill)
     assert files(mill) == before
     done = go_on(mill)
-    assert (done.moved, done.epoch, done.topic) == (True, 1, name)
-    assert (done.line == line) == (not changes)
-    seen = due(mill)
+    assert (done.topic_changed, done.epoch, done.topic) == (True, 1, name)
+    assert (done.lineage == line) == (not changes)
+    seen = compute_backlog(mill)
     assert (seen.first, seen.closed) == (at(mill, DONE), at(mill, DONE + 1))
     for number in (DONE, DONE + 1):
         turn(mill, number)
-    planned = plan(mill, at(mill, DONE))
+    planned = plan_window(mill, at(mill, DONE))
     assert {r.partition: r.start for r in planned.ranges} == {0: 108, 1: 106, 2: 106}
     assert (planned.epoch, planned.topic, planned.adoption) == (1, name, 1)
-    manifest = mill.archive.manifest(at(mill, DONE).key)
+    manifest = mill.repository.manifest(at(mill, DONE).key)
     assert manifest is not None
     assert (manifest.epoch, manifest.rows) == (1, 160)
     found = right(mill)
     assert found.recomputed == DONE + 2
-    assert (len(found.given) > 0) == (name == TOPIC)
+    assert (len(found.taken_as_archived) > 0) == (name == TOPIC)
 
 
-def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: Mill) -> None:
+def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: ModelContext) -> None:
     log_of(mill).create_topic(TOPIC, 2)
     flow(mill, DONE - 4, DONE + 3)
     go_on(mill)
@@ -304,7 +304,7 @@ def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: Mill) -> None:
         turn(mill, number)
     made = candidate(mill, DONE + 1)
     assert made.kind == "retrain"
-    sample = from_parquet(mill.archive.file(made.sample.snapshot))
+    sample = from_parquet(mill.repository.file(made.sample.snapshot))
     assert set(sample["_epoch"]) == {0, 1}
     places = ["_partition", "_offset"]
     assert sample.select(places).n_unique() < sample.height  # both topics have these offsets
@@ -312,25 +312,25 @@ def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: Mill) -> None:
     right(mill)
 
 
-def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(mill: Mill) -> None:
+def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(mill: ModelContext) -> None:
     """Row 9."""
-    end = plan(mill, at(mill, DONE - 1)).end_offsets
+    end = plan_window(mill, at(mill, DONE - 1)).end_offsets
     for partition in end:
         log_of(mill).truncate(TOPIC, partition, end[partition] - 30)
     with pytest.raises(LogTruncated, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
         extract(mill, at(mill, DONE))
     done = go_on(mill)
-    assert (done.moved, done.epoch) == (True, 1)
+    assert (done.topic_changed, done.epoch) == (True, 1)
     with pytest.raises(WindowOpen):
         extract(mill, at(mill, DONE))
     flow(mill, DONE, DONE + 1)
     turn(mill, DONE)
-    assert plan(mill, at(mill, DONE)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
+    assert plan_window(mill, at(mill, DONE)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
     right(mill)
 
 
 def test_a_topic_recreated_again_before_anything_was_planned_on_it_is_adopted_again(
-    mill: Mill,
+    mill: ModelContext,
 ) -> None:
     log_of(mill).create_topic(TOPIC, 2)
     go_on(mill)
@@ -340,12 +340,12 @@ def test_a_topic_recreated_again_before_anything_was_planned_on_it_is_adopted_ag
         extract(mill, at(mill, DONE))
     assert (go_on(mill).epoch, go_on(mill).number) == (2, 2)
     turn(mill, DONE)
-    assert plan(mill, at(mill, DONE)).epoch == 2
+    assert plan_window(mill, at(mill, DONE)).epoch == 2
     right(mill)
 
 
-def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(mill: Mill) -> None:
-    plan(mill, at(mill, DONE))
+def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(mill: ModelContext) -> None:
+    plan_window(mill, at(mill, DONE))
     log_of(mill).create_topic(TOPIC, 2)
     flow(mill, DONE, DONE + 3)
     with pytest.raises(TopicRecreated, match=f"--from {at(mill, DONE + 1)}"):
@@ -379,7 +379,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def shop(modules: Path) -> Mill:
+def shop(modules: Path) -> ModelContext:
     """A model with a feature function, and four windows done."""
     made = changed(flowing(), features="shop_one:features")
     flow(made, -2, DONE + 4)
@@ -387,10 +387,10 @@ def shop(modules: Path) -> Mill:
     return made
 
 
-def test_each_model_is_scored_through_its_own_function(shop: Mill) -> None:
+def test_each_model_is_scored_through_its_own_function(shop: ModelContext) -> None:
     mill = changed(shop, features="shop_two:features")
     done = go_on(mill)
-    assert done.learning == ("features", "features_source")
+    assert done.changed_keys == ("features", "features_source")
     for number in (DONE, DONE + 1):
         turn(mill, number)
     champion, new = entries(mill)[0].digest, candidate(mill, DONE).digest
@@ -408,7 +408,7 @@ def test_each_model_is_scored_through_its_own_function(shop: Mill) -> None:
 
 
 def test_a_function_edited_in_its_own_module_is_refused_for_its_models_are_scored_yet(
-    shop: Mill, modules: Path
+    shop: ModelContext, modules: Path
 ) -> None:
     file = modules / "shop_one.py"
     was = file.read_text()
@@ -452,22 +452,22 @@ class Between:
         return self.real.append(model, value)
 
 
-def disturbed(mill: Mill, happens: Any) -> Mill:
+def disturbed(mill: ModelContext, happens: Any) -> ModelContext:
     assert isinstance(mill.ledger, MemoryLedger)
     return replace(mill, ledger=Between(mill.ledger, happens))
 
 
-def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(mill: Mill) -> None:
+def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(mill: ModelContext) -> None:
     other = changed(mill, learner=SEED)
     mine = disturbed(other, lambda: adopt(other, at(other, DONE), "bob", "me first"))
     done = go_on(mine)
-    assert (done.number, done.by, done.why) == (1, "bob", "me first")
+    assert (done.number, done.actor, done.reason) == (1, "bob", "me first")
     assert [entry.kind for entry in entries(other)].count("adopt") == 1
     turn(other, DONE)
     right(other)
 
 
-def test_of_two_who_adopt_differently_one_is_refused(mill: Mill) -> None:
+def test_of_two_who_adopt_differently_one_is_refused(mill: ModelContext) -> None:
     theirs, mine = changed(mill, fields=COUPON), changed(mill, learner=SEED)
     with pytest.raises(OperationNotAllowed, match="Somebody else adopted"):
         go_on(disturbed(mine, lambda: go_on(theirs)))
@@ -476,54 +476,54 @@ def test_of_two_who_adopt_differently_one_is_refused(mill: Mill) -> None:
     right(theirs)
 
 
-def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(mill: Mill) -> None:
+def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(mill: ModelContext) -> None:
     late = changed(mill, learner=SEED)
     with pytest.raises(OperationNotAllowed, match=r"planned .* at the same time"):
-        go_on(disturbed(late, lambda: plan(mill, at(mill, DONE))))
+        go_on(disturbed(late, lambda: plan_window(mill, at(mill, DONE))))
     turn(mill, DONE)
-    assert line_id(mill, at(mill, DONE)) == line_id(mill, at(mill, 0))
+    assert lineage_id_for(mill, at(mill, DONE)) == lineage_id_for(mill, at(mill, 0))
     go_on(late, DONE + 1)
     turn(late, DONE + 1)
-    assert plan(late, at(late, DONE + 1)).adoption == 2
+    assert plan_window(late, at(late, DONE + 1)).adoption == 2
     right(late)
 
 
-def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(mill: Mill) -> None:
+def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(mill: ModelContext) -> None:
     back = rollback(mill, entries(mill)[0].digest, "ada", "I liked that one")
     mill = changed(mill, learner=SEED)
     go_on(mill)
     turn(mill, DONE)
-    report = mill.archive.report(at(mill, DONE).key)
+    report = mill.repository.report(at(mill, DONE).key)
     assert report is not None
     assert [taken.seq for taken in report.entries] == [back.seq]
     assert turn(mill, DONE - 1).status == "superseded"
     right(mill)
 
 
-def test_pruning_goes_over_it_and_what_is_kept_is_made_again(mill: Mill) -> None:
+def test_pruning_goes_over_it_and_what_is_kept_is_made_again(mill: ModelContext) -> None:
     mill = changed(mill, fields=COUPON, keep_windows=2)
     go_on(mill)
     for number in range(DONE, DONE + 4):
         turn(mill, number)
         prune(mill, at(mill, number))
-    mark = mill.archive.pruned()
+    mark = mill.repository.prune_marker()
     assert mark is not None
     assert mark.window == at(mill, DONE).key
     found = right(mill)
     assert (found.pruned, found.recomputed) == (mark.window, 3)
 
 
-def test_the_same_gate_again_over_both_lines_makes_the_same_reports(mill: Mill) -> None:
+def test_the_same_gate_again_over_both_lines_makes_the_same_reports(mill: ModelContext) -> None:
     mill = changed(mill, fields=COUPON)
     go_on(mill)
     turn(mill, DONE)
-    scratch = Archive(Overlay(mill.archive.store, "m/reports/"), "m")
-    told = replay(mill, mill.spec, scratch, span(mill, None, None), lambda _: None)
-    assert (told.differing, told.committed) == ((), told.replayed)
+    scratch = ModelRepository(Overlay(mill.repository.store, "m/reports/"), "m")
+    told = backtest(mill, mill.spec, scratch, windows_to_backtest(mill, None, None), lambda _: None)
+    assert (told.verdict_changes, told.committed) == ((), told.backtested)
     assert told.committed.windows == DONE + 1
 
 
-def test_a_stream_that_ended_on_the_new_topic_is_closed(mill: Mill) -> None:
+def test_a_stream_that_ended_on_the_new_topic_is_closed(mill: ModelContext) -> None:
     log_of(mill).create_topic(TOPIC, 2)
     flow(mill, DONE - 1, DONE)
     go_on(mill)
@@ -542,7 +542,7 @@ def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own()
     run(made, 0, 0)
     other = changed(made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, keep_windows=9)
     turn(other, 1)
-    assert line_id(other, at(other, 1)) == line_id(made, at(made, 0))
+    assert lineage_id_for(other, at(other, 1)) == lineage_id_for(made, at(made, 0))
     right(other)
     without = changed(other, fields={"price": "number", "visits": "number?"})
     go_on(without, 2)
@@ -550,11 +550,11 @@ def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own()
     right(without)
 
 
-def test_a_damaged_or_lost_adoption_is_named(mill: Mill) -> None:
+def test_a_damaged_or_lost_adoption_is_named(mill: ModelContext) -> None:
     mill = changed(mill, learner=SEED)
     go_on(mill)
     turn(mill, DONE)
-    store, name = mill.archive.store, "m/adoptions/1.json"
+    store, name = mill.repository.store, "m/adoptions/1.json"
     whole = store.get(name) or b""
     store.replace(name, whole.replace(b"ada", b"bob"))
     for step in (update, evaluate):

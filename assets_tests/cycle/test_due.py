@@ -13,14 +13,14 @@ from tidemill.adapters.memory.log import MemoryLog
 from tidemill.core.errors import WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.due import due, freshness
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import newest_closed, plan, plan_initial
+from tidemill.cycle.due import compute_backlog, freshness
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import newest_closed, plan_window, plan_initial
 
 FIVE = 5 * MINUTE
 
 
-def fed(stamps: Sequence[Sequence[int]], silent: str | None) -> tuple[Mill, list[int]]:
+def fed(stamps: Sequence[Sequence[int]], silent: str | None) -> tuple[ModelContext, list[int]]:
     """A mill over one partition a list of event times, and the hand of its clock."""
     log, clock = MemoryLog(), [1_900_000_000_000]
     log.create_topic("events", len(stamps))
@@ -34,12 +34,12 @@ def fed(stamps: Sequence[Sequence[int]], silent: str | None) -> tuple[Mill, list
     return mill_in_memory(spec, log, lambda: clock[0]), clock
 
 
-def planned_one_by_one(mill: Mill) -> Window | None:
+def planned_one_by_one(mill: ModelContext) -> Window | None:
     """The newest window that planning each after the other closes."""
     newest, window = None, mill.spec.calendar.first
     try:
         while True:
-            plan(mill, window)
+            plan_window(mill, window)
             newest, window = window, mill.spec.calendar.after(window)
     except WindowOpen:
         return newest
@@ -67,9 +67,9 @@ def test_a_look_finds_the_windows_that_planning_one_by_one_closes(
         return
     for wait in [*waits, 0]:
         found, told = newest_closed(mill, first)
-        assert mill.archive.plan(mill.spec.calendar.first.key) is None
+        assert mill.repository.plan(mill.spec.calendar.first.key) is None
         clock[0] += wait * MINUTE
-    names = set(mill.archive.names("plans/"))
+    names = set(mill.repository.names("plans/"))
     assert names == {"plans/initial.json"}
     assert found == planned_one_by_one(mill)
     assert "is still open" in told
@@ -78,9 +78,9 @@ def test_a_look_finds_the_windows_that_planning_one_by_one_closes(
 def test_looking_costs_the_logarithm_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     mill, _ = fed([range(-5, 5_000)], None)
     asked = []
-    offsets_at = mill.log.offsets_at
+    offsets_at = mill.event_log.offsets_for_timestamp
     monkeypatch.setattr(
-        mill.log, "offsets_at", lambda *a: asked.append(a) or offsets_at(*a), raising=True
+        mill.event_log, "offsets_at", lambda *a: asked.append(a) or offsets_at(*a), raising=True
     )
     newest, _ = newest_closed(mill, plan_initial(mill))
     assert newest is not None
@@ -92,13 +92,13 @@ def test_due_goes_from_the_first_unreported_to_the_newest_closed_window(bench: B
     bench.feed(-1, 4)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        seen = due(mill)
+        seen = compute_backlog(mill)
         assert seen.done == bench.window(0)
         assert (seen.first, seen.last) == (bench.window(1), bench.window(3))
-        assert "is still open" in seen.open_because
+        assert "is still open" in seen.open_reason
         for number in (1, 2, 3):
             turn(mill, number)
-        assert due(mill, hint=bench.window(1).key).first is None
+        assert compute_backlog(mill, hint=bench.window(1).key).first is None
 
 
 def test_a_window_whose_deployment_was_deferred_and_never_made_up_for_is_due_again(
@@ -109,7 +109,7 @@ def test_a_window_whose_deployment_was_deferred_and_never_made_up_for_is_due_aga
     with bench.mill() as mill:
         run(mill, 0, 0)
         turn(mill, 1, final=False)
-        seen = due(mill)
+        seen = compute_backlog(mill)
         assert (seen.done, seen.first, seen.last) == (bench.window(1),) * 3
         assert freshness(mill, seen).done == bench.window(0)
 
@@ -119,9 +119,9 @@ def test_by_the_wall_clock_a_model_is_stale_two_windows_after_its_newest_one(ben
     with bench.mill() as mill:
         run(mill, 0, 0)
         end = bench.window(0).end
-        found = [freshness(_at(mill, end + lag), due(mill)) for lag in (0, 2 * FIVE, 2 * FIVE + 1)]
+        found = [freshness(_at(mill, end + lag), compute_backlog(mill)) for lag in (0, 2 * FIVE, 2 * FIVE + 1)]
     assert [one.fresh for one in found] == [True, True, False]
-    assert [one.lag for one in found] == [0, 2 * FIVE, 2 * FIVE + 1]
+    assert [one.lag_ms for one in found] == [0, 2 * FIVE, 2 * FIVE + 1]
     assert found[-1].newest_due == bench.window(2)
     assert "600 s behind" in str(found[1])
 
@@ -133,15 +133,15 @@ def test_by_the_logs_clock_a_model_is_stale_when_the_log_has_closed_windows_it_h
     bench.feed(-1, 2)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        assert freshness(mill, due(mill)).fresh
+        assert freshness(mill, compute_backlog(mill)).fresh
         bench.feed(3, 3)
-        stale = freshness(mill, due(mill))
-        assert (stale.fresh, stale.lag) == (False, 2 * FIVE)
+        stale = freshness(mill, compute_backlog(mill))
+        assert (stale.fresh, stale.lag_ms) == (False, 2 * FIVE)
         turn(mill, 0)  # an old window again
-        assert not freshness(mill, due(mill)).fresh
+        assert not freshness(mill, compute_backlog(mill)).fresh
         turn(mill, 1)
-        assert freshness(mill, due(mill)).fresh
+        assert freshness(mill, compute_backlog(mill)).fresh
 
 
-def _at(mill: Mill, now: int) -> Mill:
+def _at(mill: ModelContext, now: int) -> ModelContext:
     return replace(mill, now=lambda: now)

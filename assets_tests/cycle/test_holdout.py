@@ -11,7 +11,7 @@ from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import train
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 
 ROWS = 200
@@ -19,7 +19,7 @@ TAIL = 40
 """The last fifth of a window's rows."""
 
 
-def learned(number: int, changed: range) -> tuple[Mill, Candidate]:
+def learned(number: int, changed: range) -> tuple[ModelContext, Candidate]:
     """The candidate of a window in which the labels of some rows, by number, are the opposite."""
     log = MemoryLog()
     log.create_topic("tides", 1)

@@ -20,7 +20,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.deploy import append, read_chain
+from tidemill.cycle.deploy import append_entry, read_chain
 
 
 class Deploying(RuleBasedStateMachine):
@@ -74,10 +74,10 @@ class Deploying(RuleBasedStateMachine):
         in_service = before and canonical.decode(self.standing[-1], Entry).digest == digest
         if rivals == 8 and not in_service:
             with pytest.raises(OperationNotAllowed):
-                append(self.mill, decide)
+                append_entry(self.mill, decide)
             assert len(self.standing) == before + 8
             return
-        entry = append(self.mill, decide)
+        entry = append_entry(self.mill, decide)
         assert (entry is None) == bool(in_service)
         if entry is not None:
             assert (entry.digest, entry.seq) == (digest, before + rivals)
@@ -87,7 +87,7 @@ class Deploying(RuleBasedStateMachine):
     def every_reader_sees_the_one_chain(self) -> None:
         chain = self.mill.chain()
         assert [s.hash for s in chain.entries] == [canonical.digest(v) for v in self.standing]
-        copies = [self.mill.archive.entry(seq) for seq in range(len(self.standing))]
+        copies = [self.mill.repository.entry(seq) for seq in range(len(self.standing))]
         assert all(copy in (None, value) for copy, value in zip(copies, self.standing, strict=True))
 
     def _append(self, entry: Entry) -> None:

@@ -27,10 +27,10 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Manifest
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.extract import extract, extract_plan, rows_of
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.extract import extract, extract_plan, load_rows
 from tidemill.cycle.intervene import close, skip
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 from tidemill.cycle.verify import verify
 
 TOPIC = "events"
@@ -117,7 +117,7 @@ class Planning(RuleBasedStateMachine):
 
     @rule(ahead=st.sampled_from([1, 2, 4, 8]))
     def a_window_is_planned(self, ahead: int) -> None:
-        self._try(ahead, lambda at: plan(self.mill, at))
+        self._try(ahead, lambda at: plan_window(self.mill, at))
 
     @rule(
         ahead=st.sampled_from([1, 2, 4]),
@@ -126,9 +126,9 @@ class Planning(RuleBasedStateMachine):
     def planning_is_tried_while_the_stream_stands_still(self, ahead: int, waits: list[int]) -> None:
         """For so many minutes on the host's clock, which may go back."""
         for wait in waits:
-            self._try(ahead, lambda at: plan(self.mill, at))
+            self._try(ahead, lambda at: plan_window(self.mill, at))
             self.now += wait * MINUTE
-        self._try(ahead, lambda at: plan(self.mill, at))
+        self._try(ahead, lambda at: plan_window(self.mill, at))
 
     @precondition(lambda self: START + (len(self.right.windows) - 1) * FIVE < self.tide)
     @rule()
@@ -183,9 +183,9 @@ class Planning(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_never_changes(self) -> None:
-        names = self.mill.archive.names("")
+        names = self.mill.repository.names("")
         found = {
-            name: self.mill.archive.hash(name) for name in names if name != "observations.json"
+            name: self.mill.repository.hash(name) for name in names if name != "observations.json"
         }
         assert found | self.committed == found
         self.committed = found
@@ -214,11 +214,11 @@ class Planning(RuleBasedStateMachine):
             self._try(number + 1 - len(self.right.windows), lambda at: extract(self.mill, at))
 
     def _batches_come_out_the_same_again(self) -> None:
-        again = self.mill.over(Archive(MemoryStore(), "m"))
+        again = self.mill.with_repository(ModelRepository(MemoryStore(), "m"))
         for number in range(len(self.right.windows)):
             planned, standing = self._plan(number), self._manifest(number)
             assert planned is not None
-            again.archive.commit_plan(planned)
+            again.repository.commit_plan(planned)
             gone = self.right.expired(self.right.windows[number])
             if standing is not None and standing.skipped is None and not gone:
                 assert extract_plan(again, planned) == standing
@@ -253,7 +253,7 @@ class Planning(RuleBasedStateMachine):
             assert (told.rows, told.rejected, told.gaps) == (0, 0, right.all)
             return
         assert right == Counts(told.rows, told.rejected, told.gaps, told.late, told.early)
-        rows = rows_of(self.mill, told)
+        rows = load_rows(self.mill, told)
         assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.right.rows(cuts)
 
     def _put(
@@ -287,10 +287,10 @@ class Planning(RuleBasedStateMachine):
         return window(self.spec, number - 1)
 
     def _plan(self, number: int) -> Plan | None:
-        return self.mill.archive.plan(self._key(number))
+        return self.mill.repository.plan(self._key(number))
 
     def _manifest(self, number: int) -> Manifest | None:
-        return self.mill.archive.manifest(self._key(number))
+        return self.mill.repository.manifest(self._key(number))
 
 
 def test_windows_tile_and_batches_hold_their_records_whatever_happens() -> None:

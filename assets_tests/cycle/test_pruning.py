@@ -16,9 +16,9 @@ from tidemill.core.errors import ModelPruned
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.cycle import prune as pruning
 from tidemill.cycle.intervene import approve, rollback
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.prune import prune
-from tidemill.cycle.update import candidate_of
+from tidemill.cycle.update import require_candidate
 from tidemill.cycle.verify import verify
 
 LAST = 8
@@ -37,11 +37,11 @@ def turned(bench: Bench) -> Bench:
     return bench
 
 
-def candidate(mill: Mill, number: int) -> Candidate:
-    return candidate_of(mill, window(mill.spec, number))
+def candidate(mill: ModelContext, number: int) -> Candidate:
+    return require_candidate(mill, window(mill.spec, number))
 
 
-def prune_last(mill: Mill) -> PruneMarker | None:
+def prune_last(mill: ModelContext) -> PruneMarker | None:
     """Prune as after the deployment of the last window."""
     return prune(mill, window(mill.spec, LAST))
 
@@ -59,14 +59,14 @@ def test_what_no_kept_window_needs_goes_and_all_records_stay(turned: Bench) -> N
         assert mark.window == turned.window(5).key
         assert verify(mill).findings == []
         assert verify(mill).pruned == mark.window
-        start, made = candidate(mill, 5), mill.archive.initial()
+        start, made = candidate(mill, 5), mill.repository.initial_model()
         fallen = [candidate(mill, number) for number in range(5)]
         for digest in (start.digest, candidate(mill, 6).digest, made.digest if made else ""):
-            assert mill.archive.bundle(digest)
+            assert mill.repository.bundle(digest)
         for gone in fallen:
             with pytest.raises(ModelPruned):
-                mill.archive.bundle(gone.digest)
-        assert mill.archive.file(start.sample.snapshot)
+                mill.repository.bundle(gone.digest)
+        assert mill.repository.file(start.sample.snapshot)
     gone = before - names(turned)
     assert {name.split("/")[1] for name in gone} == {"batches", "models", "samples"}
     assert not any(name.endswith(".json") for name in gone)
@@ -84,7 +84,7 @@ def test_the_stream_goes_on_and_what_is_kept_is_made_again_digest_for_digest(
     with turned.mill() as mill:
         prune_last(mill)
         turn(mill, LAST + 1)
-        assert prune(mill, turned.window(LAST + 1)) == mill.archive.pruned()
+        assert prune(mill, turned.window(LAST + 1)) == mill.repository.prune_marker()
     found = oracle.check(turned)
     assert found.recomputed == 4  # windows 6 to 9
     mine, others = kept(turned), kept(twin)
@@ -109,8 +109,8 @@ def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(turned: 
         deployed, waiting = candidate(mill, 1).digest, candidate(mill, LAST).digest
         approve(mill, deployed, "ann", "a good one")
         prune_last(mill)
-        assert mill.archive.bundle(deployed)
-        assert mill.archive.bundle(waiting)
+        assert mill.repository.bundle(deployed)
+        assert mill.repository.bundle(waiting)
         assert verify(mill).findings == []
         with pytest.raises(ModelPruned, match=turned.window(2).key):
             rollback(mill, candidate(mill, 2).digest, "ann", "back")
@@ -123,10 +123,10 @@ def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(turned: 
 def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(turned: Bench) -> None:
     """Held is what only the gate needed; the windows that made it are not looked at again."""
     with turned.mill() as mill:
-        first = mill.archive.report(turned.window(LAST).key)
+        first = mill.repository.report(turned.window(LAST).key)
         assert first is not None
         prune_last(mill)
-        mark = mill.archive.pruned()
+        mark = mill.repository.prune_marker()
         assert mark is not None
         start = f"models/{candidate(mill, 5).digest}.bundle"
         assert start in mark.retained
@@ -134,11 +134,11 @@ def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(turned: Bench) -
             turned.feed(number + 2, number + 2, rows=160)
             turn(mill, number)
             prune(mill, turned.window(number))
-        after = mill.archive.pruned()
+        after = mill.repository.prune_marker()
         assert after is not None
         assert after.window == turned.window(8).key
         assert start in after.deleted
-        assert mill.archive.hash(start) is None
+        assert mill.repository.hash(start) is None
     oracle.check(turned)
 
 
@@ -148,10 +148,10 @@ def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(turned: Bench) 
     with twin.mill() as mill:
         run(mill, 0, LAST)
     reached: list[str] = []
-    failpoints.watch(reached.append)
+    failpoints.on_reached(reached.append)
     with turned.mill() as mill:
         prune_last(mill)
-    failpoints.watch(None)
+    failpoints.on_reached(None)
     assert {place for place in reached if "prune." in place} == places_in([Path(pruning.__file__)])
     assert {"put.written", "put.synced", "put.replaced"} < set(reached)  # the mark
     again, deletes = partial(prune, window=twin.window(LAST)), reached.count("prune.deleted")

@@ -13,10 +13,10 @@ from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
 from tidemill.core.errors import PredecessorMissing, SpecInvalid
 from tidemill.core.specfile import with_gate_overrides
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.intervene import rollback
 from tidemill.cycle.prune import prune
-from tidemill.cycle.replay_gate import Replayed, replay, span
+from tidemill.cycle.replay_gate import BacktestResult, backtest, windows_to_backtest
 from tidemill.cycle.summary import summarize
 
 LAST = 7
@@ -34,15 +34,15 @@ def turned(bench: Bench) -> Bench:
 
 def replayed(
     bench: Bench, *gate: str, first: int | None = None, last: int | None = None
-) -> tuple[Replayed, Archive]:
+) -> tuple[BacktestResult, ModelRepository]:
     spec = bench.spec_of()
     ends = [None if number is None else window(spec, number) for number in (first, last)]
-    with bootstrap.scratch_mill(bench.model, bench.settings) as (mill, scratch):
-        windows = span(mill, *ends)
-        return replay(mill, with_gate_overrides(spec, gate), scratch, windows, lambda _: None), scratch
+    with bootstrap.open_model_readonly(bench.model, bench.settings) as (mill, scratch):
+        windows = windows_to_backtest(mill, *ends)
+        return backtest(mill, with_gate_overrides(spec, gate), scratch, windows, lambda _: None), scratch
 
 
-def reports(archive: Archive, bench: Bench, first: int, last: int) -> list[bytes]:
+def reports(archive: ModelRepository, bench: Bench, first: int, last: int) -> list[bytes]:
     found = [archive.report(bench.window(number).key) for number in range(first, last + 1)]
     return [canonical.encode(report) for report in found]
 
@@ -52,11 +52,11 @@ def test_the_same_gate_makes_the_same_reports_byte_for_byte_and_writes_nothing(
 ) -> None:
     before, whole = stamps(turned), kept(turned)
     told, scratch = replayed(turned)
-    stands = Archive(FileStore(turned.settings.store), turned.model)
+    stands = ModelRepository(FileStore(turned.settings.store), turned.model)
     assert reports(scratch, turned, 0, LAST) == reports(stands, turned, 0, LAST)
-    assert told.differing == ()
+    assert told.verdict_changes == ()
     assert told.changes == {}
-    assert told.committed == told.replayed
+    assert told.committed == told.backtested
     assert told.committed.windows == LAST + 1
     later, scratch = replayed(turned, first=3, last=5)  # goes on from the state that stands
     assert reports(scratch, turned, 3, 5) == reports(stands, turned, 3, 5)
@@ -73,14 +73,14 @@ def test_another_gate_ends_as_a_model_that_had_it_from_the_first_window_on(turne
         run(mill, 0, LAST)
         lived = summarize(mill, mill.spec.calendar.first, twin.window(LAST))
     told, scratch = replayed(turned, "policy: always")
-    assert told.replayed == replace(lived, deployments=0)
+    assert told.backtested == replace(lived, deployments=0)
     assert told.changes == {"policy": ("guarded", "always")}
     assert reports(scratch, turned, 0, LAST) == reports(
-        Archive(FileStore(twin.settings.store), twin.model), turned, 0, LAST
+        ModelRepository(FileStore(twin.settings.store), twin.model), turned, 0, LAST
     )
-    assert told.replayed.losses["champion"] == told.replayed.losses["challenger"]
-    differing = {each.window: (each.committed, each.replayed) for each in told.differing}
-    mine = [Archive(FileStore(turned.settings.store), turned.model).report(k) for k in differing]
+    assert told.backtested.losses["champion"] == told.backtested.losses["challenger"]
+    differing = {each.window: (each.committed, each.backtested) for each in told.verdict_changes}
+    mine = [ModelRepository(FileStore(turned.settings.store), turned.model).report(k) for k in differing]
     assert [pair[0] for pair in differing.values()] == [r.verdict for r in mine if r is not None]
     assert differing
 
@@ -92,12 +92,12 @@ def test_what_persons_decided_is_taken_and_what_was_pruned_is_left_out(turned: B
         deployed = [each.entry.digest for each in chain.entries]
         earlier = next(digest for digest in deployed if digest != deployed[-1])
         rollback(mill, earlier, "ann", "back to an earlier one")
-        assert replayed(turned)[0].persons == 0  # no report has taken it yet
+        assert replayed(turned)[0].manual_entries == 0  # no report has taken it yet
         turned.feed(LAST + 2, LAST + 2, rows=160)
         run(mill, LAST + 1, LAST + 1)
     told, _ = replayed(turned)
-    assert told.persons == 1
-    assert told.differing == ()
+    assert told.manual_entries == 1
+    assert told.verdict_changes == ()
     turned.define(keep_windows=3)
     with turned.mill() as mill:
         assert prune(mill, turned.window(LAST + 1)) is not None

@@ -9,7 +9,7 @@ from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.cli.instance import dagster_home
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial, train
 from tidemill.cycle.intervene import close
@@ -25,7 +25,7 @@ def test_six_windows_are_learned_judged_and_found_right(bench: Bench) -> None:
         found = verify(mill)
         assert found.findings == []
         assert (found.plans, found.reports) == (7, 6)
-        recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
+        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
         assert found.findings == []
         assert found.recomputed == 6
 
@@ -83,7 +83,7 @@ def test_the_initial_model_may_come_from_a_file_of_history(bench: Bench) -> None
         assert first.rows == 400
         assert verify(mill).findings == []
         found = verify(mill)
-        recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
+        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
         assert (found.findings, found.recomputed) == ([], 2)
         file.write_text(json.dumps(past[0]))
         with pytest.raises(LineageChanged, match=r"`initial\.file` differ"):
@@ -126,4 +126,4 @@ def test_an_initial_model_that_was_made_but_not_deployed_is_deployed_by_a_backfi
     run_backfill(bench.settings, bench.model, bench.spec_of(), first, first, quiet=True)
     with bench.mill() as mill:
         assert mill.chain().entries[0].entry.reason == "the initial model"
-        assert mill.archive.report(first) is not None
+        assert mill.repository.report(first) is not None

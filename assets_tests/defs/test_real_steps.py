@@ -20,11 +20,11 @@ from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
 from tidemill.cycle.adopt import adopt
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.defs.keeper import Asked, Keeper
 from tidemill.defs.launch import Told, backfill
@@ -48,13 +48,13 @@ class MemoryMills:
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
 
     @contextmanager
-    def open(self, model: str, spec: ModelSpec) -> Iterator[Mill]:
-        archive = Archive(self.store, model)
-        yield Mill(model, spec, self.log, archive, self.ledger, self.prover, now=lambda: START)
+    def open(self, model: str, spec: ModelSpec) -> Iterator[ModelContext]:
+        archive = ModelRepository(self.store, model)
+        yield ModelContext(model, spec, self.log, archive, self.ledger, self.prover, clock=lambda: START)
 
     steps = Mills.steps
 
-    def keeper(self, mill: Mill, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+    def keeper(self, mill: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
         return Keeper(mill, Asked(run, instance, "http://dagster"), lambda: self.tracker)
 
 
@@ -130,7 +130,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(told: str) -> None:
         seconds_to_wait(dg.DagsterRun(job_name="j", tags={WAIT_TAG: told}))
 
 
-def run(mill: Mill, keys: tuple[str, ...]) -> None:
+def run(mill: ModelContext, keys: tuple[str, ...]) -> None:
     for key in keys:
         window = mill.spec.calendar.window(key)
         for step in (extract, update, evaluate):
@@ -210,7 +210,7 @@ def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance,
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
     with mills.open("tides", changed) as mill:
-        line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").line
+        line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
     assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", mills=mills).success
     lines = [told(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
     assert lines[0] != lines[1] == lines[2] == line
@@ -280,7 +280,7 @@ def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance,
     produce(mills.log, 4, 8)
     kept = spec.model_copy(update={"keep_windows": 2})
     assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", mills=mills).success
-    mark = Archive(mills.store, "tides").pruned()
+    mark = ModelRepository(mills.store, "tides").prune_marker()
     assert mark is not None
     assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
     names = set(mills.store.names(""))

@@ -71,7 +71,7 @@ def ticks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticks]:
     monkeypatch.setattr(sensors, "AGAIN", 0.0)
     with dg.DagsterInstance.ephemeral() as instance:
         made = Ticks(bench, instance)
-        real = bootstrap.open_mill
+        real = bootstrap.open_model
 
         def with_clock(*args: Any, **told: Any) -> Any:
             return _clocked(real(*args, **told), made)
@@ -131,7 +131,7 @@ def test_a_tick_that_is_repeated_asks_for_the_same_run(ticks: Ticks) -> None:
 def test_while_somebody_else_works_on_the_model_nothing_is_started(ticks: Ticks) -> None:
     ticks.bench.feed(-1, 2)
     served(ticks, 1)
-    with bootstrap.alone(ticks.bench.model, ticks.bench.settings):
+    with bootstrap.exclusive_lock(ticks.bench.model, ticks.bench.settings):
         assert "Somebody else is at work" in ticks.why()
     assert ticks.range()
 

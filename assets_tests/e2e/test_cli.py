@@ -89,7 +89,7 @@ def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) 
     ]
     with bench.mill() as mill:  # the persons' decisions are taken up, not undone
         turn(mill, 6)
-        report = mill.archive.report(bench.window(6).key)
+        report = mill.repository.report(bench.window(6).key)
         assert report is not None
         assert [(e.kind, e.digest) for e in report.entries] == [
             ("approve", pending),
@@ -159,7 +159,7 @@ def test_verify_ends_with_4_and_names_what_is_damaged(shell: Shell) -> None:
     with bench.mill() as mill:
         initial(mill)
         turn(mill, 0)
-        name = mill.archive.manifest(bench.window(0).key)
+        name = mill.repository.manifest(bench.window(0).key)
         assert name is not None
         assert name.rows_file is not None
     assert shell("verify", bench.model).returncode == DONE

@@ -41,7 +41,7 @@ def assert_told_once(bench: Bench, windows: list[str]) -> None:
     assert told == {(asset, check, key): 1 for check, asset in CHECKS.items() for key in windows}
     with bench.mill() as mill:
         for key in windows:
-            batch, report = mill.archive.manifest(key), mill.archive.report(key)
+            batch, report = mill.repository.manifest(key), mill.repository.report(key)
             assert batch is not None
             assert report is not None
             shown = metadata(bench, "kafka_batch", key)

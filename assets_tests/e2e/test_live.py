@@ -37,7 +37,7 @@ def test_a_daemon_takes_what_the_log_has_closed_and_stops_before_what_it_cannot_
         until(lambda: mill.chain().head, 120, lambda: said(environment, "daemon"))
         closed = time.time()
         bench.feed(1, 3)  # closes the windows 0, 1 and 2
-        until(lambda: mill.archive.report(bench.window(2).key), 120, lambda: str(runs(bench)))
+        until(lambda: mill.repository.report(bench.window(2).key), 120, lambda: str(runs(bench)))
         taken = runs(bench)[-1]
         assert taken["windows"] == (bench.window(0).key, bench.window(2).key)
         seconds = taken["asked"] - closed
@@ -57,14 +57,14 @@ def test_a_daemon_takes_what_the_log_has_closed_and_stops_before_what_it_cannot_
         )
         (given_up,) = [one for one in alerts(told) if one["alert"] == "given_up"]
         assert "TooManyRejects" in given_up["what"]
-        assert mill.archive.report(bench.window(3).key) is not None
+        assert mill.repository.report(bench.window(3).key) is not None
         number = len(runs(bench))
         until(lambda: said(environment, "daemon").count("skipped: Given up. Window") > 1, 60)
         assert len(runs(bench)) == number
         skip = ("tidemill", "skip", bench.model, bench.window(4).key, "--why", "no JSON")
         assert command(environment, *skip).returncode == 0
         bench.feed(6, 6)
-        until(lambda: mill.archive.report(bench.window(5).key), 120, lambda: str(runs(bench)))
+        until(lambda: mill.repository.report(bench.window(5).key), 120, lambda: str(runs(bench)))
     check(bench)
 
 

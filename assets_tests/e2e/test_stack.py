@@ -13,7 +13,7 @@ from stack_hands import Stack, stack
 from tidemill.adapters.broker.jars import pins, pins_folder
 from tidemill.adapters.files import FileStore
 from tidemill.cli.up.model import TOPIC
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from up_hands import DAGS, MODEL
 
 pytestmark = pytest.mark.faults
@@ -111,7 +111,7 @@ def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(platform: S
     print(platform.call("verify", MODEL, "--recompute"))  # which fails where it finds anything
     platform.serves(platform.history()[-1]["seq"])
     partitions = sorted(platform.volumes.glob(f"kafka/{TOPIC}-*"))
-    assert check_archive(Archive(FileStore(platform.volumes / "store"), MODEL), partitions) > 0
+    assert check_archive(ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions) > 0
 
 
 def test_the_simulated_stream_is_a_service_too(platform: Stack) -> None:

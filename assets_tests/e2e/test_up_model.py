@@ -25,7 +25,7 @@ def test_its_windows_begin_two_before_the_first_up_for_ever(tmp_path: Path) -> N
     first = live(settings, NOW)
     assert first.calendar.first.start == NOW // FIVE * FIVE - 2 * FIVE
     assert live(settings, NOW + HOUR) == first
-    minute = settings.model_copy(update={"up": UpSettings(minutes=1)})
+    minute = settings.model_copy(update={"up": UpSettings(window_minutes=1)})
     assert live(minute, NOW + HOUR) == first
 
 

@@ -20,7 +20,7 @@ from tidemill.cycle import adopt as adopting
 from tidemill.cycle.adopt import adopt
 from tidemill.cycle.extract import extract
 from tidemill.cycle.restore import restore
-from tidemill.cycle.update import candidate_of
+from tidemill.cycle.update import require_candidate
 from tidemill.cycle.verify import verify
 
 NEXT = 3
@@ -40,7 +40,7 @@ def adopted(bench: Bench, *more: str) -> dict[str, object]:
 
 def made(bench: Bench, number: int) -> Candidate:
     with bench.mill() as mill:
-        return candidate_of(mill, bench.window(number))
+        return require_candidate(mill, bench.window(number))
 
 
 @pytest.mark.faults
@@ -61,13 +61,13 @@ def test_a_recreated_topic_is_gone_on_with_in_another_epoch(
     assert adopted(bench)["number"] == told["number"] == 1
     with bench.mill() as mill:
         turn(mill, NEXT)
-        planned = mill.archive.plan(bench.window(NEXT).key)
+        planned = mill.repository.plan(bench.window(NEXT).key)
         assert planned is not None
         assert planned.offset_ranges == {0: (160, 240), 1: (160, 240)}
         assert [s.entry.kind for s in mill.chain().entries].count("adopt") == 1
     assert made(bench, NEXT).lineage == made(bench, NEXT - 1).lineage
     found = oracle.check(bench)
-    assert len(found.given) == 1 + NEXT  # the old topic's windows, and its history
+    assert len(found.taken_as_archived) == 1 + NEXT  # the old topic's windows, and its history
     assert oracle.check_against_the_log(bench, kafka_folder) == 160
 
 
@@ -135,12 +135,12 @@ def test_killed_at_any_place_twice_a_repeat_finishes_it_and_it_was_adopted_once(
     bench.define(learner=SEED)
     undone = copied(bench, "undone")
     window = bench.window(NEXT - 1)
-    go_on = partial(adopt, window=window, by="ada", why="the shop was rebuilt")
+    go_on = partial(adopt, window=window, actor="ada", reason="the shop was rebuilt")
     reached: list[str] = []
-    failpoints.watch(reached.append)
+    failpoints.on_reached(reached.append)
     with bench.mill() as mill:
         go_on(mill)
-    failpoints.watch(None)
+    failpoints.on_reached(None)
     expected, kills = kept(bench), 0
     own = places_in([Path(adopting.__file__)]) | {"adoption.before", "adoption.after"}
     assert own | {"append.before", "append.after", "entry.before", "put.linked"} <= set(reached)

@@ -11,10 +11,10 @@ from bench import MINUTE, START, Bench, events, run, turn
 from raw import kept_raw
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
 from tidemill.core.tables import from_parquet
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import skip
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 
 GOOD = b'{"country":"de","price":12.5,"visits":3,"bought":true}'
@@ -59,8 +59,8 @@ def put_with_strange_ones(bench: Bench) -> dict[int, tuple[bytes | None, str | N
     return at
 
 
-def rows(mill: Mill, bench: Bench, number: int) -> pl.DataFrame:
-    return rows_of(mill, extract(mill, bench.window(number)))
+def rows(mill: ModelContext, bench: Bench, number: int) -> pl.DataFrame:
+    return load_rows(mill, extract(mill, bench.window(number)))
 
 
 def told(frame: pl.DataFrame) -> pl.DataFrame:
@@ -96,7 +96,7 @@ def test_a_bad_record_is_rejected_by_itself_and_never_changes_its_neighbours(
 
         manifest = extract(mill, with_them.window(0))
         assert manifest.rejected_file is not None
-        rejected = from_parquet(mill.archive.file(manifest.rejected_file))
+        rejected = from_parquet(mill.repository.file(manifest.rejected_file))
         assert rejected.select("_offset", "value", "reason").rows() == [
             (offset, value, why) for offset, (value, why) in strange.items() if why is not None
         ]
@@ -133,7 +133,7 @@ def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
             TooManyRejects, match=r"60 of 260 records.*because not JSON.*tidemill skip"
         ):
             turn(mill, 1)
-        assert mill.archive.manifest(one.key) is None
+        assert mill.repository.manifest(one.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
             update(mill, one)
         with pytest.raises(PredecessorMissing, match="has no candidate"):
@@ -142,7 +142,7 @@ def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
 
         skip(mill, one, "ada", "the shop's logger was broken")
         run(mill, 1, 3)
-        manifest = mill.archive.manifest(one.key)
+        manifest = mill.repository.manifest(one.key)
         assert manifest is not None
         assert manifest.skipped is not None
         assert (manifest.rows, manifest.skipped.actor) == (0, "ada")

@@ -18,7 +18,7 @@ from kept import Kept, kept
 from tidemill.core.errors import LogUnavailable
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -50,8 +50,8 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
     """
     with twin.mill() as mill:
         initial(mill)
-        plan(mill, twin.window(0))
-        before = list(mill.archive.names(""))
+        plan_window(mill, twin.window(0))
+        before = list(mill.repository.names(""))
         come: list[float] = []
         failed: LogUnavailable | None = None
         node.proxy.after(_MIDST, lambda: (come.append(time.monotonic()), harm()))
@@ -65,7 +65,7 @@ def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
             return None
         seconds = time.monotonic() - come[0]
         assert f"Kafka at {twin.servers}" in failed.message
-        assert list(mill.archive.names("")) == before
+        assert list(mill.repository.names("")) == before
         return seconds
 
 

@@ -15,7 +15,7 @@ from tidemill.cycle.deploy import deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import verify
 
@@ -113,7 +113,7 @@ def test_whoever_meets_damaged_bytes_refuses_them_by_name(bench: Bench, damage: 
         extract(mill, bench.window(1))
     first, second = bench.window(0), bench.window(1)
 
-    def refused(name: str, step: Callable[[Mill], object]) -> None:
+    def refused(name: str, step: Callable[[ModelContext], object]) -> None:
         path, before = file_of(bench, name), kept(bench)
         with (
             damaged(path, damage),
@@ -157,7 +157,7 @@ def test_a_damaged_batch_that_kafka_has_aged_out_is_lost_and_nothing_takes_its_p
     define_two_windows(bench)
     with bench.mill() as mill:
         run(mill, 0, 1)
-        after = mill.archive.plan(bench.window(1).key)
+        after = mill.repository.plan(bench.window(1).key)
         assert after is not None
         expire(bench, after.end_offsets)
         path = file_of(bench, f"batches/{bench.window(0).key}/{name}")

@@ -17,7 +17,7 @@ from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.initial import initial
-from tidemill.cycle.record import Recorder, drift
+from tidemill.cycle.record import Recorder, find_drift
 
 pytestmark = pytest.mark.faults
 
@@ -54,10 +54,10 @@ def test_a_disk_that_fills_up_before_each_commit_is_named_and_with_space_all_is_
     for commit in _COMMITS:
         with twin.mill() as mill:
             seen: list[str] = []
-            failpoints.watch(partial(_fill_at, f"{commit}.before", small, seen))
+            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small, seen))
             with pytest.raises(StoreFull, match=r"No space left.*Free some space"):
                 journey(mill, 1)
-            failpoints.watch(None)
+            failpoints.on_reached(None)
             small.free()
         assert seen.count(f"{commit}.after") == 0
         assert not [*(small.root / twin.model / ".tmp").glob("*")]
@@ -78,20 +78,20 @@ def test_a_window_whose_batch_found_no_space_stays_planned_and_comes_out_the_sam
     with bench.mill() as mill:
         initial(mill)
         turn(mill, 0)
-        expected = mill.archive.manifest(bench.window(0).key)
+        expected = mill.repository.manifest(bench.window(0).key)
     for commit in ("file", "manifest"):
         with twin.mill() as mill:
             initial(mill)
-            failpoints.watch(partial(_fill_at, f"{commit}.before", small, []))
+            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small, []))
             with pytest.raises(StoreFull):
                 turn(mill, 0)
-            failpoints.watch(None)
+            failpoints.on_reached(None)
             small.free()
-            assert mill.archive.plan(twin.window(0).key) is not None
-            assert mill.archive.manifest(twin.window(0).key) is None
+            assert mill.repository.plan(twin.window(0).key) is not None
+            assert mill.repository.manifest(twin.window(0).key) is None
     with twin.mill() as mill:
         turn(mill, 0)
-        assert mill.archive.manifest(twin.window(0).key) == expected
+        assert mill.repository.manifest(twin.window(0).key) == expected
     oracle.check(twin)
 
 
@@ -112,12 +112,12 @@ def test_a_database_without_space_is_named_and_the_deployment_stands(
         turn(mill, 0)
         small.fill()
         with pytest.raises(TrackerUnavailable, match="full"):
-            Recorder(mill, tracker()).window(bench.window(0))
+            Recorder(mill, tracker()).record_window(bench.window(0))
         small.free()
         recorder = Recorder(mill, tracker())
-        recorder.window(bench.window(0))
-        recorder.deployments()
-        assert list(drift(mill, recorder.tracker).sentences) == []
+        recorder.record_window(bench.window(0))
+        recorder.record_deployments()
+        assert list(find_drift(mill, recorder.tracker).descriptions) == []
     oracle.check(bench)
 
 

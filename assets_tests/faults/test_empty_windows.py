@@ -8,20 +8,20 @@ import oracle
 from bench import Bench, run, turn
 from log_hands import at, begin, spread
 from tidemill.core.decoding import Decoder
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 
-def nothing_is_learned_or_judged(mill: Mill, bench: Bench, number: int) -> None:
+def nothing_is_learned_or_judged(mill: ModelContext, bench: Bench, number: int) -> None:
     window = bench.window(number)
     made = extract(mill, window)
     assert (made.rows, made.rejected) == (0, 0)
-    assert rows_of(mill, made).schema == Decoder(mill.spec).schema
-    report = mill.archive.report(window.key)
+    assert load_rows(mill, made).schema == Decoder(mill.spec).schema
+    report = mill.repository.report(window.key)
     assert report is not None
-    candidate = mill.archive.candidate(report.lineage, window.key)
+    candidate = mill.repository.candidate(report.lineage, window.key)
     assert candidate is not None
     assert candidate.kind == "carry"
     assert candidate.digest == candidate.parent
@@ -61,10 +61,10 @@ def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(bench:
             assert extract(mill, bench.window(number)).gaps == 0
             nothing_is_learned_or_judged(mill, bench, number)
         assert extract(mill, bench.window(5)).rows == 200
-        first, last = (mill.archive.report(bench.window(n).key) for n in (0, 5))
+        first, last = (mill.repository.report(bench.window(n).key) for n in (0, 5))
         assert first is not None
         assert last is not None
-        made = [mill.archive.candidate(last.lineage, bench.window(n).key) for n in range(6)]
+        made = [mill.repository.candidate(last.lineage, bench.window(n).key) for n in range(6)]
         assert [one.since_retrain for one in made if one] == [1, 2, 3, 4, 5, 0]
         assert made[5] is not None
         assert made[5].kind == "retrain"
@@ -97,7 +97,7 @@ def test_an_empty_partition_takes_part_in_every_plan_without_offsets(bench: Benc
         close(mill, bench.window(1), "ada")
         run(mill, 0, 1)
         for number in range(2):
-            made = mill.archive.plan(bench.window(number).key)
+            made = mill.repository.plan(bench.window(number).key)
             assert made is not None
             assert [(r.partition, r.end - r.start) for r in made.ranges] == [(0, 75), (1, 0)]
             assert extract(mill, bench.window(number)).rows == 75

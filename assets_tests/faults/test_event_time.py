@@ -10,11 +10,11 @@ from bench import MINUTE, Bench, run, turn
 from log_hands import at, event, spread
 from tidemill.adapters.memory.log import MemoryLedger
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
 
 WINDOWS = 22
 """The one with the record from the future, the 20 after it, and one more."""
@@ -32,7 +32,7 @@ def test_late_and_out_of_order_events_are_in_exactly_one_window_and_counted(
     with bench.mill() as mill:
         initial(mill)
         turn(mill, 0)
-        kept = {name: mill.archive.hash(name) for name in mill.archive.names("")}
+        kept = {name: mill.repository.hash(name) for name in mill.repository.names("")}
         bench.put(0, [*spread(60, 10, 15), event(at(3))])
         bench.put(1, spread(60, 10, 15))
         bench.feed(3, 4)
@@ -41,9 +41,9 @@ def test_late_and_out_of_order_events_are_in_exactly_one_window_and_counted(
         made = [extract(mill, bench.window(number)) for number in range(3)]
         assert [one.late for one in made] == [0, 3, 1]
         assert [one.rows for one in made] == [200, 100 + 2 + 151, 1 + 60 + 1 + 60]
-        rows = pl.concat([rows_of(mill, one) for one in made])
+        rows = pl.concat([load_rows(mill, one) for one in made])
         assert rows.select("_partition", "_offset").is_unique().all()
-        changed = {name for name, sha in kept.items() if mill.archive.hash(name) != sha}
+        changed = {name for name, sha in kept.items() if mill.repository.hash(name) != sha}
         assert changed <= {"observations.json"}
     oracle.check(bench)
 
@@ -67,7 +67,7 @@ def test_a_record_stamped_ahead_changes_the_size_of_no_following_window(
             each.put(partition, records)
         with each.mill() as mill:
             initial(mill)
-            plan(mill, each.window(WINDOWS - 1))
+            plan_window(mill, each.window(WINDOWS - 1))
             made = [extract(mill, each.window(number)) for number in range(WINDOWS)]
             sizes[each.model] = [one.rows for one in made]
             kept[each.model] = [(one.late, one.early, one.gaps, one.rejected) for one in made]
@@ -94,17 +94,17 @@ def test_no_plan_and_no_byte_depends_on_the_hosts_clock(bench: Bench) -> None:
             assert other == right
 
 
-def _host(mill: Mill, days: int) -> Mill:
+def _host(mill: ModelContext, days: int) -> ModelContext:
     """The same mill on a host with an empty store, whose clock is so many days wrong."""
 
     def now() -> int:
-        return mill.now() + days * 24 * 60 * MINUTE
+        return mill.clock() + days * 24 * 60 * MINUTE
 
-    scratch = mill.over(Archive(MemoryStore(), mill.model))
+    scratch = mill.with_repository(ModelRepository(MemoryStore(), mill.model))
     return replace(scratch, ledger=MemoryLedger(), now=now)
 
 
-def _bytes(mill: Mill) -> dict[str, str | None]:
+def _bytes(mill: ModelContext) -> dict[str, str | None]:
     """The sha256 of all that is stored, but for what the clock is for, and the ledger's place."""
     apart = {"observations.json", "ledger/topic.json"}
-    return {name: mill.archive.hash(name) for name in mill.archive.names("") if name not in apart}
+    return {name: mill.repository.hash(name) for name in mill.repository.names("") if name not in apart}

@@ -30,10 +30,10 @@ _LAST = 1
 def undisturbed(bench: Bench) -> list[str]:
     """Take the bench through its windows; the places that were reached, in order."""
     reached: list[str] = []
-    failpoints.watch(reached.append)
+    failpoints.on_reached(reached.append)
     with bench.mill() as mill:
         journey(mill, _LAST)
-    failpoints.watch(None)
+    failpoints.on_reached(None)
     return reached
 
 
@@ -62,7 +62,7 @@ def killed_all_along(bench: Bench, place: str) -> int:
         if ended == 0:
             return kills
         assert ended == KILLED
-        before, done = done, len(list(bootstrap.store(bench.settings).names("")))
+        before, done = done, len(list(bootstrap.make_store(bench.settings).names("")))
         kills, hit = kills + 1, hit + 1 if done == before else next_
     raise AssertionError(f"no end of kills at {place}")
 
@@ -111,11 +111,11 @@ def test_killed_between_the_entry_and_its_copy_the_ledger_is_copied_and_not_writ
     killed_at(bench, _LAST, "append.after")
     with bench.mill() as mill:
         assert [s.entry.seq for s in mill.chain().entries] == [0]
-        assert mill.archive.entry(0) is None
+        assert mill.repository.entry(0) is None
         told = "Ledger entry 0 stands in the topic, but was never copied."
         assert told in verify(mill).findings
         run(mill, 0, _LAST)
-        assert mill.archive.entry(0) is not None
+        assert mill.repository.entry(0) is not None
         assert [s.entry.seq for s in mill.chain().entries] == [0, 1, 2]
         assert mill.chain().invalid_records == ()
         assert verify(mill).findings == []

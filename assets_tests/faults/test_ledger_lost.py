@@ -121,10 +121,10 @@ def test_killed_at_any_place_of_a_restore_the_next_one_finishes_it(four: Bench) 
     """Row 37: no entry is doubled, none is void, and writers wait until it is done."""
     expected, reached = kept(four), []
     lose(four)
-    failpoints.watch(reached.append)
+    failpoints.on_reached(reached.append)
     with four.mill() as mill:
         restore(mill)
-    failpoints.watch(None)
+    failpoints.on_reached(None)
     mine = [place for place in reached if place.startswith("restore.")]
     assert set(mine) == places_in([Path(restoring.__file__)])
     hits = [(place, hit) for place in sorted(set(mine)) for hit in {1, mine.count(place)}]
@@ -146,7 +146,7 @@ def test_one_command_brings_every_model_of_a_shared_ledger_back(four: Bench) -> 
     other.define(gate={"policy": "always"})
     other.create_topic()
     other.feed(-2, 0)
-    with bootstrap.open_mill(other.model, over(four, four.ledger)) as mill:
+    with bootstrap.open_model(other.model, over(four, four.ledger)) as mill:
         initial(mill)
     values = [record.value for record in records(four)]
     assert len(values) == 5

@@ -11,7 +11,7 @@ from bench import Bench, run, turn
 from ledger_hands import another_ledger, records
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, TidemillError
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.verify import verify
 
 Tamper = Callable[[list[bytes]], list[bytes]]
@@ -79,17 +79,17 @@ def four_entries(bench: Bench) -> list[bytes]:
 
 
 @contextmanager
-def tampered(bench: Bench, values: Sequence[bytes]) -> Iterator[Mill]:
+def tampered(bench: Bench, values: Sequence[bytes]) -> Iterator[ModelContext]:
     """The mill over a topic with these records, which the store takes for the one it knew."""
     with another_ledger(bench, values) as mill:
-        place = mill.archive.store.get(f"{mill.model}/ledger/topic.json")
-        mill.archive.store.delete(f"{mill.model}/ledger/topic.json")
+        place = mill.repository.store.get(f"{mill.model}/ledger/topic.json")
+        mill.repository.store.delete(f"{mill.model}/ledger/topic.json")
         yield mill
         assert place is not None
-        mill.archive.store.replace(f"{mill.model}/ledger/topic.json", place)
+        mill.repository.store.replace(f"{mill.model}/ledger/topic.json", place)
 
 
-def about_entries(mill: Mill) -> list[str]:
+def about_entries(mill: ModelContext) -> list[str]:
     return [finding for finding in verify(mill).findings if finding.startswith("Ledger entry")]
 
 
@@ -128,7 +128,7 @@ def test_verify_names_a_copy_in_the_store_that_was_edited_removed_or_exchanged(
     """Row 27, from the other side: the topic is right."""
     four_entries(bench)
     with bench.mill() as mill:
-        store, copies = mill.archive.store, [mill.archive.entry(seq) for seq in range(4)]
+        store, copies = mill.repository.store, [mill.repository.entry(seq) for seq in range(4)]
         name = f"{mill.model}/ledger/{{:08d}}.json"
 
         def found_with(changes: dict[int, bytes | None]) -> list[str]:

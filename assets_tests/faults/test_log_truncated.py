@@ -13,7 +13,7 @@ from kept import stamps
 from log_hands import ends
 from tidemill.core.errors import LogTruncated
 from tidemill.cycle.extract import extract
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 from tidemill.cycle.verify import verify
 
 pytestmark = pytest.mark.faults
@@ -38,8 +38,8 @@ def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_wi
         bench.feed(1, 4)
         with bench.mill() as mill:
             run(mill, 0, 2)
-            committed = plan(mill, bench.window(2)).end_offsets
-            plan(mill, bench.window(3))
+            committed = plan_window(mill, bench.window(2)).end_offsets
+            plan_window(mill, bench.window(3))
         before = stamps(bench)
         node.signal(signal.SIGTERM)
         for folder in folders:
@@ -59,4 +59,4 @@ def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_wi
             assert verify(mill).findings == []
         assert stamps(bench) == before
         found = oracle.check(bench)
-        assert found.given == [bench.window(n).key for n in (1, 2)]
+        assert found.taken_as_archived == [bench.window(n).key for n in (1, 2)]

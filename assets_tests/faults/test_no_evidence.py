@@ -13,11 +13,11 @@ from null_lines import DAILY, WEEKLY, reports, scored, verdicts
 from tidemill.core.report import Report
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 
-def report_of(mill: Mill, bench: Bench, number: int) -> Report:
-    report = mill.archive.report(bench.window(number).key)
+def report_of(mill: ModelContext, bench: Bench, number: int) -> Report:
+    report = mill.repository.report(bench.window(number).key)
     assert report is not None
     return report
 
@@ -33,7 +33,7 @@ def test_a_historical_row_whose_label_is_nan_is_rejected(bench: Bench) -> None:
     bench.feed(0, 2)
     with bench.mill() as mill:
         run(mill, 0, 1)
-        manifest = mill.archive.manifest("initial")
+        manifest = mill.repository.manifest("initial")
         assert manifest is not None
         assert (manifest.rows, manifest.rejected) == (588, 12)
         assert set(manifest.reasons) == {"`bought`: expected number or boolean, got null"}

@@ -13,8 +13,8 @@ from tidemill.core.plans import PlannedRange
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
 
 
 class Clock:
@@ -30,8 +30,8 @@ class Clock:
         self.at += round(minutes * MINUTE)
 
 
-def ranges(mill: Mill, bench: Bench, number: int) -> dict[int, PlannedRange]:
-    return {r.partition: r for r in plan(mill, bench.window(number)).ranges}
+def ranges(mill: ModelContext, bench: Bench, number: int) -> dict[int, PlannedRange]:
+    return {r.partition: r for r in plan_window(mill, bench.window(number)).ranges}
 
 
 def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(bench: Bench) -> None:
@@ -39,11 +39,11 @@ def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(bench: Ben
     bench.feed(-3, 3)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        before = plan(mill, bench.window(1))
+        before = plan_window(mill, bench.window(1))
         add_partitions(bench, 3)
         bench.put(2, spread(90, 2, 20))
         bench.feed(4, 5)
-        assert plan(mill, bench.window(1)) == before
+        assert plan_window(mill, bench.window(1)) == before
         for number in (1, 2, 3):
             turn(mill, number)
         assert sorted(ranges(mill, bench, 1)) == [0, 1]
@@ -98,7 +98,7 @@ def test_a_silent_partition_that_moves_is_not_idle(bench: Bench) -> None:
         initial(mill)
         for minute in range(4):
             with pytest.raises(WindowOpen):
-                plan(mill, bench.window(0))
+                plan_window(mill, bench.window(0))
             bench.put(1, [event(at(minute))])
             clock.wait(9)
 

@@ -23,7 +23,7 @@ from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import InstanceUnavailable, TrackerUnavailable
 from tidemill.cycle.initial import initial
-from tidemill.cycle.record import Recorder, drift
+from tidemill.cycle.record import Recorder, find_drift
 
 pytestmark = [
     pytest.mark.faults,
@@ -73,7 +73,7 @@ def once_at(place: str, harm: Callable[[], object]) -> None:
             seen.append(reached)
             harm()
 
-    failpoints.watch(look)
+    failpoints.on_reached(look)
 
 
 def tracker_at(uri: str, bench: Bench) -> MlflowTracker:
@@ -107,7 +107,7 @@ def test_dagsters_database_killed_or_cut_off_at_a_commit_leaves_one_result(
         for number, harm in enumerate(faults):
             once_at("candidate.after", harm)
             ended = backfill(bench, number)
-            failpoints.watch(None)
+            failpoints.on_reached(None)
             assert not proxy.armed
             assert (ended is not None) == (number > 1), number
             assert backfill(bench, number) is None, number
@@ -131,9 +131,9 @@ def test_mlflows_database_killed_or_cut_off_at_a_commit_has_every_window_once(
 
         def record(number: int) -> MlflowTracker:
             recorder = Recorder(mill, tracker_at(uri, bench))
-            recorder.window(bench.window(number))
-            recorder.written()
-            recorder.deployments()
+            recorder.record_window(bench.window(number))
+            recorder.flush()
+            recorder.record_deployments()
             return recorder.tracker
 
         cut = [partial(proxy.reset_at, COMMIT, passed=passed) for passed in (False, True)]
@@ -146,10 +146,10 @@ def test_mlflows_database_killed_or_cut_off_at_a_commit_has_every_window_once(
             once_at(place, harm)
             with pytest.raises(TrackerUnavailable, match=r"MLflow at .* did not"):
                 record(number)
-            failpoints.watch(None)
+            failpoints.on_reached(None)
             assert not proxy.armed
             tracker = record(number)
-        assert list(drift(mill, tracker).sentences) == []
+        assert list(find_drift(mill, tracker).descriptions) == []
         client = MlflowClient(server.url("mlflow"))
         (experiment,) = client.search_experiments(filter_string=f"name = '{bench.model}'")
         windows = [each.info.run_name for each in client.search_runs([experiment.experiment_id])]
@@ -173,20 +173,20 @@ def test_databases_without_space_are_named_and_with_space_all_is_as_ever(
         tracker.versions("none")
         once_at("candidate.before", small.fill)
         ended = backfill(bench, 1)
-        failpoints.watch(None)
+        failpoints.on_reached(None)
         assert ended is not None
         assert "No space left" in ended.message
         with bench.mill() as mill:
             recorder = Recorder(mill, tracker)
             with pytest.raises(TrackerUnavailable, match="No space left"):
-                recorder.window(bench.window(0))
-            assert mill.archive.plan(bench.window(1).key) is not None
+                recorder.record_window(bench.window(0))
+            assert mill.repository.plan(bench.window(1).key) is not None
             small.free()
             assert backfill(bench, 1) is None
             recorder = Recorder(mill, tracker)
-            recorder.window(bench.window(1))
-            recorder.written()
-            recorder.deployments()
-            assert list(drift(mill, tracker).sentences) == []
+            recorder.record_window(bench.window(1))
+            recorder.flush()
+            recorder.record_deployments()
+            assert list(find_drift(mill, tracker).descriptions) == []
     assert kept(bench) == kept(undisturbed(bench, 1))
     oracle.check(bench)

@@ -9,7 +9,7 @@ import oracle
 from bench import Bench, events, run, turn
 from raw import kept_raw
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.update import update
 
@@ -37,7 +37,7 @@ def test_an_added_field_changes_nothing(bench: Bench) -> None:
     expected = [json.loads(value) for _, value in events(1)]
     with bench.mill() as mill:
         run(mill, 0, 1)
-        rows = rows_of(mill, extract(mill, bench.window(1))).sort("_timestamp")
+        rows = load_rows(mill, extract(mill, bench.window(1))).sort("_timestamp")
         assert rows.drop("_partition", "_offset", "_timestamp").rows(named=True) == expected
     oracle.check(bench)
 
@@ -49,10 +49,10 @@ def test_an_optional_field_may_go_and_is_null(bench: Bench) -> None:
     bench.feed(2, 3)
     with bench.mill() as mill:
         run(mill, 0, 2)
-        manifest = mill.archive.manifest(bench.window(1).key)
+        manifest = mill.repository.manifest(bench.window(1).key)
         assert manifest is not None
         assert (manifest.rows, manifest.missing["visits"]) == (200, 200)
-        assert rows_of(mill, manifest)["visits"].null_count() == 200
+        assert load_rows(mill, manifest)["visits"].null_count() == 200
     oracle.check(bench)
 
 
@@ -63,7 +63,7 @@ def test_a_field_that_some_rows_lack_is_null_there(bench: Bench) -> None:
     bench.feed(2, 2)
     with bench.mill() as mill:
         run(mill, 0, 1)
-        rows = rows_of(mill, extract(mill, bench.window(1)))
+        rows = load_rows(mill, extract(mill, bench.window(1)))
         assert 0 < rows["price"].null_count() < rows.height == 200
     oracle.check(bench)
 
@@ -120,7 +120,7 @@ def test_a_field_removed_or_changed_is_named_kept_raw_and_not_learned(
                 turn(mill, 1)
             reasons = kept_raw(mill, one.key)["reason"].drop_nulls()
             assert rejected is None or len(reasons) == rejected
-        assert mill.archive.manifest(one.key) is None
+        assert mill.repository.manifest(one.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
             update(mill, one)
     oracle.check(bench)
@@ -138,6 +138,6 @@ def test_a_removed_field_that_is_declared_optional_is_learned_without(bench: Ben
     bench.define(fields={"country": "category", "price": "number?", "visits": "number?"})
     with bench.mill() as mill:
         turn(mill, 1)
-        assert rows_of(mill, extract(mill, bench.window(1)))["price"].is_null().all()
-        assert mill.archive.plan(bench.window(1).key) is not None
+        assert load_rows(mill, extract(mill, bench.window(1)))["price"].is_null().all()
+        assert mill.repository.plan(bench.window(1).key) is not None
     oracle.check(bench)

@@ -131,8 +131,8 @@ def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(alone: Alone)
     with alone.serving("first") as server:
         assert server.ended() == 0  # its copy is written by then
     alone.kill()
-    (bundle,) = alone.bench.settings.serving.rglob("*.bundle")
-    (entry,) = alone.bench.settings.serving.rglob("entry.json")
+    (bundle,) = alone.bench.settings.serving_data.rglob("*.bundle")
+    (entry,) = alone.bench.settings.serving_data.rglob("entry.json")
     for path in (entry, bundle):
         whole = path.read_bytes()
         path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])

@@ -17,8 +17,8 @@ from swarm import swarm
 from tidemill.adapters import mlflow
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.cycle import deploy
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.record import drift
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.record import find_drift
 from tidemill.cycle.restore import restore
 
 pytestmark = pytest.mark.faults
@@ -29,7 +29,7 @@ class Scene:
     """A model with a record in MLflow, its mill, and a server that follows its ledger."""
 
     bench: Bench
-    mill: Mill
+    mill: ModelContext
     server: Serving
     tracker: MlflowTracker
 
@@ -51,7 +51,7 @@ class Scene:
         """Server, ledger and alias name one model, and MLflow has all of the record."""
         self.follows()
         assert self.tracker.champion(self.bench.model) == self.head
-        assert list(drift(self.mill, self.tracker).sentences) == []
+        assert list(find_drift(self.mill, self.tracker).descriptions) == []
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(bench: Be
         good = mill.chain().head
         assert good is not None
         appender = Appender(bench, mill)
-        hangs = put_bundle(bench, endless(mill.archive.bundle(good.entry.digest)))
+        hangs = put_bundle(bench, endless(mill.repository.bundle(good.entry.digest)))
     with serving(bench, name="loads") as server:
         before = server.model()["digest"]
         appender.deploy(hangs)

@@ -31,10 +31,10 @@ def test_killed_at_every_place_on_s3_all_ends_as_if_undisturbed(
 ) -> None:
     """Row 1: each place in its order, so that each run mends what the one before left."""
     reached: list[str] = []
-    failpoints.watch(reached.append)
+    failpoints.on_reached(reached.append)
     with s3.put_under(bench.twin("calm")).mill() as mill:
         journey(mill, _LAST)
-    failpoints.watch(None)
+    failpoints.on_reached(None)
     assert {"plan.before", "manifest.after", "bundle.before", "append.after"} <= set(reached)
     twin = s3.put_under(bench.twin("killed"))
     places_in_order = list(dict.fromkeys(reached))

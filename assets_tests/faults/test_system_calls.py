@@ -16,7 +16,7 @@ from system_calls import KINDS, Call, one_extract, traced
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.verify import verify
 
 pytestmark = pytest.mark.faults
@@ -42,7 +42,7 @@ def committed(calls: list[Call]) -> set[str]:
 
 def ends_as_expected(twin: Bench, expected: Bench) -> None:
     """Run again: the same plan, one manifest, the same digests, and nothing beside."""
-    with bootstrap.open_mill(twin.model, twin.settings, exclusive=True) as mill:
+    with bootstrap.open_model(twin.model, twin.settings, exclusive=True) as mill:
         one_extract(mill)
         assert verify(mill).findings == []
     assert kept(twin) == kept(expected)
@@ -144,7 +144,7 @@ def test_a_bundle_and_a_ledgers_copy_are_discarded_too_when_their_fsync_fails(
     oracle.check(twin)
 
 
-def discarded(twin: Bench, does: Callable[[Mill], object], call: Call) -> None:
+def discarded(twin: Bench, does: Callable[[ModelContext], object], call: Call) -> None:
     """Let this fsync fail: the run ends by name, and what it was for is gone, not synced again."""
     ended, made = traced(twin, does, f"fsync:error=EIO:when={call.number}")
     assert ended == 1

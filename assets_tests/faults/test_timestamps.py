@@ -13,10 +13,10 @@ from tidemill.core.errors import WindowOpen
 from tidemill.core.log import TimestampCounts
 from tidemill.core.report import render_markdown
 from tidemill.core.windows import to_ms
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 
 pytestmark = pytest.mark.faults
 
@@ -54,7 +54,7 @@ def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
         for number in range(3):
             turn(mill, number)
         made = [extract(mill, bench.window(number)) for number in range(3)]
-        reports = [mill.archive.report(one.window) for one in made]
+        reports = [mill.repository.report(one.window) for one in made]
         checks = [batch_checks(bench.model, mill.spec, one.window, one) for one in made]
     counted = [TimestampCounts(100), TimestampCounts(196, not_available=2), TimestampCounts(60, log_append_time=40)]
     assert [one.timestamps for one in made] == counted
@@ -79,17 +79,17 @@ def test_records_without_a_time_are_rejected_and_neither_end_a_window_nor_confir
     with bench.mill() as mill:
         initial(mill)
         with pytest.raises(WindowOpen):
-            plan(mill, bench.window(0))
+            plan_window(mill, bench.window(0))
         for partition in range(2):
             bench.put(partition, [*spread(2, 5, 6), *[UNTIMED] * 10])
         with pytest.raises(WindowOpen):
-            plan(mill, bench.window(0))
+            plan_window(mill, bench.window(0))
         for partition in range(2):
             bench.put(partition, spread(1, 6, 7))
         made = extract(mill, bench.window(0))
-        planned = plan(mill, bench.window(0))
+        planned = plan_window(mill, bench.window(0))
         assert [(r.start, r.end) for r in planned.ranges] == [(200, 310)] * 2
         assert made.timestamps == TimestampCounts(create_time=200, not_available=20)
         assert (made.rows, made.rejected, made.reasons) == (200, 20, {"no timestamp": 20})
-        assert rows_of(mill, made)["_timestamp"].null_count() == 0
+        assert load_rows(mill, made)["_timestamp"].null_count() == 0
     oracle.check(bench)

@@ -18,7 +18,7 @@ from tidemill.core.errors import (
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import skip
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 
 
 def files(bench: Bench) -> dict[Path, bytes]:
@@ -30,7 +30,7 @@ def test_a_deleted_topic_is_missing_and_committed_windows_stand(bench: Bench) ->
     bench.feed(-3, 3)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        plan(mill, bench.window(1))
+        plan_window(mill, bench.window(1))
         before = files(bench)
         bench.delete_topic()
         for number in (1, 2):  # planned, and not planned
@@ -49,7 +49,7 @@ def test_a_recreated_topic_is_known_by_its_id_however_many_records_it_has(
     bench.feed(-3, 4)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        old = plan(mill, bench.window(1)).topic_id
+        old = plan_window(mill, bench.window(1)).topic_id
         before = files(bench)
         recreate(bench)
         bench.feed(-3, last, rows=300, seed=1)
@@ -68,13 +68,13 @@ def test_expired_offsets_are_named_exactly_and_skipping_is_recorded(bench: Bench
     bench.feed(-3, 5)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        planned = plan(mill, bench.window(1))
+        planned = plan_window(mill, bench.window(1))
         gone = {r.partition: (r.start, r.end) for r in planned.ranges}
         expire(bench, {0: gone[0][0] + 7, 1: gone[1][0]})
         told = rf"offsets {gone[0][0]} to {gone[0][0] + 6} of partition 0"
         with pytest.raises(OffsetsExpired, match=f"{told}.*tidemill skip"):
             extract(mill, bench.window(1))
-        assert mill.archive.manifest(planned.window) is None
+        assert mill.repository.manifest(planned.window) is None
         skipped = skip(mill, bench.window(1), "ada", "aged out")
         assert skipped.skipped is not None
         assert (skipped.skipped.actor, skipped.skipped.reason) == ("ada", "aged out")
@@ -94,14 +94,14 @@ def test_a_window_whose_records_expired_before_it_was_planned_is_expired_too(
     bench.feed(-3, 5)
     with bench.mill() as mill:
         run(mill, 0, 0)
-        before = plan(mill, bench.window(0)).end_offsets
+        before = plan_window(mill, bench.window(0)).end_offsets
         low = {partition: end + 150 for partition, end in before.items()}  # in window 1 + 50 of 2
         expire(bench, low)
         with pytest.raises(
             OffsetsExpired, match=rf"offsets {before[0]} to {before[0] + 149} of partition 0"
         ):
             extract(mill, bench.window(1))
-        assert plan(mill, bench.window(1)).offset_ranges == {p: (before[p], low[p]) for p in before}
+        assert plan_window(mill, bench.window(1)).offset_ranges == {p: (before[p], low[p]) for p in before}
         skip(mill, bench.window(1), "ada", "aged out")
         turn(mill, 1)
         turn(mill, 2)
@@ -120,4 +120,4 @@ def test_a_compacted_topic_is_refused_at_attach(bench: Bench, policy: str) -> No
     with other.mill() as mill:
         with pytest.raises(TopicCompacted, match=r"is compacted.*cleanup.policy=delete"):
             initial(mill)
-        assert list(mill.archive.names("")) == []
+        assert list(mill.repository.names("")) == []

@@ -16,7 +16,7 @@ from event_log import instance_of, metadata
 from tidemill import bootstrap
 from tidemill.adapters import mlflow as adapter
 from tidemill.adapters.mlflow import MlflowTracker
-from tidemill.cycle.record import drift
+from tidemill.cycle.record import find_drift
 
 pytestmark = pytest.mark.faults
 
@@ -50,7 +50,7 @@ def recorded(bench: Bench, empty: Path) -> Bench:
 
 
 def tracker_of(bench: Bench) -> MlflowTracker:
-    made = bootstrap.tracker(bench.settings)
+    made = bootstrap.make_tracker(bench.settings)
     assert made is not None
     return made
 
@@ -94,7 +94,7 @@ def test_a_backfill_is_one_run_and_its_windows_are_nested_once_with_a_way_there_
     with instance_of(bench) as instance:
         assert instance.get_run_by_id(found.data.tags["tidemill.dagster.run_id"]) is not None
     with bench.mill() as mill:
-        assert list(drift(mill, tracker_of(bench)).sentences) == []
+        assert list(find_drift(mill, tracker_of(bench)).descriptions) == []
 
 
 def test_mlflow_down_stops_no_deployment_a_check_says_so_and_the_next_run_makes_up_for_it(
@@ -105,7 +105,7 @@ def test_mlflow_down_stops_no_deployment_a_check_says_so_and_the_next_run_makes_
     backfill(down, 0, 1)
     with bench.mill() as mill:
         deployed = [standing.entry.digest for standing in mill.chain().entries]
-        assert mill.archive.report(bench.window(1).key) is not None
+        assert mill.repository.report(bench.window(1).key) is not None
     told = command(down.environment, "tidemill", "verify", bench.model)
     assert told.returncode == 4
     assert "MLflow at http://127.0.0.1:1 did not" in told.stderr
@@ -154,7 +154,7 @@ def test_killed_at_any_step_of_the_record_the_next_one_completes_it(
         assert ends == [-9, 0], place
         tracker = tracker_of(bench)
         with bench.mill() as mill:
-            assert list(drift(mill, tracker).sentences) == [], place
+            assert list(find_drift(mill, tracker).descriptions) == [], place
             assert len(tracker.versions(bench.model)) == len(mill.chain().entries)
         windows = [bench.window(0).key, bench.window(1).key]
         assert nested(bench, MlflowClient(tracker.uri)) == windows, place

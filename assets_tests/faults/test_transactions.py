@@ -13,11 +13,11 @@ from bench import START, Bench, events, run, turn
 from log_hands import at, begin, ends, event, spread
 from tidemill.core.errors import WindowOpen
 from tidemill.core.records import Manifest
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
 
 DAY = 86_400_000
 
@@ -30,8 +30,8 @@ def no_hang() -> Iterator[None]:
     assert time.monotonic() - begun < 5
 
 
-def timestamps(mill: Mill, manifest: Manifest) -> list[int]:
-    found: list[int] = rows_of(mill, manifest).sort("_timestamp")["_timestamp"].to_list()
+def timestamps(mill: ModelContext, manifest: Manifest) -> list[int]:
+    found: list[int] = load_rows(mill, manifest).sort("_timestamp")["_timestamp"].to_list()
     return found
 
 
@@ -46,7 +46,7 @@ def test_a_range_that_ends_on_a_marker_ends_and_the_marker_is_a_gap(
         inside = {p: spread(40, 4, 5) for p in range(2)}
         begin(bench, inside)(commit)
         close(mill, bench.window(0), "ada")
-        planned = plan(mill, bench.window(0))
+        planned = plan_window(mill, bench.window(0))
         assert planned.end_offsets == ends(bench)
         with no_hang():
             made = extract(mill, bench.window(0))
@@ -135,14 +135,14 @@ def test_an_open_transaction_across_the_boundary_holds_the_window_open_until_it_
         for _ in range(2):
             with pytest.raises(WindowOpen, match=r"partitions \[0\]"):
                 turn(mill, 0)
-        assert mill.archive.plan(bench.window(0).key) is None
+        assert mill.repository.plan(bench.window(0).key) is None
         end(commit)
         run(mill, 0, 0)
-        planned = plan(mill, bench.window(0))
+        planned = plan_window(mill, bench.window(0))
         made = extract(mill, bench.window(0))
         assert (made.rows, made.gaps) == ((220, 0) if commit else (200, 40))
         turn(mill, 1)
-        assert plan(mill, bench.window(0)) == planned
+        assert plan_window(mill, bench.window(0)) == planned
         after = extract(mill, bench.window(1))
         assert (after.rows, after.gaps) == ((220, 0) if commit else (200, 0))
     oracle.check(bench)
@@ -156,12 +156,12 @@ def test_records_of_an_open_transaction_are_in_no_window_however_old(bench: Benc
         bench.feed(1, 1)
         end = begin(bench, {1: spread(30, 1, 4)})
         turn(mill, 0)
-        before = plan(mill, bench.window(0))
+        before = plan_window(mill, bench.window(0))
         end(True)
         bench.feed(2, 3)
         turn(mill, 1)
         made = extract(mill, bench.window(1))
         assert (made.rows, made.late, made.gaps) == (230, 30, 1)
-        assert plan(mill, bench.window(0)) == before
-        assert rows_of(mill, made).filter(pl.col("_timestamp") < at(5)).height == 30
+        assert plan_window(mill, bench.window(0)) == before
+        assert load_rows(mill, made).filter(pl.col("_timestamp") < at(5)).height == 30
     oracle.check(bench)

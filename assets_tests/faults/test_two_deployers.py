@@ -21,7 +21,7 @@ from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import rollback
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -39,9 +39,9 @@ def ready_to_deploy(bench: Bench, number: int) -> None:
         evaluate(mill, at)
 
 
-def for_every_reader(bench: Bench, seen: Mill, topic: str | None = None) -> Chain:
+def for_every_reader(bench: Bench, seen: ModelContext, topic: str | None = None) -> Chain:
     """The chain, which is the same for a new reader, one that read before, and Kafka's client."""
-    with bootstrap.open_mill(seen.model, over(bench, topic or bench.ledger)) as fresh:
+    with bootstrap.open_model(seen.model, over(bench, topic or bench.ledger)) as fresh:
         found = fresh.chain()
     assert found == seen.chain() == build_chain(seen.model, records(bench, topic))
     return found
@@ -105,7 +105,7 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(benc
     models = (bench.model, other.model)
     with ExitStack() as stack:
         mills = [
-            stack.enter_context(bootstrap.open_mill(model, over(bench, ledger))) for model in models
+            stack.enter_context(bootstrap.open_model(model, over(bench, ledger))) for model in models
         ]
         for mill in mills:
             initial(mill)
@@ -129,7 +129,7 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(benc
             why = Counter(s.entry.reason for s in found.entries[1:])
             assert why == {f"{mill.model}-{n} {i}": 1 for n in range(2) for i in range(EACH)}
             for standing in found.entries:
-                assert mill.archive.entry(standing.entry.seq) == standing.value
+                assert mill.repository.entry(standing.entry.seq) == standing.value
             void += len(found.invalid_records)
     print(f"{4 * EACH + 2} entries stand, {void} are void")
 

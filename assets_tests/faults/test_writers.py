@@ -16,7 +16,7 @@ from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.plans import Plan
 from tidemill.cycle.intervene import close
-from tidemill.cycle.plan import plan
+from tidemill.cycle.plan import plan_window
 
 _LAST = 1
 
@@ -122,28 +122,28 @@ def held(place: str) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, thre
             here.set()
             assert go.wait(60)
 
-    failpoints.watch(wait)
+    failpoints.on_reached(wait)
     try:
         with ThreadPoolExecutor(1, "held") as worker:
             yield worker, here, go
             go.set()
     finally:
         go.set()
-        failpoints.watch(None)
+        failpoints.on_reached(None)
 
 
 def test_a_planner_that_slept_takes_the_plan_that_stands(bench: Bench) -> None:
     """Row 6: the sleeper had seen fewer records and would have ended the window earlier."""
     bench.feed(-2, 1)
     with bench.mill() as sleeper, bench.mill() as successor:
-        plan(sleeper, bench.window(0))
+        plan_window(sleeper, bench.window(0))
         with held("plan.before") as (worker, here, go):
             slept: Future[Plan] = worker.submit(close, sleeper, bench.window(1), "ada")
             assert here.wait(60)
             bench.feed(1, 2, rows=20, seed=1)
-            stands = plan(successor, bench.window(1))
+            stands = plan_window(successor, bench.window(1))
             go.set()
             assert slept.result(60) == stands
     assert stands.closed_by is None
     with bench.mill() as mill:
-        assert mill.archive.plan(bench.window(1).key) == stands
+        assert mill.repository.plan(bench.window(1).key) == stands

@@ -8,7 +8,7 @@ import pytest
 
 from bench import Bench, named, run
 from serving_hands import Ledgered, Serving, digests, serving
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def server(deployed: Bench) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="session")
-def mill(deployed: Bench) -> Iterator[Mill]:
+def mill(deployed: Bench) -> Iterator[ModelContext]:
     """The mill of that model."""
     with deployed.mill() as opened:
         yield opened

@@ -10,7 +10,7 @@ from open_inference.openapi.types import InferenceRequest, RequestInput, TensorD
 
 from bench import events
 from serving_hands import ROW, Serving, offline
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 ROWS: list[dict[str, Any]] = [
     ROW,
@@ -30,7 +30,7 @@ def columns() -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in ROWS] for name in NAMES}
 
 
-def test_typed_rows_are_answered_in_their_order(server: Serving, mill: Mill) -> None:
+def test_typed_rows_are_answered_in_their_order(server: Serving, mill: ModelContext) -> None:
     told = server.post(f"/models/{mill.model}/predict", {"rows": ROWS, "id": "mine"})
     head = mill.chain().head
     assert head is not None
@@ -43,7 +43,7 @@ def test_typed_rows_are_answered_in_their_order(server: Serving, mill: Mill) -> 
     }
 
 
-def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: Mill) -> None:
+def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: ModelContext) -> None:
     rows = [ROWS[at % len(ROWS)] | {"price": at} for at in range(50)]
     told = server.predict(*rows).json()
     assert told["predictions"] == offline(mill, told["digest"], rows)
@@ -62,20 +62,20 @@ def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: Mill) -> Non
     ],
     ids=["split", "records", "inputs", "instances", "columns"],
 )
-def test_mlflow_clients_are_answered(server: Serving, mill: Mill, body: dict[str, Any]) -> None:
+def test_mlflow_clients_are_answered(server: Serving, mill: ModelContext, body: dict[str, Any]) -> None:
     told = server.post("/invocations", body).json()
     assert told["predictions"] == offline(mill, told["digest"], ROWS)
     assert told["version"] == server.model()["version"]
 
 
 def test_the_public_client_of_the_open_inference_protocol_is_answered(
-    server: Serving, mill: Mill
+    server: Serving, mill: ModelContext
 ) -> None:
     with httpx.Client() as http:
         _ask_all(OpenInferenceClient(base_url=server.url, httpx_client=http), server, mill)
 
 
-def _ask_all(client: OpenInferenceClient, server: Serving, mill: Mill) -> None:
+def _ask_all(client: OpenInferenceClient, server: Serving, mill: ModelContext) -> None:
     assert client.check_server_liveness() is None
     assert client.check_server_readiness() is None
     assert client.read_server_metadata().name == "tidemill"
@@ -105,7 +105,7 @@ def _ask_all(client: OpenInferenceClient, server: Serving, mill: Mill) -> None:
     assert (told.id, told.model_version) == ("x", str(server.model()["version"]))
 
 
-def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: Serving, mill: Mill) -> None:
+def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: Serving, mill: ModelContext) -> None:
     inputs = [
         {"name": "country", "shape": [2, 1], "datatype": "BYTES", "data": [["de"], [None]]},
         {"name": "price", "shape": [2], "datatype": "INT64", "data": [3, 4]},
@@ -115,7 +115,7 @@ def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: Serving, mi
     assert told["outputs"][0]["data"] == offline(mill, told["parameters"]["digest"], rows)
 
 
-def test_what_is_in_service_is_told(server: Serving, mill: Mill) -> None:
+def test_what_is_in_service_is_told(server: Serving, mill: ModelContext) -> None:
     told, head = server.model(), mill.chain().head
     assert head is not None
     assert (told["digest"], told["version"], told["kind"]) == (
@@ -128,7 +128,7 @@ def test_what_is_in_service_is_told(server: Serving, mill: Mill) -> None:
     assert told == server.get(f"/models/{mill.model}").json() | {"age_seconds": told["age_seconds"]}
 
 
-def test_prometheus_is_told(server: Serving, mill: Mill) -> None:
+def test_prometheus_is_told(server: Serving, mill: ModelContext) -> None:
     labels = {"model": mill.model, "route": "predict", "status": "200"}
     server.predict(ROW)
     before = server.metric("tidemill_requests_total", **labels)
@@ -140,7 +140,7 @@ def test_prometheus_is_told(server: Serving, mill: Mill) -> None:
     assert server.metric("tidemill_ledger_lag_entries", model=mill.model) == 0
 
 
-def test_rows_are_answered_as_training_saw_them(server: Serving, mill: Mill) -> None:
+def test_rows_are_answered_as_training_saw_them(server: Serving, mill: ModelContext) -> None:
     """Every event of a window, through the server one by one and through the judges' way."""
     rows = [json.loads(value) for _, value in events(5)]
     for row in rows:

@@ -22,7 +22,7 @@ from tidemill.cycle.deploy import Deployment, deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.settings import Bucket, KafkaSettings, MlflowSettings, S3Settings, Settings
 
@@ -180,8 +180,8 @@ class Bench:
             )
 
     @contextmanager
-    def mill(self, by: str = "tidemill") -> Iterator[Mill]:
-        with bootstrap.open_mill(self.model, self.settings, by=by) as mill:
+    def mill(self, by: str = "tidemill") -> Iterator[ModelContext]:
+        with bootstrap.open_model(self.model, self.settings, by=by) as mill:
             yield mill
 
     def window(self, number: int) -> Window:
@@ -214,7 +214,7 @@ def events(number: int, rows: int = 200, seed: int = 0) -> list[tuple[int, bytes
     return made
 
 
-def turn(mill: Mill, number: int, final: bool = True) -> Deployment:
+def turn(mill: ModelContext, number: int, final: bool = True) -> Deployment:
     """Take one window through the four steps."""
     at = window(mill.spec, number)
     extract(mill, at)
@@ -223,7 +223,7 @@ def turn(mill: Mill, number: int, final: bool = True) -> Deployment:
     return deploy(mill, at, final)
 
 
-def run(mill: Mill, first: int, last: int) -> None:
+def run(mill: ModelContext, first: int, last: int) -> None:
     """The initial model and the windows `first` to `last`, each deployed."""
     initial(mill)
     for number in range(first, last + 1):

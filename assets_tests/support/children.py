@@ -25,7 +25,7 @@ from commands import until
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.extract import extract
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.settings import Settings
 
 _SECONDS = 120.0
@@ -35,7 +35,7 @@ _FORKS.set_forkserver_preload(["children", "lightgbm", "tidemill.adapters.kafka"
 KILLED = -signal.SIGKILL
 
 
-def journey(mill: Mill, last: int) -> None:
+def journey(mill: ModelContext, last: int) -> None:
     """The initial model, the windows up to `last`, and a look at the next, which is open."""
     run(mill, 0, last)
     with suppress(WindowOpen):
@@ -57,7 +57,7 @@ def outcome(bench: Bench, last: int, faults: str = "") -> int | None:
     return outcome_of(bench, partial(journey, last=last), faults)
 
 
-def outcome_of(bench: Bench, does: Callable[[Mill], object], faults: str = "") -> int | None:
+def outcome_of(bench: Bench, does: Callable[[ModelContext], object], faults: str = "") -> int | None:
     """The exit code of a process that does this with the bench's mill."""
     with working(bench, does, faults) as process:
         process.join(_SECONDS)
@@ -76,7 +76,7 @@ def child(
 @contextmanager
 def working(
     bench: Bench,
-    does: Callable[[Mill], object],
+    does: Callable[[ModelContext], object],
     faults: str = "",
     exclusive: bool = True,
     by: str = "tidemill",
@@ -148,16 +148,16 @@ def words(bench: Bench) -> str:
 def _work(
     environment: Mapping[str, str],
     model: str,
-    does: Callable[[Mill], object],
+    does: Callable[[ModelContext], object],
     exclusive: bool,
     by: str,
 ) -> None:
     os.environ.update(environment)
     settings = Settings()
     reached = (settings.home / "reached").open("a", buffering=1)
-    failpoints.watch(lambda name: print(name, file=reached))
+    failpoints.on_reached(lambda name: print(name, file=reached))
     try:
-        with bootstrap.open_mill(model, settings, exclusive=exclusive, by=by) as mill:
+        with bootstrap.open_model(model, settings, exclusive=exclusive, by=by) as mill:
             does(mill)
     except Exception as error:
         Path(settings.home / "failed").write_text(traceback.format_exc())

@@ -13,7 +13,7 @@ from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.archive import bundle_name
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.record import Recorder
 from tidemill.settings import Settings
 
@@ -30,14 +30,14 @@ def deployed(bench: Bench, last: int = 1) -> Bench:
     return bench
 
 
-def recorded(mill: Mill, settings: Settings, number: int) -> None:
+def recorded(mill: ModelContext, settings: Settings, number: int) -> None:
     """Bring MLflow's record up to a window and to the ledger."""
     recorder = Recorder(mill, tracker_of(settings))
-    recorder.window(window(mill.spec, number))
-    recorder.deployments()
+    recorder.record_window(window(mill.spec, number))
+    recorder.record_deployments()
 
 
-def turned_and_recorded(mill: Mill, settings: Settings, number: int) -> None:
+def turned_and_recorded(mill: ModelContext, settings: Settings, number: int) -> None:
     """Take a window through the four steps and bring MLflow's record up to it."""
     turn(mill, number)
     recorded(mill, settings, number)
@@ -45,7 +45,7 @@ def turned_and_recorded(mill: Mill, settings: Settings, number: int) -> None:
 
 def tracker_of(settings: Settings) -> "MlflowTracker":
     """MLflow by these settings."""
-    tracker = bootstrap.tracker(settings)
+    tracker = bootstrap.make_tracker(settings)
     assert tracker is not None
     return tracker
 
@@ -53,7 +53,7 @@ def tracker_of(settings: Settings) -> "MlflowTracker":
 class Appender:
     """Appends entries behind each other to a bench's ledger, which it reads only at the start."""
 
-    def __init__(self, bench: Bench, mill: Mill) -> None:
+    def __init__(self, bench: Bench, mill: ModelContext) -> None:
         head = mill.chain().head
         assert head is not None
         self._entry, self._hash, self._topic = head.entry, head.hash, bench.ledger

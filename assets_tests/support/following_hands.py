@@ -9,7 +9,7 @@ from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, Memo
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.ledger import Entry, build_chain
-from tidemill.ports import Prover
+from tidemill.ports import BundleValidator
 from tidemill.serving.following import Follower
 from tidemill.serving.loading import Loader
 from tidemill.serving.local_copy import LocalCopy
@@ -36,7 +36,7 @@ class World:
     store: dict[str, bytes] = field(default_factory=dict)
     now: int = 1_000_000
     happened: list[str] = field(default_factory=list)
-    prover: Prover = field(default_factory=LocalProver)
+    prover: BundleValidator = field(default_factory=LocalProver)
 
     def __post_init__(self) -> None:
         self.store |= {canonical.digest(each): each for each in self.bundles}

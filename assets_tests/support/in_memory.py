@@ -3,8 +3,8 @@
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.mill import ModelContext
 from tidemill.ports import Clock
 
 
@@ -15,6 +15,6 @@ class Unasked:
         raise AssertionError("no model is deployed here")
 
 
-def mill_in_memory(spec: ModelSpec, log: MemoryLog, now: Clock) -> Mill:
+def mill_in_memory(spec: ModelSpec, log: MemoryLog, now: Clock) -> ModelContext:
     """The mill of a model `m` that has nothing yet."""
-    return Mill("m", spec, log, Archive(MemoryStore(), "m"), MemoryLedger(), Unasked(), now)
+    return ModelContext("m", spec, log, ModelRepository(MemoryStore(), "m"), MemoryLedger(), Unasked(), now)

@@ -21,7 +21,7 @@ class Kept:
 
 
 def kept(bench: Bench) -> Kept:
-    store = bootstrap.store(bench.settings)
+    store = bootstrap.make_store(bench.settings)
     names = [name for name in store.names(f"{bench.model}/") if not name.endswith(_OWN)]
     with bench.mill() as mill:
         chain = mill.chain()

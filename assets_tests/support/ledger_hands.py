@@ -24,8 +24,8 @@ from tidemill import bootstrap
 from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.log import LedgerRecord
-from tidemill.cycle.deploy import append
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.deploy import append_entry
+from tidemill.cycle.mill import ModelContext
 from tidemill.ports import LedgerTopic
 from tidemill.settings import Settings
 
@@ -80,10 +80,10 @@ def over(bench: Bench, ledger: str) -> Settings:
 
 
 @contextmanager
-def another_ledger(bench: Bench, values: Sequence[bytes]) -> Iterator[Mill]:
+def another_ledger(bench: Bench, values: Sequence[bytes]) -> Iterator[ModelContext]:
     """The bench's mill over a new ledger topic that holds these records."""
     name = f"{bench.ledger}.{uuid.uuid4().hex[:8]}"
-    with bootstrap.open_mill(bench.model, over(bench, name)) as mill:
+    with bootstrap.open_model(bench.model, over(bench, name)) as mill:
         mill.ledger.identity()  # makes the topic
         producer = Producer({"bootstrap.servers": bench.servers, "linger.ms": 0})
         for value in values:
@@ -95,7 +95,7 @@ def another_ledger(bench: Bench, values: Sequence[bytes]) -> Iterator[Mill]:
 def append_each(environment: dict[str, str], model: str, ledger: str, by: str, go: str) -> None:
     """In a process of its own: append `EACH` entries of a person's, from when the file `go` is."""
     os.environ.update(environment | {"TIDEMILL_KAFKA__LEDGER_TOPIC": ledger})
-    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+    with bootstrap.open_model(model, Settings(), by=by) as mill:
         digest = mill.chain().entries[0].entry.digest
         while not Path(go).exists():
             time.sleep(0.001)
@@ -103,10 +103,10 @@ def append_each(environment: dict[str, str], model: str, ledger: str, by: str, g
             _append_once(mill, digest, by, f"{by} {number}")
 
 
-def _append_once(mill: Mill, digest: str, by: str, why: str) -> None:
+def _append_once(mill: ModelContext, digest: str, by: str, why: str) -> None:
     while True:
         try:
-            append(mill, lambda chain: persons_entry(chain, digest, by, why))
+            append_entry(mill, lambda chain: persons_entry(chain, digest, by, why))
             return
         except OperationNotAllowed:  # the others were faster many times: its remedy is to ask again
             continue

@@ -11,20 +11,20 @@ from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.prover import LocalProver
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.recompute import recompute
-from tidemill.cycle.verify import Verified, verify
+from tidemill.cycle.verify import VerificationReport, verify
 
 TOPIC = "events"
 
 
-def flowing() -> Mill:
+def flowing() -> ModelContext:
     """The mill of a model `m` over an empty topic of two partitions."""
     log = MemoryLog()
     log.create_topic(TOPIC, 2)
-    archive = Archive(MemoryStore(), "m")
-    return Mill("m", spec_of(), log, archive, MemoryLedger(), LocalProver(), lambda: 0)
+    archive = ModelRepository(MemoryStore(), "m")
+    return ModelContext("m", spec_of(), log, archive, MemoryLedger(), LocalProver(), lambda: 0)
 
 
 def spec_of(**changes: Any) -> ModelSpec:
@@ -32,7 +32,7 @@ def spec_of(**changes: Any) -> ModelSpec:
     return ModelSpec.model_validate({"topic": TOPIC, **SPEC, **changes})
 
 
-def changed(mill: Mill, **changes: Any) -> Mill:
+def changed(mill: ModelContext, **changes: Any) -> ModelContext:
     """The mill as a new process has it, after these attributes of defs.yaml were changed."""
     spec = spec_of(**changes)
     function = load_feature_function(spec.features) if spec.features else None
@@ -41,10 +41,10 @@ def changed(mill: Mill, **changes: Any) -> Mill:
 
 
 def flow(
-    mill: Mill, first: int, last: int, topic: str = TOPIC, partitions: int = 2, **more: Any
+    mill: ModelContext, first: int, last: int, topic: str = TOPIC, partitions: int = 2, **more: Any
 ) -> None:
     """Events of the windows `first` to `last`, 160 in each, with these fields beside their own."""
-    log = mill.log
+    log = mill.event_log
     assert isinstance(log, MemoryLog)
     for number in range(first, last + 1):
         for at, (timestamp, value) in enumerate(events(number, 160)):
@@ -52,18 +52,18 @@ def flow(
             log.append(topic, at % partitions, told, timestamp)
 
 
-def right(mill: Mill) -> Verified:
+def right(mill: ModelContext) -> VerificationReport:
     """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
     found = verify(mill)
     assert found.findings == []
-    recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
+    recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
     assert found.findings == []
     return found
 
 
-def files(mill: Mill) -> dict[str, bytes]:
+def files(mill: ModelContext) -> dict[str, bytes]:
     """Everything in the store by its name."""
-    store = mill.archive.store
+    store = mill.repository.store
     return {name: store.get(name) or b"" for name in store.names("m/")}
 
 

@@ -10,21 +10,21 @@ from pathlib import Path
 from bench import Bench
 from tidemill.adapters.broker.jars import classpath, java, pins_folder
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.recompute import recompute
-from tidemill.cycle.verify import Verified, verify
+from tidemill.cycle.verify import VerificationReport, verify
 
 _BATCH = re.compile(r"baseOffset: \d+ .*producerId: (-?\d+) .*isTransactional: (\w+)")
 _RECORD = re.compile(r"\| offset: (\d+) (?:.* endTxnMarker: (\w+))?")
 _DUMPER = "org.apache.kafka.tools.DumpLogSegments"
 
 
-def check(bench: Bench) -> Verified:
+def check(bench: Bench) -> VerificationReport:
     """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
     with bench.mill() as mill:
         found = verify(mill)
         assert found.findings == []
-        recompute(mill, Archive(MemoryStore(), mill.model), found, lambda _: None)
+        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
         assert found.findings == []
     return found
 
@@ -37,10 +37,10 @@ def check_against_the_log(bench: Bench, broker: Path) -> int:
     """
     folders = [broker / "data" / f"{bench.model}-{p}" for p in range(bench.partitions)]
     with bench.mill() as mill:
-        return check_archive(mill.archive, folders, mill.log.topic(bench.model).topic_id)
+        return check_archive(mill.repository, folders, mill.event_log.topic(bench.model).topic_id)
 
 
-def check_archive(archive: Archive, partitions: list[Path], topic_id: str | None = None) -> int:
+def check_archive(archive: ModelRepository, partitions: list[Path], topic_id: str | None = None) -> int:
     """As `check_against_the_log`, over the folders of a topic's partitions; where a topic's id is
     told, the batches of others are left out."""
     held = [committed(folder) for folder in partitions]

@@ -19,8 +19,8 @@ from commands import begun, said, until
 from ledger_hands import persons_entry
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
-from tidemill.cycle.deploy import append
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.deploy import append_entry
+from tidemill.cycle.mill import ModelContext
 
 ROW = {"country": "de", "price": 12.5, "visits": 3}
 """A row of a bench's model."""
@@ -119,12 +119,12 @@ def answers(server: Serving) -> bool:
         return False
 
 
-def digests(mill: Mill) -> list[str]:
+def digests(mill: ModelContext) -> list[str]:
     """The digests of all bundles of the store."""
-    return [name.removeprefix("models/").split(".")[0] for name in mill.archive.names("models/")]
+    return [name.removeprefix("models/").split(".")[0] for name in mill.repository.names("models/")]
 
 
-def offline(mill: Mill, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def offline(mill: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What a model of the store predicts, by the way that judges it: all rows at once."""
     model: Model = mill.load(digest)
     raw = [json.dumps(row).encode() for row in rows]
@@ -141,13 +141,13 @@ class Ledgered:
     """A bench with bundles and an empty ledger, its mill, and two digests of the bundles."""
 
     bench: Bench
-    mill: Mill
+    mill: ModelContext
     one: str
     other: str
 
     def deploy(self, digest: str) -> Entry:
         """Append an entry that puts this model into service."""
-        entry = append(self.mill, lambda chain: persons_entry(chain, digest, "somebody", "a test"))
+        entry = append_entry(self.mill, lambda chain: persons_entry(chain, digest, "somebody", "a test"))
         assert entry is not None
         return entry
 

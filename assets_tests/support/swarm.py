@@ -15,7 +15,7 @@ from commands import until
 from serving_hands import Serving
 from tidemill.adapters.files import FileStore
 from tidemill.core.bundle import Model
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 
 _PATIENCE = 60.0
 
@@ -31,7 +31,7 @@ class Books(dict[str, list[Any]]):
 
     def __init__(self, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
-        self._archive = Archive(FileStore(bench.settings.store), bench.model)
+        self._archive = ModelRepository(FileStore(bench.settings.store), bench.model)
         self._raw = [json.dumps(row).encode() for row in rows]
 
     def __missing__(self, digest: str) -> list[Any]:

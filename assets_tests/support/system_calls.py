@@ -12,7 +12,7 @@ from bench import Bench, window
 from children import stopped, woken, working
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.extract import extract
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tools import needs
 
 KINDS = {
@@ -49,7 +49,7 @@ class Call:
         return f"{self.kind} {self.number}: {', '.join(paths)}"
 
 
-def one_extract(mill: Mill) -> None:
+def one_extract(mill: ModelContext) -> None:
     """The first window's batch, and a look at the next window, which is open."""
     extract(mill, window(mill.spec, 0))
     with suppress(WindowOpen):
@@ -57,7 +57,7 @@ def one_extract(mill: Mill) -> None:
 
 
 def traced(
-    bench: Bench, does: Callable[[Mill], object], fault: str = "", threads: bool = False
+    bench: Bench, does: Callable[[ModelContext], object], fault: str = "", threads: bool = False
 ) -> tuple[int | None, list[Call]]:
     """The exit code of a process that does this, and its calls on the store in order.
 

@@ -16,9 +16,9 @@ from tidemill.core.records import Candidate
 from tidemill.core.scoring import row_losses
 from tidemill.core.tables import from_parquet
 from tidemill.core.windows import Window
-from tidemill.cycle.extract import batch_of, rows_of
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import candidate_of
+from tidemill.cycle.extract import require_batch, load_rows
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.update import require_candidate
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Loop:
     Rows lie decoded in memory, and boosters stay there; one vocabulary serves all of them.
     """
 
-    mill: Mill
+    mill: ModelContext
     boosters: dict[str, lightgbm.Booster] = field(default_factory=dict)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     def prepared(self, window: Window) -> Work:
         """What the store has of a window; the loop does not pay for it."""
-        mill, archive = self.mill, self.mill.archive
-        candidate = candidate_of(mill, window)
+        mill, archive = self.mill, self.mill.repository
+        candidate = require_candidate(mill, window)
         report = archive.report(window.key)
         assert report is not None
-        rows = learner.sort_canonical(rows_of(mill, batch_of(mill, window)))
+        rows = learner.sort_canonical(load_rows(mill, require_batch(mill, window)))
         head = learner.without_holdout(rows)
         assert head is not None
         parts = rows, head

@@ -38,11 +38,11 @@ from tidemill import bootstrap
 from tidemill.adapters.kafka import Cluster, create_topic, producer
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.deploy import deploy
-from tidemill.cycle.due import due
+from tidemill.cycle.due import compute_backlog
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.prune import prune
 from tidemill.cycle.update import update
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
@@ -124,7 +124,7 @@ class Live:
     """The model on a stream of its own, which tells an hour more before each cycle."""
 
     name: str
-    mill: Mill
+    mill: ModelContext
     stream: Producer
     told: int = -HISTORY
     profile: cProfile.Profile | None = None
@@ -151,7 +151,7 @@ class Live:
         self.tell(self.told + 1)
         cpu, wall = time.process_time(), time.perf_counter()
         with self.profile or nullcontext():
-            found = due(self.mill, before.key if before else None)
+            found = compute_backlog(self.mill, before.key if before else None)
             assert (found.first, found.last) == (window, window)
             extract(self.mill, window)
             candidate = update(self.mill, window)
@@ -166,7 +166,7 @@ class Live:
 @contextmanager
 def _broker(home: Path) -> Iterator[Cluster]:
     settings = Settings(home=home, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off"))
-    with bootstrap.cluster(settings) as at:
+    with bootstrap.kafka_cluster(settings) as at:
         yield at
 
 
@@ -181,7 +181,7 @@ def _live(at: Cluster, home: Path, name: str) -> Iterator[Live]:
     )
     create_topic(at, name, PARTITIONS)
     spec = ModelSpec.model_validate(SPEC | {"topic": name})
-    with bootstrap.open_mill(MODEL, settings, spec=spec, exclusive=True) as mill:
+    with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as mill:
         live = Live(name, mill, producer(at, {"linger.ms": 5}))
         live.tell(1)
         initial(mill)

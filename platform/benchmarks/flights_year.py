@@ -18,10 +18,10 @@ from tidemill.core.report import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import deploy
 from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import batch_of, extract, rows_of
+from tidemill.cycle.extract import require_batch, extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
@@ -49,7 +49,7 @@ class Day:
 class Year:
     """All windows in order, the rows before the first, and the CPU that each step took."""
 
-    mill: Mill
+    mill: ModelContext
     history: pl.DataFrame
     days: list[Day]
     spent: dict[str, Cpu] = field(default_factory=dict)
@@ -68,22 +68,22 @@ def through_the_steps(home: Path, until: str = LAST) -> Iterator[Year]:
     settings = settings_in(home)
     spec = bootstrap.load_spec(MODEL, settings)
     last = spec.calendar.window(until)
-    with bootstrap.cluster(settings):
+    with bootstrap.kafka_cluster(settings):
         told = produce_flights(settings, spec, spec.calendar.after(last).end)
         say(f"{told.produced} flights produced")
-        with bootstrap.open_mill(MODEL, settings, spec=spec, exclusive=True) as mill:
+        with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as mill:
             close(mill, last, "benchmark: the data end here")
             made = initial(mill)
             spent = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
             windows = list(spec.calendar.between(spec.calendar.first, last))
             days = [_turn(mill, n, window, spent) for n, window in enumerate(windows)]
-            manifest = mill.archive.manifest("initial")
+            manifest = mill.repository.manifest("initial")
             assert manifest is not None
             assert manifest.rows == made.rows
-            yield Year(mill, learner.sort_canonical(rows_of(mill, manifest)), days, spent)
+            yield Year(mill, learner.sort_canonical(load_rows(mill, manifest)), days, spent)
 
 
-def _turn(mill: Mill, number: int, window: Window, spent: dict[str, Cpu]) -> Day:
+def _turn(mill: ModelContext, number: int, window: Window, spent: dict[str, Cpu]) -> Day:
     with spent["extract"].measured():
         extract(mill, window)
     with spent["update"].measured():
@@ -94,5 +94,5 @@ def _turn(mill: Mill, number: int, window: Window, spent: dict[str, Cpu]) -> Day
         deploy(mill, window, final=True)
     if number % 25 == 0:
         say(f"{window.key}: {report.verdict}, update so far {spent['update'].seconds:.1f} CPU s")
-    rows = learner.sort_canonical(rows_of(mill, batch_of(mill, window)))
+    rows = learner.sort_canonical(load_rows(mill, require_batch(mill, window)))
     return Day(number, window, rows, candidate, report)

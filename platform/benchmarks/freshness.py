@@ -42,7 +42,7 @@ from tidemill.cli.up.model import live_model
 from tidemill.core.plans import BoundarySearch
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.settings import Settings
 from up_hands import MODEL, Platform
 
@@ -122,7 +122,7 @@ def main() -> int:
         say("the platform is up")
         running = broker.status(settings.kafka_data)
         assert running is not None
-        mill = stack.enter_context(bootstrap.open_mill(MODEL, settings, start=False))
+        mill = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
         _caught_up(mill)
         seen = stack.enter_context(_watching(platform, spec, running.bootstrap_servers))
         parts = _measured(seen, mill, settings, count)
@@ -164,7 +164,7 @@ def _watching(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[See
         seen.over.set()
 
 
-def _caught_up(mill: Mill) -> None:
+def _caught_up(mill: ModelContext) -> None:
     """Wait until the window before this moment's is deployed."""
     calendar = mill.spec.calendar
     while not _deployed(mill, before := calendar.before(_now(mill)) or calendar.first):
@@ -172,7 +172,7 @@ def _caught_up(mill: Mill) -> None:
     say(f"it has caught up with window {before}")
 
 
-def _measured(seen: Seen, mill: Mill, settings: Settings, count: int) -> list[dict[str, float]]:
+def _measured(seen: Seen, mill: ModelContext, settings: Settings, count: int) -> list[dict[str, float]]:
     """The parts of so many windows, from this moment's on."""
     window, found = _now(mill), list[dict[str, float]]()
     for _ in range(count):
@@ -183,12 +183,12 @@ def _measured(seen: Seen, mill: Mill, settings: Settings, count: int) -> list[di
     return found
 
 
-def _now(mill: Mill) -> Window:
+def _now(mill: ModelContext) -> Window:
     """The window of this moment."""
     return mill.spec.calendar.containing(int(time.time() * 1000)) or mill.spec.calendar.first
 
 
-def _deployed(mill: Mill, window: Window) -> int:
+def _deployed(mill: ModelContext, window: Window) -> int:
     """The version that came of the window, 0 while there is none."""
     standing = mill.chain().entries
     return next((s.entry.seq for s in standing if s.entry.as_of == window.key), 0)
@@ -202,7 +202,7 @@ def _until(answered: Callable[[], bool], window: Window) -> None:
 
 
 def _parts(
-    seen: Seen, mill: Mill, settings: Settings, window: Window, version: int
+    seen: Seen, mill: ModelContext, settings: Settings, window: Window, version: int
 ) -> dict[str, float]:
     """What came one after the other, in seconds; each begins where the one before ended."""
     before = seen.confirmed[window.key]

@@ -49,10 +49,10 @@ from tidemill.adapters.streams.produce import produce
 from tidemill.core.decoding import Decoder
 from tidemill.core.plans import Plan
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.extract import extract, rows_of
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
 MODEL, TIMES, ROUNDS = "flights", 2, 5
@@ -99,7 +99,7 @@ def main() -> int:
         settings = Settings(
             home=home, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
         )
-        at = stack.enter_context(bootstrap.cluster(settings))
+        at = stack.enter_context(bootstrap.kafka_cluster(settings))
         stream = _stream(20_000 if told.quick else None, 1 if told.quick else TIMES)
         clean = stack.enter_context(_topic(settings, at, "clean", stream))
         bad = stack.enter_context(_topic(settings, at, "bad", _broken(stream)))
@@ -151,7 +151,7 @@ def _ratio(one: Told, other: Told) -> float:
 class Topic:
     """One topic, the plan of its only window, and the ways to read it."""
 
-    mill: Mill
+    mill: ModelContext
     plan: Plan
     home: Path
     plain: Consumer
@@ -160,10 +160,10 @@ class Topic:
     written: Path | None = None
 
     def extract(self, profile: cProfile.Profile | None = None) -> None:
-        archive = Archive(FileStore(self.home / f"store-{next(self.number)}"), MODEL)
+        archive = ModelRepository(FileStore(self.home / f"store-{next(self.number)}"), MODEL)
         archive.commit_plan(self.plan)
         with profile or nullcontext():
-            extract(self.mill.over(archive), self.mill.spec.calendar.first)
+            extract(self.mill.with_repository(archive), self.mill.spec.calendar.first)
         self.written = archive.store.root
 
     def drain(self) -> None:
@@ -215,9 +215,9 @@ class Topic:
 
     def same_rows(self) -> bool:
         """Whether the last `extract` and the last `loop` have written the same rows."""
-        archive = Archive(FileStore(self.written), MODEL)
+        archive = ModelRepository(FileStore(self.written), MODEL)
         manifest = archive.manifest(self.plan.window)
-        ours = rows_of(self.mill.over(archive), manifest)
+        ours = load_rows(self.mill.with_repository(archive), manifest)
         return ours.equals(pl.read_parquet(self.home / "loop.parquet"))
 
 
@@ -240,7 +240,7 @@ def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> 
     read = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
     plain = Consumer(at.connection(read))
     fast = Consumer(at.connection(READER | FETCHES_MUCH | {"enable.partition.eof": False}))
-    with bootstrap.open_mill(MODEL, there, spec=spec, exclusive=True) as mill:
+    with bootstrap.open_model(MODEL, there, spec=spec, exclusive=True) as mill:
         plan = close(mill, spec.calendar.first, "benchmark: the data end here")
         say(f"topic {name}: {plan.offset_count} records")
         yield Topic(mill, plan, home, plain, fast)

@@ -42,7 +42,7 @@ from tidemill.cli.backfill import run_backfill
 from tidemill.cli.stream import produce_flights
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.deployed import deployed
+from tidemill.deployed import packaged_file
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
 WARM, BLOCKS, BLOCK, COMMANDS = 7, 3, 100, 3
@@ -103,7 +103,7 @@ def main() -> int:
         )
         os.environ["TIDEMILL_HOME"] = scratch  # the assets read the settings themselves
         os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
-        with bootstrap.cluster(settings):
+        with bootstrap.kafka_cluster(settings):
             course = Course(settings, bootstrap.load_spec(MODEL, settings))
             windows = WARM + blocks * block + commands
             end = course.spec.calendar.first.start + (windows + 2) * 86_400_000
@@ -121,7 +121,7 @@ def _windows(course: Course, blocks: int, block: int, profile: Path | None) -> d
         windows = course.take(block)
         with whole.measured(), profiler or nullcontext():
             course.run(windows)
-        with bootstrap.open_mill(MODEL, course.settings, spec=course.spec) as mill:
+        with bootstrap.open_model(MODEL, course.settings, spec=course.spec) as mill:
             loop = Loop(mill)
             for window in windows:
                 work = loop.prepared(window)
@@ -147,7 +147,7 @@ def _commands(course: Course, count: int) -> dict[str, Figure]:
     """One window by each command, in turns."""
     home = course.settings.home / "empty"
     home.mkdir()
-    (home / "dagster.yaml").write_bytes(deployed("dagster.yaml").read_bytes())
+    (home / "dagster.yaml").write_bytes(packaged_file("dagster.yaml").read_bytes())
     asset = Path(__file__).with_name("empty_asset.py")
     launch = ("dg", "launch", "-f", str(asset), "--assets", "*", "--partition")
     _seconds((*launch, "2013-02-01"), home)  # makes the databases

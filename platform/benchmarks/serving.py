@@ -41,8 +41,8 @@ from tidemill.cli import beside
 from tidemill.core.bundle import Model
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.core.ledger import Chain, Entry
-from tidemill.cycle.deploy import append
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.deploy import append_entry
+from tidemill.cycle.mill import ModelContext
 from tidemill.serving.answers import seen
 
 CONNECTIONS, RATE, ROWS = 16, 200, 500
@@ -183,7 +183,7 @@ def _agree(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> No
 
 
 def _swaps(
-    mill: Mill,
+    mill: ModelContext,
     topic: str,
     server: beside.Server,
     rows: Sequence[bytes],
@@ -217,7 +217,7 @@ def _swaps(
     }
 
 
-def _deploy(mill: Mill, digest: str) -> int:
+def _deploy(mill: ModelContext, digest: str) -> int:
     """Put this model into service by an entry of a person's; its version."""
 
     def entry(chain: Chain) -> Entry:
@@ -226,7 +226,7 @@ def _deploy(mill: Mill, digest: str) -> int:
             mill.model, seq, "approve", digest, None, None, None, None, "benchmark", "a swap", prev
         )
 
-    appended = append(mill, entry)
+    appended = append_entry(mill, entry)
     assert appended is not None
     return appended.seq
 

@@ -17,8 +17,8 @@ from tidemill.adapters.postgres import Postgres
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.specfile import parse
-from tidemill.cycle.archive import Archive
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.mill import ModelContext
 from tidemill.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tidemill.adapters.mlflow import MlflowTracker
     from tidemill.ports import Store
 
-_GLANCE = 0.1  # seconds; longer than a look at a lock holds it
+_LOCK_RETRY_SECONDS = 0.1  # seconds; longer than a look at a lock holds it
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
@@ -39,11 +39,11 @@ def model_files(settings: Settings) -> dict[str, Path]:
 
 def load_spec(model: str, settings: Settings) -> ModelSpec:
     """The spec of a model. Raises `UnknownModel`, `SpecInvalid`."""
-    file = _file(model, settings)
+    file = _model_file(model, settings)
     return parse(file.read_text(), str(file))
 
 
-def _file(model: str, settings: Settings) -> Path:
+def _model_file(model: str, settings: Settings) -> Path:
     files = model_files(settings)
     if model not in files or not MODEL_NAME.fullmatch(model):
         raise UnknownModel(
@@ -54,24 +54,24 @@ def _file(model: str, settings: Settings) -> Path:
     return files[model]
 
 
-def store(settings: Settings, patience: float = math.inf) -> "Store":
+def make_store(settings: Settings, max_timeout_seconds: float = math.inf) -> "Store":
     """The store of the settings: in a folder, or on S3-compatible storage.
 
     That may be away for as many seconds as the settings say, and for `patience` at most.
     """
-    place, s3 = settings.store, settings.s3
-    if isinstance(place, Path):
+    location, s3 = settings.store, settings.s3
+    if isinstance(location, Path):
         from tidemill.adapters.files import FileStore
 
-        return FileStore(place)
+        return FileStore(location)
     from tidemill.adapters.s3 import S3Store
 
-    timeout = min(s3.timeout, patience)
-    return S3Store(place.name, place.prefix, timeout, s3.endpoint, s3.region, s3.credentials)
+    timeout = min(s3.timeout, max_timeout_seconds)
+    return S3Store(location.name, location.prefix, timeout, s3.endpoint, s3.region, s3.credentials)
 
 
 @contextmanager
-def cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
+def kafka_cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
     """The cluster of the settings; without one, the embedded broker while somebody uses it.
 
     Without `start` that broker must be running already, else `LogUnavailable` is raised.
@@ -82,7 +82,7 @@ def cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
     kafka = settings.kafka
     if kafka.bootstrap_servers is not None:
         servers, timeout = kafka.bootstrap_servers, kafka.timeout
-        yield Cluster(servers, timeout, kafka.ledger_topic, _security(kafka))
+        yield Cluster(servers, timeout, kafka.ledger_topic, _security_config(kafka))
     elif not start:
         running = broker.status(settings.kafka_data)
         if running is None:
@@ -96,28 +96,28 @@ def cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
             yield Cluster(servers, kafka.timeout, kafka.ledger_topic)
 
 
-def _security(kafka: KafkaSettings) -> dict[str, str]:
+def _security_config(kafka: KafkaSettings) -> dict[str, str]:
     """How the clients prove who they are, in librdkafka's words."""
-    told = kafka.model_dump(exclude={"bootstrap_servers", "timeout", "ledger_topic"})
+    security_settings = kafka.model_dump(exclude={"bootstrap_servers", "timeout", "ledger_topic"})
     return {
         name.replace("_", "."): value.get_secret_value()
         if isinstance(value, SecretStr)
         else str(value)
-        for name, value in told.items()
+        for name, value in security_settings.items()
         if value is not None
     }
 
 
 @contextmanager
-def open_mill(
+def open_model(
     model: str,
     settings: Settings,
     *,
-    by: str = "tidemill",
+    actor: str = "tidemill",
     spec: ModelSpec | None = None,
     exclusive: bool = False,
     start: bool = True,
-) -> Iterator[Mill]:
+) -> Iterator[ModelContext]:
     """A model's mill over the real adapters; `exclusive`: alone at work on it while it is open.
 
     Kafka is the cluster of the settings, or the embedded broker, started if need be (and `start`
@@ -131,33 +131,33 @@ def open_mill(
     spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
-        kept = store(settings)
+        store = make_store(settings)
         if exclusive:
-            stack.enter_context(alone(model, settings))
-            kept.sweep(model)
-        at = stack.enter_context(cluster(settings, start=start))
-        prover = stack.enter_context(ForkedProver())
+            stack.enter_context(exclusive_lock(model, settings))
+            store.recover(model)
+        cluster = stack.enter_context(kafka_cluster(settings, start=start))
+        validator = stack.enter_context(ForkedProver())
         if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
-            prover.begin()
-        log = stack.enter_context(kafka.KafkaLog(at))
-        yield Mill(
+            validator.begin()
+        event_log = stack.enter_context(kafka.KafkaLog(cluster))
+        yield ModelContext(
             model=model,
             spec=spec,
-            log=log,
-            archive=Archive(kept, model),
-            ledger=stack.enter_context(kafka.KafkaLedger(at)),
-            prover=prover,
-            now=lambda: time.time_ns() // 1_000_000,
-            features=load_feature_function(spec.features) if spec.features else None,
-            functions=load_feature_function,
-            history=_history(model, spec, settings),
+            event_log=event_log,
+            repository=ModelRepository(store, model),
+            ledger=stack.enter_context(kafka.KafkaLedger(cluster)),
+            validator=validator,
+            clock=lambda: time.time_ns() // 1_000_000,
+            feature_function=load_feature_function(spec.features) if spec.features else None,
+            load_function=load_feature_function,
+            historical_data=_historical_data_reader(model, spec, settings),
             num_threads=settings.num_threads,
-            by=by,
+            actor=actor,
         )
 
 
 @contextmanager
-def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive]]:
+def open_model_readonly(model: str, settings: Settings) -> Iterator[tuple[ModelContext, ModelRepository]]:
     """A model's mill that has its store and nothing else: no log and no ledger, which are empty.
 
     With it comes an archive over that store, which hides the reports and keeps what is written.
@@ -165,23 +165,23 @@ def scratch_mill(model: str, settings: Settings) -> Iterator[tuple[Mill, Archive
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
 
-    spec, kept = load_spec(model, settings), store(settings)
-    features = load_feature_function(spec.features) if spec.features else None
-    log, ledger, prover = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
-    archive = Archive(kept, model)
-    loads = load_feature_function
-    mill = Mill(model, spec, log, archive, ledger, prover, lambda: 0, features, loads)
-    yield mill, Archive(memory.Overlay(kept, f"{model}/reports/"), model)
+    spec, store = load_spec(model, settings), make_store(settings)
+    feature_function = load_feature_function(spec.features) if spec.features else None
+    event_log, ledger, validator = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
+    repository = ModelRepository(store, model)
+    load_function = load_feature_function
+    ctx = ModelContext(model, spec, event_log, repository, ledger, validator, lambda: 0, feature_function, load_function)
+    yield ctx, ModelRepository(memory.Overlay(store, f"{model}/reports/"), model)
 
 
 @contextmanager
-def alone(model: str, settings: Settings) -> Iterator[None]:
+def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
     """Hold the model's lock, which a dying process gives back. Raises `AlreadyRunning`.
 
     It only spares work: that two writers do no harm rests on first-writer-wins commits.
     """
     with _lock_file(model, settings) as lock:
-        if not (_locked(lock, fcntl.LOCK_EX) or _locked(lock, fcntl.LOCK_EX, _GLANCE)):
+        if not (_try_lock(lock, fcntl.LOCK_EX) or _try_lock(lock, fcntl.LOCK_EX, _LOCK_RETRY_SECONDS)):
             lock.seek(0)
             raise AlreadyRunning(
                 f"Model {model} is being worked on by process {lock.read().strip() or 'unknown'}.",
@@ -193,10 +193,10 @@ def alone(model: str, settings: Settings) -> Iterator[None]:
         yield
 
 
-def at_work(model: str, settings: Settings) -> bool:
+def is_locked(model: str, settings: Settings) -> bool:
     """Whether somebody holds the model's lock now; a glance that `alone` waits for."""
     with _lock_file(model, settings) as lock:
-        return not _locked(lock, fcntl.LOCK_SH)
+        return not _try_lock(lock, fcntl.LOCK_SH)
 
 
 def _lock_file(model: str, settings: Settings) -> IO[str]:
@@ -205,17 +205,17 @@ def _lock_file(model: str, settings: Settings) -> IO[str]:
     return (folder / f"{model}.lock").open("a+")
 
 
-def _locked(lock: IO[str], kind: int, after: float = 0) -> bool:
+def _try_lock(lock: IO[str], operation: int, delay_seconds: float = 0) -> bool:
     """Whether the lock was free, this many seconds from now."""
-    time.sleep(after)
+    time.sleep(delay_seconds)
     try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        fcntl.flock(lock, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def alert_by(settings: Settings) -> Callable[[Mapping[str, object]], None] | None:
+def make_alert_sender(settings: Settings) -> Callable[[Mapping[str, object]], None] | None:
     """How to alert people by the settings; None where nobody wants to be told."""
     alerts = settings.alerts
     if alerts.webhook is None and alerts.command is None:
@@ -226,45 +226,45 @@ def alert_by(settings: Settings) -> Callable[[Mapping[str, object]], None] | Non
     return partial(send, webhook=webhook, command=alerts.command, timeout=alerts.timeout)
 
 
-def tracker(settings: Settings) -> "MlflowTracker | None":
+def make_tracker(settings: Settings) -> "MlflowTracker | None":
     """MLflow by the settings: a server, a database of one's own, or none."""
-    told = settings.mlflow
-    if told.tracking_uri == "off":
+    mlflow_settings = settings.mlflow
+    if mlflow_settings.tracking_uri == "off":
         return None
     from tidemill.adapters.mlflow import MlflowTracker
 
-    if told.tracking_uri is not None:
-        return MlflowTracker(told.tracking_uri, None, told.ui, told.timeout)
-    folder, own = settings.mlflow_data, postgres(settings)
+    if mlflow_settings.tracking_uri is not None:
+        return MlflowTracker(mlflow_settings.tracking_uri, None, mlflow_settings.ui_url, mlflow_settings.timeout)
+    folder, server = settings.mlflow_data, local_postgres(settings)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = (folder / "artifacts").as_uri()
-    uri = f"sqlite:///{folder / 'mlflow.db'}" if own.port is None else own.url("mlflow")
-    return MlflowTracker(uri, artifacts, told.ui, told.timeout)
+    uri = f"sqlite:///{folder / 'mlflow.db'}" if server.port is None else server.url("mlflow")
+    return MlflowTracker(uri, artifacts, mlflow_settings.ui_url, mlflow_settings.timeout)
 
 
-def postgres(settings: Settings) -> Postgres:
+def local_postgres(settings: Settings) -> Postgres:
     """The PostgreSQL of one's own, in use or not."""
     return Postgres(settings.postgres_data)
 
 
 @contextmanager
-def databases(settings: Settings) -> Iterator[None]:
+def local_databases(settings: Settings) -> Iterator[None]:
     """Where PostgreSQL is in use it runs in here, for Dagster's instance and MLflow's record.
 
     Raises `PrerequisiteMissing`, `ServiceFailed`.
     """
-    own = postgres(settings)
-    with nullcontext() if own.port is None else own.running():
+    server = local_postgres(settings)
+    with nullcontext() if server.port is None else server.running():
         yield
 
 
-def _history(
+def _historical_data_reader(
     model: str, spec: ModelSpec, settings: Settings
 ) -> Callable[[], tuple[str, bytes]] | None:
     """How to read the file of historical data, if the spec names one."""
     if spec.initial.file is None:
         return None
-    path = _file(model, settings).parent / spec.initial.file
+    path = _model_file(model, settings).parent / spec.initial.file
 
     def read() -> tuple[str, bytes]:
         try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def deployed(name: str) -> Path:
+def packaged_file(name: str) -> Path:
     """Where the file or folder of this name is."""
     package = Path(__file__).parent
     installed = package / "deploy" / name

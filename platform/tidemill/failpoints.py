@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 _armed: dict[str, tuple[str, int]] = {}
-_watchers: list[Callable[[str], None]] = []
+_callbacks: list[Callable[[str], None]] = []
 
 
 def arm(faults: str) -> None:
@@ -22,20 +22,20 @@ def arm(faults: str) -> None:
         _armed[name] = (action, int(hit[0]) if hit else 1)
 
 
-def watch(told: Callable[[str], None] | None) -> None:
+def on_reached(callback: Callable[[str], None] | None) -> None:
     """Tell of each place as it is reached; None ends that."""
-    _watchers[:] = [told] if told else []
+    _callbacks[:] = [callback] if callback else []
 
 
-def reached(name: str) -> None:
+def failpoint(name: str) -> None:
     """Fail here if a test asked for it."""
-    for told in _watchers:
-        told(name)
+    for callback in _callbacks:
+        callback(name)
     if name not in _armed:
         return
-    action, left = _armed[name]
-    _armed[name] = (action, left - 1)
-    if left != 1:
+    action, remaining = _armed[name]
+    _armed[name] = (action, remaining - 1)
+    if remaining != 1:
         return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -17,17 +17,17 @@ class EventLog(Protocol):
         """Raises `TopicMissing`, `LogUnavailable`."""
         ...
 
-    def extents(self, topic: str) -> Mapping[int, OffsetRange]:
+    def offset_ranges(self, topic: str) -> Mapping[int, OffsetRange]:
         """Fresh extents of every Kafka partition, as the broker has them now."""
         ...
 
-    def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
+    def offsets_for_timestamp(self, topic: str, timestamp_ms: int) -> Mapping[int, int | None]:
         """For each Kafka partition an offset at or before its first record with a timestamp at or
         after this one; None where there is none."""
         ...
 
     def read(
-        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], expected_records: int | None = None
     ) -> Generator[RecordBatch, None, None]:
         """Every committed data record of `[start, end)` of each partition, in offset order.
 
@@ -72,7 +72,7 @@ class Store(Protocol):
         """Remove a name; nothing happens where it is not taken."""
         ...
 
-    def sweep(self, model: str) -> None:
+    def recover(self, model: str) -> None:
         """Put in order what dead writers left; only for the holder of the model's lock."""
         ...
 
@@ -100,7 +100,7 @@ class LedgerTopic(Protocol):
 class LedgerFeed(Protocol):
     """The ledger topic as a server follows it: from its start, each record once, never writing."""
 
-    def wait(self, seconds: float) -> LedgerPoll:
+    def poll(self, timeout_seconds: float) -> LedgerPoll:
         """What came, as soon as something has, or nothing after so many seconds.
 
         Where the topic was recreated, or lost records, it begins anew. Raises `LogUnavailable`
@@ -113,10 +113,10 @@ class LedgerFeed(Protocol):
         ...
 
 
-class Prover(Protocol):
+class BundleValidator(Protocol):
     """Loads bundles where a crash does no harm."""
 
-    def prove(self, bundle: bytes) -> None:
+    def validate(self, bundle: bytes) -> None:
         """Load this bundle in a limited child process and let it answer its golden rows.
 
         Raises `FeatureSkew` where an answer differs, `BundleUnfit` where the child dies.
@@ -130,11 +130,11 @@ class Tracker(Protocol):
     Every method raises `TrackerUnavailable` where the tracker does not do it in time.
     """
 
-    def recorded(self, model: str, window: str) -> str | None:
+    def recorded_digest(self, model: str, window: str) -> str | None:
         """The digest under which this window was recorded; None where it was not."""
         ...
 
-    def begin(self, model: str, window: str, parent: str | None) -> str:
+    def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
         """The id of the window's run: the one there is, or a new one.
 
         A new run is nested under the run `parent`, if one is named.
@@ -145,7 +145,7 @@ class Tracker(Protocol):
         """Write what a run that was begun here shows, or write it anew; then it is recorded."""
         ...
 
-    def address(self, run: str) -> str:
+    def run_url(self, run_id: str) -> str:
         """Where people see this run."""
         ...
 
@@ -165,6 +165,6 @@ class Tracker(Protocol):
         """Let the alias stand at the registered version of this digest."""
         ...
 
-    def end(self, run: str, success: bool) -> None:
+    def end_run(self, run_id: str, succeeded: bool) -> None:
         """Let a run be over."""
         ...

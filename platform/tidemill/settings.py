@@ -77,7 +77,7 @@ class MlflowSettings(BaseModel):
     tracking_uri: str | None = Field(
         None, min_length=1, description="A tracking server or database; `off` keeps no record."
     )
-    ui: str = Field("http://127.0.0.1:5000", description="Where people see it; for links.")
+    ui_url: str = Field("http://127.0.0.1:5000", description="Where people see it; for links.")
     timeout: float = Field(5, ge=1, le=300, description="Seconds that one request may take.")
 
 
@@ -97,7 +97,7 @@ class AlertSettings(BaseModel):
 
     @field_validator("webhook")
     @classmethod
-    def _http(cls, value: SecretStr | None) -> SecretStr | None:
+    def _require_http_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
             raise ValueError("an address begins with http:// or https://")
         return value
@@ -118,18 +118,18 @@ class ServeSettings(BaseModel):
     max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows that one request may ask.")
     max_bytes: int = Field(4_000_000, ge=1_000, le=1_000_000_000, description="Bytes of a body.")
     max_chunks: int = Field(4_000, ge=1, description="Chunks that a body may come in.")
-    seconds: float = Field(10, gt=0, le=600, description="For the body of a request.")
-    idle_seconds: float = Field(
+    body_timeout: float = Field(10, gt=0, le=600, description="For the body of a request.")
+    header_timeout: float = Field(
         60, gt=0, le=3600, description="For the head of a request; idle connections are closed."
     )
-    connections: int = Field(16_384, ge=16, le=1_000_000, description="At once, a worker.")
-    patience: float = Field(
+    max_connections: int = Field(16_384, ge=16, le=1_000_000, description="At once, a worker.")
+    startup_timeout: float = Field(
         5, ge=0, le=600, description="Seconds to wait for Kafka before the local copy is served."
     )
-    drain: float = Field(
+    drain_seconds: float = Field(
         1, ge=0, le=600, description="Seconds between not being ready and taking no more requests."
     )
-    grace: float = Field(10, gt=0, le=600, description="Seconds that requests under way get.")
+    shutdown_grace_seconds: float = Field(10, gt=0, le=600, description="Seconds that requests under way get.")
     prediction_log: bool = Field(False, description="Log to the topic `MODEL.predictions`.")
     prediction_fields: tuple[str, ...] = Field((), description="Fields to log, too.")
 
@@ -143,13 +143,13 @@ class UpSettings(BaseModel):
     mlflow_port: int = Field(5000, ge=1, le=65_535)
     airflow_port: int = Field(8080, ge=1, le=65_535)
     postgres_port: int = Field(5432, ge=1, le=65_535, description="With `--postgres`.")
-    minutes: Literal[1, 2, 5, 10, 15, 30] = Field(
+    window_minutes: Literal[1, 2, 5, 10, 15, 30] = Field(
         5, description="Length of a window of the live flights; each is a day of 2013."
     )
 
     @field_validator("minutes", mode="before")
     @classmethod
-    def _number(cls, value: object) -> object:
+    def _parse_minutes(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
@@ -174,13 +174,13 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
     mlflow: MlflowSettings = MlflowSettings()
-    dagster_ui: str = Field(
+    dagster_ui_url: str = Field(
         "http://127.0.0.1:3000", description="Where Dagster's UI is; for links."
     )
     alerts: AlertSettings = AlertSettings()
     serve: ServeSettings = ServeSettings()
     up: UpSettings = UpSettings()
-    sensors: Literal["running", "stopped"] = Field(
+    sensors_default_status: Literal["running", "stopped"] = Field(
         "stopped", description="How sensors begin; the UI starts and stops each."
     )
 
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _named(error) from None
+            raise _translate_error(error) from None
         except SettingsError as error:
             raise SpecInvalid(
                 f"The environment cannot be read: {error}.",
@@ -197,21 +197,21 @@ class Settings(BaseSettings):
 
     @field_validator("home", "models")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
     @field_validator("store", mode="before")
     @classmethod
-    def _place(cls, value: object) -> object:
+    def _parse_store(cls, value: object) -> object:
         if not isinstance(value, str) or "://" not in value:
             return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
-        found = _BUCKET.fullmatch(value)
-        if found is None:
+        match = _BUCKET.fullmatch(value)
+        if match is None:
             raise ValueError("an object store is written s3://BUCKET/PREFIX")
-        return Bucket(found[1], found[2].strip("/"))
+        return Bucket(match[1], match[2].strip("/"))
 
     @property
-    def serving(self) -> Path:
+    def serving_data(self) -> Path:
         """The prediction server's copies of what it serves."""
         return self.home / "serving"
 
@@ -262,14 +262,14 @@ _GROUPS: dict[str, type[BaseModel]] = {
 }
 
 
-def _named(error: ValidationError) -> SpecInvalid:
+def _translate_error(error: ValidationError) -> SpecInvalid:
     first = error.errors(include_input=False, include_url=False)[0]
     variable = _PREFIX + "__".join(str(part) for part in first["loc"]).upper()
     if first["type"] == "extra_forbidden":
         group = str(first["loc"][0])
         kind = _GROUPS[group]
-        known = ", ".join(f"{_PREFIX}{group}__{name}".upper() for name in kind.model_fields)
-        return SpecInvalid(f"{variable} is no setting.", f"There are {known}.")
+        available = ", ".join(f"{_PREFIX}{group}__{name}".upper() for name in kind.model_fields)
+        return SpecInvalid(f"{variable} is no setting.", f"There are {available}.")
     return SpecInvalid(
         f"The environment variable {variable} is wrong: {first['msg']}.",
         f"Change {variable}, or unset it for its default.",

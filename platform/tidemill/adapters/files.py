@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tidemill.core.errors import OperationNotAllowed, StoreFailed, StoreFull
-from tidemill.failpoints import reached
+from tidemill.failpoints import failpoint
 
 _NAME = re.compile(r"(?:[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}/)*[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -38,7 +38,7 @@ class FileStore:
             except FileExistsError:
                 return False
             with _taken_back(path.unlink):
-                reached("put.linked")
+                failpoint("put.linked")
                 _sync_folder(path.parent)  # while the draft still shows that this may be undone
         return True
 
@@ -49,7 +49,7 @@ class FileStore:
             sign.touch()
             try:
                 draft.replace(path)
-                reached("put.replaced")
+                failpoint("put.replaced")
                 _sync_folder(path.parent)
             finally:
                 sign.unlink()
@@ -89,9 +89,9 @@ class FileStore:
             with draft.open("xb") as file:
                 file.write(data)
                 file.flush()
-                reached("put.written")
+                failpoint("put.written")
                 os.fsync(file.fileno())
-            reached("put.synced")
+            failpoint("put.synced")
             yield draft
         finally:
             draft.unlink(missing_ok=True)

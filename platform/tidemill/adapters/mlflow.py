@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.core.errors import TrackerUnavailable
 from tidemill.core.tracking import RegistryVersion, WindowRun
-from tidemill.failpoints import reached
+from tidemill.failpoints import failpoint
 
 T = TypeVar("T")
 
@@ -76,9 +76,9 @@ class MlflowTracker:
     def begin(self, model: str, window: str, parent: str | None) -> str:
         with self.named(f"begin the run of window {window}"):
             found = self._find(model, window)
-            reached("run.before")
+            failpoint("run.before")
             run_id = str(found.info.run_id) if found else self._create(model, window, parent)
-            reached("run.created")
+            failpoint("run.created")
             self._params[run_id] = found.data.params if found else {}
             self._addresses[run_id] = self.experiment(model)
             return run_id
@@ -86,7 +86,7 @@ class MlflowTracker:
     def record(self, run_id: str, run: WindowRun) -> None:
         with self.named(f"record window {run.window}"):
             self._fill(run_id, run)
-            reached("run.after")
+            failpoint("run.after")
 
     def address(self, run: str) -> str:
         with self.named("find a run"):
@@ -103,7 +103,7 @@ class MlflowTracker:
         with self.named(f"register {version.digest[:16]}"):
             if self._version(model, version.digest) is not None:
                 return
-            reached("version.before")
+            failpoint("version.before")
             self._ensure_model(model)
             made = self._client.create_model_version(
                 model,
@@ -111,7 +111,7 @@ class MlflowTracker:
                 tags={_DIGEST: version.digest, **_tags(version.tags)},
                 description=version.tags.get("why"),
             )
-            reached("version.after")
+            failpoint("version.after")
             self._versions[model, version.digest] = str(made.version)
 
     def champion(self, model: str) -> str | None:
@@ -126,11 +126,11 @@ class MlflowTracker:
 
     def set_champion(self, model: str, digest: str) -> None:
         with self.named("set the alias"):
-            reached("alias.before")
+            failpoint("alias.before")
             version = self._version(model, digest)
             assert version is not None  # only what is registered can be in service
             self._client.set_registered_model_alias(model, ALIAS, version)
-            reached("alias.after")
+            failpoint("alias.after")
 
     def end(self, run: str, success: bool) -> None:
         with self.named("end a run"):
@@ -178,7 +178,7 @@ class MlflowTracker:
         for page in earlier:
             self._client.log_batch(run_id, *page)
         self._client.set_terminated(run_id)
-        reached("run.ended")
+        failpoint("run.ended")
         told = {f"tidemill.{key}": value for key, value in _tags(run.tags).items()}
         # Of one request, MLflow writes the tags last.
         tags = [RunTag(*tag) for tag in (told | {_REPORT: run.digest}).items()]

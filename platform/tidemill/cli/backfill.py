@@ -96,7 +96,7 @@ def run_backfill(
     # answer Ctrl-C with a traceback each.
     told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
-        bootstrap.databases(settings),
+        bootstrap.local_databases(settings),
         named(),
         dg.DagsterInstance.from_ref(told_once) as instance,
         _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.serving.answers import Answer, Appended
 from tidemill.settings import Settings
 
@@ -107,12 +107,12 @@ def client(at: Server, rows: Sequence[bytes], rate: float) -> Iterator[Client]:
         process.wait()
 
 
-def some_rows(mill: Mill, count: int) -> list[bytes]:
+def some_rows(mill: ModelContext, count: int) -> list[bytes]:
     """The fields, as JSON, of some of the first events of the model's topic."""
     spec, found = mill.spec, list[bytes]()
-    extents = mill.log.extents(spec.topic)
+    extents = mill.event_log.offset_ranges(spec.topic)
     ranges = {p: (extent.low_watermark, extent.last_stable_offset) for p, extent in extents.items()}
-    for chunk in mill.log.read(spec.topic, ranges, first=count):
+    for chunk in mill.event_log.read(spec.topic, ranges, expected_records=count):
         for value in chunk.values:
             event = msgspec.json.decode(value or b"{}")
             found.append(msgspec.json.encode({name: event.get(name) for name in spec.fields}))
@@ -121,11 +121,11 @@ def some_rows(mill: Mill, count: int) -> list[bytes]:
     return found[:count]
 
 
-def ledger(mill: Mill, topic: str) -> dict[int, Appended]:
+def ledger(mill: ModelContext, topic: str) -> dict[int, Appended]:
     """The model's standing entries by version, with the time at which the topic has each."""
-    extent = mill.log.extents(topic)[0]
+    extent = mill.event_log.offset_ranges(topic)[0]
     at: dict[int, int | None] = {}
-    for chunk in mill.log.read(topic, {0: (extent.low_watermark, extent.last_stable_offset)}):
+    for chunk in mill.event_log.read(topic, {0: (extent.low_watermark, extent.last_stable_offset)}):
         at |= zip(chunk.offsets, chunk.timestamps, strict=True)
     return {
         each.entry.seq: Appended(each.entry.digest, (at[each.offset] or 0) / 1000)

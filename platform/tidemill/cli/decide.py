@@ -19,7 +19,7 @@ def close(
     as_json: Json = False,
 ) -> None:
     """Say that a stream has ended: close every window through this one."""
-    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+    with bootstrap.open_model(model, Settings(), by=by) as mill:
         plan = intervene.close(mill, mill.spec.calendar.window(through), by)
     tell(plan, f"{model}: closed through {plan.window}, {plan.offset_count} offsets in it.", as_json)
 
@@ -32,7 +32,7 @@ def skip(
     as_json: Json = False,
 ) -> None:
     """Leave a window out that cannot be read or must not be learned."""
-    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+    with bootstrap.open_model(model, Settings(), by=by) as mill:
         manifest = intervene.skip(mill, mill.spec.calendar.window(window), by, why)
     tell(manifest, f"{model}: window {window} is skipped, {manifest.gaps} offsets in it.", as_json)
 
@@ -45,7 +45,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Put an earlier model back into service; without --to, the gate's baseline."""
-    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+    with bootstrap.open_model(model, Settings(), by=by) as mill:
         entry = intervene.rollback(mill, to, by, why)
     tell(
         entry, f"{model}: {entry.digest} is in service again by ledger entry {entry.seq}.", as_json
@@ -60,7 +60,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Put a candidate into service that awaits approval; without DIGEST, the newest such."""
-    with bootstrap.open_mill(model, Settings(), by=by) as mill:
+    with bootstrap.open_model(model, Settings(), by=by) as mill:
         entry = intervene.approve(mill, digest, by, why)
     tell(entry, f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.", as_json)
 
@@ -75,11 +75,11 @@ def adopt(
     """Go on by a changed learning spec, or on another topic, from the first unplanned window."""
     from tidemill.cycle.adopt import adopt as go_on
 
-    with bootstrap.open_mill(model, Settings(), by=by, exclusive=True) as mill:
+    with bootstrap.open_model(model, Settings(), by=by, exclusive=True) as mill:
         done = go_on(mill, mill.spec.calendar.window(first), by, why)
     tell(
         done,
-        f"{model}: from {done.window} on it goes by line {done.line[:12]}, epoch {done.epoch} on "
+        f"{model}: from {done.window} on it goes by line {done.lineage[:12]}, epoch {done.epoch} on "
         f"topic {done.topic}, as ledger entry {done.seq} says; nothing changes for servers.",
         as_json,
     )

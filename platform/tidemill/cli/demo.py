@@ -59,19 +59,19 @@ def demo(
         raise UnknownWindow(f"There are no flights on {until}.", f"The data end with {LAST_DAY}.")
     seconds: dict[str, float] = {}
     with (
-        bootstrap.cluster(settings),  # one broker for all steps
+        bootstrap.kafka_cluster(settings),  # one broker for all steps
         beside.server(settings, MODEL) as server,
     ):
         with _timed(seconds, "stream"):
             # A day more than asked for: a window closes by what comes after it.
             stream = produce_flights(settings, spec, spec.calendar.after(last).end)
-        with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
+        with bootstrap.open_model(MODEL, settings, spec=spec) as mill:
             if last.key == LAST_DAY:  # no later event will come to close it
                 close(mill, last, "demo: the data end here")
             rows = beside.some_rows(mill, ROWS)
         with _timed(seconds, "windows"), beside.client(server, rows, RATE) as client:
             done = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
-            with bootstrap.open_mill(MODEL, settings, spec=spec) as mill:
+            with bootstrap.open_model(MODEL, settings, spec=spec) as mill:
                 summary = summarize(mill, first, last)
                 ledger = beside.ledger(mill, settings.kafka.ledger_topic)
             reached = server.reaches(max(ledger))

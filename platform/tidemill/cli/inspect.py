@@ -12,7 +12,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
 
 
 def check(
@@ -58,7 +58,7 @@ def status(
         return
     rows: list[dict[str, object]] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_mill(name, settings) as mill:
+        with bootstrap.open_model(name, settings) as mill:
             chain, report = mill.chain(), newest_report(mill)
             head = chain.head
             rows.append(
@@ -95,24 +95,24 @@ def status(
         )
 
 
-def _freshness(mill: "Mill") -> dict[str, object]:
+def _freshness(mill: "ModelContext") -> dict[str, object]:
     """How far the model is behind, or why that cannot be known."""
-    from tidemill.cycle.due import due, freshness
+    from tidemill.cycle.due import compute_backlog, freshness
 
     if mill.chain().head is None:  # and nothing is to be planned by a look
         return {"fresh": None, "lag": None, "freshness": "no model yet"}
     try:
-        found = freshness(mill, due(mill))
+        found = freshness(mill, compute_backlog(mill))
     except TidemillError as error:
         unknown = f"unknown: {type(error).__name__}"
         return {"fresh": None, "lag": None, "freshness": unknown}
-    told = f"{'yes' if found.fresh else 'STALE'}, {found.lag / 1000:.0f} s behind"
-    return {"fresh": found.fresh, "lag": found.lag / 1000, "freshness": told}
+    told = f"{'yes' if found.fresh else 'STALE'}, {found.lag_ms / 1000:.0f} s behind"
+    return {"fresh": found.fresh, "lag": found.lag_ms / 1000, "freshness": told}
 
 
 def history(model: ModelName, as_json: Json = False) -> None:
     """Every deployment of a model, as the ledger has it; void entries are marked."""
-    with bootstrap.open_mill(model, Settings()) as mill:
+    with bootstrap.open_model(model, Settings()) as mill:
         chain = mill.chain()
     if as_json:
         print_json([standing.entry for standing in chain.entries])
@@ -140,12 +140,12 @@ def verify(
 ) -> None:
     """Hold what is stored against the rules; every finding is a sentence."""
     from tidemill.adapters.files import FileStore
-    from tidemill.cycle.archive import Archive
+    from tidemill.cycle.archive import ModelRepository
     from tidemill.cycle.recompute import recompute as make_again
     from tidemill.cycle.verify import verify as check_all
 
     settings = Settings()
-    with bootstrap.databases(settings), bootstrap.open_mill(model, settings) as mill:
+    with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as mill:
         verified = check_all(mill)
         verified.findings.extend(_record(mill, repair))
         if recompute:
@@ -153,7 +153,7 @@ def verify(
                 tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
                 console.status("making everything again") as shown,
             ):
-                scratch = Archive(FileStore(Path(folder)), model)
+                scratch = ModelRepository(FileStore(Path(folder)), model)
                 make_again(
                     mill, scratch, verified, lambda window: shown.update(f"making {window} again")
                 )
@@ -171,10 +171,10 @@ def verify(
                 f"`keep_windows` has pruned batches and models up to {verified.pruned}"
                 + (", after which making again begins." if recompute else ".")
             )
-        if verified.given:
+        if verified.taken_as_archived:
             console.print(
-                f"The log no longer holds {len(verified.given)} of the batches, which were taken "
-                f"as archived: {', '.join(verified.given)}."
+                f"The log no longer holds {len(verified.taken_as_archived)} of the batches, which were taken "
+                f"as archived: {', '.join(verified.taken_as_archived)}."
             )
     if verified.findings:
         raise VerificationFailed(
@@ -184,21 +184,21 @@ def verify(
         )
 
 
-def _record(mill: "Mill", repair: bool) -> list[str]:
+def _record(mill: "ModelContext", repair: bool) -> list[str]:
     """Where MLflow's record is not what it mirrors; with `repair`, what is left of that."""
-    from tidemill.cycle.record import Recorder, drift
+    from tidemill.cycle.record import Recorder, find_drift
 
-    tracker = bootstrap.tracker(Settings())
+    tracker = bootstrap.make_tracker(Settings())
     if tracker is None:
         return []
     try:
-        found = drift(mill, tracker)
-        if repair and list(found.sentences):
+        found = find_drift(mill, tracker)
+        if repair and list(found.descriptions):
             Recorder(mill, tracker).repair(found)
-            found = drift(mill, tracker)
+            found = find_drift(mill, tracker)
     except TrackerUnavailable as error:
         return [error.message]
-    return list(found.sentences)
+    return list(found.descriptions)
 
 
 COMMANDS = (check, status, history, verify)

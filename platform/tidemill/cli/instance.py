@@ -8,7 +8,7 @@ from pathlib import Path
 from tidemill import bootstrap
 from tidemill.adapters.textfile import write
 from tidemill.core.errors import SpecInvalid
-from tidemill.deployed import deployed
+from tidemill.deployed import packaged_file
 from tidemill.settings import Settings
 
 _MARK = "\n# From here on tidemill writes it anew: where runs and events are kept.\n"
@@ -25,7 +25,7 @@ def dagster_home(settings: Settings) -> Path:
     home = settings.dagster_home.resolve()
     config = home / "dagster.yaml"
     before = config.read_text() if config.exists() else None
-    told, _, _ = (before or deployed("dagster.yaml").read_text()).partition(_MARK)
+    told, _, _ = (before or packaged_file("dagster.yaml").read_text()).partition(_MARK)
     told += _storage(told, settings)
     if told != before:
         write(config, told)
@@ -34,7 +34,7 @@ def dagster_home(settings: Settings) -> Path:
 
 def _storage(told: str, settings: Settings) -> str:
     """What is to be added to this configuration."""
-    own, block = bootstrap.postgres(settings), deployed("dagster-postgres.yaml").read_text()
+    own, block = bootstrap.local_postgres(settings), packaged_file("dagster-postgres.yaml").read_text()
     if own.port is None:
         return f"{_MARK}{block}" if _URL in os.environ else ""
     if re.search(r"^storage:", told, re.MULTILINE):

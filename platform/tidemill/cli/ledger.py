@@ -9,7 +9,7 @@ from tidemill.cli.options import Json, console, print_json
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.restore import Restored
+    from tidemill.cycle.restore import RestoreResult
 
 app = typer.Typer(
     help="The ledger's topic.",
@@ -35,9 +35,9 @@ def restore(
     from tidemill.cycle.restore import restore as bring_back
 
     settings = Settings()
-    restored: list[Restored] = []
+    restored: list[RestoreResult] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_mill(name, settings, exclusive=True) as mill:
+        with bootstrap.open_model(name, settings, exclusive=True) as mill:
             restored.append(bring_back(mill))
             if not as_json:
                 console.print(_sentence(restored[-1]), markup=False, soft_wrap=True)
@@ -45,7 +45,7 @@ def restore(
         print_json(restored)
 
 
-def _sentence(done: "Restored") -> str:
+def _sentence(done: "RestoreResult") -> str:
     if not done.appended and not done.moved:
         return f"{done.model}: nothing was lost, {done.entries} entries stand."
     return (

@@ -22,7 +22,7 @@ def postgres(
 
     The users are `dagster`, `mlflow`, `airflow`, each with a database of its name, and `postgres`.
     """
-    own = bootstrap.postgres(Settings())
+    own = bootstrap.local_postgres(Settings())
     if own.port is None:
         raise OperationNotAllowed(
             f"Nothing of {own.folder.parent} is in PostgreSQL.",

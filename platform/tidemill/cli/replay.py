@@ -11,7 +11,7 @@ from tidemill.core.specfile import with_gate_overrides
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.replay_gate import Replayed
+    from tidemill.cycle.replay_gate import BacktestResult
 
 
 def replay(
@@ -35,18 +35,18 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Judge the windows again by another gate and compare; the model itself is not touched."""
-    from tidemill.cycle.replay_gate import replay as judge_again
-    from tidemill.cycle.replay_gate import span
+    from tidemill.cycle.replay_gate import backtest as judge_again
+    from tidemill.cycle.replay_gate import windows_to_backtest
 
     settings = Settings()
     texts = [*([gate_file.read_text()] if gate_file else []), *map(_line, gate or [])]
     spec = with_gate_overrides(bootstrap.load_spec(model, settings), texts)
     with (
-        bootstrap.scratch_mill(model, settings) as (mill, scratch),
+        bootstrap.open_model_readonly(model, settings) as (mill, scratch),
         console.status("judging again") as shown,
     ):
         calendar = mill.spec.calendar
-        windows = span(
+        windows = windows_to_backtest(
             mill, calendar.window(start) if start else None, calendar.window(end) if end else None
         )
         told = judge_again(
@@ -67,8 +67,8 @@ def _line(option: str) -> str:
     return f"{key}: {value}"
 
 
-def _show(told: "Replayed") -> None:
-    committed, replayed = told.committed, told.replayed
+def _show(told: "BacktestResult") -> None:
+    committed, replayed = told.committed, told.backtested
     changed = ", ".join(f"{key} {was} → {now}" for key, (was, now) in told.changes.items())
     console.print(
         f"{told.model}: {committed.windows} windows, {committed.first} to {committed.last}, "
@@ -79,8 +79,8 @@ def _show(told: "Replayed") -> None:
         console.print(
             f"Windows up to {told.pruned} are pruned by `keep_windows` and are not judged again."
         )
-    if told.persons:
-        console.print(f"Both gates take the {told.persons} entries that persons made.")
+    if told.manual_entries:
+        console.print(f"Both gates take the {told.manual_entries} entries that persons made.")
     sides = (committed, replayed)
     base = committed.losses["initial"]
     rows = [[name, *(side.verdicts[name] for side in sides)] for name in committed.verdicts]
@@ -90,12 +90,12 @@ def _show(told: "Replayed") -> None:
         rows.append([name, *(f"{x:.4f} ({x / base - 1:+.2%})" for x in losses)])
     rows.append(["champion at the end", *(side.champion[:16] for side in sides)])
     print_table(["", "committed", "replayed"], rows)
-    if told.differing:
+    if told.verdict_changes:
         print_table(
             ["window", "committed", "replayed", "why"],
             [
-                [d.window, d.committed, d.replayed, "; ".join(d.replayed_reasons)]
-                for d in told.differing
+                [d.window, d.committed, d.backtested, "; ".join(d.backtested_reasons)]
+                for d in told.verdict_changes
             ],
         )
 

@@ -106,7 +106,7 @@ def _produce(settings: Settings, topic: str, start: int, end: int, speed: float)
     from tidemill.adapters.streams.flights import events
     from tidemill.adapters.streams.produce import produce
 
-    with bootstrap.cluster(settings) as cluster:
+    with bootstrap.kafka_cluster(settings) as cluster:
         return produce(
             events(),
             cluster,
@@ -124,7 +124,7 @@ def _of_model(settings: Settings, model: str) -> "Told":
     from tidemill.adapters.streams.pace import END, Pace, bring_up_to
 
     spec = bootstrap.load_spec(model, settings)
-    with bootstrap.cluster(settings) as cluster:
+    with bootstrap.kafka_cluster(settings) as cluster:
         return bring_up_to(cluster, spec.topic, Pace.of(spec), END, settings.home / "locks")
 
 

@@ -35,8 +35,8 @@ def ui(
         **mlflow_told(settings),
     }
     with ExitStack() as stack:
-        stack.enter_context(bootstrap.databases(settings))
-        stack.enter_context(bootstrap.cluster(settings))
+        stack.enter_context(bootstrap.local_databases(settings))
+        stack.enter_context(bootstrap.kafka_cluster(settings))
         if mlflow_port and settings.mlflow.tracking_uri is None:
             environment["TIDEMILL_MLFLOW__UI"] = address = f"http://127.0.0.1:{mlflow_port}"
             stack.enter_context(_running(mlflow_server(mlflow_port), environment))

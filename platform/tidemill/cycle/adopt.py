@@ -14,27 +14,27 @@ from tidemill.core.ledger import Chain, Entry
 from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption, Lineage
 from tidemill.core.windows import Window
-from tidemill.cycle.attach import attach, topic_of
-from tidemill.cycle.deploy import append, outstanding, read_chain
+from tidemill.cycle.attach import bind_topic, verified_topic
+from tidemill.cycle.deploy import append_entry, has_pending_deployment, read_chain
 from tidemill.cycle.intervene import newest_report
 from tidemill.cycle.lines import (
     adoptable,
-    adopted,
+    adoption_number,
     adoptions,
-    differing,
-    in_time,
-    initial_of,
-    line_of,
-    unplanned,
+    differing_keys,
+    took_effect,
+    require_initial_model,
+    lineage_for,
+    first_unplanned_window,
 )
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.plan import plan_initial
-from tidemill.cycle.update import candidate_of
-from tidemill.failpoints import reached
+from tidemill.cycle.update import require_candidate
+from tidemill.failpoints import failpoint
 
 
 @dataclass(frozen=True)
-class Adopted:
+class AdoptionResult:
     """What a model goes on by from `window` on, and the ledger entry that says so.
 
     `learning` names the keys of the learning spec that changed; `moved` says whether the plans from
@@ -45,14 +45,14 @@ class Adopted:
     model: str
     window: str
     number: int
-    line: str
-    learning: tuple[str, ...]
-    moved: bool
+    lineage: str
+    changed_keys: tuple[str, ...]
+    topic_changed: bool
     topic: str
     epoch: int
     seq: int
-    by: str
-    why: str
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class _Change:
     """In what the model, as it is defined now, differs from the way it would go on."""
 
     keys: set[str]
-    moved: bool
+    topic_changed: bool
 
     def __bool__(self) -> bool:
-        return self.moved or bool(self.keys)
+        return self.topic_changed or bool(self.keys)
 
 
-def adopt(mill: Mill, window: Window, by: str, why: str) -> Adopted:
+def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> AdoptionResult:
     """Let the model go on as it is defined now, from `window` on; repeated, a no-op.
 
     The entry comes into the ledger first, with the digest in service; the adoption's record, which
@@ -75,97 +75,97 @@ def adopt(mill: Mill, window: Window, by: str, why: str) -> Adopted:
     done, nothing has changed, or only a model of a new name could learn so; `FeatureSkew` where a
     model that is still scored cannot be; what `attach` and `read_chain` raise.
     """
-    if read_chain(mill).head is None:
+    if read_chain(ctx).head is None:
         raise PredecessorMissing(
-            f"Model {mill.model} has no initial model in service, so there is nothing to go on.",
-            f"Run `tidemill backfill {mill.model}`, which makes it.",
+            f"Model {ctx.model} has no initial model in service, so there is nothing to go on.",
+            f"Run `tidemill backfill {ctx.model}`, which makes it.",
         )
-    first = unplanned(mill)
-    before = _plan_before(mill, first)
-    change = _change(mill, first, before)
+    first = first_unplanned_window(ctx)
+    previous = _previous_plan(ctx, first)
+    change = _detect_change(ctx, first, previous)
     if not change:
-        return _again(mill, window)
-    _check_window(mill, window, first)
-    _check_done(mill, first)
-    _check_models(mill, first)
-    if change.moved:
-        mill.archive.forget_ends()
-    number = max((n for n, _ in adoptions(mill.archive)), default=0) + 1
-    return _commit(mill, first, number, _wanted(mill, first, before, change, by, why), change)
+        return _existing_adoption(ctx, window)
+    _check_window(ctx, window, first)
+    _check_done(ctx, first)
+    _check_models(ctx, first)
+    if change.topic_changed:
+        ctx.repository.clear_observations()
+    number = max((n for n, _ in adoptions(ctx.repository)), default=0) + 1
+    return _commit(ctx, first, number, _proposed(ctx, first, previous, change, actor, reason), change)
 
 
-def _plan_before(mill: Mill, first: Window) -> Plan:
-    last = mill.spec.calendar.before(first)
-    found = mill.archive.plan(last.key) if last else None
-    return found or plan_initial(mill)
+def _previous_plan(ctx: ModelContext, first: Window) -> Plan:
+    last = ctx.spec.calendar.before(first)
+    plan = ctx.repository.plan(last.key) if last else None
+    return plan or plan_initial(ctx)
 
 
-def _change(mill: Mill, first: Window, before: Plan) -> _Change:
-    was = line_of(mill, first).learning_spec
-    keys = differing(was, {**was, **mill.learning()})
+def _detect_change(ctx: ModelContext, first: Window, previous: Plan) -> _Change:
+    old_spec = lineage_for(ctx, first).learning_spec
+    keys = differing_keys(old_spec, {**old_spec, **ctx.learning_spec()})
     if not adoptable(keys):
         raise OperationNotAllowed(
-            f"Model {mill.model} would learn something else, or begin otherwise: "
+            f"Model {ctx.model} would learn something else, or begin otherwise: "
             f"{', '.join(f'`{key}`' for key in sorted(keys))} differ.",
             "Undo the change in defs.yaml, or define a model of a new name.",
         )
     try:
-        attach(mill, before, first)
+        bind_topic(ctx, previous, first)
     except (TopicRecreated, LogTruncated):
         return _Change(keys, True)
     return _Change(keys, False)
 
 
-def _again(mill: Mill, window: Window) -> Adopted:
+def _existing_adoption(ctx: ModelContext, window: Window) -> AdoptionResult:
     """The adoption from this window on that stands. Raises `Refused` where there is none."""
-    for number, adoption in reversed(list(adoptions(mill.archive))):
-        if adoption.window == window.key and in_time(mill.archive, number, adoption):
-            return _told(mill, number, adoption, _Change(set(), False))
+    for number, adoption in reversed(list(adoptions(ctx.repository))):
+        if adoption.window == window.key and took_effect(ctx.repository, number, adoption):
+            return _result(ctx, number, adoption, _Change(set(), False))
     raise OperationNotAllowed(
-        f"Model {mill.model} learns by the spec and from the topic that defs.yaml names.",
+        f"Model {ctx.model} learns by the spec and from the topic that defs.yaml names.",
         "There is nothing to adopt.",
     )
 
 
-def _check_window(mill: Mill, window: Window, first: Window) -> None:
+def _check_window(ctx: ModelContext, window: Window, first: Window) -> None:
     if window == first:
         return
-    early = f"Window {window} of model {mill.model} is planned already"
-    late = f"Windows of model {mill.model} before {window} are not planned"
+    early = f"Window {window} of model {ctx.model} is planned already"
+    late = f"Windows of model {ctx.model} before {window} are not planned"
     raise OperationNotAllowed(
         f"{early if window.start < first.start else late}; the first that is not is {first}.",
-        f"Adopt from there: `tidemill adopt {mill.model} --from {first} --why REASON`.",
+        f"Adopt from there: `tidemill adopt {ctx.model} --from {first} --why REASON`.",
     )
 
 
-def _check_done(mill: Mill, first: Window) -> None:
+def _check_done(ctx: ModelContext, first: Window) -> None:
     """Every window before is reported, and what its report asks for is in the ledger."""
-    calendar, report = mill.spec.calendar, newest_report(mill)
+    calendar, report = ctx.spec.calendar, newest_report(ctx)
     last = calendar.before(first)
     done = calendar.window(report.window) if report else None
-    if last is None or (done == last and not outstanding(mill, last)):
+    if last is None or (done == last and not has_pending_deployment(ctx, last)):
         return
-    left = last if done == last else calendar.after(done) if done else calendar.first
+    first_unfinished = last if done == last else calendar.after(done) if done else calendar.first
     raise OperationNotAllowed(
-        f"Windows {left} to {last} of model {mill.model} are planned, but not done.",
+        f"Windows {first_unfinished} to {last} of model {ctx.model} are planned, but not done.",
         f"Finish them first, as they were begun: undo the change in defs.yaml, run `tidemill "
-        f"backfill {mill.model} --from {left} --to {last}` (a window that cannot be read is left "
-        f"out by `tidemill skip {mill.model} WINDOW --why REASON` before that), then change it "
+        f"backfill {ctx.model} --from {first_unfinished} --to {last}` (a window that cannot be read is left "
+        f"out by `tidemill skip {ctx.model} WINDOW --why REASON` before that), then change it "
         "again and adopt.",
     )
 
 
-def _check_models(mill: Mill, first: Window) -> None:
+def _check_models(ctx: ModelContext, first: Window) -> None:
     """Every model that the next report scores can be loaded, with its own feature function."""
-    report, chain = newest_report(mill), read_chain(mill)
-    digests = {initial_of(mill).digest, _parent(mill, first)}
+    report, chain = newest_report(ctx), read_chain(ctx)
+    digests = {require_initial_model(ctx).digest, _parent_digest(ctx, first)}
     if chain.head is not None:
         digests.add(chain.head.entry.digest)
     if report is not None:
         digests |= {report.state.champion, report.state.baseline}
     for digest in sorted(digests):
         try:
-            mill.load(digest)
+            ctx.load(digest)
         except FeatureSkew as skew:
             raise FeatureSkew(
                 skew.message,
@@ -175,93 +175,93 @@ def _check_models(mill: Mill, first: Window) -> None:
             ) from skew
 
 
-def _parent(mill: Mill, first: Window) -> str:
-    last = mill.spec.calendar.before(first)
-    return candidate_of(mill, last).digest if last else initial_of(mill).digest
+def _parent_digest(ctx: ModelContext, first: Window) -> str:
+    last = ctx.spec.calendar.before(first)
+    return require_candidate(ctx, last).digest if last else require_initial_model(ctx).digest
 
 
-def _wanted(
-    mill: Mill, first: Window, before: Plan, change: _Change, by: str, why: str
+def _proposed(
+    ctx: ModelContext, first: Window, previous: Plan, change: _Change, actor: str, reason: str
 ) -> Adoption:
-    topic, line = topic_of(mill, None), line_of(mill, first)
+    topic, lineage = verified_topic(ctx, None), lineage_for(ctx, first)
     if change.keys:
-        line = Lineage({**line.learning_spec, **mill.learning()}, _parent(mill, first), first.key)
-    known = adopted(mill.archive, first)
-    pending = mill.archive.adoption(known) if known > before.adoption else None
+        lineage = Lineage({**lineage.learning_spec, **ctx.learning_spec()}, _parent_digest(ctx, first), first.key)
+    number = adoption_number(ctx.repository, first)
+    pending = ctx.repository.adoption(number) if number > previous.adoption else None
     return Adoption(
-        model=mill.model,
+        model=ctx.model,
         window=first.key,
-        lineage=line,
+        lineage=lineage,
         topic=topic.name,
         cluster_id=topic.cluster_id,
         topic_id=topic.topic_id,
-        epoch=(pending or before).epoch + change.moved,
-        actor=by,
-        reason=why,
+        epoch=(pending or previous).epoch + change.topic_changed,
+        actor=actor,
+        reason=reason,
     )
 
 
-def _commit(mill: Mill, first: Window, number: int, wanted: Adoption, change: _Change) -> Adopted:
+def _commit(ctx: ModelContext, first: Window, number: int, proposed: Adoption, change: _Change) -> AdoptionResult:
     """Put the entry into the ledger, then the record into the store."""
-    last = mill.spec.calendar.before(first)
+    last = ctx.spec.calendar.before(first)
 
-    def entry(chain: Chain) -> Entry | None:
-        if chain.head is None or _in_ledger(chain, wanted) is not None:
+    def build_entry(chain: Chain) -> Entry | None:
+        if chain.head is None or _recorded_adoption(chain, proposed) is not None:
             return None
         seq, prev = chain.next_position
         return Entry(
-            model=mill.model,
+            model=ctx.model,
             seq=seq,
             kind="adopt",
             digest=chain.head.entry.digest,
             as_of=last.key if last else None,
             as_of_ms=last.end if last else None,
             verdict=None,
-            evidence=_hash(wanted),
-            actor=wanted.actor,
-            reason=wanted.reason,
+            evidence=_record_hash(proposed),
+            actor=proposed.actor,
+            reason=proposed.reason,
             prev=prev,
         )
 
-    append(mill, entry)
-    adoption = _in_ledger(read_chain(mill), wanted) or wanted
-    standing = mill.archive.commit_adoption(number, adoption)
-    reached("adopt.committed")
-    if standing != adoption or not in_time(mill.archive, number, standing):
+    append_entry(ctx, build_entry)
+    adoption = _recorded_adoption(read_chain(ctx), proposed) or proposed
+    committed = ctx.repository.commit_adoption(number, adoption)
+    failpoint("adopt.committed")
+    if committed != adoption or not took_effect(ctx.repository, number, committed):
         raise OperationNotAllowed(
-            f"Somebody else adopted for model {mill.model}, or planned {first}, at the same time.",
+            f"Somebody else adopted for model {ctx.model}, or planned {first}, at the same time.",
             "Look at `tidemill history`, and run the command again.",
         )
-    return _told(mill, number, standing, change)
+    return _result(ctx, number, committed, change)
 
 
-def _hash(adoption: Adoption) -> str:
+def _record_hash(adoption: Adoption) -> str:
     """The sha256 of the adoption's record, as it lies in the store."""
     return canonical.digest(canonical.with_checksum(canonical.encode(adoption)))
 
 
-def _in_ledger(chain: Chain, wanted: Adoption) -> Adoption | None:
+def _recorded_adoption(chain: Chain, proposed: Adoption) -> Adoption | None:
     """This adoption as the ledger has it already, by whoever decided it first; None: it has not."""
-    for standing in reversed(chain.entries):
-        told = replace(wanted, by=standing.entry.actor, why=standing.entry.reason)
-        if standing.entry.kind == "adopt" and standing.entry.evidence == _hash(told):
-            return told
+    for valid_entry in reversed(chain.entries):
+        recorded = replace(proposed, by=valid_entry.entry.actor, why=valid_entry.entry.reason)
+        if valid_entry.entry.kind == "adopt" and valid_entry.entry.evidence == _record_hash(recorded):
+            return recorded
     return None
 
 
-def _told(mill: Mill, number: int, adoption: Adoption, change: _Change) -> Adopted:
-    hash_ = _hash(adoption)
-    entries = (s.entry for s in mill.chain().entries if s.entry.evidence == hash_)
-    return Adopted(
-        model=mill.model,
+def _result(ctx: ModelContext, number: int, adoption: Adoption, change: _Change) -> AdoptionResult:
+    hash_ = _record_hash(adoption)
+    entries = (s.entry for s in ctx.chain().entries if s.entry.evidence == hash_)
+    return AdoptionResult(
+        model=ctx.model,
         window=adoption.window,
         number=number,
-        line=canonical.digest_of(adoption.lineage),
-        learning=tuple(sorted(change.keys)),
-        moved=change.moved,
+        lineage=canonical.digest_of(adoption.lineage),
+        changed_keys=tuple(sorted(change.keys)),
+        topic_changed=change.topic_changed,
         topic=adoption.topic,
         epoch=adoption.epoch,
         seq=next((entry.seq for entry in entries), -1),
-        by=adoption.actor,
-        why=adoption.reason,
+        actor=adoption.actor,
+        reason=adoption.reason,
     )

@@ -10,12 +10,12 @@ from tidemill.core.ledger import ValidEntry
 from tidemill.core.plans import Observation, Plan
 from tidemill.core.records import Adoption, Candidate, FileRef, InitialModel, Lineage, Manifest, PruneMarker
 from tidemill.core.report import Report
-from tidemill.failpoints import reached
+from tidemill.failpoints import failpoint
 from tidemill.ports import Store
 
 T = TypeVar("T")
-_LEDGER, _SEEN, _PRUNED = "ledger/topic.json", "observations.json", "pruned.json"
-_NO_RECORD = (
+_LEDGER_TOPIC, _OBSERVATIONS, _PRUNE_MARKER = "ledger/topic.json", "observations.json", "pruned.json"
+_RESTORE_REMEDY = (
     "Run the step that made it again, or restore the file from a backup; `tidemill verify` names "
     "all that is damaged."
 )
@@ -36,11 +36,11 @@ def adoption_name(number: int) -> str:
     return f"adoptions/{number}.json"
 
 
-def _manifest(window: str) -> str:
+def _manifest_name(window: str) -> str:
     return f"batches/{window}/manifest.json"
 
 
-def unless_damaged(get: Callable[[], T | None]) -> T | None:
+def none_if_damaged(get: Callable[[], T | None]) -> T | None:
     """A record by its getter, None where it is damaged: for a step that can make it again."""
     try:
         return get()
@@ -49,7 +49,7 @@ def unless_damaged(get: Callable[[], T | None]) -> T | None:
 
 
 @dataclass(frozen=True)
-class Archive:
+class ModelRepository:
     """The part of the store that belongs to one model. Every record is written once.
 
     A record's getter gives None where nothing is committed, and raises `DigestMismatch` where its
@@ -67,22 +67,22 @@ class Archive:
         return self._commit("plan", f"plans/{plan.window}.json", plan)
 
     def manifest(self, window: str) -> Manifest | None:
-        return self._get(_manifest(window), Manifest)
+        return self._get(_manifest_name(window), Manifest)
 
     def commit_manifest(self, manifest: Manifest) -> Manifest:
-        return self._commit("manifest", _manifest(manifest.window), manifest)
+        return self._commit("manifest", _manifest_name(manifest.window), manifest)
 
-    def initial(self) -> InitialModel | None:
+    def initial_model(self) -> InitialModel | None:
         return self._get("initial.json", InitialModel)
 
-    def commit_initial(self, initial: InitialModel) -> InitialModel:
-        return self._commit("initial", "initial.json", initial)
+    def commit_initial_model(self, initial_model: InitialModel) -> InitialModel:
+        return self._commit("initial", "initial.json", initial_model)
 
-    def line(self) -> Lineage | None:
+    def lineage(self) -> Lineage | None:
         return self._get("lines/0.json", Lineage)
 
-    def commit_line(self, line: Lineage) -> Lineage:
-        return self._commit("line", "lines/0.json", line)
+    def commit_lineage(self, lineage: Lineage) -> Lineage:
+        return self._commit("line", "lines/0.json", lineage)
 
     def adoption(self, number: int) -> Adoption | None:
         """The adoption of this number, from 1."""
@@ -91,15 +91,15 @@ class Archive:
     def commit_adoption(self, number: int, adoption: Adoption) -> Adoption:
         return self._commit("adoption", adoption_name(number), adoption)
 
-    def candidates(self, line: str) -> str:
+    def candidates_folder(self, lineage_id: str) -> str:
         """The folder of a line's candidates."""
-        return f"candidates/{line[:16]}/"
+        return f"candidates/{lineage_id[:16]}/"
 
-    def candidate_name(self, line: str, window: str) -> str:
-        return f"{self.candidates(line)}{window}.json"
+    def candidate_name(self, lineage_id: str, window: str) -> str:
+        return f"{self.candidates_folder(lineage_id)}{window}.json"
 
-    def candidate(self, line: str, window: str) -> Candidate | None:
-        return self._get(self.candidate_name(line, window), Candidate)
+    def candidate(self, lineage_id: str, window: str) -> Candidate | None:
+        return self._get(self.candidate_name(lineage_id, window), Candidate)
 
     def commit_candidate(self, candidate: Candidate) -> Candidate:
         name = self.candidate_name(candidate.lineage, candidate.window)
@@ -111,72 +111,72 @@ class Archive:
     def commit_report(self, report: Report) -> Report:
         return self._commit("report", f"reports/{report.window}.json", report)
 
-    def commit_entry(self, standing: ValidEntry, cluster_id: str, topic_id: str) -> None:
+    def commit_entry(self, valid_entry: ValidEntry, cluster_id: str, topic_id: str) -> None:
         """Copy a standing ledger entry, byte for byte as it stands in the topic."""
-        place = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self._put("ledger", _LEDGER, canonical.with_checksum(canonical.encode(place)))
-        self._put("entry", f"ledger/{standing.entry.seq:08d}.json", standing.value)
+        topic_identity = {"cluster_id": cluster_id, "topic_id": topic_id}
+        self._put("ledger", _LEDGER_TOPIC, canonical.with_checksum(canonical.encode(topic_identity)))
+        self._put("entry", f"ledger/{valid_entry.entry.seq:08d}.json", valid_entry.value)
 
     def entry(self, seq: int) -> bytes | None:
         return self.store.get(f"{self.model}/ledger/{seq:08d}.json")
 
     def ledger_topic(self) -> tuple[str, str] | None:
         """Cluster id and topic id of the ledger that the copied entries stand in."""
-        place = self._get(_LEDGER, dict[str, str])
-        return None if place is None else (place["cluster_id"], place["topic_id"])
+        topic_identity = self._get(_LEDGER_TOPIC, dict[str, str])
+        return None if topic_identity is None else (topic_identity["cluster_id"], topic_identity["topic_id"])
 
-    def move_ledger(self, cluster_id: str, topic_id: str) -> None:
+    def set_ledger_topic(self, cluster_id: str, topic_id: str) -> None:
         """Say that the copied entries stand in this topic now; only after they do."""
-        place = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self.store.replace(f"{self.model}/{_LEDGER}", canonical.with_checksum(canonical.encode(place)))
+        topic_identity = {"cluster_id": cluster_id, "topic_id": topic_id}
+        self.store.replace(f"{self.model}/{_LEDGER_TOPIC}", canonical.with_checksum(canonical.encode(topic_identity)))
 
-    def last_entry(self) -> int:
+    def last_entry_seq(self) -> int:
         """The highest `seq` that was copied; -1 without any."""
         stems = (name.removeprefix("ledger/").split(".")[0] for name in self.names("ledger/"))
         return max((int(stem) for stem in stems if stem.isdigit()), default=-1)
 
     def observations(self) -> dict[int, Observation]:
-        return unless_damaged(lambda: self._get(_SEEN, dict[int, Observation])) or {}
+        return none_if_damaged(lambda: self._get(_OBSERVATIONS, dict[int, Observation])) or {}
 
-    def observe(self, observations: dict[int, Observation]) -> None:
-        told = {str(partition): seen for partition, seen in observations.items()}
-        self.store.replace(f"{self.model}/{_SEEN}", canonical.with_checksum(canonical.encode(told)))
+    def save_observations(self, observations: dict[int, Observation]) -> None:
+        by_partition = {str(partition): observation for partition, observation in observations.items()}
+        self.store.replace(f"{self.model}/{_OBSERVATIONS}", canonical.with_checksum(canonical.encode(by_partition)))
 
-    def forget_ends(self) -> None:
+    def clear_observations(self) -> None:
         """Forget what was observed: it was of another topic."""
-        self.delete(_SEEN)
+        self.delete(_OBSERVATIONS)
 
-    def pruned(self) -> PruneMarker | None:
-        return self._get(_PRUNED, PruneMarker)
+    def prune_marker(self) -> PruneMarker | None:
+        return self._get(_PRUNE_MARKER, PruneMarker)
 
-    def mark_pruned(self, mark: PruneMarker) -> None:
+    def set_prune_marker(self, marker: PruneMarker) -> None:
         """Say how far back the store is pruned, before it is."""
-        self.store.replace(f"{self.model}/{_PRUNED}", canonical.with_checksum(canonical.encode(mark)))
+        self.store.replace(f"{self.model}/{_PRUNE_MARKER}", canonical.with_checksum(canonical.encode(marker)))
 
     def is_pruned(self, end: int) -> bool:
         """Whether the files of the window with this end may have been pruned."""
-        mark = self.pruned()
-        return mark is not None and end <= mark.window_end_ms
+        marker = self.prune_marker()
+        return marker is not None and end <= marker.window_end_ms
 
     def put_file(self, ref: FileRef, data: bytes) -> None:
         """Commit bytes under the name that `file_ref` gave them; damaged ones are mended."""
-        self._put_named("file", ref.name, data)
+        self._put_by_digest("file", ref.name, data)
 
     def file(self, ref: FileRef) -> bytes:
         """The bytes of a committed file. Raises `DigestMismatch` for any other bytes."""
         data = self.store.get(f"{self.model}/{ref.name}")
         if data is None:
-            raise self.missing(ref.name)
+            raise self.missing_error(ref.name)
         if canonical.digest(data) != ref.sha256:
             raise DigestMismatch(
-                f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _NO_RECORD
+                f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _RESTORE_REMEDY
             )
         return data
 
     def put_bundle(self, bundle: bytes) -> str:
         """Commit a bundle under its digest; a damaged one is mended."""
         digest = canonical.digest(bundle)
-        self._put_named("bundle", bundle_name(digest), bundle)
+        self._put_by_digest("bundle", bundle_name(digest), bundle)
         return digest
 
     def bundle(self, digest: str) -> bytes:
@@ -189,11 +189,11 @@ class Archive:
             )
         if canonical.digest(data) != digest:
             raise DigestMismatch(
-                f"The bundle {digest} of model {self.model} is damaged in the store.", _NO_RECORD
+                f"The bundle {digest} of model {self.model} is damaged in the store.", _RESTORE_REMEDY
             )
         return data
 
-    def give(self, name: str, other: "Archive") -> None:
+    def copy_to(self, name: str, other: "ModelRepository") -> None:
         """Put a name's bytes into another archive of this model, as they are here, if at all."""
         data = self.store.get(f"{self.model}/{name}")
         if data is not None:
@@ -205,24 +205,24 @@ class Archive:
 
     def names(self, folder: str) -> Iterator[str]:
         """Names within this model's part, each beginning with `folder`."""
-        cut = len(self.model) + 1
-        return (name[cut:] for name in self.store.names(f"{self.model}/{folder}"))
+        prefix_length = len(self.model) + 1
+        return (name[prefix_length:] for name in self.store.names(f"{self.model}/{folder}"))
 
     def hash(self, name: str) -> str | None:
         """The sha256 of a record's bytes; None where nothing is committed."""
         data = self.store.get(f"{self.model}/{name}")
         return None if data is None else canonical.digest(data)
 
-    def committed(self, name: str) -> str:
+    def require_hash(self, name: str) -> str:
         """The sha256 of the bytes of a record that must be there. Raises `DigestMismatch`."""
-        found = self.hash(name)
-        if found is None:
-            raise self.missing(name)
-        return found
+        sha256 = self.hash(name)
+        if sha256 is None:
+            raise self.missing_error(name)
+        return sha256
 
-    def missing(self, name: str) -> DigestMismatch:
+    def missing_error(self, name: str) -> DigestMismatch:
         """What is to be raised where this must be there, and is not."""
-        return DigestMismatch(f"{self.model}/{name} is missing in the store.", _NO_RECORD)
+        return DigestMismatch(f"{self.model}/{name} is missing in the store.", _RESTORE_REMEDY)
 
     def _get(self, name: str, kind: type[T]) -> T | None:
         data = self.store.get(f"{self.model}/{name}")
@@ -233,27 +233,27 @@ class Archive:
             raise DigestMismatch(
                 f"{self.model}/{name} is damaged in the store: it is not of the sha256 that it "
                 "was committed with.",
-                _NO_RECORD,
+                _RESTORE_REMEDY,
             )
         try:
             return canonical.decode(body, kind)
         except ValueError as error:  # msgspec's errors are ValueErrors
             raise DigestMismatch(
-                f"{self.model}/{name} is no such record: {error}.", _NO_RECORD
+                f"{self.model}/{name} is no such record: {error}.", _RESTORE_REMEDY
             ) from error
 
-    def agrees(self, manifest: Manifest) -> bool:
+    def is_same_as_damaged(self, manifest: Manifest) -> bool:
         """Whether a damaged manifest was once this one."""
-        damaged = self.store.get(f"{self.model}/{_manifest(manifest.window)}")
+        damaged = self.store.get(f"{self.model}/{_manifest_name(manifest.window)}")
         return damaged is not None and canonical.is_damaged_copy_of(damaged, canonical.encode(manifest))
 
-    def _commit(self, what: str, name: str, record: T) -> T:
+    def _commit(self, record_kind: str, name: str, record: T) -> T:
         data = canonical.encode(record)
-        if self._put(what, name, canonical.with_checksum(data)):
+        if self._put(record_kind, name, canonical.with_checksum(data)):
             return record
-        standing = unless_damaged(lambda: self._get(name, type(record)))
-        if standing is not None:
-            return standing
+        existing = none_if_damaged(lambda: self._get(name, type(record)))
+        if existing is not None:
+            return existing
         if not canonical.is_damaged_copy_of(self.store.get(f"{self.model}/{name}") or b"", data):
             raise DigestMismatch(
                 f"{self.model}/{name} is damaged in the store, and making it again gives another "
@@ -263,13 +263,13 @@ class Archive:
         self.store.replace(f"{self.model}/{name}", canonical.with_checksum(data))
         return record
 
-    def _put_named(self, what: str, name: str, data: bytes) -> None:
+    def _put_by_digest(self, record_kind: str, name: str, data: bytes) -> None:
         """Commit bytes under a name made of their digest: no other bytes can be meant by it."""
-        if not self._put(what, name, data) and self.store.get(f"{self.model}/{name}") != data:
+        if not self._put(record_kind, name, data) and self.store.get(f"{self.model}/{name}") != data:
             self.store.replace(f"{self.model}/{name}", data)
 
-    def _put(self, what: str, name: str, data: bytes) -> bool:
-        reached(f"{what}.before")
+    def _put(self, record_kind: str, name: str, data: bytes) -> bool:
+        failpoint(f"{record_kind}.before")
         written = self.store.put(f"{self.model}/{name}", data)
-        reached(f"{what}.after")
+        failpoint(f"{record_kind}.after")
         return written

@@ -11,7 +11,7 @@ from tidemill.core.errors import SchemaBroken, TooManyRejects
 from tidemill.core.plans import Plan
 from tidemill.core.tables import to_parquet
 from tidemill.cycle.archive import file_ref
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 SCHEMA_MIN_ROWS = 20
 """With fewer rows, an absent field is no evidence that it was removed."""
@@ -25,8 +25,8 @@ _COLUMNS = {
 }
 
 
-def refuse_unfit(
-    mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
+def reject_invalid_batch(
+    ctx: ModelContext, plan: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
 ) -> None:
     """Refuse a batch with too many rejected records, or without a field it must have.
 
@@ -34,75 +34,75 @@ def refuse_unfit(
     `TooManyRejects`, or `SchemaBroken` naming the field; then every record of the window lies as
     it stood in the log in a file of `blocked/`, with the reason of each rejected one.
     """
-    _check_rejects(mill, planned, rows, rejected)
-    _check_fields(mill, planned, rows, rejected, absent)
+    _check_rejects(ctx, plan, rows, rejected)
+    _check_fields(ctx, plan, rows, rejected, absent)
 
 
 def rejected_table(rejected: Sequence[Rejected]) -> pl.DataFrame:
     """Rejected records by partition and offset, with reason and raw value."""
-    told = [(r.partition, r.offset, r.timestamp, r.reason, r.value) for r in rejected]
-    return pl.DataFrame(told, schema=_COLUMNS, orient="row")
+    records = [(r.partition, r.offset, r.timestamp, r.reason, r.value) for r in rejected]
+    return pl.DataFrame(records, schema=_COLUMNS, orient="row")
 
 
-def _check_rejects(mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected]) -> None:
-    limit = mill.spec.max_reject_share
+def _check_rejects(ctx: ModelContext, plan: Plan, rows: int, rejected: Sequence[Rejected]) -> None:
+    limit = ctx.spec.max_reject_share
     if len(rejected) <= limit * (rows + len(rejected)):
         return
     reason, count = Counter(r.reason for r in rejected).most_common(1)[0]
-    told = (
-        f"{len(rejected)} of {rows + len(rejected)} records of window {planned.window} of "
-        f"{mill.model} are rejected, most ({count}) because {reason}; the limit is {limit:.1%}. "
-        f"The records are kept in {_keep_raw(mill, planned, rejected)}."
+    message = (
+        f"{len(rejected)} of {rows + len(rejected)} records of window {plan.window} of "
+        f"{ctx.model} are rejected, most ({count}) because {reason}; the limit is {limit:.1%}. "
+        f"The records are kept in {_quarantine(ctx, plan, rejected)}."
     )
-    if any(reason.startswith(f"`{name}`") for name in (*mill.spec.fields, mill.spec.label)):
-        raise SchemaBroken(told, _remedy(mill, planned))
-    raise TooManyRejects(told, _remedy(mill, planned))
+    if any(reason.startswith(f"`{name}`") for name in (*ctx.spec.fields, ctx.spec.label)):
+        raise SchemaBroken(message, _remedy(ctx, plan))
+    raise TooManyRejects(message, _remedy(ctx, plan))
 
 
 def _check_fields(
-    mill: Mill, planned: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
+    ctx: ModelContext, plan: Plan, rows: int, rejected: Sequence[Rejected], absent: Mapping[str, int]
 ) -> None:
-    gone = [
+    missing = [
         name
-        for name, field in mill.spec.fields.items()
+        for name, field in ctx.spec.fields.items()
         if not field.optional and absent.get(name, 0) == rows
     ]
-    if not gone or rows < SCHEMA_MIN_ROWS:
+    if not missing or rows < SCHEMA_MIN_ROWS:
         return
     raise SchemaBroken(
-        f"None of the {rows} rows of window {planned.window} of {mill.model} has "
-        f"{', '.join(f'`{name}`' for name in gone)}. "
-        f"The records are kept in {_keep_raw(mill, planned, rejected)}.",
-        f"If that is meant, declare `{gone[0]}: {mill.spec.fields[gone[0]].type}?` in "
-        f"defs.yaml. {_remedy(mill, planned)}",
+        f"None of the {rows} rows of window {plan.window} of {ctx.model} has "
+        f"{', '.join(f'`{name}`' for name in missing)}. "
+        f"The records are kept in {_quarantine(ctx, plan, rejected)}.",
+        f"If that is meant, declare `{missing[0]}: {ctx.spec.fields[missing[0]].type}?` in "
+        f"defs.yaml. {_remedy(ctx, plan)}",
     )
 
 
-def _keep_raw(mill: Mill, planned: Plan, rejected: Sequence[Rejected]) -> str:
+def _quarantine(ctx: ModelContext, plan: Plan, rejected: Sequence[Rejected]) -> str:
     """Keep every record of the window as it is in the log; the name of the file.
 
     Of a file of historical data only the rejected rows are kept: its owner has the rest.
     """
     table = rejected_table(rejected)
-    if planned.epoch != history.EPOCH:
-        why = {(r.partition, r.offset): r.reason for r in rejected}
+    if plan.epoch != history.EPOCH:
+        reasons = {(r.partition, r.offset): r.reason for r in rejected}
         records = [
-            (chunk.partition, *record, why.get((chunk.partition, record[0])))
-            for chunk in mill.log.read(planned.topic, planned.offset_ranges)
-            for record in zip(chunk.offsets, chunk.timestamps, chunk.values, strict=True)
+            (record_batch.partition, *record, reasons.get((record_batch.partition, record[0])))
+            for record_batch in ctx.event_log.read(plan.topic, plan.offset_ranges)
+            for record in zip(record_batch.offsets, record_batch.timestamps, record_batch.values, strict=True)
         ]
         columns = ("_partition", "_offset", "_timestamp", "value", "reason")
         schema = {name: _COLUMNS[name] for name in columns}
         raw = pl.DataFrame(records, schema=schema, orient="row")
         table = raw.select(*_COLUMNS).sort("_partition", "_offset")
     data = to_parquet(table)
-    ref = file_ref(f"blocked/{planned.window}", "parquet", data)
-    mill.archive.put_file(ref, data)
-    return f"{mill.model}/{ref.name}"
+    ref = file_ref(f"blocked/{plan.window}", "parquet", data)
+    ctx.repository.put_file(ref, data)
+    return f"{ctx.model}/{ref.name}"
 
 
-def _remedy(mill: Mill, planned: Plan) -> str:
+def _remedy(ctx: ModelContext, plan: Plan) -> str:
     return (
         "Mend the producer or defs.yaml and run the window again, or leave it out by "
-        f"`tidemill skip {mill.model} {planned.window} --why REASON`."
+        f"`tidemill skip {ctx.model} {plan.window} --why REASON`."
     )

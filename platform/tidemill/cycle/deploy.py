@@ -16,12 +16,12 @@ from tidemill.core.errors import (
 from tidemill.core.ledger import Chain, Entry, ValidEntry
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import Mill
-from tidemill.failpoints import reached
+from tidemill.cycle.mill import ModelContext
+from tidemill.failpoints import failpoint
 
-_ATTEMPTS = 8
+_MAX_ATTEMPTS = 8
 
-Decision = Callable[[Chain], Entry | None]
+EntryBuilder = Callable[[Chain], Entry | None]
 
 
 @dataclass(frozen=True)
@@ -38,162 +38,162 @@ class Deployment:
     reason: str
 
 
-def deploy(mill: Mill, window: Window, final: bool) -> Deployment:
+def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
     """Apply the window's verdict; only a `final` window may append to the ledger.
 
     Raises `PredecessorMissing` without a report or an initial deployment, `FeatureSkew` and
     `BundleUnfit` where the model does not prove itself, `LedgerLost`, `LogUnavailable`.
     """
-    report = mill.archive.report(window.key)
+    report = ctx.repository.report(window.key)
     if report is None:
         raise PredecessorMissing(
-            f"Window {window.key} of model {mill.model} has no evaluation report.",
-            f"Run `tidemill backfill {mill.model} --from {window.key} --to {window.key}`.",
+            f"Window {window.key} of model {ctx.model} has no evaluation report.",
+            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`.",
         )
-    ended = partial(_ended, mill, window, report, final)
+    outcome = partial(_outcome_without_append, ctx, window, report, final)
 
-    def decide(chain: Chain) -> Entry | None:
-        return _entry(mill, window, report, chain) if ended(chain) is None else None
+    def build_entry(chain: Chain) -> Entry | None:
+        return _build_entry(ctx, window, report, chain) if outcome(chain) is None else None
 
-    if ended(read_chain(mill)) is None:
-        mill.prover.prove(mill.archive.bundle(report.state.champion))
-        entry = append(mill, decide)
+    if outcome(read_chain(ctx)) is None:
+        ctx.validator.validate(ctx.repository.bundle(report.state.champion))
+        entry = append_entry(ctx, build_entry)
         if entry is not None:
             return Deployment("deployed", entry.digest, entry.seq, entry.reason)
-    standing = ended(read_chain(mill))
-    assert standing is not None  # only an entry of our own or a later one ends the attempts
-    return standing
+    deployment = outcome(read_chain(ctx))
+    assert deployment is not None  # only an entry of our own or a later one ends the attempts
+    return deployment
 
 
-def outstanding(mill: Mill, window: Window) -> bool:
+def has_pending_deployment(ctx: ModelContext, window: Window) -> bool:
     """Whether the window's report asks for a deployment that the ledger does not show.
 
     A deployment that was deferred to a later window is outstanding until that one is deployed.
     """
-    report = mill.archive.report(window.key)
-    return report is not None and _ended(mill, window, report, True, mill.chain()) is None
+    report = ctx.repository.report(window.key)
+    return report is not None and _outcome_without_append(ctx, window, report, True, ctx.chain()) is None
 
 
-def _ended(
-    mill: Mill, window: Window, report: Report, final: bool, chain: Chain
+def _outcome_without_append(
+    ctx: ModelContext, window: Window, report: Report, final: bool, chain: Chain
 ) -> Deployment | None:
     """How the step ends on this chain without an append; None where one is due."""
     if chain.head is None:
         raise PredecessorMissing(
-            f"Model {mill.model} has no initial model in service yet.",
+            f"Model {ctx.model} has no initial model in service yet.",
             "Materialize its asset initial_model, or run `tidemill backfill`, which does.",
         )
     entry = chain.head.entry
     if entry.digest == report.state.champion:
         return Deployment("unchanged", entry.digest, entry.seq, "it is in service already")
     if entry.is_manual and entry.seq > report.ledger_seq:
-        told = f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
-        return Deployment("superseded", entry.digest, entry.seq, told)
+        reason = f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
+        return Deployment("superseded", entry.digest, entry.seq, reason)
     if entry.as_of_ms is not None and entry.as_of_ms >= window.end:
-        told = f"entry {entry.seq} knows window {entry.as_of}"
-        return Deployment("superseded", entry.digest, entry.seq, told)
+        reason = f"entry {entry.seq} knows window {entry.as_of}"
+        return Deployment("superseded", entry.digest, entry.seq, reason)
     if not final:
         return Deployment("deferred", entry.digest, entry.seq, "a later window of this run decides")
     return None
 
 
-def _entry(mill: Mill, window: Window, report: Report, chain: Chain) -> Entry:
+def _build_entry(ctx: ModelContext, window: Window, report: Report, chain: Chain) -> Entry:
     """The entry that puts the report's champion into service."""
     seq, prev = chain.next_position
-    moved = _moved_by(mill, report)
+    deciding_report = _deciding_report(ctx, report)
     return Entry(
-        model=mill.model,
+        model=ctx.model,
         seq=seq,
-        kind="rollback" if moved.verdict == "roll_back" else "deploy",
+        kind="rollback" if deciding_report.verdict == "roll_back" else "deploy",
         digest=report.state.champion,
         as_of=window.key,
         as_of_ms=window.end,
-        verdict=moved.verdict,
-        evidence=mill.archive.committed(f"reports/{moved.window}.json"),
-        actor=mill.by,
-        reason="; ".join(moved.reasons),
+        verdict=deciding_report.verdict,
+        evidence=ctx.repository.require_hash(f"reports/{deciding_report.window}.json"),
+        actor=ctx.actor,
+        reason="; ".join(deciding_report.reasons),
         prev=prev,
     )
 
 
-def append(mill: Mill, decide: Decision) -> Entry | None:
+def append_entry(ctx: ModelContext, build_entry: EntryBuilder) -> Entry | None:
     """Append the entry that `decide` makes of the chain, until one stands or none is due.
 
     An append whose outcome is unknown is looked for before it is tried again.
     """
-    for _ in range(_ATTEMPTS):
-        entry = decide(read_chain(mill))
+    for _ in range(_MAX_ATTEMPTS):
+        entry = build_entry(read_chain(ctx))
         if entry is None:
             return None
         value = canonical.encode(entry)
-        reached("append.before")
+        failpoint("append.before")
         try:
-            mill.ledger.append(mill.model, value)
+            ctx.ledger.append(ctx.model, value)
         except LogUnavailable:
-            if _find(mill.chain(), value) is None:
+            if _find_entry(ctx.chain(), value) is None:
                 raise
-        reached("append.after")
-        standing = _find(mill.chain(), value)
-        if standing is not None:
-            _copy(mill, mill.chain())
-            return standing.entry
+        failpoint("append.after")
+        valid_entry = _find_entry(ctx.chain(), value)
+        if valid_entry is not None:
+            _copy_entries(ctx, ctx.chain())
+            return valid_entry.entry
     raise OperationNotAllowed(
-        f"Other writers to the ledger of model {mill.model} were faster {_ATTEMPTS} times.",
+        f"Other writers to the ledger of model {ctx.model} were faster {_MAX_ATTEMPTS} times.",
         "Run the command again.",
     )
 
 
-def read_chain(mill: Mill) -> Chain:
+def read_chain(ctx: ModelContext) -> Chain:
     """The model's chain, checked against the copies in the store.
 
     Raises `LedgerLost` where entries are gone, `LedgerBroken` where the newest is another one: it
     is chained to all before it.
     """
-    identity, known = mill.ledger.identity(), mill.archive.ledger_topic()
-    if known is not None and identity != known:
+    identity, expected = ctx.ledger.identity(), ctx.repository.ledger_topic()
+    if expected is not None and identity != expected:
         raise LedgerLost(
             f"The ledger topic has id {identity[1]} in cluster {identity[0]}; the entries of model "
-            f"{mill.model} stood in topic {known[1]} of cluster {known[0]}.",
-            f"Bring the old topic back, or run `tidemill ledger restore {mill.model}`.",
+            f"{ctx.model} stood in topic {expected[1]} of cluster {expected[0]}.",
+            f"Bring the old topic back, or run `tidemill ledger restore {ctx.model}`.",
         )
-    chain = mill.chain()
-    if mill.archive.entry(len(chain.entries)) is not None:
+    chain = ctx.chain()
+    if ctx.repository.entry(len(chain.entries)) is not None:
         raise LedgerLost(
-            f"The ledger topic holds {len(chain.entries)} entries of model {mill.model}; "
+            f"The ledger topic holds {len(chain.entries)} entries of model {ctx.model}; "
             "the store has copies of more.",
-            f"Bring the topic's records back, or run `tidemill ledger restore {mill.model}`.",
+            f"Bring the topic's records back, or run `tidemill ledger restore {ctx.model}`.",
         )
-    copy = mill.archive.entry(len(chain.entries) - 1)
+    copy = ctx.repository.entry(len(chain.entries) - 1)
     if chain.head is not None and copy not in (None, chain.head.value):
         raise LedgerBroken(
-            f"Entry {chain.head.entry.seq} of model {mill.model} in the ledger topic, at offset "
+            f"Entry {chain.head.entry.seq} of model {ctx.model} in the ledger topic, at offset "
             f"{chain.head.offset}, is not the one that was copied to the store.",
-            f"Run `tidemill verify {mill.model}`, which names every entry that was changed.",
+            f"Run `tidemill verify {ctx.model}`, which names every entry that was changed.",
         )
-    _copy(mill, chain)
+    _copy_entries(ctx, chain)
     return chain
 
 
-def _copy(mill: Mill, chain: Chain) -> None:
+def _copy_entries(ctx: ModelContext, chain: Chain) -> None:
     """Copy the standing entries that the store has not, in their order: none is ever left out."""
     first = len(chain.entries)
-    while first and mill.archive.entry(first - 1) is None:
+    while first and ctx.repository.entry(first - 1) is None:
         first -= 1
-    for standing in chain.entries[first:]:
-        mill.archive.commit_entry(standing, *mill.ledger.identity())
+    for valid_entry in chain.entries[first:]:
+        ctx.repository.commit_entry(valid_entry, *ctx.ledger.identity())
 
 
-def _find(chain: Chain, value: bytes) -> ValidEntry | None:
-    wanted = canonical.digest(value)
-    return next((s for s in reversed(chain.entries) if s.hash == wanted), None)
+def _find_entry(chain: Chain, value: bytes) -> ValidEntry | None:
+    expected_hash = canonical.digest(value)
+    return next((s for s in reversed(chain.entries) if s.hash == expected_hash), None)
 
 
-def _moved_by(mill: Mill, report: Report) -> Report:
+def _deciding_report(ctx: ModelContext, report: Report) -> Report:
     """The newest report, this one or an earlier, that moved the champion."""
-    calendar = mill.spec.calendar
+    calendar = ctx.spec.calendar
     while report.previous_state.champion == report.state.champion:
-        before = calendar.before(calendar.window(report.window))
-        earlier = mill.archive.report(before.key) if before else None
+        previous_window = calendar.before(calendar.window(report.window))
+        earlier = ctx.repository.report(previous_window.key) if previous_window else None
         if earlier is None:
             break
         report = earlier

@@ -15,80 +15,80 @@ from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
 from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import unless_damaged
+from tidemill.cycle.archive import none_if_damaged
 from tidemill.cycle.deploy import read_chain
-from tidemill.cycle.extract import batch_of, rows_of
-from tidemill.cycle.lines import current_line, initial_of
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.update import candidate_of
+from tidemill.cycle.extract import require_batch, load_rows
+from tidemill.cycle.lines import current_lineage, require_initial_model
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.update import require_candidate
 
-_AT_ONCE = 4
+_MAX_WORKERS = 4
 """So many models predict at the same time."""
 
 
-def evaluate(mill: Mill, window: Window, taken: Sequence[AppliedEntry] | None = None) -> Report:
+def evaluate(ctx: ModelContext, window: Window, entries: Sequence[AppliedEntry] | None = None) -> Report:
     """The report of a window, and in it the gate's verdict.
 
     `taken` are the persons' ledger entries to take, by default those that the rules name now; a
     report once made keeps its own. Raises `PredecessorMissing`, `DigestMismatch`, `LineChanged`.
     """
-    standing = unless_damaged(lambda: mill.archive.report(window.key))
-    if standing is not None:
-        return standing
-    mill = mill.under(current_line(mill, window).learning_spec)
-    manifest = batch_of(mill, window)
-    candidate = candidate_of(mill, window)
-    previous = _previous(mill, window)
-    if taken is None:
-        taken = _persons(mill, window, previous)
-    case = _case(mill, window, manifest, candidate, previous, taken)
-    return mill.archive.commit_report(_judge(mill, case, manifest))
+    existing = none_if_damaged(lambda: ctx.repository.report(window.key))
+    if existing is not None:
+        return existing
+    ctx = ctx.with_learning_spec(current_lineage(ctx, window).learning_spec)
+    manifest = require_batch(ctx, window)
+    candidate = require_candidate(ctx, window)
+    previous = _previous(ctx, window)
+    if entries is None:
+        entries = _manual_entries(ctx, window, previous)
+    inputs = _inputs(ctx, window, manifest, candidate, previous, entries)
+    return ctx.repository.commit_report(_judge(ctx, inputs, manifest))
 
 
-def _previous(mill: Mill, window: Window) -> Report | None:
+def _previous(ctx: ModelContext, window: Window) -> Report | None:
     """The report of the window before; None for the first. Raises `PredecessorMissing`."""
-    before = mill.spec.calendar.before(window)
-    if before is None:
+    previous_window = ctx.spec.calendar.before(window)
+    if previous_window is None:
         return None
-    previous = mill.archive.report(before.key)
+    previous = ctx.repository.report(previous_window.key)
     if previous is None:
         raise PredecessorMissing(
-            f"Window {before.key} of model {mill.model} has no evaluation report, whose gate "
+            f"Window {previous_window.key} of model {ctx.model} has no evaluation report, whose gate "
             f"state {window.key} goes on from.",
-            f"Run `tidemill backfill {mill.model} --from {before.key} --to {window.key}`.",
+            f"Run `tidemill backfill {ctx.model} --from {previous_window.key} --to {window.key}`.",
         )
     return previous
 
 
-def _persons(mill: Mill, window: Window, previous: Report | None) -> list[AppliedEntry]:
-    after = previous.ledger_seq if previous else -1
-    standing = manual_entries_since(read_chain(mill), after, window.start)
-    return [AppliedEntry(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in standing]
+def _manual_entries(ctx: ModelContext, window: Window, previous: Report | None) -> list[AppliedEntry]:
+    after_seq = previous.ledger_seq if previous else -1
+    entries = manual_entries_since(read_chain(ctx), after_seq, window.start)
+    return [AppliedEntry(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in entries]
 
 
-def _case(
-    mill: Mill,
+def _inputs(
+    ctx: ModelContext,
     window: Window,
     manifest: Manifest,
     candidate: Candidate,
     previous: Report | None,
-    taken: Sequence[AppliedEntry],
+    entries: Sequence[AppliedEntry],
 ) -> EvaluationInputs:
-    committed = mill.archive.committed
+    require_hash = ctx.repository.require_hash
     inputs = InputDigests(
-        previous=committed(f"reports/{previous.window}.json") if previous else None,
-        batch=committed(f"batches/{window.key}/manifest.json"),
-        candidate=committed(mill.archive.candidate_name(candidate.lineage, window.key)),
+        previous=require_hash(f"reports/{previous.window}.json") if previous else None,
+        batch=require_hash(f"batches/{window.key}/manifest.json"),
+        candidate=require_hash(ctx.repository.candidate_name(candidate.lineage, window.key)),
     )
     return EvaluationInputs(
-        model=mill.model,
-        spec=mill.spec,
+        model=ctx.model,
+        spec=ctx.spec,
         window=window,
         candidate=candidate,
-        initial=initial_of(mill).digest,
+        initial=require_initial_model(ctx).digest,
         previous=previous,
         input_digests=inputs,
-        entries=tuple(taken),
+        entries=tuple(entries),
         ages=_ages(previous, candidate),
         timestamps=manifest.timestamps,
     )
@@ -96,37 +96,37 @@ def _case(
 
 def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
     """Windows since each model was made, as far as the report before knows them."""
-    before = previous.models.values() if previous else ()
-    known = {role.digest: role.age + 1 for role in before if role.age is not None}
-    return {candidate.parent: 1} | known | {candidate.digest: 0, candidate.holdout or "": 0}
+    previous_models = previous.models.values() if previous else ()
+    ages = {role.digest: role.age + 1 for role in previous_models if role.age is not None}
+    return {candidate.parent: 1} | ages | {candidate.digest: 0, candidate.holdout or "": 0}
 
 
-def _judge(mill: Mill, case: EvaluationInputs, manifest: Manifest) -> Report:
-    rows = learner.sort_canonical(rows_of(mill, manifest))
-    digests = set(report.scored_roles(case).values())
-    candidate, tail, on_tail = case.candidate, None, None
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # LightGBM predicts outside the interpreter's lock
-        told = {digest: pool.submit(_predict, mill, digest, rows) for digest in digests}
+def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
+    rows = learner.sort_canonical(load_rows(ctx, manifest))
+    digests = set(report.scored_roles(inputs).values())
+    candidate, tail_mask, tail_predictions = inputs.candidate, None, None
+    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM predicts outside the interpreter's lock
+        futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
         if candidate.holdout is not None:
-            tail = np.arange(rows.height) >= rows.height - candidate.tail_rows
-            on_tail = _predict(mill, candidate.holdout, rows.tail(candidate.tail_rows))
-        predictions = {digest: one.result() for digest, one in told.items()}
+            tail_mask = np.arange(rows.height) >= rows.height - candidate.tail_rows
+            tail_predictions = _predict(ctx, candidate.holdout, rows.tail(candidate.tail_rows))
+        predictions = {digest: future.result() for digest, future in futures.items()}
     return report.build_report(
-        case,
+        inputs,
         EvaluationRows(
-            label=_floats(rows, mill.spec.label),
+            label=_floats(rows, ctx.spec.label),
             timestamp=rows["_timestamp"].to_numpy(),
-            tail=tail,
-            slices={name: align_to_schema(rows, {name: "category"})[name] for name in mill.spec.gate.slices},
+            tail=tail_mask,
+            slices={name: align_to_schema(rows, {name: "category"})[name] for name in ctx.spec.gate.slices},
         ),
         predictions,
-        on_tail,
+        tail_predictions,
     )
 
 
-def _predict(mill: Mill, digest: str, rows: pl.DataFrame) -> Array:
+def _predict(ctx: ModelContext, digest: str, rows: pl.DataFrame) -> Array:
     """A model's answers through its own bundle: of other fields than its own it knows nothing."""
-    model = mill.load(digest)
+    model = ctx.load(digest)
     return model.predict(align_to_schema(rows, dict(model.header.fields)))
 
 

@@ -23,14 +23,14 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import FileRef, Manifest, SkipDecision
 from tidemill.core.tables import from_parquet, library_versions, rows_digest, to_parquet
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import file_ref, unless_damaged
-from tidemill.cycle.attach import topic_of
-from tidemill.cycle.blocked import refuse_unfit, rejected_table
-from tidemill.cycle.lines import line_if_begun
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
+from tidemill.cycle.archive import file_ref, none_if_damaged
+from tidemill.cycle.attach import verified_topic
+from tidemill.cycle.blocked import reject_invalid_batch, rejected_table
+from tidemill.cycle.lines import lineage_or_none
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
 
-GONE = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompacted)
+UNREADABLE_LOG_ERRORS = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompacted)
 """The faults that mean: the log no longer holds what was once read from it."""
 
 
@@ -48,7 +48,7 @@ class Batch:
     timestamps: TimestampCounts
 
 
-def extract(mill: Mill, window: Window) -> Manifest:
+def extract(ctx: ModelContext, window: Window) -> Manifest:
     """The batch of a window: planned, read, decoded, checked and committed.
 
     A batch that stands is verified, and rebuilt from the log where its bytes are damaged, unless
@@ -56,94 +56,94 @@ def extract(mill: Mill, window: Window) -> Manifest:
     `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
     is kept raw. Raises `LineChanged` before anything is planned.
     """
-    planned = plan(mill, window)
-    line = line_if_begun(mill, window)
-    return extract_plan(mill.under(line.learning_spec) if line else mill, planned)
+    plan = plan_window(ctx, window)
+    lineage = lineage_or_none(ctx, window)
+    return extract_plan(ctx.with_learning_spec(lineage.learning_spec) if lineage else ctx, plan)
 
 
-def extract_plan(mill: Mill, planned: Plan) -> Manifest:
+def extract_plan(ctx: ModelContext, plan: Plan) -> Manifest:
     """The batch of a plan that stands: verified, made now, or mended."""
-    return settle(mill, planned, plan_hash(mill, planned), lambda: read(mill, planned))
+    return get_or_create_batch(ctx, plan, plan_hash(ctx, plan), lambda: read_batch(ctx, plan))
 
 
-def settle(mill: Mill, planned: Plan, source: str, make: Callable[[], Batch]) -> Manifest:
+def get_or_create_batch(ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch]) -> Manifest:
     """The batch as it stands, verified; else what `make` gives is checked and committed.
 
     `source` is the sha256 of its plan, or of its file.
     """
-    standing = None
+    existing = None
     try:
-        standing = mill.archive.manifest(planned.window)
-        if standing is not None:
-            _check_files(mill, standing)
+        existing = ctx.repository.manifest(plan.window)
+        if existing is not None:
+            _check_files(ctx, existing)
     except DigestMismatch as damage:
-        pruned = planned.window != INITIAL_KEY and mill.archive.is_pruned(planned.end)
-        if standing is not None and pruned:
-            return standing
-        return _mend(mill, planned, source, make, damage)
-    return standing or _commit(mill, planned, source, make())
+        pruned = plan.window != INITIAL_KEY and ctx.repository.is_pruned(plan.end)
+        if existing is not None and pruned:
+            return existing
+        return _rebuild(ctx, plan, source_hash, build_batch, damage)
+    return existing or _commit(ctx, plan, source_hash, build_batch())
 
 
-def intact(mill: Mill, standing: Manifest) -> bool:
+def files_intact(ctx: ModelContext, manifest: Manifest) -> bool:
     """Whether the files of a batch are there, byte for byte."""
     try:
-        _check_files(mill, standing)
+        _check_files(ctx, manifest)
     except DigestMismatch:
         return False
     return True
 
 
-def _commit(mill: Mill, planned: Plan, source: str, batch: Batch) -> Manifest:
-    refuse_unfit(mill, planned, batch.rows.height, batch.rejected, batch.absent)
-    manifest, files = _describe(mill, planned, source, batch)
+def _commit(ctx: ModelContext, plan: Plan, source_hash: str, batch: Batch) -> Manifest:
+    reject_invalid_batch(ctx, plan, batch.rows.height, batch.rejected, batch.absent)
+    manifest, files = _build_manifest(ctx, plan, source_hash, batch)
     for ref, data in files:
-        mill.archive.put_file(ref, data)
-    return mill.archive.commit_manifest(manifest)
+        ctx.repository.put_file(ref, data)
+    return ctx.repository.commit_manifest(manifest)
 
 
-def read(mill: Mill, planned: Plan) -> Batch:
+def read_batch(ctx: ModelContext, plan: Plan) -> Batch:
     """Read exactly the planned offsets, of the very topic they were planned on, and decode them.
 
     Raises what `topic_of` and `EventLog.read` raise.
     """
-    if not planned.offset_ranges:
-        return decode(mill, ())
-    topic_of(mill, planned)
-    batch = decode(mill, mill.log.read(planned.topic, planned.offset_ranges))
-    topic_of(mill, planned)  # it may have been recreated while it was read
+    if not plan.offset_ranges:
+        return decode(ctx, ())
+    verified_topic(ctx, plan)
+    batch = decode(ctx, ctx.event_log.read(plan.topic, plan.offset_ranges))
+    verified_topic(ctx, plan)  # it may have been recreated while it was read
     return batch
 
 
-def batch_of(mill: Mill, window: Window) -> Manifest:
+def require_batch(ctx: ModelContext, window: Window) -> Manifest:
     """The manifest of a window's batch. Raises `PredecessorMissing`."""
-    manifest = mill.archive.manifest(window.key)
+    manifest = ctx.repository.manifest(window.key)
     if manifest is None:
         raise PredecessorMissing(
-            f"Window {window.key} of model {mill.model} has no batch.",
-            f"Run `tidemill backfill {mill.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {mill.model} {window.key} --why REASON` if it cannot be read.",
+            f"Window {window.key} of model {ctx.model} has no batch.",
+            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
+            f"`tidemill skip {ctx.model} {window.key} --why REASON` if it cannot be read.",
         )
     return manifest
 
 
-def rows_of(mill: Mill, manifest: Manifest) -> pl.DataFrame:
+def load_rows(ctx: ModelContext, manifest: Manifest) -> pl.DataFrame:
     """The rows of a batch, in the order of partition and offset, verified."""
     if manifest.rows_file is None:
-        return Decoder(mill.spec).empty()
-    return from_parquet(mill.archive.file(manifest.rows_file))
+        return Decoder(ctx.spec).empty()
+    return from_parquet(ctx.repository.file(manifest.rows_file))
 
 
-def empty_manifest(mill: Mill, planned: Plan, skipped: SkipDecision) -> Manifest:
+def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Manifest:
     """A batch without rows, whose whole range is explained as skipped."""
-    nothing = Decoder(mill.spec).empty()
+    no_rows = Decoder(ctx.spec).empty()
     return Manifest(
-        model=mill.model,
-        window=planned.window,
-        epoch=planned.epoch,
-        plan=plan_hash(mill, planned),
+        model=ctx.model,
+        window=plan.window,
+        epoch=plan.epoch,
+        plan=plan_hash(ctx, plan),
         rows=0,
         rejected=0,
-        gaps=planned.offset_count,
+        gaps=plan.offset_count,
         late=0,
         early=0,
         timestamps=TimestampCounts(),
@@ -151,39 +151,39 @@ def empty_manifest(mill: Mill, planned: Plan, skipped: SkipDecision) -> Manifest
         reasons={},
         rows_file=None,
         rejected_file=None,
-        rows_digest=rows_digest(nothing),
+        rows_digest=rows_digest(no_rows),
         skipped=skipped,
         libraries=library_versions(),
     )
 
 
-def decode(mill: Mill, chunks: Iterable[RecordBatch]) -> Batch:
+def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
     """Decode chunk by chunk, while the client fetches the next ones."""
-    decoder = Decoder(mill.spec)
+    decoder = Decoder(ctx.spec)
     decoded: list[Decoded] = []
     counted: Counter[str] = Counter()
     with gc_paused():
-        for chunk in chunks:
-            none = chunk.timestamps.count(None)
-            created = len(chunk.timestamps) - chunk.log_append_time_count - none
-            counted.update(created=created, appended=chunk.log_append_time_count, none=none)
+        for record_batch in record_batches:
+            untimed = record_batch.timestamps.count(None)
+            created = len(record_batch.timestamps) - record_batch.log_append_time_count - untimed
+            counted.update(created=created, appended=record_batch.log_append_time_count, none=untimed)
             decoded.append(
-                decoder.decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
+                decoder.decode(record_batch.partition, record_batch.offsets, record_batch.timestamps, record_batch.values)
             )
     absent: Counter[str] = Counter()
-    for each in decoded:
-        absent.update(each.absent)
-    rejected = [one for each in decoded for one in each.rejected]
+    for part in decoded:
+        absent.update(part.absent)
+    rejected = [record for part in decoded for record in part.rejected]
     return Batch(
         rows=pl.concat([decoder.empty(), *(d.rows for d in decoded)]).sort("_partition", "_offset"),
-        rejected=sorted(rejected, key=lambda one: (one.partition, one.offset)),
+        rejected=sorted(rejected, key=lambda record: (record.partition, record.offset)),
         absent=dict(absent),
         timestamps=TimestampCounts(**counted),
     )
 
 
-def _describe(
-    mill: Mill, planned: Plan, source: str, batch: Batch
+def _build_manifest(
+    ctx: ModelContext, plan: Plan, source_hash: str, batch: Batch
 ) -> tuple[Manifest, list[tuple[FileRef, bytes]]]:
     """The manifest of a batch and the files it names."""
     files: dict[str, tuple[FileRef, bytes]] = {}
@@ -193,20 +193,20 @@ def _describe(
         for stem, table in tables:
             if table.height:
                 data = to_parquet(table)
-                files[stem] = file_ref(f"batches/{planned.window}/{stem}", "parquet", data), data
+                files[stem] = file_ref(f"batches/{plan.window}/{stem}", "parquet", data), data
     rows, rejected = batch.rows.height, len(batch.rejected)
     manifest = Manifest(
-        model=mill.model,
-        window=planned.window,
-        epoch=planned.epoch,
-        plan=source,
+        model=ctx.model,
+        window=plan.window,
+        epoch=plan.epoch,
+        plan=source_hash,
         rows=rows,
         rejected=rejected,
-        gaps=planned.offset_count - rows - rejected,
-        late=batch.rows.filter(pl.col("_timestamp") < planned.start).height,
-        early=batch.rows.filter(pl.col("_timestamp") >= planned.end).height,
+        gaps=plan.offset_count - rows - rejected,
+        late=batch.rows.filter(pl.col("_timestamp") < plan.start).height,
+        early=batch.rows.filter(pl.col("_timestamp") >= plan.end).height,
         timestamps=batch.timestamps,
-        missing={name: batch.rows[name].null_count() for name in mill.spec.fields},
+        missing={name: batch.rows[name].null_count() for name in ctx.spec.fields},
         reasons=dict(sorted(Counter(r.reason for r in batch.rejected).items())),
         rows_file=files["rows"][0] if "rows" in files else None,
         rejected_file=files["rejected"][0] if "rejected" in files else None,
@@ -216,19 +216,19 @@ def _describe(
     return manifest, list(files.values())
 
 
-def plan_hash(mill: Mill, planned: Plan) -> str:
+def plan_hash(ctx: ModelContext, plan: Plan) -> str:
     """The sha256 of a committed plan."""
-    return mill.archive.committed(f"plans/{planned.window}.json")
+    return ctx.repository.require_hash(f"plans/{plan.window}.json")
 
 
-def _check_files(mill: Mill, standing: Manifest) -> None:
-    for ref in (standing.rows_file, standing.rejected_file):
+def _check_files(ctx: ModelContext, manifest: Manifest) -> None:
+    for ref in (manifest.rows_file, manifest.rejected_file):
         if ref is not None:
-            mill.archive.file(ref)
+            ctx.repository.file(ref)
 
 
-def _mend(
-    mill: Mill, planned: Plan, source: str, make: Callable[[], Batch], damage: DigestMismatch
+def _rebuild(
+    ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch], damage: DigestMismatch
 ) -> Manifest:
     """Make a damaged batch again; only the very bytes that were committed are taken.
 
@@ -236,19 +236,19 @@ def _mend(
     """
     remedy = "Restore the file from a backup."
     try:
-        manifest, files = _describe(mill, planned, source, make())
-    except GONE as gone:
-        raise DataLost(f"{damage.message} The log cannot give it again: {gone.message}", remedy) from gone
-    standing = unless_damaged(lambda: mill.archive.manifest(planned.window))
-    if standing is None:
-        same = mill.archive.agrees(manifest)
+        manifest, files = _build_manifest(ctx, plan, source_hash, build_batch())
+    except UNREADABLE_LOG_ERRORS as error:
+        raise DataLost(f"{damage.message} The log cannot give it again: {error.message}", remedy) from error
+    existing = none_if_damaged(lambda: ctx.repository.manifest(plan.window))
+    if existing is None:
+        is_same = ctx.repository.is_same_as_damaged(manifest)
     else:
-        wanted = (standing.rows_file, standing.rejected_file)
-        same = wanted == (manifest.rows_file, manifest.rejected_file)
-    if not same:
+        expected_files = (existing.rows_file, existing.rejected_file)
+        is_same = expected_files == (manifest.rows_file, manifest.rejected_file)
+    if not is_same:
         raise DataLost(
             f"{damage.message} Making it again gives other bytes than were committed.", remedy
         ) from damage
     for ref, data in files:
-        mill.archive.put_file(ref, data)
-    return standing or mill.archive.commit_manifest(manifest)
+        ctx.repository.put_file(ref, data)
+    return existing or ctx.repository.commit_manifest(manifest)

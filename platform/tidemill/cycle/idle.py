@@ -3,34 +3,34 @@
 from collections.abc import Mapping
 
 from tidemill.core.plans import EndReason, Observation
-from tidemill.cycle.attach import Attached
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.attach import TopicBinding
+from tidemill.cycle.mill import ModelContext
 
 
-def observe(mill: Mill, attached: Attached) -> dict[int, Observation]:
+def record_end_offsets(ctx: ModelContext, binding: TopicBinding) -> dict[int, Observation]:
     """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
-    known, now = mill.archive.observations(), mill.now()
-    seen = {
-        partition: known[partition].updated(extent.last_stable_offset, now)
-        if partition in known
-        else Observation(extent.last_stable_offset, now, now)
-        for partition, extent in attached.extents.items()
+    previous, now = ctx.repository.observations(), ctx.clock()
+    observations = {
+        partition: previous[partition].updated(offset_range.last_stable_offset, now)
+        if partition in previous
+        else Observation(offset_range.last_stable_offset, now, now)
+        for partition, offset_range in binding.offset_ranges.items()
     }
-    mill.archive.observe(seen)
-    return seen
+    ctx.repository.save_observations(observations)
+    return observations
 
 
-def excuse(
-    mill: Mill, open_: list[int], seen: Mapping[int, Observation], starts: Mapping[int, int]
+def idle_reason(
+    ctx: ModelContext, open_partitions: list[int], observations: Mapping[int, Observation], starts: Mapping[int, int]
 ) -> EndReason | None:
     """Why the partitions without a boundary may be left out: idleness, or a silent stream.
 
     Silence closes windows up to the last record, and none of the future.
     """
-    windows, confirmed = mill.spec.windows, len(open_) < len(seen)
-    if confirmed and all(seen[p].unchanged_for_ms >= windows.idle_timeout for p in open_):
+    windows, confirmed = ctx.spec.windows, len(open_partitions) < len(observations)
+    if confirmed and all(observations[p].unchanged_for_ms >= windows.idle_timeout for p in open_partitions):
         return "idle"
-    silent, left = windows.close_after_silence, any(o.end_offset > starts[p] for p, o in seen.items())
-    if silent is not None and left and all(o.unchanged_for_ms >= silent for o in seen.values()):
+    silence_timeout, has_records = windows.close_after_silence, any(o.end_offset > starts[p] for p, o in observations.items())
+    if silence_timeout is not None and has_records and all(o.unchanged_for_ms >= silence_timeout for o in observations.values()):
         return "silent"
     return None

@@ -7,142 +7,142 @@ from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.records import InitialModel, Manifest, Sample
 from tidemill.core.tables import library_versions, to_parquet
 from tidemill.cycle import extract
-from tidemill.cycle.archive import file_ref, unless_damaged
-from tidemill.cycle.deploy import append, read_chain
-from tidemill.cycle.lines import adoptions, refuse_change
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.archive import file_ref, none_if_damaged
+from tidemill.cycle.deploy import append_entry, read_chain
+from tidemill.cycle.lines import adoptions, raise_lineage_changed
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.plan import plan_initial
-from tidemill.failpoints import reached
+from tidemill.failpoints import failpoint
 
 
-def initial(mill: Mill) -> InitialModel:
+def initial(ctx: ModelContext) -> InitialModel:
     """Train, commit and deploy the initial model; on the same data and spec again, a no-op.
 
     Raises `WindowOpen` while the log has not reached the first window, `LineChanged` where data
     or learning spec are others than before, `SpecInvalid` where there is nothing to learn from,
     and what `extract` raises.
     """
-    made = train(mill)
-    _deploy(mill, made)
-    return made
+    initial_model = train(ctx)
+    _deploy(ctx, initial_model)
+    return initial_model
 
 
-def train(mill: Mill) -> InitialModel:
+def train(ctx: ModelContext) -> InitialModel:
     """The initial model, committed but not deployed."""
-    standing = unless_damaged(mill.archive.initial)
-    if standing is not None and standing.learning_spec != mill.learning():
-        if not any(adoptions(mill.archive)):
-            refuse_change(mill, standing.learning_spec, mill.learning())
-        mill = mill.under(standing.learning_spec)
-    manifest = _file_batch(mill) if mill.history is not None else _topic_batch(mill)
-    if standing is not None and _intact(mill, standing):
-        return standing
-    return mill.archive.commit_initial(_learn(mill, manifest))
+    existing = none_if_damaged(ctx.repository.initial_model)
+    if existing is not None and existing.learning_spec != ctx.learning_spec():
+        if not any(adoptions(ctx.repository)):
+            raise_lineage_changed(ctx, existing.learning_spec, ctx.learning_spec())
+        ctx = ctx.with_learning_spec(existing.learning_spec)
+    manifest = _file_batch(ctx) if ctx.historical_data is not None else _topic_batch(ctx)
+    if existing is not None and _files_intact(ctx, existing):
+        return existing
+    return ctx.repository.commit_initial_model(_learn(ctx, manifest))
 
 
-def _topic_batch(mill: Mill) -> Manifest:
+def _topic_batch(ctx: ModelContext) -> Manifest:
     """The topic's history before the first window, planned and archived once."""
-    return extract.extract_plan(mill, plan_initial(mill))
+    return extract.extract_plan(ctx, plan_initial(ctx))
 
 
-def _file_batch(mill: Mill) -> Manifest:
+def _file_batch(ctx: ModelContext) -> Manifest:
     """The file of historical data, archived once."""
-    assert mill.history is not None
-    name, data = mill.history()
+    assert ctx.historical_data is not None
+    name, data = ctx.historical_data()
     sha256 = canonical.digest(data)
-    standing = unless_damaged(lambda: mill.archive.manifest(INITIAL_KEY))
-    if standing is not None:
-        if standing.plan != sha256:
-            refuse_change(mill, {"initial.file": standing.plan}, {"initial.file": sha256})
-        if extract.intact(mill, standing):
-            return standing
-    chunk = history.read(mill.spec, name, data)
-    rows = PlannedRange(chunk.partition, 0, len(chunk.offsets))
-    planned = Plan(
-        model=mill.model,
+    existing = none_if_damaged(lambda: ctx.repository.manifest(INITIAL_KEY))
+    if existing is not None:
+        if existing.plan != sha256:
+            raise_lineage_changed(ctx, {"initial.file": existing.plan}, {"initial.file": sha256})
+        if extract.files_intact(ctx, existing):
+            return existing
+    record_batch = history.read(ctx.spec, name, data)
+    file_range = PlannedRange(record_batch.partition, 0, len(record_batch.offsets))
+    plan = Plan(
+        model=ctx.model,
         window=INITIAL_KEY,
         start=0,
-        end=mill.spec.calendar.first.start,
+        end=ctx.spec.calendar.first.start,
         topic=name,
         cluster_id="",
         topic_id="",
         epoch=history.EPOCH,
-        ranges=(rows,),
+        ranges=(file_range,),
         previous=None,
     )
-    return extract.settle(mill, planned, sha256, lambda: extract.decode(mill, [chunk]))
+    return extract.get_or_create_batch(ctx, plan, sha256, lambda: extract.decode(ctx, [record_batch]))
 
 
-def _intact(mill: Mill, made: InitialModel) -> bool:
+def _files_intact(ctx: ModelContext, initial_model: InitialModel) -> bool:
     try:
-        mill.archive.bundle(made.digest)
-        mill.archive.file(made.sample.snapshot)
+        ctx.repository.bundle(initial_model.digest)
+        ctx.repository.file(initial_model.sample.snapshot)
     except (DigestMismatch, ModelPruned):
         return False
     return True
 
 
-def _learn(mill: Mill, manifest: Manifest) -> InitialModel:
+def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
     """Learn from the batch by the rules of a retraining; its sample is the first snapshot."""
     if manifest.rows == 0:
         raise SpecInvalid(
-            f"There is no row of history to train the initial model of {mill.model} from.",
+            f"There is no row of history to train the initial model of {ctx.model} from.",
             "Produce events before `windows.start`, let that be later, or name `initial.file`.",
         )
-    rows = learner.sort_canonical(extract.rows_of(mill, manifest))
-    spec = mill.spec.learner.replay
+    rows = learner.sort_canonical(extract.load_rows(ctx, manifest))
+    spec = ctx.spec.learner.replay
     identified = replay.with_epoch(rows, manifest.epoch)
-    sample = replay.sample([identified], spec.rows, spec.half_life, mill.model)
+    sample = replay.sample([identified], spec.rows, spec.half_life, ctx.model)
     data = to_parquet(sample)
     snapshot = file_ref(f"samples/{INITIAL_KEY}", "parquet", data)
-    mill.archive.put_file(snapshot, data)
-    reached("fit.before")
+    ctx.repository.put_file(snapshot, data)
+    failpoint("fit.before")
     bundle = learner.fit(
-        mill.spec,
+        ctx.spec,
         sample,
         parent=None,
         continue_=False,
         golden=rows,
         window=None,
-        seed=mill.spec.learner.seed,
-        num_threads=mill.num_threads,
-        function=mill.features,
+        seed=ctx.spec.learner.seed,
+        num_threads=ctx.num_threads,
+        function=ctx.feature_function,
     )
-    model = mill.load(mill.archive.put_bundle(bundle))
+    model = ctx.load(ctx.repository.put_bundle(bundle))
     return InitialModel(
-        model=mill.model,
-        batch=mill.archive.committed(f"batches/{INITIAL_KEY}/manifest.json"),
-        learning_spec=mill.learning(),
+        model=ctx.model,
+        batch=ctx.repository.require_hash(f"batches/{INITIAL_KEY}/manifest.json"),
+        learning_spec=ctx.learning_spec(),
         digest=model.digest,
         num_iterations=model.num_iterations,
         tree_digest=model.tree_digest,
         rows=manifest.rows,
-        data_end_ms=mill.spec.calendar.first.start,
+        data_end_ms=ctx.spec.calendar.first.start,
         sample=Sample(snapshot),
         libraries=library_versions(),
     )
 
 
-def _deploy(mill: Mill, made: InitialModel) -> None:
+def _deploy(ctx: ModelContext, initial_model: InitialModel) -> None:
     """Write the ledger's entry 0, unless it is there."""
 
-    def entry(chain: Chain) -> Entry | None:
+    def build_entry(chain: Chain) -> Entry | None:
         if chain.head is not None:
             return None
         return Entry(
-            model=mill.model,
+            model=ctx.model,
             seq=0,
             kind="deploy",
-            digest=made.digest,
+            digest=initial_model.digest,
             as_of=None,
             as_of_ms=None,
             verdict=None,
             evidence=None,
-            actor=mill.by,
+            actor=ctx.actor,
             reason="the initial model",
             prev=None,
         )
 
-    if read_chain(mill).head is None:
-        mill.prover.prove(mill.archive.bundle(made.digest))
-        append(mill, entry)
+    if read_chain(ctx).head is None:
+        ctx.validator.validate(ctx.repository.bundle(initial_model.digest))
+        append_entry(ctx, build_entry)

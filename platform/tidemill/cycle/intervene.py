@@ -6,99 +6,99 @@ from tidemill.core.plans import Plan
 from tidemill.core.records import Manifest, SkipDecision
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
-from tidemill.cycle.deploy import append, read_chain
+from tidemill.cycle.deploy import append_entry, read_chain
 from tidemill.cycle.extract import empty_manifest
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.plan import plan
-from tidemill.cycle.prune import refuse_pruned
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.plan import plan_window
+from tidemill.cycle.prune import raise_if_pruned
 
 
-def close(mill: Mill, through: Window, by: str) -> Plan:
+def close(ctx: ModelContext, through: Window, actor: str) -> Plan:
     """Say that the stream has ended: plan every window up to `through` with the records there are.
 
     Windows planned before stand as they are.
     """
-    return plan(mill, through, closed_by=by)
+    return plan_window(ctx, through, closed_by=actor)
 
 
-def skip(mill: Mill, window: Window, by: str, why: str) -> Manifest:
+def skip(ctx: ModelContext, window: Window, actor: str, reason: str) -> Manifest:
     """Commit a batch without rows that explains the window's whole range as skipped.
 
     Raises `Refused` where the window has a batch already.
     """
-    standing = mill.archive.manifest(window.key)
-    if standing is not None and standing.skipped is None:
+    existing = ctx.repository.manifest(window.key)
+    if existing is not None and existing.skipped is None:
         raise OperationNotAllowed(
-            f"Window {window.key} of model {mill.model} has a batch of {standing.rows} rows.",
+            f"Window {window.key} of model {ctx.model} has a batch of {existing.rows} rows.",
             "Only a window without a batch can be skipped.",
         )
-    if standing is not None:
-        return standing
-    planned = plan(mill, window)
-    return mill.archive.commit_manifest(empty_manifest(mill, planned, SkipDecision(by, why)))
+    if existing is not None:
+        return existing
+    plan = plan_window(ctx, window)
+    return ctx.repository.commit_manifest(empty_manifest(ctx, plan, SkipDecision(actor, reason)))
 
 
-def rollback(mill: Mill, to: str | None, by: str, why: str) -> Entry:
+def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entry:
     """Put an earlier model back into service: `to`, or the gate's baseline.
 
     Raises `Refused` where the digest was never deployed or is in service, `ModelPruned`,
     `FeatureSkew`, `BundleUnfit`.
     """
-    chain = read_chain(mill)
-    newest = newest_report(mill)
+    chain = read_chain(ctx)
+    newest = newest_report(ctx)
     digest = to or (newest.state.baseline if newest else None)
-    known = {s.entry.digest for s in chain.entries}
+    deployed = {s.entry.digest for s in chain.entries}
     if digest is None or (to is None and chain.head and chain.head.entry.digest == digest):
         raise OperationNotAllowed(
-            f"The baseline of model {mill.model} is in service already.",
-            f"Name the model to go back to: `tidemill rollback {mill.model} --to DIGEST`; "
+            f"The baseline of model {ctx.model} is in service already.",
+            f"Name the model to go back to: `tidemill rollback {ctx.model} --to DIGEST`; "
             "`tidemill history` lists them.",
         )
-    if digest not in known:
-        refuse_pruned(mill, digest)
+    if digest not in deployed:
+        raise_if_pruned(ctx, digest)
         raise OperationNotAllowed(
-            f"{digest[:80]!r} was never deployed as model {mill.model}.",
-            f"`tidemill history {mill.model}` lists the digests that were.",
+            f"{digest[:80]!r} was never deployed as model {ctx.model}.",
+            f"`tidemill history {ctx.model}` lists the digests that were.",
         )
-    return _decide(mill, "rollback", digest, by, why)
+    return _append_manual_entry(ctx, "rollback", digest, actor, reason)
 
 
-def approve(mill: Mill, digest: str | None, by: str, why: str) -> Entry:
+def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> Entry:
     """Put a candidate into service that the gate holds for approval: `digest`, or the newest such.
 
     Raises `Refused` where there is none.
     """
-    newest = newest_report(mill)
+    newest = newest_report(ctx)
     pending = newest.state.pending if newest else None
     chosen = digest or pending
     if chosen is None:
         raise OperationNotAllowed(
-            f"No candidate of model {mill.model} awaits approval.",
+            f"No candidate of model {ctx.model} awaits approval.",
             "Name a digest, or wait for a window whose entry test passes (`gate.policy: manual`).",
         )
-    return _decide(mill, "approve", chosen, by, why)
+    return _append_manual_entry(ctx, "approve", chosen, actor, reason)
 
 
-def newest_report(mill: Mill) -> Report | None:
+def newest_report(ctx: ModelContext) -> Report | None:
     """The report of the newest window that has one."""
-    names = list(mill.archive.names("reports/"))
+    names = list(ctx.repository.names("reports/"))
     if not names:
         return None
-    return mill.archive.report(names[-1].removeprefix("reports/").removesuffix(".json"))
+    return ctx.repository.report(names[-1].removeprefix("reports/").removesuffix(".json"))
 
 
-def _decide(mill: Mill, kind: EntryKind, digest: str, by: str, why: str) -> Entry:
+def _append_manual_entry(ctx: ModelContext, kind: EntryKind, digest: str, actor: str, reason: str) -> Entry:
     """Prove the model and append the person's entry."""
-    bundle = mill.archive.bundle(digest)
-    mill.prover.prove(bundle)
-    as_of = _as_of(mill, digest)
+    bundle = ctx.repository.bundle(digest)
+    ctx.validator.validate(bundle)
+    as_of = _as_of(ctx, digest)
 
-    def entry(chain: Chain) -> Entry | None:
+    def build_entry(chain: Chain) -> Entry | None:
         if chain.head is not None and chain.head.entry.digest == digest:
             return None
         seq, prev = chain.next_position
         return Entry(
-            model=mill.model,
+            model=ctx.model,
             seq=seq,
             kind=kind,
             digest=digest,
@@ -106,21 +106,21 @@ def _decide(mill: Mill, kind: EntryKind, digest: str, by: str, why: str) -> Entr
             as_of_ms=as_of.end if as_of else None,
             verdict=None,
             evidence=None,
-            actor=by,
-            reason=why,
+            actor=actor,
+            reason=reason,
             prev=prev,
         )
 
-    appended = append(mill, entry)
+    appended = append_entry(ctx, build_entry)
     if appended is None:
         raise OperationNotAllowed(f"{digest} is in service already.", "Nothing needs to be done.")
     return appended
 
 
-def _as_of(mill: Mill, digest: str) -> Window | None:
+def _as_of(ctx: ModelContext, digest: str) -> Window | None:
     """The later of the newest reported window and the newest one the model learned from."""
-    newest = newest_report(mill)
-    learned = mill.load(digest).window
+    newest = newest_report(ctx)
+    learned = ctx.load(digest).window
     keys = [key for key in (newest.window if newest else None, learned) if key is not None]
-    windows = [mill.spec.calendar.window(key) for key in keys]
+    windows = [ctx.spec.calendar.window(key) for key in keys]
     return max(windows, default=None)

@@ -13,14 +13,14 @@ from tidemill.core.features import FeatureFunction
 from tidemill.core.ledger import Chain, build_chain
 from tidemill.core.log import LedgerRecord
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import Archive
-from tidemill.ports import Clock, EventLog, LedgerTopic, Prover
+from tidemill.cycle.archive import ModelRepository
+from tidemill.ports import Clock, EventLog, LedgerTopic, BundleValidator
 
-_LOADED = 6  # champion, baseline, challenger, initial, candidate, holdout fit
+_MAX_LOADED_MODELS = 6  # champion, baseline, challenger, initial, candidate, holdout fit
 
 
 @dataclass(frozen=True)
-class Mill:
+class ModelContext:
     """The ports of one model, and its spec.
 
     `features` is the spec's feature function, and `functions` loads one by its reference: a bundle
@@ -31,21 +31,21 @@ class Mill:
 
     model: str
     spec: ModelSpec
-    log: EventLog
-    archive: Archive
+    event_log: EventLog
+    repository: ModelRepository
     ledger: LedgerTopic
-    prover: Prover
-    now: Clock
-    features: FeatureFunction | None = None
-    functions: Callable[[str], FeatureFunction] | None = None
-    history: Callable[[], tuple[str, bytes]] | None = None
+    validator: BundleValidator
+    clock: Clock
+    feature_function: FeatureFunction | None = None
+    load_function: Callable[[str], FeatureFunction] | None = None
+    historical_data: Callable[[], tuple[str, bytes]] | None = None
     num_threads: int = 1
-    by: str = "tidemill"
+    actor: str = "tidemill"
     # Never taken over by `replace`: another model, or archive, has others.
-    _models: "OrderedDict[str, Model]" = field(
+    _loaded_models: "OrderedDict[str, Model]" = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
-    _seen: list[tuple[list[LedgerRecord], Chain]] = field(
+    _chain_cache: list[tuple[list[LedgerRecord], Chain]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
 
@@ -54,62 +54,62 @@ class Mill:
 
         Raises what `Archive.bundle` and `Model.load` raise.
         """
-        model = self._models.pop(digest, None)
+        model = self._loaded_models.pop(digest, None)
         if model is None:
-            bundle = self.archive.bundle(digest)
+            bundle = self.repository.bundle(digest)
             reference = feature_function_reference(bundle)
-            model = Model.load(bundle, digest, self._function(reference) if reference else None)
-        self._models[digest] = model
-        while len(self._models) > _LOADED:
-            self._models.popitem(last=False)
+            model = Model.load(bundle, digest, self._resolve_function(reference) if reference else None)
+        self._loaded_models[digest] = model
+        while len(self._loaded_models) > _MAX_LOADED_MODELS:
+            self._loaded_models.popitem(last=False)
         return model
 
     def chain(self) -> Chain:
         """This model's part of the ledger, as it stands now; what was seen is not decoded again."""
         records = self.ledger.read()
-        seen, known = self._seen[-1] if self._seen else ([], Chain(self.model))
-        if records[: len(seen)] != seen:
-            seen, known = [], Chain(self.model)
-        known = build_chain(self.model, records[len(seen) :], known)
-        self._seen[:] = [(records, known)]
-        return known
+        cached_records, model_chain = self._chain_cache[-1] if self._chain_cache else ([], Chain(self.model))
+        if records[: len(cached_records)] != cached_records:
+            cached_records, model_chain = [], Chain(self.model)
+        model_chain = build_chain(self.model, records[len(cached_records) :], model_chain)
+        self._chain_cache[:] = [(records, model_chain)]
+        return model_chain
 
-    def learning(self) -> dict[str, Any]:
+    def learning_spec(self) -> dict[str, Any]:
         """The learning spec without the initial model's digest."""
-        return self.spec.learning_spec(self.features.source_digest if self.features else None)
+        return self.spec.learning_spec(self.feature_function.source_digest if self.feature_function else None)
 
-    def under(self, learning: Mapping[str, Any]) -> "Mill":
+    def with_learning_spec(self, learning_spec: Mapping[str, Any]) -> "ModelContext":
         """The mill of another learning spec, itself where it is its own, with nothing loaded.
 
         A feature function is loaded when it is first asked; `FeatureSkew` is raised then, where it
         is another one than it was.
         """
-        if {**learning, **self.learning()} == learning:
+        if {**learning_spec, **self.learning_spec()} == learning_spec:
             return self
-        reference, source = learning["features"], learning["features_source"]
+        reference, source = learning_spec["features"], learning_spec["features_source"]
 
-        def asked(frame: pl.DataFrame) -> Any:
-            found = self._function(reference)
-            if found is None or found.source_digest != source:
+        def checked_function(frame: pl.DataFrame) -> Any:
+            loaded = self._resolve_function(reference)
+            if loaded is None or loaded.source_digest != source:
                 raise FeatureSkew(
                     f"The feature function {reference} is no longer the one of source "
                     f"{source[:12]} that model {self.model} once learned through.",
                     "Bring back the module as it was then.",
                 )
-            return found.function(frame)
+            return loaded.function(frame)
 
-        function = FeatureFunction(reference, source, asked) if reference else None
-        return replace(self, spec=self.spec.with_learning_spec(learning), features=function)
+        function = FeatureFunction(reference, source, checked_function) if reference else None
+        return replace(self, spec=self.spec.with_learning_spec(learning_spec), features=function)
 
-    def _function(self, reference: str) -> FeatureFunction | None:
+    def _resolve_function(self, reference: str) -> FeatureFunction | None:
         """The feature function that this reference names now; None where there is none."""
-        if self.features is not None and self.features.reference == reference:
-            return self.features
+        if self.feature_function is not None and self.feature_function.reference == reference:
+            return self.feature_function
         try:
-            return self.functions(reference) if self.functions else None
+            return self.load_function(reference) if self.load_function else None
         except SpecInvalid:  # its module is gone
             return None
 
-    def over(self, archive: Archive) -> "Mill":
+    def with_repository(self, repository: ModelRepository) -> "ModelContext":
         """The same mill over another archive, with nothing loaded."""
-        return replace(self, archive=archive)
+        return replace(self, archive=repository)

@@ -9,16 +9,16 @@ from tidemill.core.errors import PlanLost, WindowOpen
 from tidemill.core.log import OffsetRange
 from tidemill.core.plans import INITIAL_KEY, BoundarySearch, EndReason, Observation, Plan, PlannedRange
 from tidemill.core.windows import Window, from_ms
-from tidemill.cycle.attach import Attached, attach
-from tidemill.cycle.idle import excuse, observe
-from tidemill.cycle.lines import line_if_begun
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.attach import TopicBinding, bind_topic
+from tidemill.cycle.idle import idle_reason, record_end_offsets
+from tidemill.cycle.lines import lineage_or_none
+from tidemill.cycle.mill import ModelContext
 
-_AT_ONCE = 8
+_MAX_WORKERS = 8
 """So many partitions are read at the same time, each by a client of its own."""
 
 
-def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
+def plan_window(ctx: ModelContext, window: Window, closed_by: str | None = None) -> Plan:
     """The window's plan; every unplanned window before it is planned first.
 
     `closed_by` names the person who says that the stream has ended: then every record there is
@@ -26,233 +26,233 @@ def plan(mill: Mill, window: Window, closed_by: str | None = None) -> Plan:
     window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`, and `LineChanged`: what
     was planned under one spec could not be finished by another.
     """
-    standing = mill.archive.plan(window.key)
-    if standing is not None:
-        return standing
-    _no_plan_is_lost(mill, window)
-    before, unplanned = _unplanned(mill, window)
-    line_if_begun(mill, unplanned[0])
-    if before is None:
-        before = _first_plan(mill, attach(mill, None), closed_by)
-    attached = attach(mill, before, unplanned[0])
-    starts = _starts(mill, attached, before, unplanned[0])
-    for each in unplanned:
-        ranges = _ranges(mill, attached, starts, each, closed_by)
-        before = _commit(mill, attached, each, ranges, before, closed_by)
-        if (before.epoch, before.adoption) != (attached.epoch, attached.adoption):
-            return plan(mill, window, closed_by)  # another writer's plan, who adopted or did not
-        starts = before.end_offsets
-    return before
+    existing = ctx.repository.plan(window.key)
+    if existing is not None:
+        return existing
+    _assert_never_planned(ctx, window)
+    previous, unplanned = _previous_and_unplanned(ctx, window)
+    lineage_or_none(ctx, unplanned[0])
+    if previous is None:
+        previous = _first_plan(ctx, bind_topic(ctx, None), closed_by)
+    binding = bind_topic(ctx, previous, unplanned[0])
+    starts = _start_offsets(ctx, binding, previous, unplanned[0])
+    for unplanned_window in unplanned:
+        ranges = _ranges(ctx, binding, starts, unplanned_window, closed_by)
+        previous = _commit_plan(ctx, binding, unplanned_window, ranges, previous, closed_by)
+        if (previous.epoch, previous.adoption) != (binding.epoch, binding.adoption):
+            return plan_window(ctx, window, closed_by)  # another writer's plan, who adopted or did not
+        starts = previous.end_offsets
+    return previous
 
 
-def plan_initial(mill: Mill) -> Plan:
+def plan_initial(ctx: ModelContext) -> Plan:
     """The first plan of the model: the offsets before its first window."""
-    standing = mill.archive.plan(INITIAL_KEY)
-    if standing is None:
-        _no_plan_is_lost(mill, None)
-        standing = _first_plan(mill, attach(mill, None), None)
-    return standing
+    existing = ctx.repository.plan(INITIAL_KEY)
+    if existing is None:
+        _assert_never_planned(ctx, None)
+        existing = _first_plan(ctx, bind_topic(ctx, None), None)
+    return existing
 
 
-def newest_closed(mill: Mill, before: Plan) -> tuple[Window | None, str]:
+def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str]:
     """The newest window after this plan that the log has closed, and why the next one is open.
 
     None where the log has closed none. Nothing is planned, but what was seen of the stable ends is
     stored, as by every attempt at planning. What is asked of the log grows with the logarithm of
     the number of windows. Raises as `plan` does, but not `WindowOpen`.
     """
-    calendar, windows = mill.spec.calendar, [_first_after(mill, before)]
-    attached = attach(mill, before, windows[0])
-    starts, open_because = _starts(mill, attached, before, windows[0]), ""
+    calendar, windows = ctx.spec.calendar, [_window_after(ctx, previous)]
+    binding = bind_topic(ctx, previous, windows[0])
+    starts, open_reason = _start_offsets(ctx, binding, previous, windows[0]), ""
 
-    def closed(number: int) -> bool:
-        nonlocal open_because
-        while len(windows) <= number:
+    def is_closed(index: int) -> bool:
+        nonlocal open_reason
+        while len(windows) <= index:
             windows.append(calendar.after(windows[-1]))
         ends = starts
         try:
-            if number and mill.spec.windows.close_after_silence is not None:
+            if index and ctx.spec.windows.close_after_silence is not None:
                 # Silence closes a window only if the one before has left it a record.
-                ranges = _ranges(mill, attached, ends, windows[number - 1], None)
+                ranges = _ranges(ctx, binding, ends, windows[index - 1], None)
                 ends = {r.partition: r.end for r in ranges}
-            _ranges(mill, attached, ends, windows[number], None)
+            _ranges(ctx, binding, ends, windows[index], None)
         except WindowOpen as error:
-            open_because = error.message
+            open_reason = error.message
             return False
         return True
 
-    known, step = -1, 1  # the newest number known to be closed
-    while closed(known + step):
-        known, step = known + step, step * 2
-    end = known + step  # the oldest known to be open
-    while end - known > 1:
-        middle = (known + end) // 2
-        known, end = (middle, end) if closed(middle) else (known, middle)
-    return (windows[known] if known >= 0 else None), open_because
+    last_closed, step = -1, 1  # the newest number known to be closed
+    while is_closed(last_closed + step):
+        last_closed, step = last_closed + step, step * 2
+    first_open = last_closed + step  # the oldest known to be open
+    while first_open - last_closed > 1:
+        middle = (last_closed + first_open) // 2
+        last_closed, first_open = (middle, first_open) if is_closed(middle) else (last_closed, middle)
+    return (windows[last_closed] if last_closed >= 0 else None), open_reason
 
 
-def _starts(mill: Mill, attached: Attached, before: Plan, window: Window) -> Mapping[int, int]:
+def _start_offsets(ctx: ModelContext, binding: TopicBinding, previous: Plan, window: Window) -> Mapping[int, int]:
     """Where the window begins: where the one before ends; on a topic that no plan was made on,
     where the first window would, at the boundary of its own start."""
-    if not attached.anew:
-        return before.end_offsets
-    lows = {partition: extent.low_watermark for partition, extent in attached.extents.items()}
-    searches = _search(mill, attached, lows, window.start)
-    return {p: _rest(search, attached.extents[p]) for p, search in searches.items()}
+    if not binding.new_epoch:
+        return previous.end_offsets
+    low_watermarks = {partition: offset_range.low_watermark for partition, offset_range in binding.offset_ranges.items()}
+    searches = _search_boundaries(ctx, binding, low_watermarks, window.start)
+    return {p: _end_of_range(search, binding.offset_ranges[p]) for p, search in searches.items()}
 
 
-def _first_after(mill: Mill, before: Plan) -> Window:
-    calendar = mill.spec.calendar
-    first = before.window == INITIAL_KEY
-    return calendar.first if first else calendar.after(calendar.window(before.window))
+def _window_after(ctx: ModelContext, previous: Plan) -> Window:
+    calendar = ctx.spec.calendar
+    first = previous.window == INITIAL_KEY
+    return calendar.first if first else calendar.after(calendar.window(previous.window))
 
 
-def _no_plan_is_lost(mill: Mill, window: Window | None) -> None:
+def _assert_never_planned(ctx: ModelContext, window: Window | None) -> None:
     """A plan that is not there must never have been there."""
     key = window.key if window else INITIAL_KEY
-    after = mill.spec.calendar.after(window) if window else mill.spec.calendar.first
-    if mill.archive.manifest(key) or mill.archive.plan(after.key):
+    following = ctx.spec.calendar.after(window) if window else ctx.spec.calendar.first
+    if ctx.repository.manifest(key) or ctx.repository.plan(following.key):
         raise PlanLost(
-            f"The plan of window {key} of model {mill.model} is gone from the store, "
+            f"The plan of window {key} of model {ctx.model} is gone from the store, "
             "though work after it is there.",
-            f"Restore {mill.model}/plans/{key}.json from a backup.",
+            f"Restore {ctx.model}/plans/{key}.json from a backup.",
         )
 
 
-def _unplanned(mill: Mill, window: Window) -> tuple[Plan | None, list[Window]]:
+def _previous_and_unplanned(ctx: ModelContext, window: Window) -> tuple[Plan | None, list[Window]]:
     """The newest plan before the window, and the windows from there up to it."""
     missing = [window]
-    while (earlier := mill.spec.calendar.before(missing[-1])) is not None:
-        found = mill.archive.plan(earlier.key)
-        if found is not None:
-            return found, missing[::-1]
-        _no_plan_is_lost(mill, earlier)
+    while (earlier := ctx.spec.calendar.before(missing[-1])) is not None:
+        plan = ctx.repository.plan(earlier.key)
+        if plan is not None:
+            return plan, missing[::-1]
+        _assert_never_planned(ctx, earlier)
         missing.append(earlier)
-    return mill.archive.plan(INITIAL_KEY), missing[::-1]
+    return ctx.repository.plan(INITIAL_KEY), missing[::-1]
 
 
-def _first_plan(mill: Mill, attached: Attached, closed_by: str | None) -> Plan:
+def _first_plan(ctx: ModelContext, binding: TopicBinding, closed_by: str | None) -> Plan:
     """Plan the topic's history: from `initial.from` (or all there is) to the first window."""
-    first = mill.spec.calendar.first
-    starts = {partition: extent.low_watermark for partition, extent in attached.extents.items()}
-    begin = mill.spec.history_start_ms
-    if begin is not None:
-        searches = _search(mill, attached, starts, begin)
-        starts = {p: _rest(s, attached.extents[p]) for p, s in searches.items()}
-    ranges = _ranges(mill, attached, starts, Window(begin or 0, first.start, INITIAL_KEY), closed_by)
-    if mill.history is not None:  # the model's history is a file: these offsets are nobody's
+    first = ctx.spec.calendar.first
+    starts = {partition: offset_range.low_watermark for partition, offset_range in binding.offset_ranges.items()}
+    history_start = ctx.spec.history_start_ms
+    if history_start is not None:
+        searches = _search_boundaries(ctx, binding, starts, history_start)
+        starts = {p: _end_of_range(s, binding.offset_ranges[p]) for p, s in searches.items()}
+    ranges = _ranges(ctx, binding, starts, Window(history_start or 0, first.start, INITIAL_KEY), closed_by)
+    if ctx.historical_data is not None:  # the model's history is a file: these offsets are nobody's
         ranges = tuple(replace(r, start=r.end) for r in ranges)
-    return _commit(
-        mill, attached, Window(begin or 0, first.start, INITIAL_KEY), ranges, None, closed_by
+    return _commit_plan(
+        ctx, binding, Window(history_start or 0, first.start, INITIAL_KEY), ranges, None, closed_by
     )
 
 
-def _commit(
-    mill: Mill,
-    attached: Attached,
+def _commit_plan(
+    ctx: ModelContext,
+    binding: TopicBinding,
     window: Window,
     ranges: tuple[PlannedRange, ...],
-    before: Plan | None,
+    previous: Plan | None,
     closed_by: str | None,
 ) -> Plan:
-    topic = attached.topic
-    return mill.archive.commit_plan(
+    topic = binding.topic
+    return ctx.repository.commit_plan(
         Plan(
-            model=mill.model,
+            model=ctx.model,
             window=window.key,
             start=window.start,
             end=window.end,
             topic=topic.name,
             cluster_id=topic.cluster_id,
             topic_id=topic.topic_id,
-            epoch=attached.epoch,
+            epoch=binding.epoch,
             ranges=ranges,
-            previous=mill.archive.hash(f"plans/{before.window}.json") if before else None,
+            previous=ctx.repository.hash(f"plans/{previous.window}.json") if previous else None,
             closed_by=closed_by,
-            adoption=attached.adoption,
+            adoption=binding.adoption,
         )
     )
 
 
 def _ranges(
-    mill: Mill,
-    attached: Attached,
+    ctx: ModelContext,
+    binding: TopicBinding,
     starts: Mapping[int, int],
     window: Window,
     closed_by: str | None,
 ) -> tuple[PlannedRange, ...]:
     """The window's ranges, or `WindowOpen` if a partition has neither boundary nor excuse."""
-    full = {partition: starts.get(partition, 0) for partition in sorted(attached.extents)}
-    searches = _search(mill, attached, full, window.end)
-    open_ = [partition for partition, search in searches.items() if search.boundary is None]
-    excused: EndReason | None = "closed" if closed_by else None
-    seen: Mapping[int, Observation] = {}
-    if open_ and not closed_by:
-        seen = observe(mill, attached)
-        excused = excuse(mill, open_, seen, full)
-        if excused is None:
-            raise _window_open(mill, attached, window, searches, open_)
+    start_offsets = {partition: starts.get(partition, 0) for partition in sorted(binding.offset_ranges)}
+    searches = _search_boundaries(ctx, binding, start_offsets, window.end)
+    open_partitions = [partition for partition, search in searches.items() if search.boundary is None]
+    end_reason: EndReason | None = "closed" if closed_by else None
+    observations: Mapping[int, Observation] = {}
+    if open_partitions and not closed_by:
+        observations = record_end_offsets(ctx, binding)
+        end_reason = idle_reason(ctx, open_partitions, observations, start_offsets)
+        if end_reason is None:
+            raise _window_open_error(ctx, binding, window, searches, open_partitions)
     return tuple(
-        PlannedRange(partition, full[partition], search.boundary)
+        PlannedRange(partition, start_offsets[partition], search.boundary)
         if search.boundary is not None
         else PlannedRange(
             partition,
-            full[partition],
-            max(full[partition], _rest(search, attached.extents[partition])),
-            excused or "closed",
-            seen.get(partition),
+            start_offsets[partition],
+            max(start_offsets[partition], _end_of_range(search, binding.offset_ranges[partition])),
+            end_reason or "closed",
+            observations.get(partition),
         )
         for partition, search in searches.items()
     )
 
 
-def _search(
-    mill: Mill, attached: Attached, starts: Mapping[int, int], end: int
+def _search_boundaries(
+    ctx: ModelContext, binding: TopicBinding, starts: Mapping[int, int], end: int
 ) -> dict[int, BoundarySearch]:
     """Look for every partition's boundary at event time `end`, reading no further than needed."""
-    hints = mill.log.offsets_at(attached.topic.name, end)
+    hints = ctx.event_log.offsets_for_timestamp(binding.topic.name, end)
 
-    def find(partition: int) -> BoundarySearch:
-        search = BoundarySearch(end, mill.spec.windows.confirmation_records)
-        extent, hint = attached.extents[partition], hints.get(partition)
-        start = max(starts[partition], extent.low_watermark, extent.last_stable_offset if hint is None else hint)
-        if start >= extent.last_stable_offset:
+    def find_boundary(partition: int) -> BoundarySearch:
+        search = BoundarySearch(end, ctx.spec.windows.confirmation_records)
+        offset_range, hint = binding.offset_ranges[partition], hints.get(partition)
+        start = max(starts[partition], offset_range.low_watermark, offset_range.last_stable_offset if hint is None else hint)
+        if start >= offset_range.last_stable_offset:
             return search
-        chunks = mill.log.read(attached.topic.name, {partition: (start, extent.last_stable_offset)}, first=64)
-        with closing(chunks):
-            for chunk in chunks:
-                pairs = zip(chunk.offsets, chunk.timestamps, strict=True)
+        record_batches = ctx.event_log.read(binding.topic.name, {partition: (start, offset_range.last_stable_offset)}, expected_records=64)
+        with closing(record_batches):
+            for record_batch in record_batches:
+                pairs = zip(record_batch.offsets, record_batch.timestamps, strict=True)
                 if search.feed((o, t) for o, t in pairs if t is not None):
                     break
         return search
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for the brokers
-        return dict(zip(starts, pool.map(find, starts), strict=True))
+    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # most of it is waiting for the brokers
+        return dict(zip(starts, pool.map(find_boundary, starts), strict=True))
 
 
-def _rest(search: BoundarySearch, extent: OffsetRange) -> int:
+def _end_of_range(search: BoundarySearch, offset_range: OffsetRange) -> int:
     """Where the range ends if no record follows."""
-    found = search.at_end_of_log()
-    return extent.last_stable_offset if found is None else found
+    boundary = search.at_end_of_log()
+    return offset_range.last_stable_offset if boundary is None else boundary
 
 
-def _window_open(
-    mill: Mill,
-    attached: Attached,
+def _window_open_error(
+    ctx: ModelContext,
+    binding: TopicBinding,
     window: Window,
     searches: Mapping[int, BoundarySearch],
-    open_: list[int],
+    open_partitions: list[int],
 ) -> WindowOpen:
     newest = max((s.newest_timestamp for s in searches.values() if s.newest_timestamp is not None), default=None)
-    come = (
+    progress = (
         f"the newest record behind its end is of {from_ms(newest).isoformat()}"
         if newest is not None
         else "the log holds no record behind its end"
     )
     return WindowOpen(
-        f"Window {window.key} of model {mill.model} is still open: it ends at "
-        f"{from_ms(window.end).isoformat()}, partitions {open_} of topic {attached.topic.name} "
-        f"have no confirmed boundary there, and {come}.",
+        f"Window {window.key} of model {ctx.model} is still open: it ends at "
+        f"{from_ms(window.end).isoformat()}, partitions {open_partitions} of topic {binding.topic.name} "
+        f"have no confirmed boundary there, and {progress}.",
         "Wait for events; if the stream has ended, say so by "
-        f"`tidemill close {mill.model} --through {window.key}`.",
+        f"`tidemill close {ctx.model} --through {window.key}`.",
     )

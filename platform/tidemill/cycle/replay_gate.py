@@ -8,26 +8,26 @@ from tidemill.core.errors import PredecessorMissing
 from tidemill.core.gate import Decision
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.lines import by_line
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.lines import contexts_by_lineage
+from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.summary import Summary, summarize
 
 
 @dataclass(frozen=True)
-class Differing:
+class VerdictChange:
     """A window with two verdicts, each with its reasons."""
 
     window: str
     committed: Decision
-    replayed: Decision
+    backtested: Decision
     committed_reasons: tuple[str, ...]
-    replayed_reasons: tuple[str, ...]
+    backtested_reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class BacktestResult:
     """Two gates over the same windows, from the same state before the first of them.
 
     `changes` are the gate's keys that differ, as (committed by defs.yaml, replayed). In `losses`,
@@ -39,75 +39,75 @@ class Replayed:
     model: str
     changes: dict[str, tuple[Any, Any]]
     committed: Summary
-    replayed: Summary
-    differing: tuple[Differing, ...]
-    persons: int
+    backtested: Summary
+    verdict_changes: tuple[VerdictChange, ...]
+    manual_entries: int
     pruned: str | None
 
 
-def span(mill: Mill, first: Window | None, last: Window | None) -> list[Window]:
+def windows_to_backtest(ctx: ModelContext, first: Window | None, last: Window | None) -> list[Window]:
     """The windows to judge again: those reported, and not pruned, in the range that is asked for.
 
     Raises `PredecessorMissing` where that is none.
     """
-    mark, calendar = mill.archive.pruned(), mill.spec.calendar
+    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
     window = first or calendar.first
-    if mark is not None and window.end <= mark.window_end_ms:
-        window = calendar.after(calendar.window(mark.window))
-    found: list[Window] = []
-    while (last is None or window.end <= last.end) and mill.archive.report(window.key) is not None:
-        found.append(window)
+    if marker is not None and window.end <= marker.window_end_ms:
+        window = calendar.after(calendar.window(marker.window))
+    windows: list[Window] = []
+    while (last is None or window.end <= last.end) and ctx.repository.report(window.key) is not None:
+        windows.append(window)
         window = calendar.after(window)
-    if not found:
+    if not windows:
         raise PredecessorMissing(
-            f"No window of model {mill.model} from {window.key} on is reported, so there is "
+            f"No window of model {ctx.model} from {window.key} on is reported, so there is "
             "nothing to judge again.",
-            f"Run `tidemill backfill {mill.model}` first, or name other windows.",
+            f"Run `tidemill backfill {ctx.model}` first, or name other windows.",
         )
-    return found
+    return windows
 
 
-def replay(
-    mill: Mill,
+def backtest(
+    ctx: ModelContext,
     spec: ModelSpec,
-    scratch: Archive,
+    scratch: ModelRepository,
     windows: list[Window],
     progress: Callable[[str], None],
-) -> Replayed:
+) -> BacktestResult:
     """Judge the windows of `span` again by the gate of `spec`, into `scratch`.
 
     `scratch` shows the model's store without its reports, and keeps what is written. Nothing is
     learned: batches, candidates and holdout fits are those that stand. Raises `DigestMismatch`.
     """
-    again = replace(mill.over(scratch), spec=spec)
-    as_learned = by_line(again)
-    before = mill.spec.calendar.before(windows[0])
-    if before is not None:
-        mill.archive.give(f"reports/{before.key}.json", scratch)
-    differing: list[Differing] = []
-    persons = 0
+    backtest_ctx = replace(ctx.with_repository(scratch), spec=spec)
+    context_for = contexts_by_lineage(backtest_ctx)
+    previous = ctx.spec.calendar.before(windows[0])
+    if previous is not None:
+        ctx.repository.copy_to(f"reports/{previous.key}.json", scratch)
+    verdict_changes: list[VerdictChange] = []
+    manual_entries = 0
     for window in windows:
         progress(window.key)
-        stands = mill.archive.report(window.key)
-        assert stands is not None  # `span` has seen it
-        persons += len(stands.entries)
-        made = evaluate(as_learned(window), window, stands.entries)
-        if made.verdict != stands.verdict:
-            differing.append(
-                Differing(window.key, stands.verdict, made.verdict, stands.reasons, made.reasons)
+        committed = ctx.repository.report(window.key)
+        assert committed is not None  # `span` has seen it
+        manual_entries += len(committed.entries)
+        backtested = evaluate(context_for(window), window, committed.entries)
+        if backtested.verdict != committed.verdict:
+            verdict_changes.append(
+                VerdictChange(window.key, committed.verdict, backtested.verdict, committed.reasons, backtested.reasons)
             )
-    mark = mill.archive.pruned()
-    return Replayed(
-        model=mill.model,
-        changes=_changes(mill.spec, spec),
-        committed=summarize(mill, windows[0], windows[-1]),
-        replayed=summarize(again, windows[0], windows[-1]),
-        differing=tuple(differing),
-        persons=persons,
-        pruned=mark.window if mark else None,
+    marker = ctx.repository.prune_marker()
+    return BacktestResult(
+        model=ctx.model,
+        changes=_changes(ctx.spec, spec),
+        committed=summarize(ctx, windows[0], windows[-1]),
+        backtested=summarize(backtest_ctx, windows[0], windows[-1]),
+        verdict_changes=tuple(verdict_changes),
+        manual_entries=manual_entries,
+        pruned=marker.window if marker else None,
     )
 
 
-def _changes(was: ModelSpec, now: ModelSpec) -> dict[str, tuple[Any, Any]]:
-    old, new = was.gate.model_dump(mode="json"), now.gate.model_dump(mode="json")
+def _changes(committed_spec: ModelSpec, backtest_spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
+    old, new = committed_spec.gate.model_dump(mode="json"), backtest_spec.gate.model_dump(mode="json")
     return {key: (old[key], new[key]) for key in old if old[key] != new[key]}

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from tidemill.core.errors import LedgerBroken, LogUnavailable
 from tidemill.core.ledger import Chain, build_chain
 from tidemill.core.log import LedgerRecord
-from tidemill.cycle.mill import Mill
-from tidemill.failpoints import reached
+from tidemill.cycle.mill import ModelContext
+from tidemill.failpoints import failpoint
 
 _BACKUP = "Restore the model's folder `ledger` in the store from a backup."
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoreResult:
     """How a model's ledger stands after a restore.
 
     `entries` stand in the topic now, `appended` of them were brought back; `moved` says whether
@@ -27,7 +27,7 @@ class Restored:
     topic_id: str
 
 
-def restore(mill: Mill) -> Restored:
+def restore(ctx: ModelContext) -> RestoreResult:
     """Append the copied entries that the ledger's topic has not, in order; repeated, a no-op.
 
     The topic as it is now is the model's ledger from then on. Until all entries stand, every
@@ -35,65 +35,65 @@ def restore(mill: Mill) -> Restored:
     this model, or the copies are no chain, and then appends nothing; `LedgerMisconfigured`,
     `LedgerLost`, `LogUnavailable`.
     """
-    copies, appended = _copies(mill), 0
-    identity, known = mill.ledger.identity(), mill.archive.ledger_topic()
-    while (standing := _standing(mill, copies)) < len(copies):
-        _append(mill, copies[standing], standing)
+    copies, appended = _copies(ctx), 0
+    identity, previous = ctx.ledger.identity(), ctx.repository.ledger_topic()
+    while (restored := _count_restored(ctx, copies)) < len(copies):
+        _append(ctx, copies[restored], restored)
         appended += 1
-    if known is not None and known != identity:
-        reached("restore.proven")
-        mill.archive.move_ledger(*identity)
-        reached("restore.moved")
-    entries = len(mill.chain().entries)
-    return Restored(mill.model, entries, appended, known not in (None, identity), *identity)
+    if previous is not None and previous != identity:
+        failpoint("restore.proven")
+        ctx.repository.set_ledger_topic(*identity)
+        failpoint("restore.moved")
+    entries = len(ctx.chain().entries)
+    return RestoreResult(ctx.model, entries, appended, previous not in (None, identity), *identity)
 
 
-def _copies(mill: Mill) -> list[bytes]:
+def _copies(ctx: ModelContext) -> list[bytes]:
     """The copied entries, from 0. Raises `LedgerBroken` unless each follows the one before."""
     copies: list[bytes] = []
-    while (copy := mill.archive.entry(len(copies))) is not None:
+    while (copy := ctx.repository.entry(len(copies))) is not None:
         copies.append(copy)
     records = [LedgerRecord(seq, copy) for seq, copy in enumerate(copies)]
-    whole = len(build_chain(mill.model, records).entries)
-    last = mill.archive.last_entry()
-    if whole < len(copies):
+    valid_count = len(build_chain(ctx.model, records).entries)
+    last = ctx.repository.last_entry_seq()
+    if valid_count < len(copies):
         raise LedgerBroken(
-            f"The store's copies of ledger entries {whole - 1} and {whole} of model {mill.model} "
+            f"The store's copies of ledger entries {valid_count - 1} and {valid_count} of model {ctx.model} "
             "do not follow each other: one of them was edited.",
             _BACKUP,
         )
     if len(copies) <= last:
         raise LedgerBroken(
-            f"The store has no copy of ledger entry {whole} of model {mill.model}, but one of "
+            f"The store has no copy of ledger entry {valid_count} of model {ctx.model}, but one of "
             f"entry {last}.",
             _BACKUP,
         )
     return copies
 
 
-def _standing(mill: Mill, copies: list[bytes]) -> int:
+def _count_restored(ctx: ModelContext, copies: list[bytes]) -> int:
     """How many of the copied entries stand in the topic, where no other entry may."""
-    found: Chain = mill.chain()
-    for standing, copy in zip(found.entries, copies, strict=False):
-        if standing.value != copy:
-            entry = standing.entry
+    current: Chain = ctx.chain()
+    for valid_entry, copy in zip(current.entries, copies, strict=False):
+        if valid_entry.value != copy:
+            entry = valid_entry.entry
             raise LedgerBroken(
-                f"The ledger topic holds another entry {entry.seq} of model {mill.model} than was "
-                f"copied to the store: at offset {standing.offset}, {entry.kind} of "
+                f"The ledger topic holds another entry {entry.seq} of model {ctx.model} than was "
+                f"copied to the store: at offset {valid_entry.offset}, {entry.kind} of "
                 f"{entry.digest} by {entry.actor}, because {entry.reason!r}.",
                 "Somebody deployed to this topic after the old one was lost. Entries are never "
                 "removed: restore into a new topic, by TIDEMILL_KAFKA__LEDGER_TOPIC, and decide "
                 "again there.",
             )
-    return len(found.entries)
+    return len(current.entries)
 
 
-def _append(mill: Mill, value: bytes, standing: int) -> None:
+def _append(ctx: ModelContext, value: bytes, valid_count: int) -> None:
     """Append the entry that follows so many; it stands afterwards, or an error says why not."""
-    reached("restore.before")
+    failpoint("restore.before")
     try:
-        mill.ledger.append(mill.model, value)
+        ctx.ledger.append(ctx.model, value)
     except LogUnavailable:
-        if len(mill.chain().entries) == standing:  # it was not taken
+        if len(ctx.chain().entries) == valid_count:  # it was not taken
             raise
-    reached("restore.after")
+    failpoint("restore.after")

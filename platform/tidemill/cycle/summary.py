@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tidemill.core.errors import PredecessorMissing
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import Mill
+from tidemill.cycle.mill import ModelContext
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,32 @@ class Summary:
     deployments: int
 
 
-def summarize(mill: Mill, first: Window, last: Window) -> Summary:
+def summarize(ctx: ModelContext, first: Window, last: Window) -> Summary:
     """Sum up a range whose windows are all reported. Raises `PredecessorMissing`."""
-    calendar, archive = mill.spec.calendar, mill.archive
+    calendar, repository = ctx.spec.calendar, ctx.repository
     counts: Counter[str] = Counter()
     verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "roll_back": 0})
     reasons: dict[str, str] = {}
     sums = {"initial": 0.0, "champion": 0.0, "challenger": 0.0}
     champion = ""
     for window in calendar.between(first, last):
-        manifest, report = archive.manifest(window.key), archive.report(window.key)
+        manifest, report = repository.manifest(window.key), repository.report(window.key)
         if manifest is None or report is None:
             raise PredecessorMissing(
-                f"Window {window.key} of model {mill.model} has no evaluation report.",
-                f"Run `tidemill backfill {mill.model} --from {window.key} --to {last.key}`.",
+                f"Window {window.key} of model {ctx.model} has no evaluation report.",
+                f"Run `tidemill backfill {ctx.model} --from {window.key} --to {last.key}`.",
             )
         counts.update(windows=1, rows=manifest.rows, late=manifest.late, rejected=manifest.rejected)
         verdicts[report.verdict] += 1
         if report.verdict != "keep":
             test = report.comparisons[-1] if report.comparisons else "no test"
-            why = report.reasons[0] if report.verdict == "roll_back" else test
-            reasons[window.key] = f"{report.verdict}: {why}"
+            reason = report.reasons[0] if report.verdict == "roll_back" else test
+            reasons[window.key] = f"{report.verdict}: {reason}"
         for role in sums:
             sums[role] += (report.losses[role] or 0.0) * report.rows
         champion = report.state.champion
     return Summary(
-        model=mill.model,
+        model=ctx.model,
         first=first.key,
         last=last.key,
         windows=counts["windows"],
@@ -67,5 +67,5 @@ def summarize(mill: Mill, first: Window, last: Window) -> Summary:
         reasons=reasons,
         losses={role: total / max(1, counts["rows"]) for role, total in sums.items()},
         champion=champion,
-        deployments=len(mill.chain().entries),
+        deployments=len(ctx.chain().entries),
     )

@@ -10,15 +10,15 @@ from tidemill.core.records import Candidate, FileRef, PruneMarker
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.archive import adoption_name, bundle_name
-from tidemill.cycle.lines import adoptions, line_of
-from tidemill.cycle.mill import Mill
-from tidemill.cycle.verify_ledger import compared
+from tidemill.cycle.lines import adoptions, lineage_for
+from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.verify_ledger import ledger_differences
 
 Progress = Callable[[str], None]
 
 
 @dataclass
-class Verified:
+class VerificationReport:
     """What was looked at, and each finding as a sentence; no finding means that all is right.
 
     `given` names the batches that the log no longer holds: they were taken as archived, and what
@@ -33,232 +33,232 @@ class Verified:
     entries: int = 0
     recomputed: int = 0
     pruned: str | None = None
-    given: list[str] = field(default_factory=list)
+    taken_as_archived: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
 
-def verify(mill: Mill) -> Verified:
+def verify(ctx: ModelContext) -> VerificationReport:
     """Check every record and file of the model against those it was made from.
 
     Raises `StoreUnavailable`, which says nothing of what is stored.
     """
-    check = _Check(mill)
+    verifier = _Verifier(ctx)
     for step in (
-        check.pruned,
-        check.plans,
-        check.batches,
-        check.candidates,
-        check.reports,
-        check.ledger,
+        verifier.read_prune_marker,
+        verifier.check_plans,
+        verifier.check_batches,
+        verifier.check_candidates,
+        verifier.check_reports,
+        verifier.check_ledger,
     ):
         try:
             step()
         except StoreUnavailable:
             raise
         except TidemillError as error:
-            check.found(f"{type(error).__name__}: {error.message}")
-    if not check.verified.findings:  # what damaged records name would seem to be nobody's
-        check.orphans()
-    return check.verified
+            verifier.add_finding(f"{type(error).__name__}: {error.message}")
+    if not verifier.verification.findings:  # what damaged records name would seem to be nobody's
+        verifier.check_orphans()
+    return verifier.verification
 
 
-class _Check:
+class _Verifier:
     """One walk over a model's records, remembering which names they account for."""
 
-    def __init__(self, mill: Mill) -> None:
-        self.mill = mill
-        self.archive = mill.archive
-        self.verified = Verified()
-        self.known: set[str] = {"observations.json", "initial.json", "lines/0.json", "pruned.json"}
-        self.mark: PruneMarker | None = None
+    def __init__(self, ctx: ModelContext) -> None:
+        self.ctx = ctx
+        self.repository = ctx.repository
+        self.verification = VerificationReport()
+        self.accounted_names: set[str] = {"observations.json", "initial.json", "lines/0.json", "pruned.json"}
+        self.marker: PruneMarker | None = None
 
-    def found(self, finding: str) -> None:
-        self.verified.findings.append(finding)
+    def add_finding(self, finding: str) -> None:
+        self.verification.findings.append(finding)
 
-    def pruned(self) -> None:
+    def read_prune_marker(self) -> None:
         """What `keep_windows` has pruned may be gone."""
-        self.mark = self.archive.pruned()
-        self.verified.pruned = self.mark.window if self.mark else None
+        self.marker = self.repository.prune_marker()
+        self.verification.pruned = self.marker.window if self.marker else None
 
-    def _may_be_gone(self, key: str) -> bool:
-        if self.mark is None or key == INITIAL_KEY:
+    def _may_be_pruned(self, key: str) -> bool:
+        if self.marker is None or key == INITIAL_KEY:
             return False
-        return self.mill.spec.calendar.window(key).end <= self.mark.window_end_ms
+        return self.ctx.spec.calendar.window(key).end <= self.marker.window_end_ms
 
-    def plans(self) -> None:
+    def check_plans(self) -> None:
         """Ranges tile: each starts where the one before ends, and names its bytes."""
-        before: Plan | None = None
-        for key in self._keys("plans/"):
-            planned = self.archive.plan(key)
-            if planned is None:
-                self.found(f"The plan of window {key} is missing; later plans are there.")
+        previous: Plan | None = None
+        for key in self._window_keys("plans/"):
+            plan = self.repository.plan(key)
+            if plan is None:
+                self.add_finding(f"The plan of window {key} is missing; later plans are there.")
                 return
-            self.known.add(f"plans/{key}.json")
-            self.verified.plans += 1
-            if before is not None:
-                self._follows(before, planned)
-            before = planned
+            self.accounted_names.add(f"plans/{key}.json")
+            self.verification.plans += 1
+            if previous is not None:
+                self._check_successor(previous, plan)
+            previous = plan
 
-    def _follows(self, before: Plan, planned: Plan) -> None:
-        if planned.previous != self.archive.hash(f"plans/{before.window}.json"):
-            self.found(f"The plan of window {before.window} was edited after {planned.window}'s.")
-        starts = {r.partition: r.start for r in planned.ranges}
-        if planned.adoption != before.adoption:
-            self._adopts(planned)
-        elif planned.epoch != before.epoch:
-            self.found(f"The plan of window {planned.window} is on another topic, not adopted.")
-        for partition, end in before.end_offsets.items():
-            if planned.epoch == before.epoch and starts.get(partition) != end:
-                self.found(
-                    f"Window {planned.window} starts at offset {starts.get(partition)} of "
-                    f"partition {partition}, but {before.window} ends at {end}."
+    def _check_successor(self, previous: Plan, plan: Plan) -> None:
+        if plan.previous != self.repository.hash(f"plans/{previous.window}.json"):
+            self.add_finding(f"The plan of window {previous.window} was edited after {plan.window}'s.")
+        starts = {r.partition: r.start for r in plan.ranges}
+        if plan.adoption != previous.adoption:
+            self._check_adoption(plan)
+        elif plan.epoch != previous.epoch:
+            self.add_finding(f"The plan of window {plan.window} is on another topic, not adopted.")
+        for partition, end in previous.end_offsets.items():
+            if plan.epoch == previous.epoch and starts.get(partition) != end:
+                self.add_finding(
+                    f"Window {plan.window} starts at offset {starts.get(partition)} of "
+                    f"partition {partition}, but {previous.window} ends at {end}."
                 )
 
-    def _adopts(self, planned: Plan) -> None:
-        adoption = self.archive.adoption(planned.adoption)
-        wanted = (planned.window, planned.epoch, planned.topic_id)
-        if adoption is None or (adoption.window, adoption.epoch, adoption.topic_id) != wanted:
-            self.found(
-                f"The plan of window {planned.window} goes by adoption {planned.adoption}, which "
+    def _check_adoption(self, plan: Plan) -> None:
+        adoption = self.repository.adoption(plan.adoption)
+        expected = (plan.window, plan.epoch, plan.topic_id)
+        if adoption is None or (adoption.window, adoption.epoch, adoption.topic_id) != expected:
+            self.add_finding(
+                f"The plan of window {plan.window} goes by adoption {plan.adoption}, which "
                 "is missing or another."
             )
 
-    def batches(self) -> None:
-        for key in self._keys("batches/"):
-            manifest = self.archive.manifest(key)
+    def check_batches(self) -> None:
+        for key in self._window_keys("batches/"):
+            manifest = self.repository.manifest(key)
             if manifest is None:  # a later window may be extracted first; candidates name theirs
                 continue
-            self.known.add(f"batches/{key}/manifest.json")
-            self.verified.batches += 1
-            gone = self._may_be_gone(key)
-            self._file(manifest.rows_file, gone)
-            self._file(manifest.rejected_file, gone)
-            planned = self.archive.plan(key)
-            if manifest.epoch < 0 or planned is None:
+            self.accounted_names.add(f"batches/{key}/manifest.json")
+            self.verification.batches += 1
+            may_be_pruned = self._may_be_pruned(key)
+            self._check_file(manifest.rows_file, may_be_pruned)
+            self._check_file(manifest.rejected_file, may_be_pruned)
+            plan = self.repository.plan(key)
+            if manifest.epoch < 0 or plan is None:
                 continue
-            if manifest.plan != self.archive.hash(f"plans/{key}.json"):
-                self.found(f"The batch of window {key} was made from another plan.")
-            if manifest.rows + manifest.rejected + manifest.gaps != planned.offset_count:
-                self.found(f"The batch of window {key} does not account for its offsets.")
+            if manifest.plan != self.repository.hash(f"plans/{key}.json"):
+                self.add_finding(f"The batch of window {key} was made from another plan.")
+            if manifest.rows + manifest.rejected + manifest.gaps != plan.offset_count:
+                self.add_finding(f"The batch of window {key} does not account for its offsets.")
 
-    def candidates(self) -> None:
-        made = self.archive.initial()
-        if made is None:
+    def check_candidates(self) -> None:
+        initial_model = self.repository.initial_model()
+        if initial_model is None:
             return
-        self._bundle(made.digest, "the initial model")
-        self._file(made.sample.snapshot)
-        if self.archive.line() is None:
+        self._check_bundle(initial_model.digest, "the initial model")
+        self._check_file(initial_model.sample.snapshot)
+        if self.repository.lineage() is None:
             return
-        parent = made.digest
-        for window in self._steps("candidates/", 1):
-            begun = line_of(self.mill, window)
-            line = canonical.digest_of(begun)
-            if begun.first_window == window.key and begun.parent != parent:
-                self.found(
-                    f"The line of window {window} goes on from {begun.parent}, not {parent}."
+        parent = initial_model.digest
+        for window in self._windows_in("candidates/", 1):
+            lineage = lineage_for(self.ctx, window)
+            lineage_id = canonical.digest_of(lineage)
+            if lineage.first_window == window.key and lineage.parent != parent:
+                self.add_finding(
+                    f"The line of window {window} goes on from {lineage.parent}, not {parent}."
                 )
-            candidate = self.archive.candidate(line, window.key)
+            candidate = self.repository.candidate(lineage_id, window.key)
             if candidate is None:
-                self.found(
+                self.add_finding(
                     f"The candidate of window {window.key} is missing; later ones are there."
                 )
                 return
-            self.known.add(self.archive.candidate_name(line, window.key))
-            self.verified.candidates += 1
-            self._candidate(candidate, parent)
+            self.accounted_names.add(self.repository.candidate_name(lineage_id, window.key))
+            self.verification.candidates += 1
+            self._check_candidate(candidate, parent)
             parent = candidate.digest
 
-    def _candidate(self, candidate: Candidate, parent: str) -> None:
-        key, gone = candidate.window, self._may_be_gone(candidate.window)
-        begins = self.mark is not None and key == self.mark.window
-        self._bundle(candidate.digest, f"candidate {key}", gone and not begins)
+    def _check_candidate(self, candidate: Candidate, parent: str) -> None:
+        key, may_be_pruned = candidate.window, self._may_be_pruned(candidate.window)
+        is_start = self.marker is not None and key == self.marker.window
+        self._check_bundle(candidate.digest, f"candidate {key}", may_be_pruned and not is_start)
         if candidate.holdout is not None:
-            self._bundle(candidate.holdout, f"the holdout fit of {key}", gone)
-        self._file(candidate.sample.snapshot, gone and not begins)
+            self._check_bundle(candidate.holdout, f"the holdout fit of {key}", may_be_pruned)
+        self._check_file(candidate.sample.snapshot, may_be_pruned and not is_start)
         if candidate.parent != parent:
-            self.found(f"Candidate {key} continues {candidate.parent}, not {parent}.")
-        if candidate.batch != self.archive.hash(f"batches/{key}/manifest.json"):
-            self.found(f"Candidate {key} was made from another batch manifest.")
+            self.add_finding(f"Candidate {key} continues {candidate.parent}, not {parent}.")
+        if candidate.batch != self.repository.hash(f"batches/{key}/manifest.json"):
+            self.add_finding(f"Candidate {key} was made from another batch manifest.")
 
-    def reports(self) -> None:
-        before: Report | None = None
-        for window in self._steps("reports/"):
-            report = self.archive.report(window.key)
+    def check_reports(self) -> None:
+        previous: Report | None = None
+        for window in self._windows_in("reports/"):
+            report = self.repository.report(window.key)
             if report is None:
-                self.found(f"The report of window {window.key} is missing; later ones are there.")
+                self.add_finding(f"The report of window {window.key} is missing; later ones are there.")
                 return
-            self.known.add(f"reports/{window.key}.json")
-            self.verified.reports += 1
+            self.accounted_names.add(f"reports/{window.key}.json")
+            self.verification.reports += 1
             names = {
                 "report before": (
                     report.inputs.previous,
-                    f"reports/{before.window}.json" if before else None,
+                    f"reports/{previous.window}.json" if previous else None,
                 ),
                 "batch": (report.inputs.batch, f"batches/{window.key}/manifest.json"),
                 "candidate": (
                     report.inputs.candidate,
-                    self.archive.candidate_name(report.lineage, window.key),
+                    self.repository.candidate_name(report.lineage, window.key),
                 ),
             }
-            for what, (wanted, name) in names.items():
-                if wanted != (self.archive.hash(name) if name else None):
-                    self.found(f"The {what} that report {window.key} was made from was edited.")
-            before = report
-        if before is not None:
-            self._bundle(before.state.champion, "the gate's champion")
-            self._bundle(before.state.baseline, "the gate's baseline")
+            for record_kind, (expected, name) in names.items():
+                if expected != (self.repository.hash(name) if name else None):
+                    self.add_finding(f"The {record_kind} that report {window.key} was made from was edited.")
+            previous = report
+        if previous is not None:
+            self._check_bundle(previous.state.champion, "the gate's champion")
+            self._check_bundle(previous.state.baseline, "the gate's baseline")
 
-    def ledger(self) -> None:
+    def check_ledger(self) -> None:
         """The topic holds the entries that were copied, in their order, and their models exist."""
-        copies = [name for name in self.archive.names("ledger/") if name != "ledger/topic.json"]
-        self.known.update([*copies, "ledger/topic.json"])
-        chain, place = self.mill.chain(), self.archive.ledger_topic()
-        if place is not None and place != self.mill.ledger.identity():
-            self.found(f"The ledger's entries stood in topic {place[1]} of cluster {place[0]}.")
-        self.verified.entries = len(chain.entries)
-        self.verified.findings.extend(compared(self.archive, chain))
-        self.known.update(adoption_name(number) for number, _ in adoptions(self.archive))
-        for standing in chain.entries:
-            self._bundle(standing.entry.digest, f"ledger entry {standing.entry.seq}")
+        copies = [name for name in self.repository.names("ledger/") if name != "ledger/topic.json"]
+        self.accounted_names.update([*copies, "ledger/topic.json"])
+        chain, topic_identity = self.ctx.chain(), self.repository.ledger_topic()
+        if topic_identity is not None and topic_identity != self.ctx.ledger.identity():
+            self.add_finding(f"The ledger's entries stood in topic {topic_identity[1]} of cluster {topic_identity[0]}.")
+        self.verification.entries = len(chain.entries)
+        self.verification.findings.extend(ledger_differences(self.repository, chain))
+        self.accounted_names.update(adoption_name(number) for number, _ in adoptions(self.repository))
+        for valid_entry in chain.entries:
+            self._check_bundle(valid_entry.entry.digest, f"ledger entry {valid_entry.entry.seq}")
 
-    def orphans(self) -> None:
+    def check_orphans(self) -> None:
         """No file lies in the store that no record accounts for."""
-        for name in self.archive.names(""):
-            if name not in self.known and not name.startswith("blocked/"):
-                self.found(f"{self.archive.model}/{name} belongs to no record.")
+        for name in self.repository.names(""):
+            if name not in self.accounted_names and not name.startswith("blocked/"):
+                self.add_finding(f"{self.repository.model}/{name} belongs to no record.")
 
-    def _bundle(self, digest: str, what: str, may_be_gone: bool = False) -> None:
-        self.known.add(bundle_name(digest))
-        if may_be_gone and self.archive.hash(bundle_name(digest)) is None:
+    def _check_bundle(self, digest: str, owner: str, may_be_pruned: bool = False) -> None:
+        self.accounted_names.add(bundle_name(digest))
+        if may_be_pruned and self.repository.hash(bundle_name(digest)) is None:
             return
         try:
-            self.archive.bundle(digest)
+            self.repository.bundle(digest)
         except (DigestMismatch, ModelPruned) as error:
-            self.found(f"The model of {what}: {error.message}")
+            self.add_finding(f"The model of {owner}: {error.message}")
 
-    def _file(self, ref: FileRef | None, may_be_gone: bool = False) -> None:
+    def _check_file(self, ref: FileRef | None, may_be_pruned: bool = False) -> None:
         if ref is None:
             return
-        self.known.add(ref.name)
-        if may_be_gone and self.archive.hash(ref.name) is None:
+        self.accounted_names.add(ref.name)
+        if may_be_pruned and self.repository.hash(ref.name) is None:
             return
         try:
-            self.archive.file(ref)
+            self.repository.file(ref)
         except DigestMismatch as error:
-            self.found(error.message)
+            self.add_finding(error.message)
 
-    def _keys(self, folder: str) -> list[str]:
+    def _window_keys(self, folder: str) -> list[str]:
         """The first plan's key and every window's, up to the last that has anything in `folder`."""
-        if not any(self.archive.names(folder)):
+        if not any(self.repository.names(folder)):
             return []
-        return [INITIAL_KEY, *(window.key for window in self._steps(folder))]
+        return [INITIAL_KEY, *(window.key for window in self._windows_in(folder))]
 
-    def _steps(self, folder: str, depth: int = 0) -> list[Window]:
+    def _windows_in(self, folder: str, depth: int = 0) -> list[Window]:
         """The windows up to the last that has a record in `folder`, so many folders deep."""
-        names = self.archive.names(folder)
+        names = self.repository.names(folder)
         parts = (name.removeprefix(folder).split("/")[depth] for name in names)
         keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL_KEY})
         if not keys:
             return []
-        calendar = self.mill.spec.calendar
+        calendar = self.ctx.spec.calendar
         return list(calendar.between(calendar.first, calendar.window(keys[-1])))

@@ -66,7 +66,7 @@ def deployment_alerts(model: str, status: str) -> dg.SensorDefinition:
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        send = bootstrap.alert_by(Settings())
+        send = bootstrap.make_alert_sender(Settings())
         if send is None:
             return dg.SensorResult(skip_reason="Nobody wants alerts: TIDEMILL_ALERTS__… is unset.")
         cursor, why = tell(context.instance, model, context.cursor, send)

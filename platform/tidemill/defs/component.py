@@ -68,7 +68,7 @@ class IncrementalModel(dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets of this model, its checks, its sensors, and what simulates its stream."""
-        sensors = Settings().sensors
+        sensors = Settings().sensors_default_status
         return dg.Definitions(
             assets=[*build_assets(self.model, self.spec), *stretches(self.model, self.spec)],
             asset_checks=[fresh_check(self.model, self.spec)],

@@ -43,11 +43,11 @@ def fresh_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
         asset=dg.AssetKey([model, FRESH.asset]), name=FRESH.name, description=FRESH.description
     )
     def fresh() -> dg.AssetCheckResult:
-        from tidemill.cycle.due import due, freshness
+        from tidemill.cycle.due import compute_backlog, freshness
 
         try:
             with looking(model, spec) as mill:
-                told = answer(model, freshness(mill, due(mill)), None)
+                told = answer(model, freshness(mill, compute_backlog(mill)), None)
         except WindowOpen as error:
             told = unknown(model, error)
         except TidemillError as error:
@@ -66,8 +66,8 @@ def answer(model: str, seen: "Freshness", trouble: FailureState | None) -> dg.As
     """The check's evaluation: stale, or given up, is a failure."""
     given_up = trouble is not None and trouble.given_up
     told: dict[str, dg.MetadataValue] = {
-        "lag": dg.MetadataValue.float(seen.lag / 1000),
-        "limit": dg.MetadataValue.float(seen.limit / 1000),
+        "lag": dg.MetadataValue.float(seen.lag_ms / 1000),
+        "limit": dg.MetadataValue.float(seen.limit_ms / 1000),
         "newest due window": dg.MetadataValue.text(str(seen.newest_due or "none yet")),
         "newest window done": dg.MetadataValue.text(str(seen.done or "none yet")),
     }

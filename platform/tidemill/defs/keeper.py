@@ -13,7 +13,7 @@ from tidemill.core.windows import Window
 
 if TYPE_CHECKING:
     from tidemill.adapters.mlflow import MlflowTracker
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
     from tidemill.cycle.record import Recorder
     from tidemill.ports import Tracker
 
@@ -42,7 +42,7 @@ class Keeper:
     not cost its timeout in every window. `off` says that no record is wanted.
     """
 
-    mill: "Mill"
+    mill: "ModelContext"
     asked: Asked
     tracker: "Callable[[], Tracker | None]"
     trouble: TidemillError | None = None
@@ -52,23 +52,23 @@ class Keeper:
 
     def window(self, window: Window) -> str | None:
         """Record a window that was reported; where people see it."""
-        return self._try(lambda recorder: recorder.window(window))
+        return self._try(lambda recorder: recorder.record_window(window))
 
     def written(self) -> None:
         """Wait for the record of the last window, or see why there is none (`trouble`)."""
         if self._recorder is not None:
-            self._try(lambda recorder: recorder.written())
+            self._try(lambda recorder: recorder.flush())
 
     def deployments(self) -> None:
         """Let registry and alias follow the ledger."""
-        self._try(lambda recorder: recorder.deployments())
+        self._try(lambda recorder: recorder.record_deployments())
 
     def close(self, success: bool) -> None:
         """Let the tracker's run of this Dagster run end as that did."""
         self.written()
-        if self._recorder is not None and self._recorder.parent is not None:
-            parent = self._recorder.parent
-            self._try(lambda recorder: recorder.tracker.end(parent, success))
+        if self._recorder is not None and self._recorder.parent_run_id is not None:
+            parent = self._recorder.parent_run_id
+            self._try(lambda recorder: recorder.tracker.end_run(parent, success))
         self._stack.close()
 
     def _try(self, act: "Callable[[Recorder], T]") -> T | None:

@@ -24,7 +24,7 @@ from tidemill.defs.resources import Mills, Steps
 from tidemill.defs.walk import WINDOWED
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
 
 MODEL_TAG = "tidemill/model"
 """The tag of runs made here: while the model's lock is ours, another such run that has not ended
@@ -80,7 +80,7 @@ def backfill(
     with mills.open(model, spec) as mill, kept_connections(instance):
         _bury(instance, model)
         work = _Work(instance, model, spec, _Opened(mill, mills), progress)
-        if mill.archive.initial() is None or mill.chain().head is None:
+        if mill.repository.initial_model() is None or mill.chain().head is None:
             made = work.run(["initial_model"], {})
             if not made.success:
                 return made
@@ -92,13 +92,13 @@ def backfill(
 class _Opened:
     """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
 
-    mill: "Mill"
+    mill: "ModelContext"
     mills: Mills
 
-    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         return nullcontext(self.mill)
 
-    def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+    def keeper(self, mill: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
         return self.mills.keeper(mill, run, instance)
 
     def steps(self) -> Steps:

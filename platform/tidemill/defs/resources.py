@@ -17,25 +17,25 @@ if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report import Report
     from tidemill.cycle.deploy import Deployment
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
 
 
 @dataclass(frozen=True)
 class Steps:
     """The steps of one update, as `tidemill.cycle` has them."""
 
-    initial: "Callable[[Mill], InitialModel]"
-    extract: "Callable[[Mill, Window], Manifest]"
-    update: "Callable[[Mill, Window], Candidate]"
-    evaluate: "Callable[[Mill, Window], Report]"
-    deploy: "Callable[[Mill, Window, bool], Deployment]"
-    prune: "Callable[[Mill, Window], PruneMarker | None]"
+    initial: "Callable[[ModelContext], InitialModel]"
+    extract: "Callable[[ModelContext, Window], Manifest]"
+    update: "Callable[[ModelContext, Window], Candidate]"
+    evaluate: "Callable[[ModelContext, Window], Report]"
+    deploy: "Callable[[ModelContext, Window, bool], Deployment]"
+    prune: "Callable[[ModelContext, Window], PruneMarker | None]"
 
 
 class Mills(dg.ConfigurableResource[None]):
     """Opens the mill of a model by the settings of this process (`TIDEMILL_…`)."""
 
-    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The model's mill over the real adapters, alone at work on that model.
 
         Raises `AlreadyRunning`, `LogUnavailable`, and what settings and adapters raise.
@@ -43,23 +43,23 @@ class Mills(dg.ConfigurableResource[None]):
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        return bootstrap.open_mill(model, Settings(), spec=spec, exclusive=True)
+        return bootstrap.open_model(model, Settings(), spec=spec, exclusive=True)
 
-    def look(self, model: str, spec: ModelSpec) -> "AbstractContextManager[Mill]":
+    def look(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The same for looking only, whoever is at work on the model; no broker is started."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        return bootstrap.open_mill(model, Settings(), spec=spec, start=False)
+        return bootstrap.open_model(model, Settings(), spec=spec, start=False)
 
-    def keeper(self, mill: "Mill", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+    def keeper(self, mill: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
         """Who keeps the record of this Dagster run, by the settings of this process."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
         settings = Settings()
-        asked = Asked(run, instance, settings.dagster_ui)
-        return Keeper(mill, asked, partial(bootstrap.tracker, settings))
+        asked = Asked(run, instance, settings.dagster_ui_url)
+        return Keeper(mill, asked, partial(bootstrap.make_tracker, settings))
 
     def warm(self) -> None:
         """Import what a window needs, while there is time."""
@@ -69,7 +69,7 @@ class Mills(dg.ConfigurableResource[None]):
 
         self.steps()
         import_lightgbm()
-        if bootstrap.tracker(Settings()) is not None:
+        if bootstrap.make_tracker(Settings()) is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so
                 import dagster_mlflow  # noqa: F401

@@ -22,8 +22,8 @@ from tidemill.defs.walk import WINDOWED
 from tidemill.defs.watching import looking
 
 if TYPE_CHECKING:
-    from tidemill.cycle.due import Due
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.due import Backlog
+    from tidemill.cycle.mill import ModelContext
 
 INTERVAL = 2
 """Seconds between two ticks, at least; Dagster's daemon takes 5."""
@@ -100,11 +100,11 @@ class _Tick:
     """One look at a model, its last run and its log."""
 
     instance: dg.DagsterInstance
-    mill: "Mill"
+    mill: "ModelContext"
     cursor: Cursor
 
     def result(self) -> dg.SensorResult:
-        from tidemill.cycle.due import due
+        from tidemill.cycle.due import compute_backlog
 
         last = self._last_run()
         if last is not None and last.status in _UNFINISHED:
@@ -112,7 +112,7 @@ class _Tick:
         if self._at_work():
             return self._skip(f"Somebody else is at work on model {self.mill.model}.")
         try:
-            seen = due(self.mill, self.cursor.done)
+            seen = compute_backlog(self.mill, self.cursor.done)
         except WindowOpen as error:
             return self._skip(error.message)
         if last is not None and last.run_id != self.cursor.run:
@@ -140,23 +140,23 @@ class _Tick:
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        return bootstrap.at_work(self.mill.model, Settings())
+        return bootstrap.is_locked(self.mill.model, Settings())
 
-    def _take_note(self, run: dg.DagsterRun, seen: "Due") -> None:
+    def _take_note(self, run: dg.DagsterRun, seen: "Backlog") -> None:
         """Take note of how the last run ended."""
         trouble = None
         if run.status != dg.DagsterRunStatus.SUCCESS:
             failure = _failure(self.instance, run, str(seen.first or seen.done or "initial"))
             situation = self._situation(failure.window)
-            trouble = next_state(self.cursor.trouble, failure, self.mill.now(), situation)
+            trouble = next_state(self.cursor.trouble, failure, self.mill.clock(), situation)
         self.cursor = replace(self.cursor, run=run.run_id, trouble=trouble)
 
-    def _settle(self, seen: "Due") -> None:
+    def _settle(self, seen: "Backlog") -> None:
         """Forget about trouble that is over, or that somebody has changed something about."""
         trouble = self.cursor.trouble
         if trouble is None:
             return
-        reported = self.mill.archive.report(trouble.window) is not None
+        reported = self.mill.repository.report(trouble.window) is not None
         redo = seen.first is not None and seen.first.key == trouble.window
         over = reported and not redo
         if over or (trouble.given_up and self._situation(trouble.window) != trouble.fingerprint):
@@ -167,24 +167,24 @@ class _Tick:
         from tidemill.core import canonical
         from tidemill.cycle.lines import adoptions
 
-        archive, chain = self.mill.archive, self.mill.chain()
+        archive, chain = self.mill.repository, self.mill.chain()
         told = {
             "spec": self.mill.spec.model_dump(mode="json", by_alias=True),
-            "learning": self.mill.learning(),
+            "learning": self.mill.learning_spec(),
             "ledger": len(chain.entries),
             "records": [archive.hash(f"batches/{window}/manifest.json")],
             "adoptions": [*adoptions(archive)],
         }
         return canonical.digest(canonical.encode(told))
 
-    def _freshness(self, seen: "Due") -> list[dg.AssetCheckEvaluation]:
+    def _freshness(self, seen: "Backlog") -> list[dg.AssetCheckEvaluation]:
         """The freshness, where it has changed or was not told for a while."""
         from tidemill.cycle.due import freshness
 
         evaluation = answer(
             self.mill.model, found := freshness(self.mill, seen), self.cursor.trouble
         )
-        told, now = self.cursor.told, self.mill.now()
+        told, now = self.cursor.told, self.mill.clock()
         done = found.done.key if found.done else None
         if (
             told is not None
@@ -195,24 +195,24 @@ class _Tick:
         self.cursor = replace(self.cursor, told=(evaluation.passed, done, now))
         return [evaluation]
 
-    def _watermarks(self, seen: "Due") -> Iterator[dg.AssetObservation]:
+    def _watermarks(self, seen: "Backlog") -> Iterator[dg.AssetObservation]:
         """How far the topic has come, at most once a minute."""
-        now, (ends, at) = self.mill.now(), self.cursor.ends or (-1, 0)
+        now, (ends, at) = self.mill.clock(), self.cursor.ends or (-1, 0)
         if now < at + _WATERMARKS:
             return
-        extents = self.mill.log.extents(self.mill.spec.topic)
+        extents = self.mill.event_log.offset_ranges(self.mill.spec.topic)
         if (found := sum(extent.last_stable_offset for extent in extents.values())) != ends:
             self.cursor = replace(self.cursor, ends=(found, now))
-            plan = self.mill.archive.plan(seen.done.key) if seen.done else None
+            plan = self.mill.repository.plan(seen.done.key) if seen.done else None
             plan = plan if plan and plan.topic == self.mill.spec.topic else None
             yield watermarks(self.mill.spec, extents, plan)
 
-    def _request(self, seen: "Due") -> tuple[dg.RunRequest | None, str]:
+    def _request(self, seen: "Backlog") -> tuple[dg.RunRequest | None, str]:
         """The run that is due, or why there is none."""
-        trouble, now = self.cursor.trouble, self.mill.now()
-        begun = self.mill.archive.initial() is not None and self.mill.chain().head is not None
+        trouble, now = self.cursor.trouble, self.mill.clock()
+        begun = self.mill.repository.initial_model() is not None and self.mill.chain().head is not None
         if begun and (seen.first is None or seen.last is None):
-            return None, seen.open_because
+            return None, seen.open_reason
         if trouble is not None and trouble.given_up:
             return None, (
                 f"Given up. {trouble} Goes on as soon as that window is done, or something about "

@@ -62,7 +62,7 @@ def _produce(spec: ModelSpec, window: Window) -> "Told":
     from tidemill.settings import Settings
 
     settings, pace = Settings(), Pace.of(spec)
-    with bootstrap.cluster(settings) as cluster:
+    with bootstrap.kafka_cluster(settings) as cluster:
         return bring_up_to(
             cluster, spec.topic, pace, pace.flights_time(window.end), settings.home / "locks"
         )

@@ -9,7 +9,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, WindowOpen
 from tidemill.core.windows import Window
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
 
 WAIT_TAG = "tidemill/wait"
 """The tag of a run that waits: for how many seconds, at most."""
@@ -30,7 +30,7 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
     return seconds
 
 
-def await_closed(mill: "Mill", window: Window, seconds: float) -> None:
+def await_closed(mill: "ModelContext", window: Window, seconds: float) -> None:
     """Wait until the log has closed the window, and plan it; not longer than this.
 
     The mill only looks: the model's lock is not held, so people decide meanwhile. But the run's
@@ -47,19 +47,19 @@ def await_closed(mill: "Mill", window: Window, seconds: float) -> None:
         return
 
 
-def _next(mill: "Mill", window: Window) -> bool:
+def _next(mill: "ModelContext", window: Window) -> bool:
     """Whether all before the window is done."""
     before = mill.spec.calendar.before(window)
     if before is not None:
-        return mill.archive.report(before.key) is not None
-    return mill.archive.initial() is not None
+        return mill.repository.report(before.key) is not None
+    return mill.repository.initial_model() is not None
 
 
-def _planned(mill: "Mill", window: Window) -> bool:
-    from tidemill.cycle.plan import plan
+def _planned(mill: "ModelContext", window: Window) -> bool:
+    from tidemill.cycle.plan import plan_window
 
     try:
-        plan(mill, window)
+        plan_window(mill, window)
     except WindowOpen:
         return False
     return True

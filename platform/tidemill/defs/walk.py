@@ -24,7 +24,7 @@ from tidemill.defs.lineage import watermarks
 from tidemill.defs.resources import Steps
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
 
 WINDOWED = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
@@ -38,7 +38,7 @@ class Job:
 
     model: str
     spec: ModelSpec
-    mill: "Mill"
+    mill: "ModelContext"
     steps: Steps
     keeper: Keeper
     selected: frozenset[str]
@@ -122,11 +122,11 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
 
 def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
     """How far the topic had come when the run's last batch was read."""
-    plan = job.mill.archive.plan(window.key)
+    plan = job.mill.repository.plan(window.key)
     if plan is None or plan.topic != job.spec.topic:
         return
     try:
-        extents = job.mill.log.extents(plan.topic)
+        extents = job.mill.event_log.offset_ranges(plan.topic)
     except TidemillError:  # the batch stands, whatever became of the topic since
         return
     yield watermarks(job.spec, extents, plan)
@@ -154,7 +154,7 @@ def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:
 
 def _kafka_batch(job: Job, window: Window, final: bool) -> Done:
     manifest = job.steps.extract(job.mill, window)
-    plan = job.mill.archive.plan(window.key)
+    plan = job.mill.repository.plan(window.key)
     checks = batch_checks(job.model, job.spec, window.key, manifest)
     return Done(tell.batch_metadata(manifest, plan), checks)
 
@@ -173,7 +173,7 @@ def _evaluation_report(job: Job, window: Window, final: bool) -> Done:
 def _deployed_model(job: Job, window: Window, final: bool) -> Done:
     made = job.steps.deploy(job.mill, window, final)
     if made.status != "deployed" and made.digest not in job.proven:
-        job.mill.prover.prove(job.mill.archive.bundle(made.digest))  # deploying has proven its own
+        job.mill.validator.validate(job.mill.repository.bundle(made.digest))  # deploying has proven its own
     job.proven.add(made.digest)
     digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(made.digest)}
     checks = [evaluation(job.model, GOLDEN_ROWS, window.key, True, digest)]

@@ -10,7 +10,7 @@ from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import Mill
+    from tidemill.cycle.mill import ModelContext
     from tidemill.settings import Settings
 
 
@@ -21,7 +21,7 @@ class _Kept:
     turn: threading.Lock = field(default_factory=threading.Lock)
     stack: ExitStack = field(default_factory=ExitStack)
     spec: ModelSpec | None = None
-    mill: "Mill | None" = None
+    mill: "ModelContext | None" = None
 
     def close(self) -> None:
         self.mill = None
@@ -39,7 +39,7 @@ def _impatient(settings: "Settings") -> "Settings":
 
 
 @contextmanager
-def looking(model: str, spec: ModelSpec) -> Iterator["Mill"]:
+def looking(model: str, spec: ModelSpec) -> Iterator["ModelContext"]:
     """The model's mill, for looking only: no lock is taken and no broker is started.
 
     Its connections are kept for the next look; after a named fault they are made anew. Raises
@@ -52,7 +52,7 @@ def looking(model: str, spec: ModelSpec) -> Iterator["Mill"]:
             from tidemill.settings import Settings
 
             kept.close()
-            opened = bootstrap.open_mill(model, _impatient(Settings()), spec=spec, start=False)
+            opened = bootstrap.open_model(model, _impatient(Settings()), spec=spec, start=False)
             kept.mill, kept.spec = kept.stack.enter_context(opened), spec
         try:
             yield kept.mill

@@ -73,7 +73,7 @@ class Follower:
     def step(self, seconds: float) -> bool:
         """Take one hearing into account; whether the ledger was reached."""
         try:
-            heard = self._feed.wait(seconds)
+            heard = self._feed.poll(seconds)
         except TidemillError as error:
             self._away(error)
             return False

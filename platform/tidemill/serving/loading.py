@@ -7,7 +7,7 @@ from tidemill.core import canonical
 from tidemill.core.bundle import Model, feature_function_reference
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.features import FeatureFunction
-from tidemill.ports import Prover
+from tidemill.ports import BundleValidator
 from tidemill.serving.predictor import Predictor
 from tidemill.serving.schemas import Contract
 
@@ -19,7 +19,7 @@ class Loader:
     After an adoption that may be another one than `defs.yaml` names.
     """
 
-    prover: Prover
+    prover: BundleValidator
     function: Callable[[str], FeatureFunction]
 
     def __call__(self, bundle: bytes, digest: str, contract: Contract) -> Predictor:
@@ -32,7 +32,7 @@ class Loader:
                 f"The bytes of bundle {digest} are others.",
                 "Restore the bundle from a backup; `tidemill verify` names all that is damaged.",
             )
-        self.prover.prove(bundle)
+        self.prover.validate(bundle)
         reference = feature_function_reference(bundle)
         function = self.function(reference) if reference else None
         return Predictor(Model.load(bundle, digest, function), contract)

@@ -57,10 +57,10 @@ async def serve(
         )
     app.status.draining = True
     logger.info("Ending: not ready any more; requests under way are finished.")
-    await asyncio.sleep(told.drain)
+    await asyncio.sleep(told.drain_seconds)
     server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
-        await asyncio.wait_for(serving, told.grace)
+        await asyncio.wait_for(serving, told.shutdown_grace_seconds)
     watching.cancel()
     logger.info("Ended, with %d requests under way.", app.under_way)
 
@@ -80,7 +80,7 @@ async def _tell(
 
 def _server(app: App, address: str, port: int, told: ServeSettings) -> Server:
     http1 = HTTP1Settings(
-        header_read_timeout=round(told.idle_seconds * 1000), max_buffer_size=_BUFFER
+        header_read_timeout=round(told.header_timeout * 1000), max_buffer_size=_BUFFER
     )
     return Server(
         app,
@@ -90,7 +90,7 @@ def _server(app: App, address: str, port: int, told: ServeSettings) -> Server:
         http=HTTPModes.http1,
         websockets=False,
         backlog=1024,
-        backpressure=told.connections,
+        backpressure=told.max_connections,
         http1_settings=http1,
         log_enabled=False,
     )

@@ -17,7 +17,7 @@ from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, producer
 from tidemill.adapters.prover.forked import ForkedProver
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import Archive
+from tidemill.cycle.archive import ModelRepository
 from tidemill.serving.app import App
 from tidemill.serving.following import Follower
 from tidemill.serving.http import Bounds, Guard
@@ -60,16 +60,16 @@ def work(
     listens; without it, it listens when it is ready.
     """
     told = settings.serve
-    _allow_files(told.connections + _SPARE_FILES)
+    _allow_files(told.max_connections + _SPARE_FILES)
     with ExitStack() as stack:
-        at = stack.enter_context(bootstrap.cluster(settings))
+        at = stack.enter_context(bootstrap.kafka_cluster(settings))
         metrics = Metrics(shared=told.workers > 1)
         follower = stack.enter_context(_following(settings, specs, at, metrics, first))
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, "batches"))
         app = App(
             status=Status(follower, dict(specs), _now),
             metrics=metrics,
-            bounds=Bounds(told.max_bytes, told.max_chunks, told.seconds),
+            bounds=Bounds(told.max_bytes, told.max_chunks, told.body_timeout),
             guard=Guard(told.token.get_secret_value() if told.token else None),
             pool=pool,
             log=stack.enter_context(_log(settings, specs, at, metrics)),
@@ -83,18 +83,18 @@ def _following(
 ) -> Iterator[Follower]:
     """The follower, at work in a thread of its own."""
     told = settings.serve
-    store = bootstrap.store(settings, max(told.patience, _SHORTEST_PATIENCE))
+    store = bootstrap.make_store(settings, max(told.startup_timeout, _SHORTEST_PATIENCE))
     contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
     with ForkedProver() as prover:
         feed = KafkaFeed(at)
         follower = Follower(
             feed,
             contracts,
-            lambda model, digest: Archive(store, model).bundle(digest),
+            lambda model, digest: ModelRepository(store, model).bundle(digest),
             Loader(prover, load_feature_function),
-            LocalCopy(FileStore(settings.serving)),
+            LocalCopy(FileStore(settings.serving_data)),
             _now,
-            patience=round(told.patience * 1000),
+            patience=round(told.startup_timeout * 1000),
             keeps=first,
             told=metrics.happened,
         )
@@ -132,7 +132,7 @@ def _log(
     )
     threading.Thread(target=_make_topics, args=(at, list(specs)), daemon=True).start()
     yield log
-    log.close(told.grace)
+    log.close(told.shutdown_grace_seconds)
 
 
 def _make_topics(at: Cluster, models: list[str]) -> None:

@@ -11,14 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tidemill.core.errors import DigestMismatch, PrerequisiteMissing
-from tidemill.deployed import deployed
+from tidemill.deployed import packaged_file
 
 _PIN = re.compile(r"([0-9a-f]{64})  ([\w.-]+):([\w.-]+):([\w.-]+)")
 
 
 def pins_folder() -> Path:
     """The pins that come with tidemill."""
-    return deployed("kafka")
+    return packaged_file("kafka")
 
 
 def pins(folder: Path) -> dict[str, str]:

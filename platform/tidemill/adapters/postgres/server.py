@@ -14,7 +14,7 @@ from typing import Any
 
 from tidemill.adapters.textfile import last_words
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
-from tidemill.deployed import deployed
+from tidemill.deployed import packaged_file
 
 SUPERUSER = "postgres"
 STOP = signal.SIGINT
@@ -128,7 +128,7 @@ def create(data: Path, port: int, passwords: Path, drawn: Mapping[str, str], log
                 "POSTGRES_USER": SUPERUSER,
                 "SECRETS": secrets,
             }
-            _done(("bash", deployed("postgres") / "init.sh"), log, env=environment)
+            _done(("bash", packaged_file("postgres") / "init.sh"), log, env=environment)
         finally:
             process.send_signal(STOP)
             process.wait(STOP_SECONDS)

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tidemill.adapters.kafka import Cluster, producer
 from tidemill.adapters.streams.ends import BEGUN, SEQ, Begun, Ends, check_alone, read_ends
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OperationNotAllowed
-from tidemill.failpoints import reached
+from tidemill.failpoints import failpoint
 from tidemill.ports import Clock
 
 _POLL_EVERY = 2_000
@@ -150,7 +150,7 @@ def _send(at: Cluster, topic: str, records: Iterator[Record], wait: Wait | None)
                 wait(moment, client)
             elif count % _POLL_EVERY == 0:
                 client.poll(0)
-                reached("stream.handed")
+                failpoint("stream.handed")
             if len(client) >= _QUEUE:
                 _drain(at, topic, client, _QUEUE // 2, failures)
             if failures:

@@ -95,7 +95,7 @@ def _begin(
         drawn = airflow.secrets_of(settings)
         told = {**told, **airflow.environment(settings, drawn)}
         write_dags(airflow.dags(settings), spec, ended)
-    with bootstrap.databases(settings):
+    with bootstrap.local_databases(settings):
         migrate(settings, told, with_airflow=with_airflow)
     manager.begin(wanted, told)
     if ended < time.time() * 1000:
@@ -107,7 +107,7 @@ def _begin(
 
 def _choose_databases(settings: Settings, with_postgres: bool) -> None:
     """Let everything here use PostgreSQL, made if need be, or SQLite; what it used is told."""
-    own, began = bootstrap.postgres(settings), (settings.dagster_home / "dagster.yaml").exists()
+    own, began = bootstrap.local_postgres(settings), (settings.dagster_home / "dagster.yaml").exists()
     if began and with_postgres != (own.port is not None):
         names = ("SQLite", "PostgreSQL") if with_postgres else ("PostgreSQL", "SQLite")
         console.print(

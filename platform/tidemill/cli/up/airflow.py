@@ -55,7 +55,7 @@ def introduction(settings: Settings) -> str:
 
 def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
     """Everything that Airflow is told."""
-    at, home, own = Places(settings), settings.airflow_home, bootstrap.postgres(settings)
+    at, home, own = Places(settings), settings.airflow_home, bootstrap.local_postgres(settings)
     database = f"sqlite:///{home}/airflow.db?timeout=30" if own.port is None else own.url("airflow")
     host, port = at.dagster.removeprefix("http://").split(":")
     return {

@@ -15,7 +15,7 @@ def migrate(settings: Settings, told: Mapping[str, str], *, with_airflow: bool) 
 
     SQLite's files of Dagster and MLflow are made by whoever comes first.
     """
-    if bootstrap.postgres(settings).port is not None:
+    if bootstrap.local_postgres(settings).port is not None:
         _migrate(settings, "dagster", ("dagster", "instance", "migrate"), told)
         if settings.mlflow.tracking_uri is None:
             uri = told["MLFLOW_BACKEND_STORE_URI"]
@@ -27,7 +27,7 @@ def migrate(settings: Settings, told: Mapping[str, str], *, with_airflow: bool) 
 def _migrate(
     settings: Settings, package: str, words: Sequence[str], told: Mapping[str, str]
 ) -> None:
-    own, name = bootstrap.postgres(settings), package.removeprefix("apache-")
+    own, name = bootstrap.local_postgres(settings), package.removeprefix("apache-")
     folder = settings.airflow_home if own.port is None else own.folder
     migrated, now = folder / f"migrated-{name}", version(package)
     if migrated.exists() and migrated.read_text() == now:

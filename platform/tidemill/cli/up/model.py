@@ -35,7 +35,7 @@ def live_model(settings: Settings, models: Path, now: int) -> ModelSpec:
 
 
 def _document(settings: Settings, now: int) -> dict[str, Any]:
-    minutes = settings.up.minutes
+    minutes = settings.up.window_minutes
     length = minutes * 60_000
     start = from_ms(now // length * length - _EARLIER * length)
     packaged = Path(models.__path__[0]) / "flights" / "defs.yaml"

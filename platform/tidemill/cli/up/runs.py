@@ -26,7 +26,7 @@ def bury(settings: Settings, code: Mapping[str, str | int]) -> int:
     over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     under_way = [status for status in dg.DagsterRunStatus if status not in over]
     home = str(dagster_home(settings))
-    with bootstrap.databases(settings), named(), dg.DagsterInstance.from_config(home) as instance:
+    with bootstrap.local_databases(settings), named(), dg.DagsterInstance.from_config(home) as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
             if code.items() <= json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).items():
                 instance.report_run_failed(run, message="The platform ended; run it again.")

@@ -112,7 +112,7 @@ def _kafka(settings: Settings) -> list[Service]:
 
 
 def _postgres(settings: Settings) -> Service:
-    own, port = bootstrap.postgres(settings), settings.up.postgres_port
+    own, port = bootstrap.local_postgres(settings), settings.up.postgres_port
     user = server.account()
     return Service(
         "postgres",
@@ -232,7 +232,7 @@ def mlflow_told(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
     }
     if settings.mlflow.tracking_uri is None:
-        tracker = bootstrap.tracker(settings)
+        tracker = bootstrap.make_tracker(settings)
         assert tracker is not None  # there is one where no other is set
         told["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
     return told
