@@ -16,7 +16,7 @@ from commands import environ
 from kept import define_two_windows, kept
 from postgres_hands import postgres_at, reachable
 from s3_hands import S3
-from tidemill.adapters.postgres import NAMES
+from tidemill.adapters.postgres import DATABASES
 from tidemill.core import errors
 from tools import needs
 
@@ -108,15 +108,15 @@ def test_the_databases_come_back_by_the_commands_of_the_runbook(tmp_path: Path) 
     with reachable() as home:
         bench = Bench("127.0.0.1:1", home, "unused")
         with postgres_at(home / "postgres") as server:
-            for name in NAMES:
+            for name in DATABASES:
                 server.asked(name, f"create table kept as select '{name}' as told")
             performed(save, bench, tmp_path / "backup")
-            for name in NAMES:
+            for name in DATABASES:
                 server.asked(name, "update kept set told = 'spoiled'")
             performed(restore, bench, tmp_path / "backup")
-            assert [server.asked(name, "table kept") for name in NAMES] == [[(n,)] for n in NAMES]
+            assert [server.asked(name, "table kept") for name in DATABASES] == [[(n,)] for n in DATABASES]
         shutil.rmtree(server.own.data)
         performed(restore, bench, tmp_path / "backup")
         server.begin()
-        assert [server.asked(name, "table kept") for name in NAMES] == [[(n,)] for n in NAMES]
+        assert [server.asked(name, "table kept") for name in DATABASES] == [[(n,)] for n in DATABASES]
         server.end()

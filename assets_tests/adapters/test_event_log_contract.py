@@ -74,8 +74,8 @@ class OnKafka:
     def __init__(self, servers: str) -> None:
         self.at = real.Cluster(servers, 20)
         self.log = real.KafkaLog(self.at)
-        self.admin = topics.admin(self.at)
-        self.producer = real.producer(self.at)
+        self.admin = topics.make_admin_client(self.at)
+        self.producer = real.make_producer(self.at)
 
     def create(self, partitions: int = 4, **config: str) -> str:
         name = uuid.uuid4().hex
@@ -88,7 +88,7 @@ class OnKafka:
         assert self.producer.flush(20) == 0
 
     def begin(self, topic: str, partition: int, rows: Sequence[Row]) -> End:
-        producer = real.producer(self.at, {"transactional.id": uuid.uuid4().hex})
+        producer = real.make_producer(self.at, {"transactional.id": uuid.uuid4().hex})
         producer.init_transactions(20)
         producer.begin_transaction()
         for timestamp, value in rows:

@@ -25,7 +25,7 @@ def create(at: real.Cluster, partitions: int = 1, **config: str) -> str:
 
 
 def put(at: real.Cluster, topic: str, partition: int, rows: Sequence[tuple[int, bytes]]) -> None:
-    producer = real.producer(at, {"message.max.bytes": 10_000_000})
+    producer = real.make_producer(at, {"message.max.bytes": 10_000_000})
     for timestamp, value in rows:
         producer.produce(topic, value, partition=partition, timestamp=timestamp)
     assert producer.flush(60) == 0

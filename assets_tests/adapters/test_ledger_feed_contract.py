@@ -41,7 +41,7 @@ class World:
             self.ledger.recreate()
             self.ledger.reattach()
             return
-        admin, name = topics.admin(self.at), self.at.ledger_topic
+        admin, name = topics.make_admin_client(self.at), self.at.ledger_topic
         admin.delete_topics([name])[name].result()
         self.ledger = real.KafkaLedger(self.at)
         deadline = time.monotonic() + 60

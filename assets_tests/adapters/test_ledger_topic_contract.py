@@ -45,7 +45,7 @@ class InMemory:
 class OnKafka:
     def __init__(self, servers: str, timeout: float = 20) -> None:
         self.at = real.Cluster(servers, timeout, ledger_topic=uuid.uuid4().hex)
-        self.admin = topics.admin(self.at)
+        self.admin = topics.make_admin_client(self.at)
         self.ledger = real.KafkaLedger(self.at)
         self.opened = [self.ledger]
 

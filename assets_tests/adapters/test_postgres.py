@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from postgres_hands import Server, needs_postgres, postgres_at, reachable
 from tidemill import bootstrap
-from tidemill.adapters.postgres import NAMES, Postgres, server
+from tidemill.adapters.postgres import DATABASES, Postgres, server
 from tidemill.cli.instance import dagster_home
 from tidemill.cli.postgres import postgres
 from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, SpecInvalid
@@ -24,19 +24,19 @@ def made() -> Iterator[Server]:
 
 
 def test_each_database_lets_in_its_own_user_by_its_password_alone(made: Server) -> None:
-    for name in NAMES:
+    for name in DATABASES:
         assert made.asked(name, "select current_user") == [(name,)]
-        for other in {*NAMES, "postgres", "template1"} - {name}:
+        for other in {*DATABASES, "postgres", "template1"} - {name}:
             with pytest.raises(OperationalError, match="permission denied for database"):
                 made.asked(name, "select 1", other)
-    lines = made.own.passwords.read_text()
-    assert made.own.passwords.stat().st_mode & 0o777 == 0o600
+    lines = made.own.password_file.read_text()
+    assert made.own.password_file.stat().st_mode & 0o777 == 0o600
     try:
-        made.own.passwords.write_text("")
+        made.own.password_file.write_text("")
         with pytest.raises(OperationalError, match="no password supplied"):
             made.asked("dagster", "select 1")
     finally:
-        made.own.passwords.write_text(lines)
+        made.own.password_file.write_text(lines)
 
 
 def test_what_is_not_installed_is_named_with_the_command_that_mends_it(
@@ -45,11 +45,11 @@ def test_what_is_not_installed_is_named_with_the_command_that_mends_it(
     data = tmp_path / "data"
     monkeypatch.setattr(server, "_folders", lambda: iter(()))
     with pytest.raises(PrerequisiteMissing, match=r"PostgreSQL is not on this .* `make tools`"):
-        server.command(data, 5432)
+        server.server_command(data, 5432)
     data.mkdir()
     (data / "PG_VERSION").write_text("9\n")
     with pytest.raises(PrerequisiteMissing, match=r"PostgreSQL 9, which made .*/data, is not on"):
-        server.command(data, 5432)
+        server.server_command(data, 5432)
 
 
 def test_root_needs_the_user_of_debians_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_root_needs_the_user_of_debians_package(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(pwd, "getpwnam", nobody)
     with pytest.raises(PrerequisiteMissing, match="does not run as root"):
-        server.account()
+        server.run_as_user()
 
 
 def test_a_folder_where_that_user_may_not_go_is_named(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_folder_where_that_user_may_not_go_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(0o700)
     with pytest.raises(PrerequisiteMissing, match=f"postgres, who may not go to {closed}/home"):
-        Postgres(closed / "home").make(1)
+        Postgres(closed / "home").initialize(1)
     assert not (closed / "home" / "data").exists()
 
 
@@ -87,19 +87,19 @@ def test_dagsters_configuration_follows_where_its_storage_is(
     plain = told()
     assert "storage:" not in plain
     for port in (5432, 5433):
-        own.use(port)
+        own.enable(port)
         assert told() == told()
         assert told().startswith(plain)
         assert f'postgres_url: "{own.url("dagster")}"' in told()
         assert f":{port}/dagster?passfile=" in told()
-    own.leave()
+    own.disable()
     assert told() == plain
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://elsewhere/dagster")
     assert told().endswith("postgres_url:\n      env: DAGSTER_POSTGRES_URL\n")
     monkeypatch.delenv("DAGSTER_POSTGRES_URL")
     assert told() == plain
     (tmp_path / "dagster" / "dagster.yaml").write_text(f"{plain}storage:\n  sqlite: {{}}\n")
-    own.use(5432)
+    own.enable(5432)
     with pytest.raises(SpecInvalid, match="names a storage of its own"):
         told()
 

@@ -16,8 +16,8 @@ import pytest
 
 from deployments import endless
 from tidemill.adapters.feature_function import load_feature_function
-from tidemill.adapters.memory import LocalProver
-from tidemill.adapters.prover.forked import ForkedProver
+from tidemill.adapters.memory import InProcessValidator
+from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core import learner
 from tidemill.core.errors import BundleInvalid, FeatureSkew, SpecInvalid
 from tidemill.core.features import FeatureFunction
@@ -67,8 +67,8 @@ def bundle() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def prover() -> Iterator[ForkedProver]:
-    with ForkedProver(seconds=10) as running:
+def prover() -> Iterator[ForkServerValidator]:
+    with ForkServerValidator(timeout=10) as running:
         yield running
 
 
@@ -78,18 +78,18 @@ def damaged(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -
     return found
 
 
-def test_a_sound_bundle_is_proven_and_quickly(prover: ForkedProver, bundle: bytes) -> None:
-    prover.prove(bundle)
+def test_a_sound_bundle_is_proven_and_quickly(prover: ForkServerValidator, bundle: bytes) -> None:
+    prover.validate(bundle)
     started = time.perf_counter()
     for _ in range(5):
-        prover.prove(bundle)
+        prover.validate(bundle)
     assert (time.perf_counter() - started) / 5 < 1  # 30 ms on a quiet machine
 
 
 @pytest.fixture(params=["in a forked child", "in this process"])
-def either(request: pytest.FixtureRequest, prover: ForkedProver) -> BundleValidator:
+def either(request: pytest.FixtureRequest, prover: ForkServerValidator) -> BundleValidator:
     """What every prover does, shown on the real one and on the one in memory."""
-    return LocalProver() if request.param == "in this process" else prover
+    return InProcessValidator() if request.param == "in this process" else prover
 
 
 def test_a_sound_bundle_is_proven(either: BundleValidator, bundle: bytes) -> None:
@@ -106,38 +106,38 @@ def test_what_is_no_bundle_is_unfit(either: BundleValidator) -> None:
         either.validate(b"no bundle")
 
 
-def test_trees_cut_together_with_their_sizes_are_skew(prover: ForkedProver, bundle: bytes) -> None:
+def test_trees_cut_together_with_their_sizes_are_skew(prover: ForkServerValidator, bundle: bytes) -> None:
     """LightGBM loads such a text without a word and predicts something else."""
     head, _, rest = bundle.partition(b"\nTree=29\n")
     assert rest
     fewer = damaged(head + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
     with pytest.raises(FeatureSkew):
-        prover.prove(fewer)
+        prover.validate(fewer)
 
 
 def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
     cyclic = damaged(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
     cyclic = damaged(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
     cyclic = damaged(cyclic, rb"tree_sizes=.*\n", b"")
-    with ForkedProver(seconds=1) as impatient, pytest.raises(BundleInvalid):
-        impatient.prove(cyclic)
+    with ForkServerValidator(timeout=1) as impatient, pytest.raises(BundleInvalid):
+        impatient.validate(cyclic)
 
 
-def test_a_child_that_dies_is_named_by_its_signal(prover: ForkedProver, bundle: bytes) -> None:
+def test_a_child_that_dies_is_named_by_its_signal(prover: ForkServerValidator, bundle: bytes) -> None:
     wild = damaged(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
     wild = damaged(wild, rb"tree_sizes=.*\n", b"")
     with pytest.raises(BundleInvalid, match=r"SIGSEGV|SIGABRT|LightGBM"):
-        prover.prove(wild)
-    prover.prove(bundle)
+        prover.validate(wild)
+    prover.validate(bundle)
 
 
 def test_no_damage_reaches_the_asking_process(bundle: bytes) -> None:
     """Flipped bytes and cut tails, all over the bundle: refused, or the answers are the same."""
-    with ForkedProver(seconds=2) as prover:
+    with ForkServerValidator(timeout=2) as prover:
         _damage_everywhere(prover, bundle)
 
 
-def _damage_everywhere(prover: ForkedProver, bundle: bytes) -> None:
+def _damage_everywhere(prover: ForkServerValidator, bundle: bytes) -> None:
     draw = np.random.default_rng(1)
     survived = 0
     for _ in range(60):
@@ -146,67 +146,67 @@ def _damage_everywhere(prover: ForkedProver, bundle: bytes) -> None:
         flipped[at] ^= 1 << int(draw.integers(0, 8))
         for bad in (bytes(flipped), bundle[:at]):
             try:
-                prover.prove(bad)
+                prover.validate(bad)
                 survived += 1
             except (BundleInvalid, FeatureSkew):
                 pass
     assert survived < 60  # a flip in what no golden row reads changes no golden answer
-    prover.prove(bundle)
+    prover.validate(bundle)
 
 
-def test_a_killed_helper_is_replaced(prover: ForkedProver, bundle: bytes) -> None:
-    prover.prove(bundle)
+def test_a_killed_helper_is_replaced(prover: ForkServerValidator, bundle: bytes) -> None:
+    prover.validate(bundle)
     was = prover.pid
     assert was is not None
     os.kill(was, signal.SIGKILL)
-    prover.prove(bundle)
+    prover.validate(bundle)
     assert prover.pid not in (None, was)
 
 
-def test_a_helper_killed_at_work_is_replaced(prover: ForkedProver, bundle: bytes) -> None:
-    prover.prove(bundle)
+def test_a_helper_killed_at_work_is_replaced(prover: ForkServerValidator, bundle: bytes) -> None:
+    prover.validate(bundle)
     was = prover.pid
     assert was is not None
     killer = threading.Timer(0.02, os.kill, (was, signal.SIGKILL))
     killer.start()
     while killer.is_alive() or prover.pid == was:
-        prover.prove(bundle)
+        prover.validate(bundle)
     assert prover.pid != was
 
 
 def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> None:
     """With the child that works on it."""
-    with ForkedProver(seconds=60) as ending:
-        ending.prove(bundle)
+    with ForkServerValidator(timeout=60) as ending:
+        ending.validate(bundle)
         assert ending.pid is not None
         helper = psutil.Process(ending.pid)
         with ThreadPoolExecutor(1) as pool:
-            proof = pool.submit(ending.prove, endless(bundle))
+            proof = pool.submit(ending.validate, endless(bundle))
             while not (children := helper.children()):
                 time.sleep(0.01)
-            ending.end()
+            ending.abort()
             with pytest.raises(BundleInvalid, match="given up"):
                 proof.result(10)
         assert not psutil.wait_procs([helper, *children], timeout=10)[1]
         with pytest.raises(BundleInvalid, match="given up"):
-            ending.prove(bundle)
+            ending.validate(bundle)
 
 
 def test_the_helper_ends_with_its_prover(bundle: bytes) -> None:
-    with ForkedProver() as short:
-        short.prove(bundle)
+    with ForkServerValidator() as short:
+        short.validate(bundle)
         assert short.pid is not None
         helper = psutil.Process(short.pid)
     assert not helper.is_running()
 
 
 def test_the_helper_ends_when_its_pipe_is_closed(bundle: bytes) -> None:
-    short = ForkedProver()
-    short.prove(bundle)
-    assert short._helper is not None
-    assert short._helper.stdin is not None
-    short._helper.stdin.close()  # as by the death of the process that holds it
-    assert short._helper.wait(timeout=10) == 0
+    short = ForkServerValidator()
+    short.validate(bundle)
+    assert short._worker is not None
+    assert short._worker.stdin is not None
+    short._worker.stdin.close()  # as by the death of the process that holds it
+    assert short._worker.wait(timeout=10) == 0
     short.close()
 
 
@@ -218,11 +218,11 @@ def test_the_feature_function_is_loaded_in_the_child(
     module = tmp_path / "proved_features.py"
     module.write_text(source)
     bundle = made(5, load_feature_function("proved_features:f"))
-    with ForkedProver() as prover:
-        prover.prove(bundle)
+    with ForkServerValidator() as prover:
+        prover.validate(bundle)
         module.write_text(source + "# changed\n")
         with pytest.raises(FeatureSkew, match="was trained with the feature function"):
-            prover.prove(bundle)
+            prover.validate(bundle)
         module.unlink()
         with pytest.raises(SpecInvalid, match="cannot be imported"):
-            prover.prove(bundle)
+            prover.validate(bundle)

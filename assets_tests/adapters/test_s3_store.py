@@ -173,7 +173,7 @@ def test_storage_that_lets_the_last_writer_win_is_refused(tmp_path: Path) -> Non
         store = S3Store("bucket", "", 5, endpoint, credentials=keys(tmp_path / "keys"))
         try:
             with pytest.raises(StoreUnavailable, match="ignores `If-None-Match"):
-                store.sweep("m")
+                store.recover("m")
         finally:
             server.shutdown()
             thread.join()

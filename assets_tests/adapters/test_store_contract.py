@@ -12,7 +12,7 @@ import pytest
 from s3_hands import S3, keys
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
-from tidemill.adapters.memory.store import MemoryStore, Overlay
+from tidemill.adapters.memory.store import MemoryStore, OverlayStore
 from tidemill.adapters.s3 import S3Store
 from tidemill.core.errors import OperationNotAllowed, StoreFailed, StoreFull
 from tidemill.ports import Store
@@ -20,7 +20,7 @@ from tidemill.ports import Store
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
     "files": lambda path: FileStore(path / "store"),
-    "overlay": lambda _: Overlay(MemoryStore(), hidden="m/"),
+    "overlay": lambda _: OverlayStore(MemoryStore(), hidden_prefix="m/"),
 }
 
 
@@ -200,7 +200,7 @@ def test_unfinished_files_are_no_names_and_are_swept(tmp_path: Path) -> None:
     (tmp_path / "m/.tmp").mkdir(exist_ok=True)
     (tmp_path / "m/.tmp/left").write_bytes(b"half")
     assert list(store.names("")) == ["m/a"]
-    store.sweep("m")
+    store.recover("m")
     assert not (tmp_path / "m/.tmp").exists()
 
 
@@ -214,11 +214,11 @@ def test_what_a_dead_writer_may_not_have_synced_is_synced_by_the_sweep(
     monkeypatch.setattr(
         os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
     )
-    store.sweep("m")
+    store.recover("m")
     assert synced == []
     (tmp_path / "m/.tmp").mkdir()
     (tmp_path / "m/.tmp/left").write_bytes(b"half")
-    store.sweep("m")
+    store.recover("m")
     assert {str(tmp_path / "m"), str(tmp_path / "m/plans")} <= set(synced)
 
 
@@ -226,7 +226,7 @@ def test_an_overlay_shows_the_store_below_but_what_it_hides_and_never_writes_the
     below = MemoryStore()
     below.put("m/plans/a", b"plan")
     below.put("m/reports/a", b"report")
-    store = Overlay(below, hidden="m/reports/")
+    store = OverlayStore(below, hidden_prefix="m/reports/")
     assert list(store.names("m/")) == ["m/plans/a"]
     assert not store.put("m/plans/a", b"another")
     assert store.put("m/reports/a", b"another")

@@ -19,7 +19,7 @@ from tidemill import failpoints
 from tidemill.adapters import broker
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.streams import flights
-from tidemill.adapters.streams.produce import Told, produce, remaining
+from tidemill.adapters.streams.produce import ProduceResult, produce, remaining
 from tidemill.core.errors import LogUnavailable
 
 CHILD = """
@@ -40,11 +40,11 @@ produce(
 
 
 def test_every_event_stands_in_its_partition_with_its_key_time_and_bytes(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     told = bring(events, topic)
-    assert (told.produced, told.present, told.before, told.filled) == (100, 0, 0, 0)
+    assert (told.produced, told.already_present, told.not_producible, told.backfilled) == (100, 0, 0, 0)
     for partition, messages in records(kafka, topic).items():
         wanted = events.filter(pl.col("partition") == partition)
         found = [
@@ -52,22 +52,22 @@ def test_every_event_stands_in_its_partition_with_its_key_time_and_bytes(
             for message in messages
         ]
         assert found == wanted.select("key", "timestamp", "value").rows()
-        assert told.last[partition] == wanted["seq"].max()
+        assert told.last_seq[partition] == wanted["seq"].max()
 
 
 def test_producing_again_adds_nothing_and_says_so(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     first = bring(events, topic)
     again = bring(events, topic)
-    assert (again.produced, again.present) == (0, 100)
-    assert again.last == first.last
+    assert (again.produced, again.already_present) == (0, 100)
+    assert again.last_seq == first.last_seq
     assert sequences(kafka, topic) == of_partitions(events)
 
 
 def test_ranges_one_after_another_are_one_stream(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     counts = [bring(events, topic, start, start + 30).produced for start in (0, 30, 60, 90)]
@@ -76,27 +76,27 @@ def test_ranges_one_after_another_are_one_stream(
 
 
 def test_a_range_before_the_topics_first_event_adds_nothing_and_says_so(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     assert bring(events, topic, 50, 60).produced == 10
     told = bring(events, topic, 20, 40)
-    assert (told.produced, told.present, told.before) == (0, 0, 20)
+    assert (told.produced, told.already_present, told.not_producible) == (0, 0, 20)
     assert sequences(kafka, topic) == of_partitions(events[50:60])
 
 
 def test_a_range_further_on_leaves_no_hole(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     bring(events, topic, 10, 20)
     told = bring(events, topic, 50, 60)
-    assert (told.produced, told.filled) == (40, 30)
+    assert (told.produced, told.backfilled) == (40, 30)
     assert sequences(kafka, topic) == of_partitions(events[10:60])
 
 
 def test_a_partition_that_had_nothing_yet_begins_where_its_topic_began(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(100), new_topic()
     bring(events, topic, 10, 11)
@@ -105,15 +105,15 @@ def test_a_partition_that_had_nothing_yet_begins_where_its_topic_began(
 
 
 def test_a_range_without_events_is_no_fault(
-    new_topic: Callable[..., str], bring: Callable[..., Told]
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     told = bring(frame(10), new_topic(), 500, 600)
-    assert (told.produced, told.present, told.before) == (0, 0, 0)
-    assert set(told.last.values()) == {None}
+    assert (told.produced, told.already_present, told.not_producible) == (0, 0, 0)
+    assert set(told.last_seq.values()) == {None}
 
 
 def test_kill_9_at_any_moment_leaves_a_prefix_and_the_next_run_goes_on(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told], tmp_path: Path
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult], tmp_path: Path
 ) -> None:
     events, topic = frame(120_000, "x" * 300), new_topic(PARTITIONS)
     whole = of_partitions(events)
@@ -145,9 +145,9 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
     at = Cluster(started.bootstrap_servers, 60)
     create_topic(at, "history", PARTITIONS)
 
-    def run() -> Told:
+    def run() -> ProduceResult:
         return produce(
-            events, at, "history", 0, 10**12, locks=tmp_path, clock=lambda: 0, sleep=time.sleep
+            events, at, "history", 0, 10**12, lock_folder=tmp_path, clock=lambda: 0, sleep=time.sleep
         )
 
     handed = itertools.count(1)
@@ -171,7 +171,7 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
 
 
 def test_an_interrupted_run_is_gone_on_with(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic, naps = frame(50), new_topic(), iter(range(20))
 
@@ -186,7 +186,7 @@ def test_an_interrupted_run_is_gone_on_with(
     found = sum(map(len, sequences(kafka, topic).values()))
     assert 0 < found < 50
     told = bring(events, topic, speed=1.0, clock=lambda: 10**9)
-    assert (told.produced, told.present) == (50 - found, found)
+    assert (told.produced, told.already_present) == (50 - found, found)
     assert sequences(kafka, topic) == of_partitions(events)
 
 
@@ -208,7 +208,7 @@ def test_what_remains_and_what_stands_are_the_stream_without_overlap(
 
 
 def test_a_month_of_flights_is_produced_once(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = flights.events(), new_topic()
     first_of_february = 1_359_694_800_000  # midnight in New York

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_hands import frame, records
-from tidemill.adapters.streams.ends import Begun
-from tidemill.adapters.streams.produce import Told
+from tidemill.adapters.streams.ends import StreamOrigin
+from tidemill.adapters.streams.produce import ProduceResult
 from tidemill.core.errors import OperationNotAllowed
 
 
 def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(40), new_topic()
     today, speed = 1_700_000_000_000, 60.0
@@ -30,7 +30,7 @@ def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
 
 
 def test_a_live_replay_keeps_its_start_and_catches_up(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     events, topic = frame(40), new_topic()
     today = 1_700_000_000_000
@@ -47,7 +47,7 @@ def test_a_live_replay_keeps_its_start_and_catches_up(
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 60.0), (60.0, 0.0), (60.0, 1440.0)])
 def test_a_topic_keeps_one_clock(
-    new_topic: Callable[..., str], bring: Callable[..., Told], first: float, second: float
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult], first: float, second: float
 ) -> None:
     events, topic = frame(40), new_topic()
     now = iter([10**12, *[10**13] * 100])
@@ -63,11 +63,11 @@ def test_a_topic_keeps_one_clock(
     speed=st.floats(0.01, 10**5),
 )
 def test_a_live_clock_never_turns_back(moments: list[int], started: int, speed: float) -> None:
-    begun = Begun(0, min(moments), started, speed)
-    told = [begun.at(moment) for moment in sorted(moments)]
+    begun = StreamOrigin(0, min(moments), started, speed)
+    told = [begun.to_topic_time(moment) for moment in sorted(moments)]
     assert told == sorted(told)
     assert told[0] == started
 
 
 def test_history_keeps_its_own_clock() -> None:
-    assert Begun(7).at(1_357_000_000_123) == 1_357_000_000_123
+    assert StreamOrigin(7).to_topic_time(1_357_000_000_123) == 1_357_000_000_123

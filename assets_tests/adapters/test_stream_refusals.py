@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from stream_hands import PARTITIONS, frame, of_partitions, records, sequences
 from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.adapters.streams.produce import Told, produce
+from tidemill.adapters.streams.produce import ProduceResult, produce
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
 
 
@@ -32,7 +32,7 @@ from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired,
 def test_a_topic_of_other_records_is_refused_and_left_alone(
     kafka: str,
     new_topic: Callable[..., str],
-    bring: Callable[..., Told],
+    bring: Callable[..., ProduceResult],
     record: dict[str, Any],
 ) -> None:
     topic = new_topic(PARTITIONS)
@@ -45,7 +45,7 @@ def test_a_topic_of_other_records_is_refused_and_left_alone(
 
 
 def test_a_changed_stream_is_refused(
-    new_topic: Callable[..., str], bring: Callable[..., Told]
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
     bring(frame(10), topic)
@@ -54,7 +54,7 @@ def test_a_changed_stream_is_refused(
 
 
 def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic(PARTITIONS)
     producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
@@ -67,14 +67,14 @@ def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
 
 
 def test_a_topic_of_another_number_of_partitions_is_refused(
-    new_topic: Callable[..., str], bring: Callable[..., Told]
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     with pytest.raises(OperationNotAllowed, match="has 3 partitions"):
         bring(frame(10), new_topic(3))
 
 
 def test_a_topic_whose_last_records_are_deleted_is_named(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
     bring(frame(20), topic)
@@ -87,7 +87,7 @@ def test_a_topic_whose_last_records_are_deleted_is_named(
 
 
 def test_a_missing_topic_is_created_to_be_kept_for_ever(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
     bring(frame(10), topic)
@@ -100,7 +100,7 @@ def test_a_missing_topic_is_created_to_be_kept_for_ever(
 
 
 def test_an_event_that_kafka_refuses_leaves_no_gap_behind_it(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., Told]
+    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic, size = new_topic(), 4_000
     create_topic(Cluster(kafka, 30), topic, PARTITIONS, {"max.message.bytes": "100000"})
@@ -116,7 +116,7 @@ def test_an_event_that_kafka_refuses_leaves_no_gap_behind_it(
 
 
 def test_two_producers_at_once_are_one_too_many(
-    new_topic: Callable[..., str], bring: Callable[..., Told]
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
 
@@ -130,7 +130,7 @@ def test_two_producers_at_once_are_one_too_many(
 
 
 def test_a_producer_on_another_machine_is_found_out(
-    new_topic: Callable[..., str], bring: Callable[..., Told], tmp_path: Path
+    new_topic: Callable[..., str], bring: Callable[..., ProduceResult], tmp_path: Path
 ) -> None:
     """Another folder of locks stands for another machine."""
     events, topic, now = frame(10), new_topic(), 0
@@ -153,6 +153,6 @@ def test_a_broker_that_is_not_there_is_named_in_time(tmp_path: Path) -> None:
         with pytest.raises(LogUnavailable):
             produce(
                 frame(10), Cluster(servers, 1.0), "any", 0, 10,
-                locks=tmp_path, clock=lambda: 0, sleep=time.sleep,
+                lock_folder=tmp_path, clock=lambda: 0, sleep=time.sleep,
             )  # fmt: skip
         assert time.monotonic() - began < 10

@@ -146,7 +146,7 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
     database: MlflowTracker, model: str
 ) -> None:
     client = database._client
-    parent = client.create_run(database.experiment(model)).info.run_id
+    parent = client.create_run(database.experiment_id(model)).info.run_id
     run = client.get_run(recorded(database, of(model, window(auc=0.7)), parent))
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.tags["tidemill.verdict"] == "keep"
@@ -157,7 +157,7 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
 
 
 def away() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
-    yield "memory", lambda _: MemoryTracker(away=True)
+    yield "memory", lambda _: MemoryTracker(unavailable=True)
     yield "refused", lambda _: MlflowTracker("http://127.0.0.1:1", None, "http://ui", 1)
     postgres = "postgresql+psycopg2://mlflow@127.0.0.1:1/mlflow"
     yield "no server of the database", lambda _: MlflowTracker(postgres, None, "http://ui", 1)

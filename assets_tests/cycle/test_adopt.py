@@ -9,7 +9,7 @@ import pytest
 from bench import SPEC, run, turn, window
 from memory_stream import TOPIC, changed, files, flow, flowing, right
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
-from tidemill.adapters.memory.store import Overlay
+from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (
     DigestMismatch,
     FeatureSkew,
@@ -517,7 +517,7 @@ def test_the_same_gate_again_over_both_lines_makes_the_same_reports(mill: ModelC
     mill = changed(mill, fields=COUPON)
     go_on(mill)
     turn(mill, DONE)
-    scratch = ModelRepository(Overlay(mill.repository.store, "m/reports/"), "m")
+    scratch = ModelRepository(OverlayStore(mill.repository.store, "m/reports/"), "m")
     told = backtest(mill, mill.spec, scratch, windows_to_backtest(mill, None, None), lambda _: None)
     assert (told.verdict_changes, told.committed) == ((), told.backtested)
     assert told.committed.windows == DONE + 1

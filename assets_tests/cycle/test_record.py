@@ -142,7 +142,7 @@ def test_another_report_of_a_window_would_be_drift(bench: Bench, mill: ModelCont
 
 
 def test_a_tracker_that_is_away_changes_nothing_here(bench: Bench, mill: ModelContext) -> None:
-    tracker = MemoryTracker(away=True)
+    tracker = MemoryTracker(unavailable=True)
     names = set(mill.repository.names(""))
     for act in (
         lambda: Recorder(mill, tracker).record_window(bench.window(0)),

@@ -97,10 +97,10 @@ def test_an_entry_whose_acknowledgement_is_lost_is_not_appended_twice(mill: Mode
 
 def test_an_unreachable_ledger_is_named_and_asked_again_later(mill: ModelContext) -> None:
     before = lost(mill)
-    ledger_of(mill).away = True
+    ledger_of(mill).unavailable = True
     with pytest.raises(LogUnavailable):
         restore(mill)
-    ledger_of(mill).away = False
+    ledger_of(mill).unavailable = False
     restore(mill)
     assert values(mill) == before
 

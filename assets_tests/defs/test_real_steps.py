@@ -14,7 +14,7 @@ import pytest
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
-from tidemill.adapters.prover.forked import ForkedProver
+from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core.errors import LineageChanged, SpecInvalid, TooManyRejects, WindowOpen
 from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
@@ -44,7 +44,7 @@ class MemoryMills:
     log: MemoryLog
     store: MemoryStore
     ledger: MemoryLedger
-    prover: ForkedProver
+    prover: ForkServerValidator
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
 
     @contextmanager
@@ -88,7 +88,7 @@ def mills() -> Iterator[MemoryMills]:
     log = MemoryLog()
     log.create_topic("tides", 2)
     produce(log, -3, 4)
-    with ForkedProver() as prover:
+    with ForkServerValidator() as prover:
         yield MemoryMills(log, MemoryStore(), MemoryLedger(), prover)
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from stream_hands import records, sequences
-from tidemill.adapters.streams.pace import Pace
+from tidemill.adapters.streams.pace import TimeScale
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.stretch import stretches
 
@@ -22,18 +22,18 @@ def spec_of(topic: str, **windows: Any) -> ModelSpec:
 
 def test_a_model_of_the_flights_own_year_gets_them_as_they_were() -> None:
     spec = spec_of("flights", start="2013-02-01", timezone="America/New_York")
-    pace, end = Pace.of(spec), spec.calendar.first.end
+    pace, end = TimeScale.for_spec(spec), spec.calendar.first.end
     assert (pace.speed, pace.flights_time(end)) == (0.0, end)
 
 
 def test_on_a_clock_of_its_own_a_window_is_a_day_and_january_lies_before_the_first() -> None:
     spec = spec_of("flights-live", start="2026-01-01T00:00:00", cron="*/5 * * * *")
-    pace, first = Pace.of(spec), spec.calendar.first
+    pace, first = TimeScale.for_spec(spec), spec.calendar.first
     assert pace.speed == 288.0
-    feb = Pace.of(spec_of("flights", start="2013-02-01", timezone="America/New_York")).origin
+    feb = TimeScale.for_spec(spec_of("flights", start="2013-02-01", timezone="America/New_York")).origin
     assert pace.flights_time(first.start) == feb
     assert pace.flights_time(first.end) == feb + DAY
-    assert first.start - pace.started == 31 * 300_000
+    assert first.start - pace.starts_at == 31 * 300_000
 
 
 def test_a_topic_of_any_other_name_has_no_stretches() -> None:

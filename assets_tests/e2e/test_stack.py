@@ -10,7 +10,7 @@ import requests
 from containers import Container
 from oracle import check_archive
 from stack_hands import Stack, stack
-from tidemill.adapters.broker.jars import pins, pins_folder
+from tidemill.adapters.broker.jars import pinned_digests, lockfile_folder
 from tidemill.adapters.files import FileStore
 from tidemill.cli.up.model import TOPIC
 from tidemill.cycle.archive import ModelRepository
@@ -31,7 +31,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: Stack) -> None:
-    pinned = next(pin for pin in pins(pins_folder()) if pin.startswith("org.apache.kafka:kafka_"))
+    pinned = next(pin for pin in pinned_digests(lockfile_folder()) if pin.startswith("org.apache.kafka:kafka_"))
     assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 

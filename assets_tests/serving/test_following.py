@@ -154,7 +154,7 @@ def test_another_ledger_is_not_followed(world: World) -> None:
 def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -> None:
     world.deploy(world.digest(1))
     world.step()
-    world.ledger.away = True
+    world.ledger.unavailable = True
     world.start()
     world.now += 60_000
     assert not world.step()
@@ -164,7 +164,7 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -
     assert not told["ledger"]["reached"]
     assert told["models"]["m"]["from_local_copy"]
     assert told["models"]["m"]["stale"] == "the ledger was not reached for 60 s"
-    world.ledger.away = False
+    world.ledger.unavailable = False
     world.deploy(world.digest(2))
     world.step()
     assert (world.served.digest, world.served.copied) == (world.digest(2), False)
@@ -173,7 +173,7 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -
 def test_a_server_waits_for_kafka_before_it_serves_its_copy(world: World) -> None:
     world.deploy(world.digest(1))
     world.step()
-    world.ledger.away = True
+    world.ledger.unavailable = True
     world.start()
     world.now += 4_999
     world.step()
@@ -188,7 +188,7 @@ def test_a_damaged_copy_is_not_served(world: World) -> None:
     world.step()
     name = f"m/{world.digest(1)}.bundle"
     world.copies.replace(name, world.bundles[1][:-1] + b"x")
-    world.ledger.away = True
+    world.ledger.unavailable = True
     world.start()
     world.now += 5_000
     world.step()
@@ -207,7 +207,7 @@ def test_a_copy_holds_one_bundle_a_model(world: World) -> None:
 def test_kafka_away_later_changes_nothing(world: World) -> None:
     world.deploy(world.digest(0))
     world.step()
-    world.ledger.away = True
+    world.ledger.unavailable = True
     world.now += 5_000
     assert not world.step()
     assert world.status.ready

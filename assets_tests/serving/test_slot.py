@@ -11,7 +11,7 @@ import pytest
 
 from following_hands import World, some_bundles
 from rsgi import Request, asked
-from tidemill.adapters.memory import LocalProver
+from tidemill.adapters.memory import InProcessValidator
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.core.errors import BundleInvalid
@@ -36,7 +36,7 @@ class Witness:
         self.saw.append(served.digest if served else None)
         if self.fault is not None:
             raise self.fault
-        LocalProver().prove(bundle)
+        InProcessValidator().validate(bundle)
 
 
 @pytest.fixture(scope="module")

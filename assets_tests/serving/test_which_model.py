@@ -9,7 +9,7 @@ import small_models
 from ledger_hands import persons_entry
 from rsgi import Request, asked
 from tidemill.adapters.feature_function import load_feature_function
-from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
+from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
 from tidemill.serving.app import App
@@ -38,7 +38,7 @@ def app() -> App:
         MemoryFeed(ledger),
         {name: Contract(name, spec.fields, 10) for name in NAMES},
         lambda model, digest: bundle,
-        Loader(LocalProver(), load_feature_function),
+        Loader(InProcessValidator(), load_feature_function),
         LocalCopy(MemoryStore()),
         lambda: 0,
     )

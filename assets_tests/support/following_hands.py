@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import small_models
 from ledger_hands import persons_entry
 from tidemill.adapters.feature_function import load_feature_function
-from tidemill.adapters.memory import LocalProver, MemoryFeed, MemoryLedger, MemoryStore
+from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.ledger import Entry, build_chain
@@ -36,7 +36,7 @@ class World:
     store: dict[str, bytes] = field(default_factory=dict)
     now: int = 1_000_000
     happened: list[str] = field(default_factory=list)
-    prover: BundleValidator = field(default_factory=LocalProver)
+    prover: BundleValidator = field(default_factory=InProcessValidator)
 
     def __post_init__(self) -> None:
         self.store |= {canonical.digest(each): each for each in self.bundles}
@@ -61,7 +61,7 @@ class World:
         return canonical.digest(self.bundles[number])
 
     def entry(self, digest: str, why: str = "") -> Entry:
-        known = build_chain("m", self.ledger.seen()[1])
+        known = build_chain("m", self.ledger.snapshot()[1])
         return persons_entry(known, digest, "somebody", why)
 
     def deploy(self, digest: str, why: str = "") -> Entry:

@@ -16,7 +16,7 @@ from builder import dockerfile
 from compose_file import Service
 from container_root import PATH, Mount, Wanted
 from postgres_hands import needs_postgres
-from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 from tidemill.adapters.postgres import server
 
 _OURS = Path(__file__).parent / "official_images"
@@ -84,7 +84,7 @@ def ours(image: str, layer: Path) -> Image:
 def postgres(layer: Path) -> Image:
     """The official image of PostgreSQL, with this machine's programs. Skips without them."""
     needs_postgres()
-    programs = server.program("postgres", Path(os.devnull)).parent
+    programs = server.find_program("postgres", Path(os.devnull)).parent
     _account(layer, "postgres", 999, "/var/lib/postgresql")
     _folder(layer / "var/lib/postgresql/data", 999, 0o1777)
     _folder(layer / "run/postgresql", 999, 0o3777)
@@ -110,10 +110,10 @@ def kafka(layer: Path) -> Image:
         _folder(layer / name, 1000, 0o755)
     _folder(layer / "etc/kafka/docker", 1000, 0o755)
     _folder(layer / "opt/kafka/libs", 0, 0o755)
-    for jar in classpath(pins_folder()):
+    for jar in classpath(lockfile_folder()):
         shutil.copy(jar, layer / "opt/kafka/libs")
     shutil.copy(_OURS / "kafka.sh", layer / "etc/kafka/docker/run")
-    home = java(pins_folder()).resolve().parents[1]
+    home = java(lockfile_folder()).resolve().parents[1]
     return Image(
         layer,
         (),

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from commands import until
 from dagster_ui import free_port
 from tcp_proxy import Proxy, proxied
-from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 
 _JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _CLUSTER = "tidemilltesttidemillte"
@@ -146,9 +146,9 @@ def _node(stack: ExitStack, folder: Path, number: int, controller: int, nodes: i
 
 
 def _java() -> list[str]:
-    jars = os.pathsep.join(map(str, classpath(pins_folder())))
+    jars = os.pathsep.join(map(str, classpath(lockfile_folder())))
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-    return [str(java(pins_folder())), *_JVM, quiet, "-cp", jars]
+    return [str(java(lockfile_folder())), *_JVM, quiet, "-cp", jars]
 
 
 def _end(node: Node) -> None:

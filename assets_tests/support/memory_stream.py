@@ -8,7 +8,7 @@ from typing import Any
 from bench import SPEC, events
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
-from tidemill.adapters.memory.prover import LocalProver
+from tidemill.adapters.memory.prover import InProcessValidator
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import ModelRepository
@@ -24,7 +24,7 @@ def flowing() -> ModelContext:
     log = MemoryLog()
     log.create_topic(TOPIC, 2)
     archive = ModelRepository(MemoryStore(), "m")
-    return ModelContext("m", spec_of(), log, archive, MemoryLedger(), LocalProver(), lambda: 0)
+    return ModelContext("m", spec_of(), log, archive, MemoryLedger(), InProcessValidator(), lambda: 0)
 
 
 def spec_of(**changes: Any) -> ModelSpec:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from bench import Bench
-from tidemill.adapters.broker.jars import classpath, java, pins_folder
+from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.recompute import recompute
@@ -64,7 +64,7 @@ def check_archive(archive: ModelRepository, partitions: list[Path], topic_id: st
 @cache
 def reader() -> list[Path]:
     """The jars of Kafka's own reader, brought here if need be."""
-    return [*classpath(pins_folder()), *classpath(Path(__file__).parent / "log_reader")]
+    return [*classpath(lockfile_folder()), *classpath(Path(__file__).parent / "log_reader")]
 
 
 def committed(folder: Path) -> list[int]:
@@ -72,7 +72,7 @@ def committed(folder: Path) -> list[int]:
     files = ",".join(str(file) for file in sorted(folder.glob("*.log")))
     quick = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     jars = os.pathsep.join(map(str, reader()))
-    program = [str(java(pins_folder())), *quick, "-cp", jars, _DUMPER]
+    program = [str(java(lockfile_folder())), *quick, "-cp", jars, _DUMPER]
     done = subprocess.run(
         [*program, "--deep-iteration", "--files", files], capture_output=True, text=True, check=True
     )

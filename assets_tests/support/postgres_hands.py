@@ -22,8 +22,8 @@ from tidemill.core.errors import PrerequisiteMissing
 def needs_postgres() -> None:
     """Without PostgreSQL, and as root without its user, the test is reported as not run."""
     try:
-        server.program("postgres", Path(os.devnull))
-        server.account()
+        server.find_program("postgres", Path(os.devnull))
+        server.run_as_user()
     except PrerequisiteMissing as missing:
         pytest.skip(f"not run: {missing}")
 
@@ -98,8 +98,8 @@ def postgres_at(folder: Path) -> Iterator[Server]:
     """A server in this folder, which is to be a `reachable` one."""
     needs_postgres()
     own, port = Postgres(folder), free_port()
-    own.make(port)
-    own.use(port)
+    own.initialize(port)
+    own.enable(port)
     made = Server(own, port)
     made.begin()
     try:

@@ -10,7 +10,7 @@ import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tidemill.adapters.streams.flights import landed
+from tidemill.adapters.streams.flights import landed_flights
 
 DEPARTURES: dict[str, Any] = {
     "topic": "abfluege",
@@ -97,7 +97,7 @@ class User:
 
 def flights() -> pl.DataFrame:
     """The flights that were due to leave from Friday to Wednesday, in that order."""
-    told = landed().with_columns(at=pl.col("departure").dt.epoch("ms"))
+    told = landed_flights().with_columns(at=pl.col("departure").dt.epoch("ms"))
     march = pl.col("departure").dt.date().is_between(pl.date(2013, 3, 1), pl.date(2013, 3, 6))
     return told.filter(march).sort("at", "id")
 

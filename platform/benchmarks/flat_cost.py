@@ -35,7 +35,7 @@ from confluent_kafka import Producer
 from harness import Figure, Goal, arguments, finish, say
 
 from tidemill import bootstrap
-from tidemill.adapters.kafka import Cluster, create_topic, producer
+from tidemill.adapters.kafka import Cluster, create_topic, make_producer
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.deploy import deploy
 from tidemill.cycle.due import compute_backlog
@@ -182,7 +182,7 @@ def _live(at: Cluster, home: Path, name: str) -> Iterator[Live]:
     create_topic(at, name, PARTITIONS)
     spec = ModelSpec.model_validate(SPEC | {"topic": name})
     with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as mill:
-        live = Live(name, mill, producer(at, {"linger.ms": 5}))
+        live = Live(name, mill, make_producer(at, {"linger.ms": 5}))
         live.tell(1)
         initial(mill)
         yield live

@@ -43,7 +43,7 @@ from harness import Cpu, Figure, Goal, arguments, finish, say
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.kafka import Cluster
-from tidemill.adapters.kafka.reader import CHUNK, FETCHES_MUCH, READER
+from tidemill.adapters.kafka.reader import MAX_BATCH_RECORDS, BULK_FETCH, READER_CONFIG
 from tidemill.adapters.streams.flights import events
 from tidemill.adapters.streams.produce import produce
 from tidemill.core.decoding import Decoder
@@ -170,7 +170,7 @@ class Topic:
         self._drained(self.plain, PORTION)
 
     def tuned(self) -> None:
-        self._drained(self.fast, CHUNK)
+        self._drained(self.fast, MAX_BATCH_RECORDS)
 
     def _drained(self, consumer: Consumer, portion: int) -> None:
         found = 0
@@ -227,7 +227,7 @@ def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> 
     home = settings.home / name
     produce(
         stream, at, name, 0, sys.maxsize,
-        locks=home, clock=lambda: time.time_ns() // 1_000_000, sleep=time.sleep,
+        lock_folder=home, clock=lambda: time.time_ns() // 1_000_000, sleep=time.sleep,
     )  # fmt: skip
     kafka = KafkaSettings(bootstrap_servers=at.servers, ledger_topic=f"{name}.ledger")
     spec = bootstrap.load_spec(MODEL, settings)
@@ -238,8 +238,8 @@ def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> 
     )
     there = settings.model_copy(update={"home": home, "kafka": kafka})
     read = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
-    plain = Consumer(at.connection(read))
-    fast = Consumer(at.connection(READER | FETCHES_MUCH | {"enable.partition.eof": False}))
+    plain = Consumer(at.client_config(read))
+    fast = Consumer(at.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False}))
     with bootstrap.open_model(MODEL, there, spec=spec, exclusive=True) as mill:
         plan = close(mill, spec.calendar.first, "benchmark: the data end here")
         say(f"topic {name}: {plan.offset_count} records")

@@ -126,7 +126,7 @@ def open_model(
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.prover.forked import ForkedProver
+    from tidemill.adapters.prover.forked import ForkServerValidator
 
     spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
@@ -136,9 +136,9 @@ def open_model(
             stack.enter_context(exclusive_lock(model, settings))
             store.recover(model)
         cluster = stack.enter_context(kafka_cluster(settings, start=start))
-        validator = stack.enter_context(ForkedProver())
+        validator = stack.enter_context(ForkServerValidator())
         if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
-            validator.begin()
+            validator.start()
         event_log = stack.enter_context(kafka.KafkaLog(cluster))
         yield ModelContext(
             model=model,
@@ -167,11 +167,11 @@ def open_model_readonly(model: str, settings: Settings) -> Iterator[tuple[ModelC
 
     spec, store = load_spec(model, settings), make_store(settings)
     feature_function = load_feature_function(spec.features) if spec.features else None
-    event_log, ledger, validator = memory.MemoryLog(), memory.MemoryLedger(), memory.LocalProver()
+    event_log, ledger, validator = memory.MemoryLog(), memory.MemoryLedger(), memory.InProcessValidator()
     repository = ModelRepository(store, model)
     load_function = load_feature_function
     ctx = ModelContext(model, spec, event_log, repository, ledger, validator, lambda: 0, feature_function, load_function)
-    yield ctx, ModelRepository(memory.Overlay(store, f"{model}/reports/"), model)
+    yield ctx, ModelRepository(memory.OverlayStore(store, f"{model}/reports/"), model)
 
 
 @contextmanager

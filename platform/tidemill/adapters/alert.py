@@ -23,17 +23,17 @@ def send(
     not take it; the webhook's address may be a secret, so only its host is told.
     """
     body = json.dumps(alert)
-    failed = [
-        told
-        for told in (
+    failures = [
+        failure
+        for failure in (
             _post(webhook, body, timeout) if webhook else None,
             _run(command, body, timeout) if command else None,
         )
-        if told
+        if failure
     ]
-    if failed:
+    if failures:
         raise AlertFailed(
-            f"The alert was not taken: {'; '.join(failed)}.",
+            f"The alert was not taken: {'; '.join(failures)}.",
             "It is sent again; see TIDEMILL_ALERTS__WEBHOOK and TIDEMILL_ALERTS__COMMAND.",
         )
 
@@ -41,19 +41,19 @@ def send(
 def _post(webhook: str, body: str, timeout: float) -> str | None:
     host = urlsplit(webhook).hostname
     try:
-        answer = requests.post(
+        response = requests.post(
             webhook, data=body, headers={"Content-Type": "application/json"}, timeout=timeout
         )
     except requests.RequestException as error:
         return f"the webhook at {host} did not answer ({type(error).__name__})"
-    return None if answer.ok else f"the webhook at {host} answered {answer.status_code}"
+    return None if response.ok else f"the webhook at {host} answered {response.status_code}"
 
 
 def _run(command: Sequence[str], body: str, timeout: float) -> str | None:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             list(command), input=body.encode(), capture_output=True, timeout=timeout, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the command {command[0]} did not run ({type(error).__name__})"
-    return None if done.returncode == 0 else f"the command {command[0]} ended {done.returncode}"
+    return None if result.returncode == 0 else f"the command {command[0]} ended {result.returncode}"

@@ -8,7 +8,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.features import FeatureFunction
 
-_WHERE = (
+_REMEDY = (
     "`features` is `module:function`; the module must be importable, for example a file next to "
     "where tidemill is started, or on PYTHONPATH."
 )
@@ -21,19 +21,19 @@ def load_feature_function(reference: str) -> FeatureFunction:
     """
     module_name, _, name = reference.partition(":")
     if not module_name or not name:
-        raise SpecInvalid(f"`features: {reference}` is no reference.", _WHERE)
+        raise SpecInvalid(f"`features: {reference}` is no reference.", _REMEDY)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module raises
         raise SpecInvalid(
             f"The module of `features: {reference}` cannot be imported from {sys.path[0] or '.'}: "
             f"{type(error).__name__}: {error}.",
-            _WHERE,
+            _REMEDY,
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise SpecInvalid(f"Module {module_name} has no function {name!r}.", _WHERE)
+        raise SpecInvalid(f"Module {module_name} has no function {name!r}.", _REMEDY)
     path = getattr(module, "__file__", None)
     if path is None or not path.endswith(".py") or not Path(path).is_file():
-        raise SpecInvalid(f"Module {module_name} has no source file.", _WHERE)
+        raise SpecInvalid(f"Module {module_name} has no source file.", _REMEDY)
     return FeatureFunction(reference, canonical.digest(Path(path).read_bytes()), function)

@@ -13,7 +13,7 @@ from tidemill.core.errors import OperationNotAllowed, StoreFailed, StoreFull
 from tidemill.failpoints import failpoint
 
 _NAME = re.compile(r"(?:[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}/)*[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileStore:
@@ -32,27 +32,27 @@ class FileStore:
         path = self._path(name)
         if path.exists():
             return False
-        with self._named(told(name, data)), self._draft(name, data) as draft:
+        with self._translate_errors(describe(name, data)), self._temp_file(name, data) as temp_file:
             try:
-                os.link(draft, path)
+                os.link(temp_file, path)
             except FileExistsError:
                 return False
-            with _taken_back(path.unlink):
+            with _undo_on_error(path.unlink):
                 failpoint("put.linked")
                 _sync_folder(path.parent)  # while the draft still shows that this may be undone
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        with self._named(told(name, data)), self._draft(name, data) as draft:
-            sign = draft.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
-            sign.touch()
+        with self._translate_errors(describe(name, data)), self._temp_file(name, data) as temp_file:
+            marker = temp_file.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
+            marker.touch()
             try:
-                draft.replace(path)
+                temp_file.replace(path)
                 failpoint("put.replaced")
                 _sync_folder(path.parent)
             finally:
-                sign.unlink()
+                marker.unlink()
 
     def names(self, prefix: str) -> Iterator[str]:
         folder = self.root / prefix
@@ -63,65 +63,65 @@ class FileStore:
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
-    def sweep(self, model: str) -> None:
+    def recover(self, model: str) -> None:
         """Remove what dead writers left unfinished.
 
         What they linked but did not live to sync is made durable first: others will build on it.
         """
         folder = self.root / model
         if any((folder / ".tmp").glob("*")):
-            with self._named(f"what an earlier run left of model {model}"):
+            with self._translate_errors(f"what an earlier run left of model {model}"):
                 for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
                     _sync_folder(path)
         shutil.rmtree(folder / ".tmp", ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        return self.root / checked(name)
+        return self.root / validate_name(name)
 
     @contextmanager
-    def _draft(self, name: str, data: bytes) -> Iterator[Path]:
+    def _temp_file(self, name: str, data: bytes) -> Iterator[Path]:
         """The bytes under a new name beside their place, on disk; gone at the end."""
         folder = self.root / name.split("/")[0] / ".tmp"
         _make_folder(self._path(name).parent)
         _make_folder(folder)
-        draft = folder / uuid.uuid4().hex
+        temp_file = folder / uuid.uuid4().hex
         try:
-            with draft.open("xb") as file:
+            with temp_file.open("xb") as file:
                 file.write(data)
                 file.flush()
                 failpoint("put.written")
                 os.fsync(file.fileno())
             failpoint("put.synced")
-            yield draft
+            yield temp_file
         finally:
-            draft.unlink(missing_ok=True)
+            temp_file.unlink(missing_ok=True)
 
     @contextmanager
-    def _named(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, subject: str) -> Iterator[None]:
         """Name the disk's faults. What was written is discarded by then: after an fsync that
         failed, a second one may succeed without anything on disk, so it is never tried again."""
         try:
             yield
         except OSError as error:
-            why = f"The store {self.root} cannot keep {what}: {os.strerror(error.errno or 0)}."
-            if error.errno in _FULL:
+            message = f"The store {self.root} cannot keep {subject}: {os.strerror(error.errno or 0)}."
+            if error.errno in _NO_SPACE_ERRNOS:
                 remedy = "Free some space and run the same command again; nothing is half written."
-                raise StoreFull(why, remedy) from error
+                raise StoreFull(message, remedy) from error
             raise StoreFailed(
-                why,
+                message,
                 "Look at the disk (`dmesg`), then run the same command again; what was written of "
                 "it is discarded.",
             ) from error
 
 
-def checked(name: str) -> str:
+def validate_name(name: str) -> str:
     """The same name, if it is one of a store. Raises `Refused`."""
     if not _NAME.fullmatch(name):
         raise OperationNotAllowed(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
     return name
 
 
-def told(name: str, data: bytes) -> str:
+def describe(name: str, data: bytes) -> str:
     """What was to be kept, for people."""
     return f"{name} ({len(data)} bytes)"
 
@@ -132,12 +132,12 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    with _taken_back(folder.rmdir):
+    with _undo_on_error(folder.rmdir):
         _sync_folder(folder.parent)
 
 
 @contextmanager
-def _taken_back(undo: Callable[[], None]) -> Iterator[None]:
+def _undo_on_error(undo: Callable[[], None]) -> Iterator[None]:
     """Undo what the disk does not confirm, or later work would take it for durable."""
     try:
         yield
@@ -148,8 +148,8 @@ def _taken_back(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        os.fsync(fd)
     finally:
-        os.close(handle)
+        os.close(fd)

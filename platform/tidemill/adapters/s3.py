@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store as Client
 
-from tidemill.adapters.files import checked, told
+from tidemill.adapters.files import validate_name, describe
 from tidemill.core.errors import SpecInvalid, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
-_PROOF = "the-first-writer-wins"
-_ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
-_FULL = {"InsufficientStorage", "QuotaExceeded"}
-_LET_IN = (
+_CONDITIONAL_PUT_PROBE = "the-first-writer-wins"
+_ERROR_BODY = re.compile(r"<Code>(\w+)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+_NO_SPACE_CODES = {"InsufficientStorage", "QuotaExceeded"}
+_CREDENTIALS_REMEDY = (
     "Give keys that may list, read, write and delete there: by AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, or in a file named by TIDEMILL_S3__CREDENTIALS."
 )
-_REGION = "Change TIDEMILL_S3__REGION, or AWS_REGION."
-_ROOM = "Give the storage some space and run the same command again; nothing is half written."
+_REGION_REMEDY = "Change TIDEMILL_S3__REGION, or AWS_REGION."
+_SPACE_REMEDY = "Give the storage some space and run the same command again; nothing is half written."
 _REMEDIES = {
-    **dict.fromkeys(_FULL, _ROOM),
+    **dict.fromkeys(_NO_SPACE_CODES, _SPACE_REMEDY),
     "NoSuchBucket": "Create the bucket, or change TIDEMILL_STORE.",
-    "AuthorizationHeaderMalformed": _REGION,
-    "PermanentRedirect": _REGION,
-    "AccessDenied": _LET_IN,
-    "ExpiredToken": _LET_IN,
-    "InvalidAccessKeyId": _LET_IN,
-    "SignatureDoesNotMatch": _LET_IN,
-    "XAdminUserNotFound": _LET_IN,
+    "AuthorizationHeaderMalformed": _REGION_REMEDY,
+    "PermanentRedirect": _REGION_REMEDY,
+    "AccessDenied": _CREDENTIALS_REMEDY,
+    "ExpiredToken": _CREDENTIALS_REMEDY,
+    "InvalidAccessKeyId": _CREDENTIALS_REMEDY,
+    "SignatureDoesNotMatch": _CREDENTIALS_REMEDY,
+    "XAdminUserNotFound": _CREDENTIALS_REMEDY,
 }
 
 
@@ -59,26 +59,26 @@ class S3Store:
         credentials: Path | None = None,
     ) -> None:
         """What is None is read from AWS's own variables. Raises `SpecInvalid`."""
-        limit = timedelta(seconds=timeout)
-        config = _keys(credentials)
+        timeout_delta = timedelta(seconds=timeout)
+        config = _read_credentials(credentials)
         config["disable_bulk_delete"] = True  # which not every service knows
         if endpoint is not None:
             config["endpoint"] = endpoint
         if region is not None:
             config["region"] = region
-        self._place = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._url = f"s3://{bucket}/{prefix}".rstrip("/")
         self._timeout = timeout
         self._client = Client(
             bucket,
             prefix=prefix or None,
             config=config,
             client_options={
-                "timeout": limit,
-                "connect_timeout": min(limit, timedelta(seconds=5)),
+                "timeout": timeout_delta,
+                "connect_timeout": min(timeout_delta, timedelta(seconds=5)),
                 "allow_http": True,  # for an endpoint that is written http://
             },
             retry_config={
-                "retry_timeout": limit,
+                "retry_timeout": timeout_delta,
                 "max_retries": 1_000,  # as many as there is time for
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=100),
@@ -89,43 +89,43 @@ class S3Store:
         )
 
     def get(self, name: str) -> bytes | None:
-        with self._named(f"give {checked(name)}"):
+        with self._translate_errors(f"give {validate_name(name)}"):
             return self._get(name)
 
     def put(self, name: str, data: bytes) -> bool:
-        with self._named(f"keep {told(checked(name), data)}"):
+        with self._translate_errors(f"keep {describe(validate_name(name), data)}"):
             try:
                 self._client.put(name, data, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return False
             except BaseError:  # then it is not known whether the request was carried out
-                stands = self._get(name)
-                if stands is None:
+                existing = self._get(name)
+                if existing is None:
                     raise
-                return stands == data
+                return existing == data
             return True
 
     def replace(self, name: str, data: bytes) -> None:
-        with self._named(f"keep {told(checked(name), data)}"):
+        with self._translate_errors(f"keep {describe(validate_name(name), data)}"):
             self._client.put(name, data, use_multipart=False)
 
     def names(self, prefix: str) -> Iterator[str]:
-        with self._named(f"list {prefix or 'what it holds'}"):
-            listed = [found["path"] for chunk in self._client.list(prefix) for found in chunk]
-        return iter(sorted(name for name in listed if name != _PROOF))
+        with self._translate_errors(f"list {prefix or 'what it holds'}"):
+            listed = [item["path"] for chunk in self._client.list(prefix) for item in chunk]
+        return iter(sorted(name for name in listed if name != _CONDITIONAL_PUT_PROBE))
 
     def delete(self, name: str) -> None:
-        with self._named(f"delete {checked(name)}"):
+        with self._translate_errors(f"delete {validate_name(name)}"):
             self._client.delete(name)
 
-    def sweep(self, model: str) -> None:
+    def recover(self, model: str) -> None:
         """Nothing is ever left; but prove that a name which is taken is refused here.
 
         A service that does not know conditional puts would let the last writer win, silently.
         """
-        if self.put(_PROOF, b"") and self.put(_PROOF, b""):
+        if self.put(_CONDITIONAL_PUT_PROBE, b"") and self.put(_CONDITIONAL_PUT_PROBE, b""):
             raise StoreUnavailable(
-                f"The storage of {self._place} writes a name that is taken: it ignores "
+                f"The storage of {self._url} writes a name that is taken: it ignores "
                 "`If-None-Match: *`.",
                 "Use storage that knows conditional puts, or a folder.",
             )
@@ -140,22 +140,22 @@ class S3Store:
             raise
 
     @contextmanager
-    def _named(self, does: str) -> Iterator[None]:
+    def _translate_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
-            code, why, remedy = self._why(str(error))
-            kind = StoreFull if code in _FULL else StoreUnavailable
-            raise kind(f"The store {self._place} does not {does}: {why}.", remedy) from error
+            code, reason, remedy = self._diagnose(str(error))
+            error_type = StoreFull if code in _NO_SPACE_CODES else StoreUnavailable
+            raise error_type(f"The store {self._url} does not {action}: {reason}.", remedy) from error
 
-    def _why(self, text: str) -> tuple[str, str, str]:
+    def _diagnose(self, text: str) -> tuple[str, str, str]:
         """The storage's code, what it answered, or that it did not, and what mends it."""
-        if answer := _ANSWER.search(text):
-            code, message = answer[1], unescape(answer[2]).rstrip(".")
-            other = f"Look at the storage's own log for {code}."
-            return code, f"{message} ({code})", _REMEDIES.get(code, other)
+        if match := _ERROR_BODY.search(text):
+            code, message = match[1], unescape(match[2]).rstrip(".")
+            default_remedy = f"Look at the storage's own log for {code}."
+            return code, f"{message} ({code})", _REMEDIES.get(code, default_remedy)
         if "/latest/api/token" in text:  # of the machine, where clients look last
-            return "", "no keys were found, and this machine has no role", _LET_IN
+            return "", "no keys were found, and this machine has no role", _CREDENTIALS_REMEDY
         return (
             "",
             f"no answer within {self._timeout:g} s, or a broken one: "
@@ -165,7 +165,7 @@ class S3Store:
         )
 
 
-def _keys(file: Path | None) -> "S3Config":
+def _read_credentials(file: Path | None) -> "S3Config":
     """The keys of a file as the AWS tools keep it, in the client's words."""
     if file is None:
         return {}

@@ -79,7 +79,7 @@ def demo(
         summary=summary,
         serving=seen(client.answers, ledger),
         events_produced=stream.produced,
-        events_present=stream.present,
+        events_present=stream.already_present,
         seconds=seconds,
         seconds_per_window=sum(done.windows.values()) / max(1, len(done.windows)),
         dagster_run=done.run_id,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tidemill import bootstrap
-from tidemill.adapters.textfile import write
+from tidemill.adapters.textfile import atomic_write_text
 from tidemill.core.errors import SpecInvalid
 from tidemill.deployed import packaged_file
 from tidemill.settings import Settings
@@ -28,7 +28,7 @@ def dagster_home(settings: Settings) -> Path:
     told, _, _ = (before or packaged_file("dagster.yaml").read_text()).partition(_MARK)
     told += _storage(told, settings)
     if told != before:
-        write(config, told)
+        atomic_write_text(config, told)
     return home
 
 

@@ -28,12 +28,12 @@ def postgres(
             f"Nothing of {own.folder.parent} is in PostgreSQL.",
             "`tidemill up --postgres` does that.",
         )
-    own.make(own.port)
+    own.initialize(own.port)
     environment = os.environ | {
-        "PATH": f"{server.program('psql', own.data).parent}:{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{server.find_program('psql', own.data).parent}:{os.environ.get('PATH', os.defpath)}",
         "PGHOST": "127.0.0.1",
         "PGPORT": str(own.port),
-        "PGPASSFILE": str(own.passwords),
+        "PGPASSFILE": str(own.password_file),
     }
     with own.running():
         done = subprocess.run(words, env=environment, check=False)

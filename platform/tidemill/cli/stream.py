@@ -14,7 +14,7 @@ from tidemill.core.windows import to_ms
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.adapters.streams.produce import Told
+    from tidemill.adapters.streams.produce import ProduceResult
 
 TOPIC, LIVE_TOPIC = "flights", "flights-live"
 _ZONE = ZoneInfo("America/New_York")
@@ -77,7 +77,7 @@ def flights(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def produce_flights(settings: Settings, spec: ModelSpec, end: int) -> "Told":
+def produce_flights(settings: Settings, spec: ModelSpec, end: int) -> "ProduceResult":
     """Bring the topic of `spec` up to the flights reported before `end`, ms since 1970.
 
     Raises as `tidemill.adapters.streams.produce.produce`.
@@ -85,24 +85,24 @@ def produce_flights(settings: Settings, spec: ModelSpec, end: int) -> "Told":
     return _produce(settings, spec.topic, _moment("--from", _FIRST), end, 0.0)
 
 
-def sentences(told: "Told") -> list[str]:
+def sentences(told: "ProduceResult") -> list[str]:
     """What a call did, for a person."""
     lines = [
         f"{told.produced} events produced to topic {told.topic}, "
-        f"{told.present} of the range there already."
+        f"{told.already_present} of the range there already."
     ]
-    if told.filled:
-        lines.append(f"Of these, {told.filled} before --from: a stream has no holes.")
-    if told.before:
+    if told.backfilled:
+        lines.append(f"Of these, {told.backfilled} before --from: a stream has no holes.")
+    if told.not_producible:
         lines.append(
-            f"{told.before} events of the range lie before the topic's first and were not "
+            f"{told.not_producible} events of the range lie before the topic's first and were not "
             "produced: nothing can be put in front. Name another --topic to have them."
         )
-    ends = ", ".join(f"{p}: {'none' if n is None else n}" for p, n in sorted(told.last.items()))
+    ends = ", ".join(f"{p}: {'none' if n is None else n}" for p, n in sorted(told.last_seq.items()))
     return [*lines, f"Last event of each partition: {ends}."]
 
 
-def _produce(settings: Settings, topic: str, start: int, end: int, speed: float) -> "Told":
+def _produce(settings: Settings, topic: str, start: int, end: int, speed: float) -> "ProduceResult":
     from tidemill.adapters.streams.flights import events
     from tidemill.adapters.streams.produce import produce
 
@@ -113,19 +113,19 @@ def _produce(settings: Settings, topic: str, start: int, end: int, speed: float)
             topic,
             start,
             end,
-            locks=settings.home / "locks",
+            lock_folder=settings.home / "locks",
             clock=lambda: time.time_ns() // 1_000_000,
             sleep=time.sleep,
             speed=speed,
         )
 
 
-def _of_model(settings: Settings, model: str) -> "Told":
-    from tidemill.adapters.streams.pace import END, Pace, bring_up_to
+def _of_model(settings: Settings, model: str) -> "ProduceResult":
+    from tidemill.adapters.streams.pace import FLIGHTS_END, TimeScale, produce_until
 
     spec = bootstrap.load_spec(model, settings)
     with bootstrap.kafka_cluster(settings) as cluster:
-        return bring_up_to(cluster, spec.topic, Pace.of(spec), END, settings.home / "locks")
+        return produce_until(cluster, spec.topic, TimeScale.for_spec(spec), FLIGHTS_END, settings.home / "locks")
 
 
 def _moment(option: str, text: str) -> int:

@@ -97,7 +97,7 @@ class Keeper:
 
         parent = None
         if isinstance(tracker, MlflowTracker):
-            with tracker.named("begin the run of this Dagster run"):
+            with tracker.translate_errors("begin the run of this Dagster run"):
                 opened = _parent(tracker, self.mill.model, self.asked)
                 parent = self._stack.enter_context(opened)
         self._recorder = Recorder(self.mill, tracker, parent, self.asked.tags)
@@ -120,7 +120,7 @@ def _parent(tracker: "MlflowTracker", model: str, asked: Asked) -> Iterator[str]
     """
     import mlflow
 
-    tracker.experiment(model)  # else it makes one, with its artifacts in the working directory
+    tracker.experiment_id(model)  # else it makes one, with its artifacts in the working directory
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so at each import
         from dagster_mlflow import mlflow_tracking

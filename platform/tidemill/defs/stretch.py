@@ -14,7 +14,7 @@ from tidemill.defs.partitions import partitions_of, windows_asked
 from tidemill.defs.walk import failure
 
 if TYPE_CHECKING:
-    from tidemill.adapters.streams.produce import Told
+    from tidemill.adapters.streams.produce import ProduceResult
 
 _FLIGHTS = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
 """The topics that are taken for the flights that come with tidemill."""
@@ -48,21 +48,21 @@ def stretches(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
             metadata={
                 "topic": told.topic,
                 "produced": told.produced,
-                "present": told.present,
-                "last event": dg.MetadataValue.json({str(p): n for p, n in told.last.items()}),
+                "present": told.already_present,
+                "last event": dg.MetadataValue.json({str(p): n for p, n in told.last_seq.items()}),
             }
         )
 
     return [stretch]
 
 
-def _produce(spec: ModelSpec, window: Window) -> "Told":
+def _produce(spec: ModelSpec, window: Window) -> "ProduceResult":
     from tidemill import bootstrap
-    from tidemill.adapters.streams.pace import Pace, bring_up_to
+    from tidemill.adapters.streams.pace import TimeScale, produce_until
     from tidemill.settings import Settings
 
-    settings, pace = Settings(), Pace.of(spec)
+    settings, pace = Settings(), TimeScale.for_spec(spec)
     with bootstrap.kafka_cluster(settings) as cluster:
-        return bring_up_to(
+        return produce_until(
             cluster, spec.topic, pace, pace.flights_time(window.end), settings.home / "locks"
         )

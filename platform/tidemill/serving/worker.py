@@ -13,8 +13,8 @@ import uvloop
 from tidemill import bootstrap
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.files import FileStore
-from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, producer
-from tidemill.adapters.prover.forked import ForkedProver
+from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, make_producer
+from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import ModelRepository
@@ -85,7 +85,7 @@ def _following(
     told = settings.serve
     store = bootstrap.make_store(settings, max(told.startup_timeout, _SHORTEST_PATIENCE))
     contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
-    with ForkedProver() as prover:
+    with ForkServerValidator() as prover:
         feed = KafkaFeed(at)
         follower = Follower(
             feed,
@@ -105,7 +105,7 @@ def _following(
             yield follower
         finally:
             stop.set()
-            prover.end()
+            prover.abort()
             thread.join()
             feed.close()
 
@@ -126,7 +126,7 @@ def _log(
         for model, spec in specs.items()
     }
     log = PredictionLog(
-        producer(at, _QUEUE),
+        make_producer(at, _QUEUE),
         wanted,
         lambda model, count: metrics.dropped.labels(model).inc(count),
     )

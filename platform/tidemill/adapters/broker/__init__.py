@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 
 from tidemill.adapters.broker.process import launch
-from tidemill.adapters.textfile import last_words, write
+from tidemill.adapters.textfile import tail_for_error, atomic_write_text
 from tidemill.core.errors import LogUnavailable
 
-START_SECONDS = 60
-STOP_SECONDS = 30
+STARTUP_TIMEOUT_SECONDS = 60
+SHUTDOWN_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class _State:
     """`broker.json`. A process is ours only if its time of creation matches, too."""
 
     pid: int
-    created: float
+    create_time: float
     port: int
-    keep: bool  # started to stay, not only for as long as somebody uses it
+    persistent: bool  # started to stay, not only for as long as somebody uses it
 
 
 def start(folder: Path) -> Broker:
@@ -47,7 +47,7 @@ def start(folder: Path) -> Broker:
 
     Raises `PrerequisiteMissing`, `DigestMismatch` (a jar), `LogUnavailable` (it did not come up).
     """
-    return _start(folder.absolute(), keep=True)
+    return _start(folder.absolute(), persistent=True)
 
 
 def stop(folder: Path) -> bool:
@@ -61,8 +61,8 @@ def stop(folder: Path) -> bool:
 
 def status(folder: Path) -> Broker | None:
     """The running broker of this folder; None where none runs."""
-    state = _alive(folder.absolute())
-    return None if state is None else Broker(_address(state.port), state.pid)
+    state = _running_state(folder.absolute())
+    return None if state is None else Broker(_bootstrap_servers(state.port), state.pid)
 
 
 @contextmanager
@@ -77,60 +77,60 @@ def running(folder: Path) -> Iterator[str]:
     with (folder / "users.lock").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
-            yield _start(folder, keep=False).bootstrap_servers
+            yield _start(folder, persistent=False).bootstrap_servers
         finally:
             fcntl.flock(users, fcntl.LOCK_UN)
             with _lock(folder / "start.lock"):
-                state = _alive(folder)
-                if state is not None and not state.keep and _free(folder / "users.lock"):
+                state = _running_state(folder)
+                if state is not None and not state.persistent and _is_unlocked(folder / "users.lock"):
                     _stop(folder)
 
 
-def _start(folder: Path, *, keep: bool) -> Broker:
+def _start(folder: Path, *, persistent: bool) -> Broker:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / "start.lock"):
-        state = _alive(folder)
+        state = _running_state(folder)
         # One that was killed a moment ago may still look alive; then it ends while we wait.
-        if state is not None and _answers(folder, state.port):
-            if keep and not state.keep:
-                _remember(folder, replace(state, keep=True))
-            return Broker(_address(state.port), state.pid)
+        if state is not None and _wait_until_ready(folder, state.port):
+            if persistent and not state.persistent:
+                _save_state(folder, replace(state, keep=True))
+            return Broker(_bootstrap_servers(state.port), state.pid)
         pid, port = launch(folder)
-        _remember(folder, _State(pid, psutil.Process(pid).create_time(), port, keep))
-        if not _answers(folder, port):
-            raise _not_up(folder, f"Process {pid} ended while it started.")
-        return Broker(_address(port), pid, started=True)
+        _save_state(folder, _State(pid, psutil.Process(pid).create_time(), port, persistent))
+        if not _wait_until_ready(folder, port):
+            raise _start_error(folder, f"Process {pid} ended while it started.")
+        return Broker(_bootstrap_servers(port), pid, started=True)
 
 
-def _answers(folder: Path, port: int) -> bool:
+def _wait_until_ready(folder: Path, port: int) -> bool:
     """Wait until the broker answers; False if it ends instead. Raises `LogUnavailable`."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    quiet = {"bootstrap.servers": _address(port), "log_level": 0, "error_cb": lambda _: None}
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if _alive(folder) is None:
+    admin_config = {"bootstrap.servers": _bootstrap_servers(port), "log_level": 0, "error_cb": lambda _: None}
+    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if _running_state(folder) is None:
             return False
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            AdminClient(quiet).list_topics(timeout=2)
+            AdminClient(admin_config).list_topics(timeout=2)
         except (OSError, KafkaException):
             time.sleep(0.1)
         else:
             return True
-    raise _not_up(folder, f"It did not answer within {START_SECONDS} s.")
+    raise _start_error(folder, f"It did not answer within {STARTUP_TIMEOUT_SECONDS} s.")
 
 
-def _not_up(folder: Path, what: str) -> LogUnavailable:
+def _start_error(folder: Path, detail: str) -> LogUnavailable:
     return LogUnavailable(
-        f"The embedded broker in {folder} did not come up. {what}",
-        last_words(folder / "broker.log"),
+        f"The embedded broker in {folder} did not come up. {detail}",
+        tail_for_error(folder / "broker.log"),
     )
 
 
 def _stop(folder: Path) -> bool:
-    state = _alive(folder)
+    state = _running_state(folder)
     if state is not None:
         try:
             process = psutil.Process(state.pid)
@@ -144,28 +144,28 @@ def _stop(folder: Path) -> bool:
 
 def _wait_or_kill(process: psutil.Process) -> None:
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(SHUTDOWN_TIMEOUT_SECONDS)
     except psutil.TimeoutExpired:
         process.kill()
-        process.wait(STOP_SECONDS)
+        process.wait(SHUTDOWN_TIMEOUT_SECONDS)
 
 
-def _alive(folder: Path) -> _State | None:
+def _running_state(folder: Path) -> _State | None:
     """The state of the broker, if its process still lives and is the one that was started."""
     try:
         state = _State(**json.loads((folder / "broker.json").read_text()))
         process = psutil.Process(state.pid)
-        ours = abs(process.create_time() - state.created) < 1
-        return state if ours and process.status() != psutil.STATUS_ZOMBIE else None
+        is_ours = abs(process.create_time() - state.create_time) < 1
+        return state if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
     except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
         return None
 
 
-def _remember(folder: Path, state: _State) -> None:
-    write(folder / "broker.json", json.dumps(asdict(state)))
+def _save_state(folder: Path, state: _State) -> None:
+    atomic_write_text(folder / "broker.json", json.dumps(asdict(state)))
 
 
-def _address(port: int) -> str:
+def _bootstrap_servers(port: int) -> str:
     return f"127.0.0.1:{port}"
 
 
@@ -176,7 +176,7 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _free(path: Path) -> bool:
+def _is_unlocked(path: Path) -> bool:
     """Whether nobody holds the lock, seen from a file of our own."""
     with path.open("a") as file:
         try:

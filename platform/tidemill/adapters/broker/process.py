@@ -9,12 +9,12 @@ import time
 import uuid
 from pathlib import Path
 
-from tidemill.adapters.broker.jars import classpath, java, pins_folder
-from tidemill.adapters.textfile import write
+from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
+from tidemill.adapters.textfile import atomic_write_text
 from tidemill.core.errors import PrerequisiteMissing
 
-PORT_SECONDS = 5
-_LOG_LIMIT = 10_000_000
+PORT_BIND_TIMEOUT_SECONDS = 5
+_MAX_LOG_BYTES = 10_000_000
 
 _JVM = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _PROPERTIES = """\
@@ -48,28 +48,28 @@ def launch(folder: Path) -> tuple[int, int]:
 
     Raises `PrerequisiteMissing`, `DigestMismatch` (a jar).
     """
-    pins = pins_folder()
-    jars = os.pathsep.join(str(jar) for jar in classpath(pins))
+    lockfiles = lockfile_folder()
+    jars = os.pathsep.join(str(jar) for jar in classpath(lockfiles))
     port, controller = _ports(folder)
-    temporary = folder / "tmp"
-    temporary.mkdir(exist_ok=True)
+    temp_folder = folder / "tmp"
+    temp_folder.mkdir(exist_ok=True)
     properties = folder / "server.properties"
     properties.write_text(
         _PROPERTIES.format(broker=port, controller=controller, data=folder / "data")
     )
     options = (
         *_JVM,
-        f"-Djava.io.tmpdir={temporary}",
+        f"-Djava.io.tmpdir={temp_folder}",
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
     )
-    command = [str(java(pins)), *options, "-cp", jars]
-    log = folder / "broker.log"
-    if log.is_file() and log.stat().st_size > _LOG_LIMIT:
-        log.replace(folder / "broker.log.1")
+    command = [str(java(lockfiles)), *options, "-cp", jars]
+    log_file = folder / "broker.log"
+    if log_file.is_file() and log_file.stat().st_size > _MAX_LOG_BYTES:
+        log_file.replace(folder / "broker.log.1")
     if not (folder / "data" / "meta.properties").is_file():
         _format(command, folder, properties)
-    with log.open("ab") as output:
+    with log_file.open("ab") as output:
         # Its own session, so that Ctrl-C reaches the starter alone, who then decides; an empty
         # environment, so that no variable meant for another Java changes this one.
         process = subprocess.Popen(
@@ -86,19 +86,19 @@ def launch(folder: Path) -> tuple[int, int]:
 
 
 def _format(command: list[str], folder: Path, properties: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-    tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(properties)]
-    done = subprocess.run(
-        [*command, *tool, f"--cluster-id={cluster}"],  # with `=`: an id may begin with a dash
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    format_command = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(properties)]
+    result = subprocess.run(
+        [*command, *format_command, f"--cluster-id={cluster_id}"],  # with `=`: an id may begin with a dash
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={"LANG": "C.UTF-8"},
         check=False,
     )
-    if done.returncode:
-        told = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+    if result.returncode:
+        output = (result.stdout + result.stderr).decode(errors="replace")[-2000:]
         raise PrerequisiteMissing(
-            f"The embedded broker could not format {folder / 'data'}: {told.strip()}.",
+            f"The embedded broker could not format {folder / 'data'}: {output.strip()}.",
             "See that the folder is writable and the disk has space.",
         )
 
@@ -110,24 +110,24 @@ def _ports(folder: Path) -> tuple[int, int]:
         port, controller = json.loads(path.read_text())
     except (FileNotFoundError, ValueError, TypeError):
         port = controller = 0
-    with _bound(port) as first, _bound(controller) as second:
+    with _bind_socket(port) as first, _bind_socket(controller) as second:
         ports = first.getsockname()[1], second.getsockname()[1]
-    write(path, json.dumps(ports))
+    atomic_write_text(path, json.dumps(ports))
     return ports
 
 
-def _bound(port: int) -> socket.socket:
+def _bind_socket(port: int) -> socket.socket:
     """A socket on this port, or on a free one. Reuse as Kafka does: it skips TIME_WAIT."""
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # A process that was killed a moment ago may still hold its port, and its data's lock.
-    until = time.monotonic() + (PORT_SECONDS if port else 0)
+    deadline = time.monotonic() + (PORT_BIND_TIMEOUT_SECONDS if port else 0)
     while True:
         try:
-            bound.bind(("127.0.0.1", port))
+            sock.bind(("127.0.0.1", port))
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 port = 0
             time.sleep(0.05)
         else:
-            return bound
+            return sock

@@ -4,6 +4,6 @@ from tidemill.adapters.kafka.client import Cluster
 from tidemill.adapters.kafka.feed import KafkaFeed
 from tidemill.adapters.kafka.ledger import KafkaLedger
 from tidemill.adapters.kafka.log import KafkaLog
-from tidemill.adapters.kafka.topics import create_topic, producer
+from tidemill.adapters.kafka.topics import create_topic, make_producer
 
-__all__ = ["Cluster", "KafkaFeed", "KafkaLedger", "KafkaLog", "create_topic", "producer"]
+__all__ = ["Cluster", "KafkaFeed", "KafkaLedger", "KafkaLog", "create_topic", "make_producer"]

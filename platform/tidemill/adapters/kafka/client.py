@@ -12,7 +12,7 @@ from tidemill.core.errors import LogUnavailable, TopicMissing
 logger = logging.getLogger("tidemill.kafka")
 logger.addHandler(logging.NullHandler())  # else the client's chatter goes to the terminal
 
-EXACT: Mapping[str, Any] = {
+STRICT_CONSUMER_CONFIG: Mapping[str, Any] = {
     "enable.auto.commit": False,  # group offsets are never the truth
     "enable.auto.offset.store": False,
     "auto.offset.reset": "error",
@@ -25,7 +25,7 @@ EXACT: Mapping[str, Any] = {
 }
 """librdkafka's settings of whoever reads by offset, and must neither skip nor invent a record."""
 
-_MISSING = {
+_MISSING_TOPIC_CODES = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -42,34 +42,34 @@ class Cluster:
     ledger_topic: str = "tidemill.ledger"
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def connection(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def client_config(self, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """librdkafka's settings of any client, with these over them."""
         return {
             "bootstrap.servers": self.servers,
             "logger": logger,
-            "error_cb": _quiet,
+            "error_cb": _ignore_error,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1000,
             **self.config,
-            **(more or {}),
+            **(overrides or {}),
         }
 
 
-def _quiet(_: KafkaError) -> None:
+def _ignore_error(_: KafkaError) -> None:
     """What matters of the client's errors comes back from its calls."""
 
 
-def named(error: KafkaException | KafkaError, at: Cluster, doing: str) -> Exception:
+def translate_error(error: KafkaException | KafkaError, cluster: Cluster, action: str) -> Exception:
     """The named fault of a client's error. `doing` is a gerund: what was tried, on which topic."""
     cause = error if isinstance(error, KafkaError) else error.args[0]
-    if isinstance(cause, KafkaError) and cause.code() in _MISSING:
+    if isinstance(cause, KafkaError) and cause.code() in _MISSING_TOPIC_CODES:
         return TopicMissing(
-            f"Kafka at {at.servers} has no such topic or partition ({doing}).",
+            f"Kafka at {cluster.servers} has no such topic or partition ({action}).",
             "Create the topic, or correct `topic` in defs.yaml.",
         )
-    said = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    message = cause.str() if isinstance(cause, KafkaError) else str(cause)
     return LogUnavailable(
-        f"Kafka at {at.servers} did not do it within {at.timeout:g} s ({doing}): {said}.",
+        f"Kafka at {cluster.servers} did not do it within {cluster.timeout:g} s ({action}): {message}.",
         "See that the brokers are up and reachable, and that TIDEMILL_KAFKA__BOOTSTRAP_SERVERS "
         "and the credentials are right; then run it again.",
     )

@@ -6,82 +6,82 @@ from dataclasses import replace
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.kafka.client import EXACT, Cluster, named
+from tidemill.adapters.kafka.client import STRICT_CONSUMER_CONFIG, Cluster, translate_error
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.log import LedgerPoll, LedgerRecord
 
-LOOK_SECONDS = 2.0
+TOPIC_CHECK_INTERVAL_SECONDS = 2.0
 """How often the brokers are asked whether the topic is still the one that is followed."""
-LOOK_TIMEOUT = 2.0
+TOPIC_CHECK_TIMEOUT_SECONDS = 2.0
 """How long they may take to say so, while records that came wait."""
 
-_FOLLOWER = {
-    **EXACT,
+_CONSUMER_CONFIG = {
+    **STRICT_CONSUMER_CONFIG,
     "group.id": "tidemill-serving",  # librdkafka wants one; nothing is committed to it
     "fetch.wait.max.ms": 500,  # the brokers answer at once when a record comes
 }
-_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}
-_AT_ONCE = 1_000
+_TRANSIENT = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}
+_MAX_POLL_RECORDS = 1_000
 
 
 class KafkaFeed:
     """A `LedgerFeed`."""
 
-    def __init__(self, at: Cluster) -> None:
-        self._at = at
-        self._patient = replace(at, timeout=LOOK_TIMEOUT)
-        self._name = at.ledger_topic
-        self._admin = topics.admin(at)
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._probe_cluster = replace(cluster, timeout=TOPIC_CHECK_TIMEOUT_SECONDS)
+        self._topic_name = cluster.ledger_topic
+        self._admin = topics.make_admin_client(cluster)
         self._consumer: Consumer | None = None
         self._topic_id: str | None = None
-        self._anew = False
-        self._looked = float("-inf")
-        self._position, self._end = 0, 0
+        self._reset = False
+        self._checked_at = float("-inf")
+        self._position, self._end_offset = 0, 0
 
     def close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
 
-    def wait(self, seconds: float) -> LedgerPoll:
-        until = time.monotonic() + seconds
+    def poll(self, seconds: float) -> LedgerPoll:
+        deadline = time.monotonic() + seconds
         while True:
-            if self._consumer is None or time.monotonic() - self._looked >= LOOK_SECONDS:
-                self._look()
-            records = self._poll(max(0.0, until - time.monotonic()))
-            if records or self._anew or time.monotonic() >= until:
+            if self._consumer is None or time.monotonic() - self._checked_at >= TOPIC_CHECK_INTERVAL_SECONDS:
+                self._check_topic()
+            records = self._fetch(max(0.0, deadline - time.monotonic()))
+            if records or self._reset or time.monotonic() >= deadline:
                 break
-        anew, self._anew = self._anew, False
-        return LedgerPoll(tuple(records), self._behind(), anew)
+        reset, self._reset = self._reset, False
+        return LedgerPoll(tuple(records), self._lag(), reset)
 
-    def _look(self) -> None:
+    def _check_topic(self) -> None:
         """See that the brokers answer and the topic is the same; else begin anew."""
         try:
-            topic_id, _ = topics.identity(self._admin, self._patient, self._name)
+            topic_id, _ = topics.identity(self._admin, self._probe_cluster, self._topic_name)
         except LogUnavailable:
-            self._looked = time.monotonic()
+            self._checked_at = time.monotonic()
             raise
         if topic_id != self._topic_id:
-            self._begin(topic_id)
-        self._looked = time.monotonic()
+            self._follow_from_start(topic_id)
+        self._checked_at = time.monotonic()
 
-    def _begin(self, topic_id: str) -> None:
+    def _follow_from_start(self, topic_id: str) -> None:
         """Follow the topic from its first record on."""
         self.close()
-        self._end = topics.extents(self._admin, self._patient, self._name)[0].last_stable_offset
-        self._consumer = Consumer(self._at.connection(_FOLLOWER))
-        self._consumer.assign([TopicPartition(self._name, 0, OFFSET_BEGINNING)])
-        self._anew = self._topic_id is not None
+        self._end_offset = topics.extents(self._admin, self._probe_cluster, self._topic_name)[0].last_stable_offset
+        self._consumer = Consumer(self._cluster.client_config(_CONSUMER_CONFIG))
+        self._consumer.assign([TopicPartition(self._topic_name, 0, OFFSET_BEGINNING)])
+        self._reset = self._topic_id is not None
         self._topic_id, self._position = topic_id, 0
 
-    def _poll(self, seconds: float) -> list[LedgerRecord]:
+    def _fetch(self, seconds: float) -> list[LedgerRecord]:
         """The records there are, waiting only for the first."""
         assert self._consumer is not None
-        first = self._consumer.poll(min(seconds, LOOK_SECONDS))
+        first = self._consumer.poll(min(seconds, TOPIC_CHECK_INTERVAL_SECONDS))
         if first is None:
             return []
         records = []
-        for message in (first, *self._consumer.consume(_AT_ONCE, 0)):
+        for message in (first, *self._consumer.consume(_MAX_POLL_RECORDS, 0)):
             error = message.error()
             if error is None:
                 records.append(LedgerRecord(message.offset(), message.value() or b""))
@@ -90,14 +90,14 @@ class KafkaFeed:
                 self._position = message.offset()
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._topic_id = ""  # records were lost: look, and begin anew
-                self._looked = float("-inf")
-            elif error.code() not in _PASSING:
-                raise named(KafkaException(error), self._at, f"following topic {self._name}")
+                self._checked_at = float("-inf")
+            elif error.code() not in _TRANSIENT:
+                raise translate_error(KafkaException(error), self._cluster, f"following topic {self._topic_name}")
         return records
 
-    def _behind(self) -> int:
+    def _lag(self) -> int:
         """How many offsets of the topic lie before us, as far as the brokers have said."""
         assert self._consumer is not None
-        place = TopicPartition(self._name, 0)
-        _, high = self._consumer.get_watermark_offsets(place, cached=True)
-        return max(0, max(int(high), self._end) - self._position)
+        partition = TopicPartition(self._topic_name, 0)
+        _, high_watermark = self._consumer.get_watermark_offsets(partition, cached=True)
+        return max(0, max(int(high_watermark), self._end_offset) - self._position)

@@ -12,10 +12,10 @@ from tidemill.core.log import RecordBatch, OffsetRange, Topic
 class KafkaLog:
     """An `EventLog` over one cluster. Its connections are kept until `close`."""
 
-    def __init__(self, at: Cluster) -> None:
-        self._at = at
-        self._admin = topics.admin(at)
-        self._reader = Reader(at, self.extents)
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._admin = topics.make_admin_client(cluster)
+        self._reader = Reader(cluster, self.extents)
 
     def __enter__(self) -> Self:
         return self
@@ -28,13 +28,13 @@ class KafkaLog:
         self._reader.close()
 
     def topic(self, name: str) -> Topic:
-        return topics.describe(self._admin, self._at, name)
+        return topics.describe(self._admin, self._cluster, name)
 
     def extents(self, topic: str) -> Mapping[int, OffsetRange]:
-        return topics.extents(self._admin, self._at, topic)
+        return topics.extents(self._admin, self._cluster, topic)
 
     def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
-        return topics.offsets_at(self._admin, self._at, topic, timestamp)
+        return topics.offsets_at(self._admin, self._cluster, topic, timestamp)
 
     def read(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None

@@ -22,21 +22,21 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tidemill.adapters.kafka.client import Cluster, named
+from tidemill.adapters.kafka.client import Cluster, translate_error
 from tidemill.core.errors import TopicMissing
 from tidemill.core.log import OffsetRange, Topic
 
-_FAR_FUTURE_MS = 2**63 - 1
-_PASSING = frozenset(
+_MAX_TIMESTAMP_MS = 2**63 - 1
+_TRANSIENT = frozenset(
     {
         KafkaError._TRANSPORT,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.NOT_CONTROLLER,
     }
 )
-_ATTEMPT = 5.0
+_ATTEMPT_TIMEOUT_SECONDS = 5.0
 """Seconds after which a question is asked anew: whom the client would ask may have gone."""
-_AGAIN = _PASSING | {
+_RETRYABLE = _TRANSIENT | {
     KafkaError._TIMED_OUT,
     KafkaError._NOENT,  # librdkafka's "No leaders found"
     KafkaError.BROKER_NOT_AVAILABLE,
@@ -49,29 +49,29 @@ _AGAIN = _PASSING | {
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR,
 }
-_ASKS = 4
+_PROBES_PER_BROKER = 4
 """Questions a broker, after which each is likely to have been asked."""
 T = TypeVar("T")
 
 
-def admin(at: Cluster) -> AdminClient:
+def make_admin_client(cluster: Cluster) -> AdminClient:
     """A client that asks about topics."""
-    return AdminClient(at.connection())
+    return AdminClient(cluster.client_config())
 
 
-def producer(at: Cluster, more: Mapping[str, Any] | None = None) -> Producer:
+def make_producer(cluster: Cluster, overrides: Mapping[str, Any] | None = None) -> Producer:
     """A producer that keeps each partition in order and gives up after the time budget."""
     settings = {
         "enable.idempotence": True,
         "acks": "all",
-        "message.timeout.ms": round(at.timeout * 1000),
-        **(more or {}),
+        "message.timeout.ms": round(cluster.timeout * 1000),
+        **(overrides or {}),
     }
-    return Producer(at.connection(settings))
+    return Producer(cluster.client_config(settings))
 
 
 def create_topic(
-    at: Cluster, name: str, partitions: int = 4, config: Mapping[str, str] | None = None
+    cluster: Cluster, name: str, partitions: int = 4, config: Mapping[str, str] | None = None
 ) -> bool:
     """Create a topic of events, kept for ever, if there is none; True if it was created now.
 
@@ -82,163 +82,163 @@ def create_topic(
         "cleanup.policy": "delete",
         "retention.ms": "-1",
         "retention.bytes": "-1",
-        "message.timestamp.before.max.ms": str(_FAR_FUTURE_MS),
-        "message.timestamp.after.max.ms": str(_FAR_FUTURE_MS),
+        "message.timestamp.before.max.ms": str(_MAX_TIMESTAMP_MS),
+        "message.timestamp.after.max.ms": str(_MAX_TIMESTAMP_MS),
         **(config or {}),
     }
     new = NewTopic(name, num_partitions=partitions, config=settings)
-    client = admin(at)
+    client = make_admin_client(cluster)
 
-    def ask(seconds: float) -> None:
+    def request(seconds: float) -> None:
         client.create_topics([new], request_timeout=seconds)[name].result()
 
     try:
         # Once: after a second time nobody could say whose creation it was.
-        _asked(client, at, f"creating topic {name}", ask, _PASSING, at.timeout)
+        _retrying(client, cluster, f"creating topic {name}", request, _TRANSIENT, cluster.timeout)
     except _TopicExistsError:
         return False
-    _until_known(client, at, name)
+    _wait_until_visible(client, cluster, name)
     return True
 
 
-def _until_known(client: AdminClient, at: Cluster, name: str) -> None:
+def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> None:
     """Wait for the brokers to have heard of what the controller has created.
 
     Any of them may answer a question, so where there are several it is put several times.
     """
-    until, known = time.monotonic() + at.timeout, 0
-    brokers = _asked(
-        client, at, "counting the brokers", lambda s: len(client.list_topics(timeout=s).brokers)
+    deadline, successes = time.monotonic() + cluster.timeout, 0
+    brokers = _retrying(
+        client, cluster, "counting the brokers", lambda s: len(client.list_topics(timeout=s).brokers)
     )
-    while known < (1 if brokers == 1 else _ASKS * brokers):
+    while successes < (1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
         try:
-            identity(client, at, name)
-            known += 1
+            identity(client, cluster, name)
+            successes += 1
         except TopicMissing:
-            known = 0
-            if time.monotonic() > until:
+            successes = 0
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
 
-def config_of(client: AdminClient, at: Cluster, name: str) -> dict[str, str]:
+def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, str]:
     """A topic's settings, defaults included. Raises `TopicMissing`, `LogUnavailable`."""
-    return _asked(
-        client, at, f"reading the settings of topic {name}", lambda s: _settings(client, name, s)()
+    return _retrying(
+        client, cluster, f"reading the settings of topic {name}", lambda s: _request_config(client, name, s)()
     )
 
 
-def _settings(client: AdminClient, name: str, seconds: float) -> Callable[[], dict[str, str]]:
+def _request_config(client: AdminClient, name: str, seconds: float) -> Callable[[], dict[str, str]]:
     """Ask for a topic's settings; what is returned waits for them."""
     resource = ConfigResource(ResourceType.TOPIC, name)
-    told = client.describe_configs([resource], request_timeout=seconds)[resource]
-    return lambda: {key: entry.value for key, entry in told.result().items()}
+    future = client.describe_configs([resource], request_timeout=seconds)[resource]
+    return lambda: {key: entry.value for key, entry in future.result().items()}
 
 
-def identity(client: AdminClient, at: Cluster, name: str) -> tuple[str, list[int]]:
+def identity(client: AdminClient, cluster: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    return _asked(client, at, f"looking at topic {name}", lambda s: _identity(client, name, s)())
+    return _retrying(client, cluster, f"looking at topic {name}", lambda s: _request_identity(client, name, s)())
 
 
-def _identity(
+def _request_identity(
     client: AdminClient, name: str, seconds: float
 ) -> Callable[[], tuple[str, list[int]]]:
     """Ask who a topic is; what is returned waits for the answer."""
-    told = client.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
+    future = client.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
 
-    def answer() -> tuple[str, list[int]]:
-        topic = told.result()
+    def wait_for_identity() -> tuple[str, list[int]]:
+        topic = future.result()
         return str(topic.topic_id), sorted(partition.id for partition in topic.partitions)
 
-    return answer
+    return wait_for_identity
 
 
-def describe(client: AdminClient, at: Cluster, name: str) -> Topic:
+def describe(client: AdminClient, cluster: Cluster, name: str) -> Topic:
     """A topic as its cluster describes it. Raises `TopicMissing`, `LogUnavailable`."""
 
-    def ask(seconds: float) -> Topic:
-        who = _identity(client, name, seconds)  # three questions, one wait
-        settings = _settings(client, name, seconds)
-        cluster = client.describe_cluster(request_timeout=seconds)
-        topic_id, _ = who()
-        compacted = "compact" in settings()["cleanup.policy"]
-        return Topic(name, str(cluster.result().cluster_id), topic_id, compacted)
+    def request(seconds: float) -> Topic:
+        wait_for_identity = _request_identity(client, name, seconds)  # three questions, one wait
+        wait_for_config = _request_config(client, name, seconds)
+        cluster_future = client.describe_cluster(request_timeout=seconds)
+        topic_id, _ = wait_for_identity()
+        compacted = "compact" in wait_for_config()["cleanup.policy"]
+        return Topic(name, str(cluster_future.result().cluster_id), topic_id, compacted)
 
-    return _asked(client, at, f"looking at topic {name}", ask)
+    return _retrying(client, cluster, f"looking at topic {name}", request)
 
 
-def extents(client: AdminClient, at: Cluster, name: str) -> dict[int, OffsetRange]:
+def extents(client: AdminClient, cluster: Cluster, name: str) -> dict[int, OffsetRange]:
     """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    low, stable = _offsets(client, at, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
-    return {p: OffsetRange(low[p], stable[p]) for p in sorted(low)}
+    earliest, latest = _offsets(client, cluster, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
+    return {p: OffsetRange(earliest[p], latest[p]) for p in sorted(earliest)}
 
 
 def offsets_at(
-    client: AdminClient, at: Cluster, name: str, timestamp: int
+    client: AdminClient, cluster: Cluster, name: str, timestamp: int
 ) -> dict[int, int | None]:
     """The first offset with a timestamp at or after this one; None where there is none."""
-    (found,) = _offsets(client, at, name, [OffsetSpec.for_timestamp(timestamp)])
-    return {p: None if offset < 0 else offset for p, offset in found.items()}
+    (offsets,) = _offsets(client, cluster, name, [OffsetSpec.for_timestamp(timestamp)])
+    return {p: None if offset < 0 else offset for p, offset in offsets.items()}
 
 
 def _offsets(
-    client: AdminClient, at: Cluster, name: str, specs: Sequence[OffsetSpec]
+    client: AdminClient, cluster: Cluster, name: str, specs: Sequence[OffsetSpec]
 ) -> list[dict[int, int]]:
     """For each spec the offset of each partition, from its leader, whoever that comes to be."""
 
-    def ask(seconds: float) -> list[dict[int, int]]:
-        _, known = identity(client, at, name)  # which also tells the client who leads now
-        asked = [
+    def request(seconds: float) -> list[dict[int, int]]:
+        _, partitions = identity(client, cluster, name)  # which also tells the client who leads now
+        futures = [
             client.list_offsets(
-                {TopicPartition(name, p): spec for p in known},
+                {TopicPartition(name, p): spec for p in partitions},
                 isolation_level=IsolationLevel.READ_COMMITTED,
                 request_timeout=seconds,
             )
             for spec in specs
         ]
-        found = [{at.partition: f.result().offset for at, f in told.items()} for told in asked]
-        if any(OFFSET_INVALID in offsets.values() for offsets in found):
+        results = [{at.partition: f.result().offset for at, f in told.items()} for told in futures]
+        if any(OFFSET_INVALID in offsets.values() for offsets in results):
             # A leader that has just come to be: librdkafka then gives no offset, and no error.
             raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-        return found
+        return results
 
     # That a topic is unknown may be said by a broker that has not heard of it yet.
-    passing = _AGAIN | {KafkaError.UNKNOWN_TOPIC_OR_PART}
-    return _asked(client, at, f"asking for the offsets of topic {name}", ask, passing)
+    retryable = _RETRYABLE | {KafkaError.UNKNOWN_TOPIC_OR_PART}
+    return _retrying(client, cluster, f"asking for the offsets of topic {name}", request, retryable)
 
 
 class _TopicExistsError(Exception):
     """There is a topic of this name."""
 
 
-def _asked(
+def _retrying(
     client: AdminClient,
-    at: Cluster,
-    doing: str,
-    ask: Callable[[float], T],
-    passing: frozenset[int] = _AGAIN,
-    attempt: float = _ATTEMPT,
+    cluster: Cluster,
+    action: str,
+    request: Callable[[float], T],
+    retryable: frozenset[int] = _RETRYABLE,
+    attempt_timeout: float = _ATTEMPT_TIMEOUT_SECONDS,
 ) -> T:
     """What `ask` tells within the time budget; again if that helps.
 
     It is given the seconds that this attempt may take.
     """
-    until = time.monotonic() + at.timeout
+    deadline = time.monotonic() + cluster.timeout
     while True:
         try:
-            return ask(max(0.1, min(attempt, until - time.monotonic())))
+            return request(max(0.1, min(attempt_timeout, deadline - time.monotonic())))
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.TOPIC_ALREADY_EXISTS:
                 raise _TopicExistsError from error
-            if code not in passing or time.monotonic() >= until:
-                raise named(error, at, doing) from error
+            if code not in retryable or time.monotonic() >= deadline:
+                raise translate_error(error, cluster, action) from error
             if code == KafkaError._TIMED_OUT:
-                _look_around(client)
+                _refresh_metadata(client)
             time.sleep(0.05)
 
 
-def _look_around(client: AdminClient) -> None:
+def _refresh_metadata(client: AdminClient) -> None:
     """Let the client hear which brokers there are now; by itself it waits for one that is gone."""
     with suppress(KafkaException):
         client.list_topics(timeout=1)

@@ -2,7 +2,7 @@
 
 from tidemill.adapters.memory.feed import MemoryFeed
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
-from tidemill.adapters.memory.prover import LocalProver
-from tidemill.adapters.memory.store import MemoryStore, Overlay
+from tidemill.adapters.memory.prover import InProcessValidator
+from tidemill.adapters.memory.store import MemoryStore, OverlayStore
 
-__all__ = ["LocalProver", "MemoryFeed", "MemoryLedger", "MemoryLog", "MemoryStore", "Overlay"]
+__all__ = ["InProcessValidator", "MemoryFeed", "MemoryLedger", "MemoryLog", "MemoryStore", "OverlayStore"]

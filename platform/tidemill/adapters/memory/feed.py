@@ -14,15 +14,15 @@ class MemoryFeed:
         self._topic = ""
         self._position = 0
 
-    def wait(self, seconds: float) -> LedgerPoll:
-        until = time.monotonic() + seconds
+    def poll(self, seconds: float) -> LedgerPoll:
+        deadline = time.monotonic() + seconds
         while True:
-            (_, topic), records = self._ledger.seen()
-            anew = self._topic not in ("", topic)
-            start = 0 if anew else self._position
-            if anew or len(records) > start or time.monotonic() >= until:
+            (_, topic), records = self._ledger.snapshot()
+            reset = self._topic not in ("", topic)
+            start = 0 if reset else self._position
+            if reset or len(records) > start or time.monotonic() >= deadline:
                 self._topic, self._position = topic, len(records)
-                return LedgerPoll(tuple(records[start:]), 0, anew)
+                return LedgerPoll(tuple(records[start:]), 0, reset)
             time.sleep(0.002)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from tidemill.core.errors import (
 )
 from tidemill.core.log import RecordBatch, OffsetRange, LedgerRecord, Topic
 
-CHUNK = 10_000
+MAX_BATCH_RECORDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,29 @@ class _Record:
     offset: int
     timestamp: int | None
     value: bytes | None
-    appended: bool
+    log_append_time: bool
     kind: Literal["data", "marker", "open"] = "data"
 
 
 @dataclass
 class _Partition:
     records: list[_Record] = field(default_factory=list)
-    low: int = 0
-    end: int = 0
+    low_watermark: int = 0
+    end_offset: int = 0
 
     @property
-    def stable(self) -> int:
-        return next((r.offset for r in self.records if r.kind == "open"), self.end)
+    def last_stable_offset(self) -> int:
+        return next((r.offset for r in self.records if r.kind == "open"), self.end_offset)
 
     def add(self, record: _Record) -> int:
         self.records.append(record)
-        self.end = record.offset + 1
+        self.end_offset = record.offset + 1
         return record.offset
 
-    def settle(self, *, commit: bool) -> None:
+    def end_transaction(self, *, commit: bool) -> None:
         # Aborted records go; the offsets they had stay empty.
         self.records = [
-            _Record(r.offset, r.timestamp, r.value, r.appended) if r.kind == "open" else r
+            _Record(r.offset, r.timestamp, r.value, r.log_append_time) if r.kind == "open" else r
             for r in self.records
             if commit or r.kind != "open"
         ]
@@ -64,7 +64,7 @@ class MemoryLog:
     """
 
     def __init__(self) -> None:
-        self.away = False
+        self.unavailable = False
         self._cluster_id = uuid.uuid4().hex
         self._topics: dict[str, _Topic] = {}
 
@@ -76,31 +76,31 @@ class MemoryLog:
 
     def extents(self, topic: str) -> Mapping[int, OffsetRange]:
         partitions = self._find(topic).partitions
-        return {p: OffsetRange(held.low, held.stable) for p, held in enumerate(partitions)}
+        return {p: OffsetRange(partition_log.low_watermark, partition_log.last_stable_offset) for p, partition_log in enumerate(partitions)}
 
     def offsets_at(self, topic: str, timestamp: int) -> Mapping[int, int | None]:
         return {
             p: next(
                 (
                     r.offset
-                    for r in held.records
+                    for r in partition_log.records
                     if r.timestamp is not None and r.timestamp >= timestamp
                 ),
                 None,
             )
-            for p, held in enumerate(self._find(topic).partitions)
+            for p, partition_log in enumerate(self._find(topic).partitions)
         }
 
     def read(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
     ) -> Generator[RecordBatch, None, None]:
-        size = min(first or CHUNK, CHUNK)
+        size = min(first or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS)
         for partition, (start, end) in sorted(ranges.items()):
             while start < end:
-                held = self._readable(topic, partition, start, end)
-                data = [r for r in _between(held.records, start, end) if r.kind == "data"][:size]
+                partition_log = self._readable_partition(topic, partition, start, end)
+                data = [r for r in _between(partition_log.records, start, end) if r.kind == "data"][:size]
                 if data:
-                    yield _chunk(partition, data)
+                    yield _record_batch(partition, data)
                 start = data[-1].offset + 1 if data else end
 
     def create_topic(self, name: str, partitions: int = 4, *, compacted: bool = False) -> None:
@@ -123,57 +123,57 @@ class MemoryLog:
         value: bytes | None,
         timestamp: int | None,
         *,
-        appended: bool = False,
+        log_append_time: bool = False,
         transaction: bool = False,
     ) -> int:
         """Append a record, or one of the partition's open transaction; its offset."""
-        held = self._find(topic).partitions[partition]
+        partition_log = self._find(topic).partitions[partition]
         kind: Literal["data", "open"] = "open" if transaction else "data"
-        return held.add(_Record(held.end, timestamp, value, appended, kind))
+        return partition_log.add(_Record(partition_log.end_offset, timestamp, value, log_append_time, kind))
 
     def end_transaction(
         self, topic: str, partition: int, *, commit: bool, timestamp: int | None = None
     ) -> int:
         """Commit or abort the partition's open transaction; the offset of its marker."""
-        held = self._find(topic).partitions[partition]
-        held.settle(commit=commit)
-        return held.add(_Record(held.end, timestamp, None, appended=True, kind="marker"))
+        partition_log = self._find(topic).partitions[partition]
+        partition_log.end_transaction(commit=commit)
+        return partition_log.add(_Record(partition_log.end_offset, timestamp, None, log_append_time=True, kind="marker"))
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Delete the records below an offset, as retention does."""
-        held = self._find(topic).partitions[partition]
-        held.records = _between(held.records, offset, held.end)
-        held.low = max(held.low, offset)
+        partition_log = self._find(topic).partitions[partition]
+        partition_log.records = _between(partition_log.records, offset, partition_log.end_offset)
+        partition_log.low_watermark = max(partition_log.low_watermark, offset)
 
     def truncate(self, topic: str, partition: int, offset: int) -> None:
         """Lose the records from an offset on, as a broker that lost its disk does."""
-        held = self._find(topic).partitions[partition]
-        held.records = _between(held.records, 0, offset)
-        held.end = min(held.end, offset)
+        partition_log = self._find(topic).partitions[partition]
+        partition_log.records = _between(partition_log.records, 0, offset)
+        partition_log.end_offset = min(partition_log.end_offset, offset)
 
     def _find(self, name: str) -> _Topic:
-        if self.away:
+        if self.unavailable:
             raise LogUnavailable("The log in memory is set to be away.", "Unset `away`.")
         if name not in self._topics:
             raise TopicMissing(f"The log in memory has no topic {name}.", "Create it first.")
         return self._topics[name]
 
-    def _readable(self, topic: str, partition: int, start: int, end: int) -> _Partition:
-        held = self._find(topic).partitions[partition]
-        if held.low > start:
+    def _readable_partition(self, topic: str, partition: int, start: int, end: int) -> _Partition:
+        partition_log = self._find(topic).partitions[partition]
+        if partition_log.low_watermark > start:
             raise OffsetsExpired(
-                f"Retention deleted offsets {start} to {min(held.low, end) - 1} of partition "
+                f"Retention deleted offsets {start} to {min(partition_log.low_watermark, end) - 1} of partition "
                 f"{partition} of topic {topic}, which are still needed.",
                 "Go on without them by `tidemill skip`.",
             )
-        if held.stable < end:
+        if partition_log.last_stable_offset < end:
             raise LogTruncated(
-                f"Partition {partition} of topic {topic} ends at offset {held.stable}, before "
+                f"Partition {partition} of topic {topic} ends at offset {partition_log.last_stable_offset}, before "
                 f"{end}, where a planned range ends.",
                 "Restore the log, or leave the window out by `tidemill skip` and go on with the "
                 "topic as it is by `tidemill adopt`.",
             )
-        return held
+        return partition_log
 
 
 class MemoryLedger:
@@ -183,22 +183,22 @@ class MemoryLedger:
     """
 
     def __init__(self) -> None:
-        self.away = False
+        self.unavailable = False
         self.lose_acknowledgement = False
         self._identity = ("memory", uuid.uuid4().hex)
-        self._attached: str | None = None
+        self._attached_topic_id: str | None = None
         self._values: list[bytes] = []
 
     def identity(self) -> tuple[str, str]:
-        self._answer()
+        self._check_attached()
         return self._identity
 
     def read(self) -> list[LedgerRecord]:
-        self._answer()
+        self._check_attached()
         return [LedgerRecord(offset, value) for offset, value in enumerate(self._values)]
 
     def append(self, model: str, value: bytes) -> int:
-        self._answer()
+        self._check_attached()
         self._values.append(value)
         if self.lose_acknowledgement:
             self.lose_acknowledgement = False
@@ -214,21 +214,21 @@ class MemoryLedger:
 
     def reattach(self) -> None:
         """Take the topic as it is now, as a new process does."""
-        self._attached = None
+        self._attached_topic_id = None
 
-    def seen(self) -> tuple[tuple[str, str], list[LedgerRecord]]:
+    def snapshot(self) -> tuple[tuple[str, str], list[LedgerRecord]]:
         """Identity and records of the topic as it is now, whoever knew another."""
-        self._reach()
-        return self._identity, [LedgerRecord(at, value) for at, value in enumerate(self._values)]
+        self._check_available()
+        return self._identity, [LedgerRecord(offset, value) for offset, value in enumerate(self._values)]
 
-    def _reach(self) -> None:
-        if self.away:
+    def _check_available(self) -> None:
+        if self.unavailable:
             raise LogUnavailable("The ledger in memory is set to be away.", "Unset `away`.")
 
-    def _answer(self) -> None:
-        self._reach()
-        self._attached = self._attached or self._identity[1]
-        if self._attached != self._identity[1]:
+    def _check_attached(self) -> None:
+        self._check_available()
+        self._attached_topic_id = self._attached_topic_id or self._identity[1]
+        if self._attached_topic_id != self._identity[1]:
             raise LedgerLost(
                 "The ledger in memory was recreated.",
                 "Bring the entries back by `tidemill ledger restore`.",
@@ -236,15 +236,15 @@ class MemoryLedger:
 
 
 def _between(records: list[_Record], start: int, end: int) -> list[_Record]:
-    at = [bisect_left(records, offset, key=lambda r: r.offset) for offset in (start, end)]
-    return records[at[0] : at[1]]
+    bounds = [bisect_left(records, offset, key=lambda r: r.offset) for offset in (start, end)]
+    return records[bounds[0] : bounds[1]]
 
 
-def _chunk(partition: int, data: list[_Record]) -> RecordBatch:
+def _record_batch(partition: int, data: list[_Record]) -> RecordBatch:
     return RecordBatch(
         partition,
         [r.offset for r in data],
         [r.timestamp for r in data],
         [r.value for r in data],
-        sum(r.appended for r in data),
+        sum(r.log_append_time for r in data),
     )

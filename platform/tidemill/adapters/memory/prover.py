@@ -1,10 +1,10 @@
 """The proof of a bundle in this very process, for scratch work and tests."""
 
-from tidemill.adapters.prover.helper import prove
+from tidemill.adapters.prover.helper import validate_bundle
 
 
-class LocalProver:
+class InProcessValidator:
     """A `Prover` that protects nobody: a bundle that crashes takes this process with it."""
 
-    def prove(self, bundle: bytes) -> None:
-        prove(bundle).settle()
+    def validate(self, bundle: bytes) -> None:
+        validate_bundle(bundle).raise_for_error()

@@ -10,31 +10,31 @@ from tidemill.core.tracking import RegistryVersion, WindowRun
 class MemoryTracker:
     """The port `Tracker`. While `away` is set, it answers nothing."""
 
-    away: bool = False
+    unavailable: bool = False
     runs: dict[tuple[str, str], WindowRun] = field(default_factory=dict)
     parents: dict[tuple[str, str], str | None] = field(default_factory=dict)
     registry: dict[str, list[RegistryVersion]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
-    def recorded(self, model: str, window: str) -> str | None:
-        self._answer()
+    def recorded_digest(self, model: str, window: str) -> str | None:
+        self._check_available()
         run = self.runs.get((model, window))
         return run.digest if run else None
 
-    def begin(self, model: str, window: str, parent: str | None) -> str:
-        self._answer()
+    def start_run(self, model: str, window: str, parent: str | None) -> str:
+        self._check_available()
         self.parents.setdefault((model, window), parent)
         return f"{model}-{window}"
 
     def record(self, run_id: str, run: WindowRun) -> None:
-        self._answer()
+        self._check_available()
         self.runs[run.model, run.window] = run
 
-    def address(self, run: str) -> str:
-        return f"memory:{run}"
+    def run_url(self, run_id: str) -> str:
+        return f"memory:{run_id}"
 
     def versions(self, model: str) -> list[str]:
-        self._answer()
+        self._check_available()
         return [version.digest for version in self.registry.get(model, [])]
 
     def register(self, model: str, version: RegistryVersion) -> None:
@@ -42,16 +42,16 @@ class MemoryTracker:
             self.registry.setdefault(model, []).append(version)
 
     def champion(self, model: str) -> str | None:
-        self._answer()
+        self._check_available()
         return self.aliases.get(model)
 
     def set_champion(self, model: str, digest: str) -> None:
         assert digest in self.versions(model)
         self.aliases[model] = digest
 
-    def end(self, run: str, success: bool) -> None:
-        self._answer()
+    def end_run(self, run_id: str, success: bool) -> None:
+        self._check_available()
 
-    def _answer(self) -> None:
-        if self.away:
+    def _check_available(self) -> None:
+        if self.unavailable:
             raise TrackerUnavailable("The tracker is away.", "Wait for it.")

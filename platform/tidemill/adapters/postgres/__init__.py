@@ -16,9 +16,9 @@ from urllib.parse import quote
 import psutil
 
 from tidemill.adapters.postgres import server
-from tidemill.adapters.textfile import write
+from tidemill.adapters.textfile import atomic_write_text
 
-NAMES = ("dagster", "airflow", "mlflow")
+DATABASES = ("dagster", "airflow", "mlflow")
 """The databases, and the user of each."""
 
 
@@ -33,12 +33,12 @@ class Postgres:
         return self.folder / "data"
 
     @property
-    def passwords(self) -> Path:
+    def password_file(self) -> Path:
         """The password of each user, as libpq keeps them; nobody else may read it."""
         return self.folder / "pgpass"
 
     @property
-    def log(self) -> Path:
+    def log_file(self) -> Path:
         return self.folder / "postgres.log"
 
     @property
@@ -48,38 +48,38 @@ class Postgres:
             return int((self.folder / "port").read_text())
         return None
 
-    def use(self, port: int) -> None:
+    def enable(self, port: int) -> None:
         """Let whoever asks use it, at this port."""
         (self.folder / "port").write_text(str(port))
 
-    def leave(self) -> None:
+    def disable(self) -> None:
         """Let nobody use it; its data stay."""
         (self.folder / "port").unlink(missing_ok=True)
 
     def url(self, name: str) -> str:
         """Where one of its databases is, for SQLAlchemy; it names the file with the password."""
-        where = f"postgresql+psycopg2://{name}@127.0.0.1:{self.port}/{name}"
-        return f"{where}?passfile={quote(str(self.passwords))}"
+        base_url = f"postgresql+psycopg2://{name}@127.0.0.1:{self.port}/{name}"
+        return f"{base_url}?passfile={quote(str(self.password_file))}"
 
-    def make(self, port: int) -> None:
+    def initialize(self, port: int) -> None:
         """Make its users and databases, if there are none; nobody may listen at the port.
 
         Raises `PrerequisiteMissing`, `ServiceFailed`.
         """
-        server.program("postgres", self.data)
+        server.find_program("postgres", self.data)
         self.folder.mkdir(parents=True, exist_ok=True)
-        server.check_reachable(self.folder)
+        server.check_accessible(self.folder)
         if not self.data.exists():
-            server.create(self.data, port, self.passwords, self._drawn(), self.log)
+            server.create_cluster(self.data, port, self.password_file, self._generated_passwords(), self.log_file)
 
-    def _drawn(self) -> dict[str, str]:
+    def _generated_passwords(self) -> dict[str, str]:
         """The passwords by user, drawn at the first time."""
-        if not self.passwords.exists():
-            drawn = {name: secrets.token_urlsafe(24) for name in (server.SUPERUSER, *NAMES)}
-            lines = "".join(f"*:*:*:{name}:{password}\n" for name, password in drawn.items())
-            write(self.passwords, lines, private=True)
-        told = (line.split(":") for line in self.passwords.read_text().splitlines())
-        return {name: password for *_, name, password in told}
+        if not self.password_file.exists():
+            generated = {name: secrets.token_urlsafe(24) for name in (server.SUPERUSER, *DATABASES)}
+            lines = "".join(f"*:*:*:{name}:{password}\n" for name, password in generated.items())
+            atomic_write_text(self.password_file, lines, private=True)
+        entries = (line.split(":") for line in self.password_file.read_text().splitlines())
+        return {name: password for *_, name, password in entries}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -91,52 +91,52 @@ class Postgres:
         with (self.folder / "users.lock").open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
-                with self._alone():
-                    self._begin()
+                with self._start_lock():
+                    self._start()
                 yield
             finally:
-                with self._alone(), suppress(BlockingIOError):
+                with self._start_lock(), suppress(BlockingIOError):
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._end()
+                    self._stop()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _start_lock(self) -> Iterator[None]:
         with (self.folder / "start.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @property
-    def _begun(self) -> Path:
+    def _pid_file(self) -> Path:
         """Tells the process that was begun only for those who use it."""
         return self.folder / "begun"
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         port = self.port
         assert port is not None
         if self._process() is None:
-            begun = server.launch(self.data, port, self.log)
-            self._begun.write_text(str(begun.pid))
-            server.until_answers(self.data, port, lambda: begun.poll() is None, self.log)
-            begun.returncode = 0  # it outlives this object, which must not warn of that
+            process = server.launch(self.data, port, self.log_file)
+            self._pid_file.write_text(str(process.pid))
+            server.wait_until_ready(self.data, port, lambda: process.poll() is None, self.log_file)
+            process.returncode = 0  # it outlives this object, which must not warn of that
         else:
-            server.until_answers(self.data, port, self._runs, self.log)
+            server.wait_until_ready(self.data, port, self._is_running, self.log_file)
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         with suppress(FileNotFoundError, psutil.Error):
-            begun, process = int(self._begun.read_text()), self._process()
-            self._begun.unlink()
-            if process is not None and process.pid == begun:
-                process.send_signal(server.STOP)
-                process.wait(server.STOP_SECONDS)
+            started_pid, process = int(self._pid_file.read_text()), self._process()
+            self._pid_file.unlink()
+            if process is not None and process.pid == started_pid:
+                process.send_signal(server.STOP_SIGNAL)
+                process.wait(server.SHUTDOWN_TIMEOUT_SECONDS)
 
-    def _runs(self) -> bool:
+    def _is_running(self) -> bool:
         return self._process() is not None
 
     def _process(self) -> psutil.Process | None:
         """The server, if it runs; after a kill its file is there without it."""
         with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
-            told = (self.data / "postmaster.pid").read_text().split()
-            process = psutil.Process(int(told[0]))
-            ours = str(self.data) in process.cmdline()
-            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+            fields = (self.data / "postmaster.pid").read_text().split()
+            process = psutil.Process(int(fields[0]))
+            is_ours = str(self.data) in process.cmdline()
+            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
         return None

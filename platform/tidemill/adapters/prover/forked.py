@@ -14,29 +14,29 @@ from typing import IO, Self
 
 import msgspec
 
-from tidemill.adapters.prover.answer import REMEDY, Answer
+from tidemill.adapters.prover.answer import REMEDY, ValidationResult
 from tidemill.core.errors import BundleInvalid
 
-START_SECONDS = 120.0
+STARTUP_TIMEOUT_SECONDS = 120.0
 """How long the helper may take to import what it needs, on a busy machine."""
-GRACE_SECONDS = 10.0
+RESPONSE_GRACE_SECONDS = 10.0
 """How much longer than its child the helper may take to answer."""
 
 
-class ForkedProver:
+class ForkServerValidator:
     """The port `Prover`. The helper starts with the first proof, or before it by `begin`, and again
     whenever it died.
 
     A child has `seconds` of wall clock and of CPU. Several threads may ask; they take turns.
     """
 
-    def __init__(self, seconds: float = 20.0) -> None:
-        self._seconds = seconds
-        self._turn = threading.Lock()
-        self._helper: subprocess.Popen[bytes] | None = None
-        self._told: IO[bytes] | None = None
+    def __init__(self, timeout: float = 20.0) -> None:
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._ready = False  # whether the helper has imported what it needs
-        self._ended = False
+        self._aborted = False
 
     def __enter__(self) -> Self:
         return self
@@ -47,116 +47,116 @@ class ForkedProver:
     @property
     def pid(self) -> int | None:
         """The helper's process id, while there is one."""
-        return self._helper.pid if self._helper else None
+        return self._worker.pid if self._worker else None
 
-    def prove(self, bundle: bytes) -> None:
+    def validate(self, bundle: bytes) -> None:
         """Load the bundle in a child and let it answer its golden rows.
 
         Raises `FeatureSkew` where an answer differs, `SpecInvalid` where the feature function
         cannot be loaded, `BundleUnfit` where the child dies or takes too long.
         """
-        with self._turn:
-            answer = self._ask(bundle)
-            if answer is None and not self._ended:  # the helper had died since the last proof
-                self._stop()
-                answer = self._ask(bundle)
-            if self._ended:
+        with self._lock:
+            result = self._request(bundle)
+            if result is None and not self._aborted:  # the helper had died since the last proof
+                self._terminate()
+                result = self._request(bundle)
+            if self._aborted:
                 raise BundleInvalid("The proof was given up: the prover ends.", "Prove it again.")
-            if answer is None:
-                told = self._last_words()
-                self._stop()
-                raise BundleInvalid(f"The helper that proves bundles died{told}.", REMEDY)
-        answer.settle()
+            if result is None:
+                stderr_tail = self._stderr_tail()
+                self._terminate()
+                raise BundleInvalid(f"The helper that proves bundles died{stderr_tail}.", REMEDY)
+        result.raise_for_error()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the helper now, so that it is ready when the first proof comes."""
-        with self._turn:
-            if self._helper is None:
-                self._start()
+        with self._lock:
+            if self._worker is None:
+                self._spawn()
 
     def close(self) -> None:
         """Stop the helper; a later proof starts another one."""
-        with self._turn:
-            self._stop()
+        with self._lock:
+            self._terminate()
 
-    def end(self) -> None:
+    def abort(self) -> None:
         """Give up the proof under way, which fails then, and begin no other; any thread may ask."""
-        self._ended = True
-        if self._helper is not None:
-            _kill(self._helper)
+        self._aborted = True
+        if self._worker is not None:
+            _kill(self._worker)
 
-    def _ask(self, bundle: bytes) -> Answer | None:
+    def _request(self, bundle: bytes) -> ValidationResult | None:
         """The helper's answer; None where it is dead."""
-        helper = self._helper or self._start()
-        assert helper.stdin is not None
-        assert helper.stdout is not None
+        worker = self._worker or self._spawn()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            helper.stdin.write(struct.pack("<dQ", self._seconds, len(bundle)))
-            helper.stdin.write(bundle)
-            helper.stdin.flush()
+            worker.stdin.write(struct.pack("<dQ", self._timeout, len(bundle)))
+            worker.stdin.write(bundle)
+            worker.stdin.flush()
         except OSError:
             return None
-        seconds = self._seconds + GRACE_SECONDS + (0 if self._ready else START_SECONDS)
+        timeout = self._timeout + RESPONSE_GRACE_SECONDS + (0 if self._ready else STARTUP_TIMEOUT_SECONDS)
         try:
-            data = _read_frame(helper.stdout, time.monotonic() + seconds)
+            data = _read_frame(worker.stdout, time.monotonic() + timeout)
         except TimeoutError:
-            self._stop()
-            return Answer("BundleUnfit", "The helper that proves bundles does not answer.", "")
+            self._terminate()
+            return ValidationResult("BundleUnfit", "The helper that proves bundles does not answer.", "")
         self._ready = True
-        return None if data is None else msgspec.json.decode(data, type=Answer)
+        return None if data is None else msgspec.json.decode(data, type=ValidationResult)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         self._ready = False
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the helper
-        one = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-        self._helper = subprocess.Popen(
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the helper
+        single_threaded = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        self._worker = subprocess.Popen(
             [sys.executable, "-m", "tidemill.adapters.prover.helper"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._told,
-            env=os.environ | one | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=self._stderr,
+            env=os.environ | single_threaded | {"PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,  # Ctrl-C is for us; the helper ends with our end of its pipe
         )
-        if self._ended:
-            _kill(self._helper)
-        return self._helper
+        if self._aborted:
+            _kill(self._worker)
+        return self._worker
 
-    def _stop(self) -> None:
-        helper, self._helper = self._helper, None
-        if helper is not None:
-            _kill(helper)
-            helper.wait()
-            for pipe in (helper.stdin, helper.stdout, self._told):
+    def _terminate(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            _kill(worker)
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout, self._stderr):
                 _close(pipe)
-        self._told = None
+        self._stderr = None
 
-    def _last_words(self) -> str:
-        if self._told is None:
+    def _stderr_tail(self) -> str:
+        if self._stderr is None:
             return ""
-        self._told.seek(0)
-        lines = self._told.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1][:200]}" if lines else ""
 
 
 def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
     """The bytes of one answer; None at the end of the pipe. Raises `TimeoutError`."""
-    data, wanted = b"", 8
-    while len(data) < wanted:
+    data, expected = b"", 8
+    while len(data) < expected:
         if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TimeoutError
-        part = os.read(pipe.fileno(), wanted - len(data))
-        if not part:
+        chunk = os.read(pipe.fileno(), expected - len(data))
+        if not chunk:
             return None
-        data += part
-        if len(data) == 8 and wanted == 8:
-            wanted += struct.unpack("<Q", data)[0]
+        data += chunk
+        if len(data) == 8 and expected == 8:
+            expected += struct.unpack("<Q", data)[0]
     return data[8:]
 
 
-def _kill(helper: subprocess.Popen[bytes]) -> None:
+def _kill(worker: subprocess.Popen[bytes]) -> None:
     """Kill the helper and its child, which would go on without it."""
     with suppress(ProcessLookupError):
-        os.killpg(helper.pid, signal.SIGKILL)
+        os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _close(pipe: IO[bytes] | None) -> None:

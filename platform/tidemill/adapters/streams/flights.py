@@ -32,10 +32,10 @@ def events() -> pl.DataFrame:
     minutes after the arrival, mostly under one), `value` (the event, a JSON object as text).
     The frame is a pure function of the package's files. Raises `PrerequisiteMissing`.
     """
-    told = landed()
-    ids, keys = told["id"].to_list(), told["key"].to_list()
+    flights = landed_flights()
+    ids, keys = flights["id"].to_list(), flights["key"].to_list()
     return (
-        told.select(
+        flights.select(
             pl.Series("partition", _hashes(keys) % PARTITIONS),
             "key",
             timestamp=pl.col("arrival").dt.epoch("ms"),
@@ -55,7 +55,7 @@ def reporting_delay(ids: Iterable[str]) -> pl.Series:
     return (share * share * share * share * MAX_REPORTING_DELAY_MS).cast(pl.Int64)
 
 
-def landed() -> pl.DataFrame:
+def landed_flights() -> pl.DataFrame:
     """One row a landed flight: `id`, `key`, `departure` (scheduled), `arrival`, `FIELDS`, `late`.
 
     `id` is carrier, number, local date and origin, unique in the year. Both instants are UTC. The
@@ -95,8 +95,8 @@ def _arrival() -> pl.Expr:
     delay.
     """
     clock = _minutes("arr_time") - _minutes("dep_time")
-    least = pl.col("air_time") + (clock - pl.col("air_time")) % 60
-    scheduled = least + pl.col("dep_delay") - pl.col("arr_delay")
+    minimum = pl.col("air_time") + (clock - pl.col("air_time")) % 60
+    scheduled = minimum + pl.col("dep_delay") - pl.col("arr_delay")
     summer = pl.col("departure").dt.convert_time_zone(ZONE).dt.dst_offset() > pl.duration(hours=0)
     zone = (pl.col("scheduled_minutes") - scheduled).min().over("dest", summer)
     minutes = pl.col("scheduled_minutes") - zone + pl.col("arr_delay")

@@ -8,19 +8,19 @@ from zoneinfo import ZoneInfo
 
 from tidemill.adapters.kafka import Cluster
 from tidemill.adapters.streams.flights import ZONE, events
-from tidemill.adapters.streams.produce import Told, produce
+from tidemill.adapters.streams.produce import ProduceResult, produce
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
 
-_BEGIN, _FIRST, END = (
+_FLIGHTS_START, _FIRST_WINDOW_START, FLIGHTS_END = (
     to_ms(datetime(*day, tzinfo=ZoneInfo(ZONE)))
     for day in ((2013, 1, 1), (2013, 2, 1), (2014, 1, 2))
 )
-_DAY = 86_400_000
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
-class Pace:
+class TimeScale:
     """How the flights' time becomes a model's; all in ms since 1970, `speed` 0: it is the same.
 
     On a model's own clock January is the history before its first window `origin`, and each window
@@ -28,45 +28,45 @@ class Pace:
     """
 
     origin: int
-    length: int
+    window_ms: int
     speed: float
 
     @classmethod
-    def of(cls, spec: ModelSpec) -> "Pace":
+    def for_spec(cls, spec: ModelSpec) -> "TimeScale":
         """As it was, for a model whose windows lie in the flights' own year; else on its clock."""
         first = spec.calendar.first
-        length = first.end - first.start
-        return cls(first.start, length, 0.0 if _BEGIN <= first.start < END else _DAY / length)
+        window_ms = first.end - first.start
+        return cls(first.start, window_ms, 0.0 if _FLIGHTS_START <= first.start < FLIGHTS_END else _DAY_MS / window_ms)
 
     @property
-    def started(self) -> int:
+    def starts_at(self) -> int:
         """The model's time when the flights begin."""
-        return self.origin - int((_FIRST - _BEGIN) / self.speed) if self.speed else _BEGIN
+        return self.origin - int((_FIRST_WINDOW_START - _FLIGHTS_START) / self.speed) if self.speed else _FLIGHTS_START
 
-    def flights_time(self, moment: int) -> int:
+    def flights_time(self, timestamp_ms: int) -> int:
         """The flights' time at this moment of the model's."""
-        return _FIRST + round((moment - self.origin) * self.speed) if self.speed else moment
+        return _FIRST_WINDOW_START + round((timestamp_ms - self.origin) * self.speed) if self.speed else timestamp_ms
 
     @property
-    def ended(self) -> int:
+    def ends_at(self) -> int:
         """The model's time when the flights end."""
-        return self.origin + int((END - _FIRST) / self.speed) if self.speed else END
+        return self.origin + int((FLIGHTS_END - _FIRST_WINDOW_START) / self.speed) if self.speed else FLIGHTS_END
 
 
-def bring_up_to(at: Cluster, topic: str, pace: Pace, end: int, locks: Path) -> Told:
+def produce_until(cluster: Cluster, topic: str, time_scale: TimeScale, end: int, lock_folder: Path) -> ProduceResult:
     """Bring the topic up to the flights reported before `end`, ms of the flights' time.
 
     Before that moment each is sent in its own. Raises as `produce`.
     """
     return produce(
         events(),
-        at,
+        cluster,
         topic,
-        _BEGIN,
+        _FLIGHTS_START,
         end,
-        locks=locks,
+        lock_folder=lock_folder,
         clock=lambda: time.time_ns() // 1_000_000,
         sleep=time.sleep,
-        speed=pace.speed,
-        started=pace.started,
+        speed=time_scale.speed,
+        topic_start_ms=time_scale.starts_at,
     )

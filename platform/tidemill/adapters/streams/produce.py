@@ -17,17 +17,17 @@ import msgspec
 import polars as pl
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tidemill.adapters.kafka import Cluster, producer
-from tidemill.adapters.streams.ends import BEGUN, SEQ, Begun, Ends, check_alone, read_ends
+from tidemill.adapters.kafka import Cluster, make_producer
+from tidemill.adapters.streams.ends import ORIGIN_HEADER, SEQ_HEADER, StreamOrigin, TopicPosition, assert_single_producer, read_topic_position
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OperationNotAllowed
 from tidemill.failpoints import failpoint
 from tidemill.ports import Clock
 
-_POLL_EVERY = 2_000
-_QUEUE = 50_000
-_SLICE = 0.1
-_LAST_WAIT = 5.0
-_PRODUCER = {
+_POLL_EVERY_RECORDS = 2_000
+_MAX_QUEUED_RECORDS = 50_000
+_FLUSH_INTERVAL_SECONDS = 0.1
+_FINAL_FLUSH_SECONDS = 5.0
+_PRODUCER_CONFIG = {
     # Together these keep a partition free of gaps: no event is given up while later ones go on.
     # A broker that is away for too long is found by `_drain`.
     "enable.gapless.guarantee": True,
@@ -46,7 +46,7 @@ Wait = Callable[[int, Producer], None]
 
 
 @dataclass(frozen=True)
-class Told:
+class ProduceResult:
     """What one call of `produce` did.
 
     Of the events in the range that was asked for, `present` stood in the topic already, and
@@ -57,25 +57,25 @@ class Told:
 
     topic: str
     produced: int
-    present: int
-    before: int
-    filled: int
-    last: Mapping[int, int | None]
+    already_present: int
+    not_producible: int
+    backfilled: int
+    last_seq: Mapping[int, int | None]
 
 
 def produce(
     events: pl.DataFrame,
-    at: Cluster,
+    cluster: Cluster,
     topic: str,
     start: int,
     end: int,
     *,
-    locks: Path,
+    lock_folder: Path,
     clock: Clock,
     sleep: Callable[[float], None],
     speed: float = 0.0,
-    started: int | None = None,
-) -> Told:
+    topic_start_ms: int | None = None,
+) -> ProduceResult:
     """Bring the topic up to the last event that is due in `[start, end)`, ms of the stream's time.
 
     A missing topic is created, kept for ever, with as many partitions as the stream has. An empty
@@ -85,87 +85,87 @@ def produce(
     `start` at the moment `started`, by default now. Raises `AlreadyRunning`, `Refused` (the topic
     holds anything else), `OffsetsExpired`, `LogUnavailable`; after any end the same call goes on.
     """
-    with _alone(locks, topic):
-        ends = read_ends(at, topic, events)
-        begun = ends.begun or _begin(events, start, speed, started, clock)
-        _check_pace(topic, begun, speed)
-        due = remaining(events, begun.first, ends.last, end)
-        if due.height:
-            _send(at, topic, _records(due, begun), _waiter(clock, sleep) if speed else None)
-            check_alone(at, topic, ends, due)
-        return _told(topic, events, begun.first, ends, due, start, end)
+    with _exclusive_lock(lock_folder, topic):
+        position = read_topic_position(cluster, topic, events)
+        origin = position.origin or _new_origin(events, start, speed, topic_start_ms, clock)
+        _check_speed(topic, origin, speed)
+        pending = remaining(events, origin.first_seq, position.last_seq, end)
+        if pending.height:
+            _send(cluster, topic, _records(pending, origin), _make_wait(clock, sleep) if speed else None)
+            assert_single_producer(cluster, topic, position, pending)
+        return _produce_result(topic, events, origin.first_seq, position, pending, start, end)
 
 
 def remaining(
-    events: pl.DataFrame, first: int, last: Mapping[int, int | None], end: int
+    events: pl.DataFrame, first_seq: int, last_seq: Mapping[int, int | None], end: int
 ) -> pl.DataFrame:
     """The events from `first` on, due before `end`, that are not in the topic; in their order."""
-    reached = {p: first - 1 if seq is None else seq for p, seq in last.items()}
-    stands = pl.col("partition").replace_strict(reached, return_dtype=pl.Int64)
-    return events.filter(pl.col("due") < end, pl.col("seq").cast(pl.Int64) > stands)
+    last_sent = {p: first_seq - 1 if seq is None else seq for p, seq in last_seq.items()}
+    last_of_partition = pl.col("partition").replace_strict(last_sent, return_dtype=pl.Int64)
+    return events.filter(pl.col("due") < end, pl.col("seq").cast(pl.Int64) > last_of_partition)
 
 
-def _begin(
-    events: pl.DataFrame, start: int, speed: float, started: int | None, clock: Clock
-) -> Begun:
-    first = int((events["due"] < start).sum())
+def _new_origin(
+    events: pl.DataFrame, start: int, speed: float, topic_start_ms: int | None, clock: Clock
+) -> StreamOrigin:
+    first_seq = int((events["due"] < start).sum())
     if speed == 0:
-        return Begun(first)
-    return Begun(first, start, clock() if started is None else started, speed)
+        return StreamOrigin(first_seq)
+    return StreamOrigin(first_seq, start, clock() if topic_start_ms is None else topic_start_ms, speed)
 
 
-def _check_pace(topic: str, begun: Begun, speed: float) -> None:
-    if begun.speed != speed:
-        kind = f"a live replay at speed {begun.speed:g}" if begun.speed else "a replay of history"
+def _check_speed(topic: str, origin: StreamOrigin, speed: float) -> None:
+    if origin.speed != speed:
+        kind = f"a live replay at speed {origin.speed:g}" if origin.speed else "a replay of history"
         raise OperationNotAllowed(
             f"The topic {topic} holds {kind}; going on in another way would mix its clocks.",
             "Ask for the same again, or name another topic with --topic.",
         )
 
 
-def _told(
+def _produce_result(
     topic: str,
     events: pl.DataFrame,
-    first: int,
-    ends: Ends,
+    first_seq: int,
+    position: TopicPosition,
     sent: pl.DataFrame,
     start: int,
     end: int,
-) -> Told:
-    asked = events.filter(pl.col("due") >= start, pl.col("due") < end)
-    before = asked.filter(pl.col("seq") < first).height
-    filled = sent.filter(pl.col("due") < start).height
-    present = asked.height - before - (sent.height - filled)
+) -> ProduceResult:
+    requested = events.filter(pl.col("due") >= start, pl.col("due") < end)
+    not_producible = requested.filter(pl.col("seq") < first_seq).height
+    backfilled = sent.filter(pl.col("due") < start).height
+    already_present = requested.height - not_producible - (sent.height - backfilled)
     newest = dict(sent.group_by("partition").agg(pl.col("seq").max()).iter_rows())
-    return Told(topic, sent.height, present, before, filled, {**ends.last, **newest})
+    return ProduceResult(topic, sent.height, already_present, not_producible, backfilled, {**position.last_seq, **newest})
 
 
-def _send(at: Cluster, topic: str, records: Iterator[Record], wait: Wait | None) -> None:
+def _send(cluster: Cluster, topic: str, records: Iterator[Record], wait: Wait | None) -> None:
     """Send these records in order and return when Kafka has them all. Raises `LogUnavailable`."""
     failures: list[KafkaError] = []
-    client = producer(at, {**_PRODUCER, **_callbacks(failures, history=wait is None)})
+    client = make_producer(cluster, {**_PRODUCER_CONFIG, **_callbacks(failures, history=wait is None)})
     try:
-        for count, (moment, record) in enumerate(records):
+        for count, (send_at, record) in enumerate(records):
             if wait is not None:
-                wait(moment, client)
-            elif count % _POLL_EVERY == 0:
+                wait(send_at, client)
+            elif count % _POLL_EVERY_RECORDS == 0:
                 client.poll(0)
                 failpoint("stream.handed")
-            if len(client) >= _QUEUE:
-                _drain(at, topic, client, _QUEUE // 2, failures)
+            if len(client) >= _MAX_QUEUED_RECORDS:
+                _drain(cluster, topic, client, _MAX_QUEUED_RECORDS // 2, failures)
             if failures:
                 break
             client.produce(topic, **record)
-        _drain(at, topic, client, 0, failures)
+        _drain(cluster, topic, client, 0, failures)
     except KafkaException as error:
         failures.append(error.args[0])
     finally:
         # What is on its way may arrive, so wait for it; what is not shall never be sent.
         cause = failures[0] if failures else None
         client.purge(in_queue=True, in_flight=False)
-        client.flush(_LAST_WAIT)
+        client.flush(_FINAL_FLUSH_SECONDS)
     if cause is not None:
-        raise _lost(at, topic, cause.str())
+        raise _send_failed(cluster, topic, cause.str())
 
 
 def _callbacks(failures: list[KafkaError], history: bool) -> dict[str, Any]:
@@ -175,71 +175,71 @@ def _callbacks(failures: list[KafkaError], history: bool) -> dict[str, Any]:
     takes what is sent once more for new. History must stop there, and go on from the topic.
     """
 
-    def refused(error: KafkaError, _: Message) -> None:
+    def on_delivery(error: KafkaError, _: Message) -> None:
         failures.append(error)
 
-    def gone(error: KafkaError) -> None:
+    def on_error(error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             failures.append(error)
 
-    return {"on_delivery": refused, **({"error_cb": gone} if history else {})}
+    return {"on_delivery": on_delivery, **({"error_cb": on_error} if history else {})}
 
 
-def _records(due: pl.DataFrame, begun: Begun) -> Iterator[Record]:
-    header = (BEGUN, msgspec.json.encode(begun))
-    columns = due.select("seq", "partition", "key", "timestamp", "due", "value")
-    for seq, partition, key, timestamp, moment, value in columns.iter_rows():
+def _records(pending: pl.DataFrame, origin: StreamOrigin) -> Iterator[Record]:
+    header = (ORIGIN_HEADER, msgspec.json.encode(origin))
+    columns = pending.select("seq", "partition", "key", "timestamp", "due", "value")
+    for seq, partition, key, timestamp, due_ms, value in columns.iter_rows():
         yield (
-            begun.at(moment),
+            origin.to_topic_time(due_ms),
             {
                 "value": value,
                 "key": key,
                 "partition": partition,
-                "timestamp": begun.at(timestamp),
-                "headers": [(SEQ, b"%d" % seq), header],
+                "timestamp": origin.to_topic_time(timestamp),
+                "headers": [(SEQ_HEADER, b"%d" % seq), header],
             },
         )
 
 
-def _waiter(clock: Clock, sleep: Callable[[float], None]) -> Wait:
-    def wait(moment: int, client: Producer) -> None:
+def _make_wait(clock: Clock, sleep: Callable[[float], None]) -> Wait:
+    def wait(timestamp_ms: int, client: Producer) -> None:
         client.poll(0)
-        while (left := moment - clock()) > 0:
-            sleep(min(left / 1000, 1.0))
+        while (remaining_ms := timestamp_ms - clock()) > 0:
+            sleep(min(remaining_ms / 1000, 1.0))
             client.poll(0)
 
     return wait
 
 
 def _drain(
-    at: Cluster, topic: str, client: Producer, until: int, failures: list[KafkaError]
+    cluster: Cluster, topic: str, client: Producer, max_queued: int, failures: list[KafkaError]
 ) -> None:
     """Wait until at most this many events are not yet in Kafka, or one has failed.
 
     Raises `LogUnavailable` where none arrives for the cluster's time budget.
     """
-    fewest, patience = len(client), at.timeout
-    while fewest > until and not failures:
-        left = client.flush(_SLICE)
-        patience = at.timeout if left < fewest else patience - _SLICE
-        fewest = min(left, fewest)
-        if patience <= 0:
-            raise _lost(at, topic, f"it took none for {at.timeout:g} s")
+    fewest, time_left = len(client), cluster.timeout
+    while fewest > max_queued and not failures:
+        queued = client.flush(_FLUSH_INTERVAL_SECONDS)
+        time_left = cluster.timeout if queued < fewest else time_left - _FLUSH_INTERVAL_SECONDS
+        fewest = min(queued, fewest)
+        if time_left <= 0:
+            raise _send_failed(cluster, topic, f"it took none for {cluster.timeout:g} s")
 
 
-def _lost(at: Cluster, topic: str, why: str) -> LogUnavailable:
+def _send_failed(cluster: Cluster, topic: str, reason: str) -> LogUnavailable:
     return LogUnavailable(
-        f"Kafka at {at.servers} did not take all events into the topic {topic}: {why}.",
+        f"Kafka at {cluster.servers} did not take all events into the topic {topic}: {reason}.",
         "See that the brokers are up, and run the same command again; it goes on where the topic "
         "stands.",
     )
 
 
 @contextmanager
-def _alone(locks: Path, topic: str) -> Iterator[None]:
+def _exclusive_lock(lock_folder: Path, topic: str) -> Iterator[None]:
     """Hold the topic's lock in this folder; a dying process gives it back."""
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / f"stream-{topic}.lock").open("a") as lock:
+    lock_folder.mkdir(parents=True, exist_ok=True)
+    with (lock_folder / f"stream-{topic}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

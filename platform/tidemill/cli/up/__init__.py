@@ -12,7 +12,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.adapters import broker
-from tidemill.adapters.textfile import last_words
+from tidemill.adapters.textfile import tail_for_error
 from tidemill.cli.instance import dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import airflow, runs, table
@@ -81,10 +81,10 @@ def _begin(
 ) -> None:
     _end(settings, manager)  # what a manager that was killed has left
     _check_ports(wanted)
-    from tidemill.adapters.streams.pace import Pace
+    from tidemill.adapters.streams.pace import TimeScale
 
     spec = live_model(settings, settings.up_data / "models", time.time_ns() // 1_000_000)
-    ended = Pace.of(spec).ended
+    ended = TimeScale.for_spec(spec).ends_at
     _choose_databases(settings, with_postgres)
     dagster_home(settings)
     at = Places(settings)
@@ -117,10 +117,10 @@ def _choose_databases(settings: Settings, with_postgres: bool) -> None:
             soft_wrap=True,
         )  # fmt: skip
     if with_postgres:
-        own.make(settings.up.postgres_port)
-        own.use(settings.up.postgres_port)
+        own.initialize(settings.up.postgres_port)
+        own.enable(settings.up.postgres_port)
     else:
-        own.leave()
+        own.disable()
 
 
 def _until_ready(manager: Manager, wanted: Sequence[Service]) -> None:
@@ -152,7 +152,7 @@ def _failed(manager: Manager, service: Service) -> ServiceFailed:
     log = manager.log(service.name)
     return ServiceFailed(
         f"{service.name} does not come up.",
-        f"{last_words(log)} `tidemill up` tries again, `tidemill down` ends the others.",
+        f"{tail_for_error(log)} `tidemill up` tries again, `tidemill down` ends the others.",
     )
 
 

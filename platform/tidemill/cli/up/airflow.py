@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tidemill import bootstrap
-from tidemill.adapters.textfile import write
+from tidemill.adapters.textfile import atomic_write_text
 from tidemill.cli.up.services import Places
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.settings import Settings
@@ -38,8 +38,8 @@ def secrets_of(settings: Settings) -> Secrets:
     if file.exists():
         return Secrets(**json.loads(file.read_text()))
     drawn = {"password": secrets.token_urlsafe(12), "jwt": secrets.token_urlsafe(48)}
-    write(_passwords(settings), json.dumps({USER: drawn["password"]}), private=True)
-    write(file, json.dumps(drawn), private=True)
+    atomic_write_text(_passwords(settings), json.dumps({USER: drawn["password"]}), private=True)
+    atomic_write_text(file, json.dumps(drawn), private=True)
     return Secrets(**drawn)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tidemill import bootstrap, models
-from tidemill.adapters.textfile import write
+from tidemill.adapters.textfile import atomic_write_text
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 from tidemill.settings import Settings
@@ -30,7 +30,7 @@ def live_model(settings: Settings, models: Path, now: int) -> ModelSpec:
     """
     file = models / MODEL / "defs.yaml"
     if not file.exists():
-        write(file, _HEAD + yaml.safe_dump(_document(settings, now), sort_keys=False))
+        atomic_write_text(file, _HEAD + yaml.safe_dump(_document(settings, now), sort_keys=False))
     return bootstrap.load_spec(MODEL, settings)
 
 

@@ -29,7 +29,7 @@ def prepare(
     The model of the live flights goes to TIDEMILL_MODELS, Dagster's instance and workspace to
     TIDEMILL_HOME, Airflow's three DAGs to --dags.
     """
-    from tidemill.adapters.streams.pace import Pace
+    from tidemill.adapters.streams.pace import TimeScale
 
     settings = Settings()
     if "models" not in settings.model_fields_set:
@@ -41,7 +41,7 @@ def prepare(
     spec = live_model(settings, settings.models, time.time_ns() // 1_000_000)
     dagster_home(settings)
     write_workspace(Places(settings), server)
-    write_dags(dags, spec, Pace.of(spec).ended)
+    write_dags(dags, spec, TimeScale.for_spec(spec).ends_at)
     console.print(
         f"{MODEL} is in {settings.models}, Dagster's instance in {settings.dagster_home}, "
         f"Airflow's DAGs are in {dags}.",

@@ -113,17 +113,17 @@ def _kafka(settings: Settings) -> list[Service]:
 
 def _postgres(settings: Settings) -> Service:
     own, port = bootstrap.local_postgres(settings), settings.up.postgres_port
-    user = server.account()
+    user = server.run_as_user()
     return Service(
         "postgres",
-        server.command(own.data, port),
-        lambda: server.answers(own.data, port),
+        server.server_command(own.data, port),
+        lambda: server.is_ready(own.data, port),
         port=port,
         setting="TIDEMILL_UP__POSTGRES_PORT",
         how={
             "directory": "/",
-            "stopsignal": server.STOP.name.removeprefix("SIG"),
-            "stopwaitsecs": server.STOP_SECONDS,
+            "stopsignal": server.STOP_SIGNAL.name.removeprefix("SIG"),
+            "stopwaitsecs": server.SHUTDOWN_TIMEOUT_SECONDS,
             **({} if user is None else {"user": user}),
         },
     )
