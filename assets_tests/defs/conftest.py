@@ -20,7 +20,7 @@ from tidemill.core.report import InputDigests, PermutationCheck, Report, Cumulat
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import Deployment
-from tidemill.defs.keeper import Asked, Keeper
+from tidemill.defs.keeper import TrackedRun, RunTracker
 from tidemill.defs.resources import Steps
 
 INITIAL = "0" * 64
@@ -60,8 +60,8 @@ class FakeMills:
             chain=lambda: SimpleNamespace(head=head),
         )
 
-    def keeper(self, mill: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
-        return Keeper(mill, Asked(run, instance, ""), lambda: None)
+    def keeper(self, mill: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+        return RunTracker(mill, TrackedRun(run, instance, ""), lambda: None)
 
     def steps(self) -> Steps:
         steps = self._initial, self._extract, self._update, self._evaluate, self._deploy

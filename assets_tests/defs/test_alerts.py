@@ -8,7 +8,7 @@ import pytest
 
 from tidemill.core.errors import AlertFailed
 from tidemill.core.watch import FailureState
-from tidemill.defs.alerts import tell
+from tidemill.defs.alerts import send_new_alerts
 from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, evaluation
 
 MODEL = "tides"
@@ -54,8 +54,8 @@ def fresh(instance: dg.DagsterInstance, passed: bool, trouble: FailureState | No
 def test_the_past_is_no_news(instance: dg.DagsterInstance) -> None:
     taker = Taker()
     reported(instance, "2024-01-01", "roll_back")
-    cursor, _ = tell(instance, MODEL, None, taker)
-    tell(instance, MODEL, cursor, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
+    send_new_alerts(instance, MODEL, cursor, taker)
     assert taker.alerts == []
 
 
@@ -63,11 +63,11 @@ def test_a_roll_back_is_told_once_with_its_window_reason_and_command(
     instance: dg.DagsterInstance,
 ) -> None:
     taker = Taker()
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     reported(instance, "2024-01-01", "promote")
     reported(instance, "2024-01-02", "roll_back")
     for _ in range(2):
-        cursor, _ = tell(instance, MODEL, cursor, taker)
+        cursor, _ = send_new_alerts(instance, MODEL, cursor, taker)
     (alert,) = taker.alerts
     assert (alert["alert"], alert["model"], alert["window"]) == ("roll_back", MODEL, "2024-01-02")
     assert "worse than the baseline" in alert["what"]
@@ -78,7 +78,7 @@ def test_rejects_and_permuted_labels_are_told_and_a_check_that_could_not_judge_i
     instance: dg.DagsterInstance,
 ) -> None:
     taker = Taker()
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     not_judged = {"not judged": dg.MetadataValue.text("too few rows")}
     for day, check, passed, told in (
         (1, REJECT_SHARE, True, None),
@@ -88,47 +88,47 @@ def test_rejects_and_permuted_labels_are_told_and_a_check_that_could_not_judge_i
     ):
         answered = evaluation(MODEL, check, f"2024-01-0{day}", passed, told)
         instance.report_runless_asset_event(answered)
-    tell(instance, MODEL, cursor, taker)
+    send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["reject_share", "pairing_skill"]
 
 
 def test_a_stale_model_is_told_once_until_it_was_fresh_again(instance: dg.DagsterInstance) -> None:
     taker = Taker()
     fresh(instance, True)
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     for passed in (False, False, True, False):
         fresh(instance, passed)
-        cursor, _ = tell(instance, MODEL, cursor, taker)
+        cursor, _ = send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "stale"]
 
 
 def test_a_window_given_up_is_told_apart_from_a_stale_model(instance: dg.DagsterInstance) -> None:
     taker = Taker()
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     fresh(instance, False)
     fresh(instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, ""))
-    tell(instance, MODEL, cursor, taker)
+    send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "given_up"]
     assert "The line changed." in taker.alerts[1]["what"]
 
 
 def test_what_nobody_took_is_told_again_and_nothing_is_lost(instance: dg.DagsterInstance) -> None:
     taker = Taker()
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     for window in ("2024-01-02", "2024-01-03"):
         reported(instance, window, "roll_back")
     taker.ill = 1
-    cursor, why = tell(instance, MODEL, cursor, taker)
+    cursor, why = send_new_alerts(instance, MODEL, cursor, taker)
     assert "not taken" in why
-    cursor, why = tell(instance, MODEL, cursor, taker)
+    cursor, why = send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["window"] for alert in taker.alerts] == ["2024-01-02", "2024-01-03"]
     assert why == "2 alerts sent."
 
 
 def test_a_long_sentence_is_cut(instance: dg.DagsterInstance) -> None:
     taker = Taker()
-    cursor, _ = tell(instance, MODEL, None, taker)
+    cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     long = FailureState("w", "SchemaBroken", "x" * 100_000, 1, 0, "")
     fresh(instance, False, long)
-    tell(instance, MODEL, cursor, taker)
+    send_new_alerts(instance, MODEL, cursor, taker)
     assert len(taker.alerts[0]["what"]) == 2000

@@ -17,7 +17,7 @@ from tidemill.core.errors import (
     WindowOpen,
 )
 from tidemill.core.windows import Window
-from tidemill.defs.launch import Told, backfill
+from tidemill.defs.launch import Materialized, backfill
 
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 CHECKS = {
@@ -56,7 +56,7 @@ def failing(step: str, key: str, error: Exception):
 
 
 def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(instance, spec, mills):
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], mills=mills)
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
     assert outcome.success
     assert outcome.error is None
     assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
@@ -68,47 +68,47 @@ def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(instanc
 
 
 def test_windows_are_worked_through_row_by_row(instance, spec, mills):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], mills=mills)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], tidemill=mills)
     steps = ["extract", "update", "evaluate", "deploy"]
     assert mills.calls == [(s, d) for d in DAYS[:2] for s in steps]
 
 
 def test_the_initial_model_is_made_once(instance, spec, mills):
     for day in DAYS[:2]:
-        backfill(instance, "tides", spec, day, day, mills=mills)
+        backfill(instance, "tides", spec, day, day, tidemill=mills)
     key = dg.AssetKey(["tides", "initial_model"])
     assert len(instance.fetch_materializations(key, limit=10).records) == 1
 
 
 def test_only_selected_assets_are_run(instance, spec, mills):
     chosen = ["evaluation_report", "kafka_batch"]
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, mills=mills)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=mills)
     assert {step for step, _ in mills.calls} == {"extract", "evaluate"}
     assert {asset for asset, _ in materializations(instance)} == set(chosen)
 
 
 def test_each_window_deploys_where_that_is_asked_for(instance, spec, mills):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", mills=mills)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", tidemill=mills)
     assert mills.ledger == DAYS[:3]
 
 
 def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(instance, spec, mills):
     mills.before = failing("extract", DAYS[2], WindowOpen("It is open.", "Wait for the log."))
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], mills=mills)
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
     assert not outcome.success
     assert isinstance(outcome.error, WindowOpen)
     assert mills.ledger == [DAYS[1]]
     assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
 
     mills.before = lambda step, window: None
-    assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], mills=mills).success
+    assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], tidemill=mills).success
     assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
     assert mills.ledger == [DAYS[1], DAYS[4]]
 
 
 def test_a_failure_names_window_error_and_remedy(instance, spec, mills):
     mills.before = failing("update", DAYS[1], WindowOpen("It is open.", "Wait for the log."))
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], mills=mills)
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
     logs = instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     failure = logs[0].dagster_event.step_failure_data.user_failure_data
     assert failure.description == f"Window {DAYS[1]}: WindowOpen: It is open. Wait for the log."
@@ -127,7 +127,7 @@ def test_a_failure_names_window_error_and_remedy(instance, spec, mills):
 )
 def test_a_blocking_check_fails_with_its_step(instance, spec, mills, step, error, check):
     mills.before = failing(step, DAYS[1], error)
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], mills=mills)
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
     assert (CHECKS[check], DAYS[1]) not in materializations(instance)
@@ -138,25 +138,25 @@ def test_an_interruption_that_kafkas_client_wraps_is_one(instance, spec, mills):
     wrapped.__cause__ = DagsterExecutionInterruptedError()
     mills.before = failing("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[2], mills=mills)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
     assert materializations(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
 def test_few_rows_warn_and_stop_nothing(instance, spec, mills):
     mills.rows = spec.min_rows - 1
-    assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], mills=mills).success
+    assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=mills).success
     assert ("few_rows", DAYS[0], False) in evaluations(instance)
 
 
 def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, mills):
-    told: list[Told] = []
+    told: list[Materialized] = []
     seen: list[int] = []
 
-    def progress(one: Told) -> None:
+    def progress(one: Materialized) -> None:
         told.append(one)
         seen.append(len(mills.calls))
 
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, mills=mills)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=mills)
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
     assert [(one.asset, one.window) for one in told] == expected
     assert seen == list(range(9))
@@ -166,14 +166,14 @@ def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, mi
 @pytest.mark.parametrize("key", ["2024-01-1", "2023-12-31", "2999-01-01", "../../etc"])
 def test_a_key_outside_the_definition_is_refused_before_any_run(instance, spec, mills, key):
     with pytest.raises(UnknownWindow):
-        backfill(instance, "tides", spec, DAYS[0], key, mills=mills)
+        backfill(instance, "tides", spec, DAYS[0], key, tidemill=mills)
     assert instance.get_runs() == []
 
 
 def test_a_second_run_of_the_model_stops_at_once(instance, spec, mills):
     mills.held = True
     with pytest.raises(AlreadyRunning):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[0], mills=mills)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=mills)
     assert instance.get_runs() == []
 
 
@@ -184,7 +184,7 @@ def test_an_interrupt_leaves_the_run_ended(instance, spec, mills):
 
     mills.before = interrupt
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[4], mills=mills)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
     assert all(run.is_finished for run in instance.get_runs())
     assert {day for _, day in materializations(instance)} == {DAYS[0]}
 
@@ -201,7 +201,7 @@ def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
     if child == 0:
         mills.before = die
         with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as own:
-            backfill(own, "tides", spec, DAYS[0], DAYS[4], mills=mills)
+            backfill(own, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     done = materializations(instance)
@@ -209,7 +209,7 @@ def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
     assert done["candidate_model", DAYS[2]] == 1
 
     rest = [day for day in DAYS if ("deployed_model", day) not in done]
-    assert backfill(instance, "tides", spec, rest[0], rest[-1], mills=mills).success
+    assert backfill(instance, "tides", spec, rest[0], rest[-1], tidemill=mills).success
     assert set(materializations(instance)) == {(a, d) for a in ASSETS for d in DAYS}
     ended = Counter(run.status for run in instance.get_runs())
     assert ended[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED

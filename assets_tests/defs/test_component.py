@@ -13,8 +13,8 @@ from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
 from tidemill.defs.component import load_model
-from tidemill.defs.loading import PACKAGED, load_models
-from tidemill.defs.resources import Mills
+from tidemill.defs.loading import PACKAGED_MODELS, load_models
+from tidemill.defs.resources import TidemillResource
 
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = Path(__file__).with_name("asset_specs.json")
@@ -56,7 +56,7 @@ def run(*command: str, cwd: Path, **environment: str) -> "subprocess.CompletedPr
 
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
-    whole = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": Mills()}))
+    whole = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": TidemillResource()}))
     return {spec.key.to_user_string() for spec in whole.resolve_all_asset_specs()}
 
 
@@ -117,7 +117,7 @@ def test_a_folder_of_nothing_but_defs_yaml_files_gives_all_its_models(tmp_path):
 def test_models_of_several_folders_live_side_by_side(tmp_path):
     write(tmp_path / "mine", "tides")
     write(tmp_path / "live", "ebbs")
-    keys = keys_of(load_models(PACKAGED, tmp_path / "mine", tmp_path / "live", tmp_path / "mine"))
+    keys = keys_of(load_models(PACKAGED_MODELS, tmp_path / "mine", tmp_path / "live", tmp_path / "mine"))
     assert {f"{m}/kafka_batch" for m in ("flights", "tides", "ebbs")} <= keys
     assert {"kafka/flights", "kafka/tides"} <= keys
 

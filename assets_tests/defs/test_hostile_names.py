@@ -11,7 +11,7 @@ from bench import Bench
 from tidemill.cli import main
 from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets
-from tidemill.defs.resources import Mills
+from tidemill.defs.resources import TidemillResource
 
 # Dagster itself calls functions that pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -95,7 +95,7 @@ def test_a_run_for_a_hostile_key_never_succeeds(here, key):
     """Dagster itself lets some of them through: a run's tags are whatever its launcher says."""
     spec = here.spec_of()
     job = dg.Definitions(
-        assets=build_assets(here.model, spec), resources={"mills": Mills()}
+        assets=build_assets(here.model, spec), resources={"mills": TidemillResource()}
     ).resolve_implicit_global_asset_job_def()
     batch = [dg.AssetKey([here.model, "kafka_batch"])]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -117,7 +117,7 @@ def test_a_window_of_the_future_is_refused(here):
             assets,
             partition_key=key,
             selection=[dg.AssetKey([here.model, "kafka_batch"])],
-            resources={"mills": Mills()},
+            resources={"mills": TidemillResource()},
         )
     assert written(here) == set()
 

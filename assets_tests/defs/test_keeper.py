@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.defs.keeper import Asked, Keeper
+from tidemill.defs.keeper import TrackedRun, RunTracker
 
 MODEL: Any = SimpleNamespace(model="tides")
 
@@ -39,13 +39,13 @@ def test_what_fails_while_the_parent_run_begins_is_only_remembered(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    keeper = Keeper(
-        MODEL, Asked(instance.create_run_for_job(anything), instance, "http://d"), lambda: tracker
+    keeper = RunTracker(
+        MODEL, TrackedRun(instance.create_run_for_job(anything), instance, "http://d"), lambda: tracker
     )
     with monkeypatch.context() as broken:
         broken.setattr(mlflow, step, fail)
-        keeper.deployments()
+        keeper.record_deployments()
         keeper.close(True)
-    assert isinstance(keeper.trouble, TrackerUnavailable)
-    assert str(error) in keeper.trouble.message
+    assert isinstance(keeper.error, TrackerUnavailable)
+    assert str(error) in keeper.error.message
     assert mlflow.active_run() is None  # else the next Dagster run would be taken for this one

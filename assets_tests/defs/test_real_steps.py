@@ -26,10 +26,10 @@ from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
-from tidemill.defs.keeper import Asked, Keeper
-from tidemill.defs.launch import Told, backfill
-from tidemill.defs.resources import Mills
-from tidemill.defs.waiting import WAIT_TAG, await_closed, seconds_to_wait
+from tidemill.defs.keeper import TrackedRun, RunTracker
+from tidemill.defs.launch import Materialized, backfill
+from tidemill.defs.resources import TidemillResource
+from tidemill.defs.waiting import WAIT_TAG, wait_until_closed, seconds_to_wait
 
 DAY = 86_400_000
 AN_HOUR = 3600.0  # longer than a test may last
@@ -52,10 +52,10 @@ class MemoryMills:
         archive = ModelRepository(self.store, model)
         yield ModelContext(model, spec, self.log, archive, self.ledger, self.prover, clock=lambda: START)
 
-    steps = Mills.steps
+    steps = TidemillResource.steps
 
-    def keeper(self, mill: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
-        return Keeper(mill, Asked(run, instance, "http://dagster"), lambda: self.tracker)
+    def keeper(self, mill: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+        return RunTracker(mill, TrackedRun(run, instance, "http://dagster"), lambda: self.tracker)
 
 
 def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
@@ -105,13 +105,13 @@ def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, mi
     log.create_topic("tides", 2)
     produce(log, -3, 1)
     with mills.open("tides", spec) as mill:
-        await_closed(mill, first, AN_HOUR)  # there is no initial model, so it is not its turn
+        wait_until_closed(mill, first, AN_HOUR)  # there is no initial model, so it is not its turn
         assert mill.archive.plan(first.key) is None
         initial(mill)
         threading.Timer(0.5, produce, (log, 1, 2)).start()
-        await_closed(mill, first, AN_HOUR)
+        wait_until_closed(mill, first, AN_HOUR)
         assert mill.archive.plan(first.key) is not None
-        await_closed(mill, with_next, AN_HOUR)  # nor before the first is worked through
+        wait_until_closed(mill, with_next, AN_HOUR)  # nor before the first is worked through
         assert mill.archive.plan(with_next.key) is None
 
 
@@ -120,7 +120,7 @@ def test_a_window_that_stays_open_is_waited_for_no_longer_than_told(spec, mills)
     with mills.open("tides", spec) as mill:
         initial(mill)
         run(mill, ("2024-01-01", "2024-01-02", "2024-01-03"))
-        await_closed(mill, open_one, 0.1)
+        wait_until_closed(mill, open_one, 0.1)
         assert mill.archive.plan(open_one.key) is None
 
 
@@ -138,9 +138,9 @@ def run(mill: ModelContext, keys: tuple[str, ...]) -> None:
 
 
 def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):
-    seen: list[Told] = []
+    seen: list[Materialized] = []
     outcome = backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, mills=mills
+        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, tidemill=mills
     )
     assert outcome.error is None
     batch = next(t for t in seen if (t.asset, t.window) == ("kafka_batch", "2024-01-02"))
@@ -159,9 +159,9 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):
 
 
 def test_running_a_range_again_changes_nothing(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills)
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills)
     names, entries = set(mills.store.names("")), mills.ledger.read()
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
     assert set(mills.store.names("")) == names
     assert mills.ledger.read() == entries
 
@@ -169,18 +169,18 @@ def test_running_a_range_again_changes_nothing(instance, spec, mills):
 def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
     instance, spec, mills
 ):
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", mills=mills)
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=mills)
     assert isinstance(outcome.error, WindowOpen)
     assert told(instance, "deployed_model", "2024-01-03")["status"] in ("deferred", "unchanged")
     produce(mills.log, 4, 5)
-    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", mills=mills).success
+    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=mills).success
 
 
 def test_a_window_of_rejects_is_not_learned(instance, spec, mills):
     for i in range(200):
         mills.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
     produce(mills.log, 4, 6)
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", mills=mills)
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=mills)
     assert isinstance(outcome.error, TooManyRejects)
 
 
@@ -188,30 +188,30 @@ def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, mi
     """A backfill from the UI may arrive asset by asset."""
     for asset in ASSETS:
         assert backfill(
-            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], mills=mills
+            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], tidemill=mills
         ).success
     by_columns = {n: mills.store.get(n) for n in mills.store.names("tides/") if "batches" in n}
     again = MemoryMills(mills.log, MemoryStore(), MemoryLedger(), mills.prover)
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", mills=again)
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=again)
     assert by_columns == {n: again.store.get(n) for n in by_columns}
     reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
     assert [mills.store.get(n) for n in reports] == [again.store.get(n) for n in reports]
 
 
 def test_another_learning_spec_is_refused(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=mills)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", mills=mills)
+    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=mills)
     assert isinstance(outcome.error, LineageChanged)
     assert "learner.seed" in str(outcome.error)
 
 
 def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", mills=mills)
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=mills)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
     with mills.open("tides", changed) as mill:
         line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
-    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", mills=mills).success
+    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=mills).success
     lines = [told(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
     assert lines[0] != lines[1] == lines[2] == line
     runs = [mills.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
@@ -244,7 +244,7 @@ class WatchedTracker(MemoryTracker):
 def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, mills):
     mills.tracker = WatchedTracker(ledger=mills.ledger)
     always = spec.model_copy(update={"gate": GateSpec(policy="always")})
-    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", mills=mills).success
+    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=mills).success
     assert told(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
     head = json.loads(mills.ledger.read()[-1].value)["digest"]
     assert mills.tracker.champion("tides") == head
@@ -256,20 +256,20 @@ def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance,
 
 def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, mills):
     mills.tracker.away = True
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
     assert "mlflow" not in told(instance, "evaluation_report", "2024-01-02")
     (answer,) = answers(instance, "record")
     assert not answer.passed
     assert answer.metadata["remedy"].value == "tidemill verify tides --repair"
     mills.tracker.away = False
-    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", mills=mills).success
+    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=mills).success
     windows = [window for _, window in mills.tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
     assert answers(instance, "record")[0].passed
 
 
 def test_the_topic_is_observed_once_a_run(instance, spec, mills):
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", mills=mills).success
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
     found = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
     (seen,) = [record.asset_observation.metadata for record in found]
     assert seen["planned through"].value == "2024-01-02"
@@ -279,12 +279,12 @@ def test_the_topic_is_observed_once_a_run(instance, spec, mills):
 def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance, spec, mills):
     produce(mills.log, 4, 8)
     kept = spec.model_copy(update={"keep_windows": 2})
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", mills=mills).success
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=mills).success
     mark = ModelRepository(mills.store, "tides").prune_marker()
     assert mark is not None
     assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
     names = set(mills.store.names(""))
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", mills=mills).success
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=mills).success
     assert set(mills.store.names("")) == names

@@ -13,7 +13,7 @@ from tidemill import bootstrap
 from tidemill.cycle.adopt import adopt
 from tidemill.defs import sensors, watching
 from tidemill.defs.launch import backfill
-from tidemill.defs.sensors import SENSOR_TAG, window_closed
+from tidemill.defs.sensors import SENSOR_TAG, window_closed_sensor
 
 START_TAG, END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -28,7 +28,7 @@ class Ticks:
     later: int = 0
 
     def tick(self) -> dg.SensorResult:
-        sensor = window_closed(self.bench.model, self.bench.spec_of(), "stopped")
+        sensor = window_closed_sensor(self.bench.model, self.bench.spec_of(), "stopped")
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         result = sensor(context)
         assert isinstance(result, dg.SensorResult)
@@ -78,7 +78,7 @@ def ticks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticks]:
 
         monkeypatch.setattr(bootstrap, "open_mill", with_clock)
         yield made
-        watching._KEPT.pop(bench.model).close()
+        watching._CONNECTIONS.pop(bench.model).close()
 
 
 def _clocked(opened: Any, ticks: Ticks) -> Any:
@@ -225,7 +225,7 @@ def test_freshness_is_told_when_it_changes_and_every_five_minutes(ticks: Ticks) 
     served(ticks, 1)
     told = [checks(ticks.tick()) for _ in range(2)]
     assert [len(each) for each in told] == [1, 0]
-    ticks.later = sensors._TELL_AGAIN
+    ticks.later = sensors._REPORT_EVERY_MS
     (check,) = checks(ticks.tick())
     assert check.passed
     assert check.metadata["lag"].value == 0
@@ -240,7 +240,7 @@ def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(ticks: 
     with dg.DagsterInstance.ephemeral() as instance:
         old = ticks.bench.window(0).key
         assert backfill(instance, ticks.bench.model, ticks.bench.spec_of(), old, old).success
-    ticks.later = sensors._TELL_AGAIN
+    ticks.later = sensors._REPORT_EVERY_MS
     (again,) = checks(ticks.tick())
     for check in (before, again):
         assert not check.passed

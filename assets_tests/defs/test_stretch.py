@@ -10,7 +10,7 @@ import pytest
 from stream_hands import records, sequences
 from tidemill.adapters.streams.pace import TimeScale
 from tidemill.core.spec import ModelSpec
-from tidemill.defs.stretch import stretches
+from tidemill.defs.stretch import build_simulated_events
 
 DAY = 86_400_000
 
@@ -37,8 +37,8 @@ def test_on_a_clock_of_its_own_a_window_is_a_day_and_january_lies_before_the_fir
 
 
 def test_a_topic_of_any_other_name_has_no_stretches() -> None:
-    assert stretches("m", spec_of("clicks", start="2026-01-01")) == []
-    assert stretches("m", spec_of("flightsim", start="2026-01-01")) == []
+    assert build_simulated_events("m", spec_of("clicks", start="2026-01-01")) == []
+    assert build_simulated_events("m", spec_of("flightsim", start="2026-01-01")) == []
 
 
 def test_stretch_follows_stretch_and_a_repeat_produces_nothing(
@@ -50,7 +50,7 @@ def test_stretch_follows_stretch_and_a_repeat_produces_nothing(
     spec = spec_of(topic, start="2026-01-01T00:00:00", cron="*/5 * * * *")
     first = spec.calendar.first
     second = spec.calendar.after(first)
-    (asset,) = stretches("m", spec)
+    (asset,) = build_simulated_events("m", spec)
 
     def produced(key: str) -> int:
         with dg.DagsterInstance.ephemeral() as instance:
@@ -73,7 +73,7 @@ def test_a_window_that_has_not_begun_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    (asset,) = stretches("m", spec_of("flights", start="2026-01-01"))
+    (asset,) = build_simulated_events("m", spec_of("flights", start="2026-01-01"))
     tags = {"dagster/partition": "2999-01-01"}
     with (
         dg.DagsterInstance.ephemeral() as instance,

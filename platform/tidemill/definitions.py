@@ -3,7 +3,7 @@
 import dagster as dg
 
 from tidemill.defs.loading import load_models
-from tidemill.defs.resources import Mills
+from tidemill.defs.resources import TidemillResource
 from tidemill.settings import Settings
 
 
@@ -16,5 +16,5 @@ def defs() -> dg.Definitions:
     """
     return dg.Definitions.merge(
         load_models(*Settings().model_folders),
-        dg.Definitions(resources={"mills": Mills()}, executor=dg.in_process_executor),
+        dg.Definitions(resources={"mills": TidemillResource()}, executor=dg.in_process_executor),
     )

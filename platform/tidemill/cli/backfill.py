@@ -18,7 +18,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.defs.launch import Told
+    from tidemill.defs.launch import Materialized
 
 _NO_COMPUTE_LOGS = {
     "compute_logs": {
@@ -86,7 +86,7 @@ def run_backfill(
     from dagster._core.instance.ref import InstanceRef
 
     from tidemill.defs.launch import backfill as launch
-    from tidemill.defs.launch import named
+    from tidemill.defs.launch import translate_instance_errors
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
@@ -97,12 +97,12 @@ def run_backfill(
     told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
         bootstrap.local_databases(settings),
-        named(),
+        translate_instance_errors(),
         dg.DagsterInstance.from_ref(told_once) as instance,
         _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,
     ):
 
-        def told(event: "Told") -> None:
+        def told(event: "Materialized") -> None:
             if event.window is not None:
                 spent = float(event.metadata.get("seconds") or 0.0)
                 seconds[event.window] = seconds.get(event.window, 0.0) + spent
@@ -117,7 +117,7 @@ def run_backfill(
 
 
 @contextmanager
-def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Told], None]]":
+def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Materialized], None]]":
     """A live bar on a terminal, a line a window elsewhere; `last` is a window's last asset."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -133,7 +133,7 @@ def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Told], Non
         task = bar.add_task("windows", total=total, note="the initial model")
         line: list[str] = []
 
-        def show(event: "Told") -> None:
+        def show(event: "Materialized") -> None:
             if event.window is None:
                 return
             line.append(_note(event.asset, event.metadata))

@@ -10,14 +10,14 @@ import msgspec
 
 from tidemill.core.errors import AlertFailed
 from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, Check
-from tidemill.defs.freshness import FRESH
+from tidemill.defs.freshness import FRESHNESS
 
 Send = Callable[[Mapping[str, object]], None]
 
-INTERVAL = 5
+MIN_INTERVAL_SECONDS = 5
 """Seconds between two ticks."""
-_PAGE = 100
-_LONGEST = 2000  # characters of a sentence: part of it may come from a topic
+_PAGE_SIZE = 100
+_MAX_TEXT_LENGTH = 2000  # characters of a sentence: part of it may come from a topic
 
 _REMEDIES = {
     "roll_back": "tidemill history {model}",
@@ -35,23 +35,23 @@ class Alert:
     `at` is seconds since 1970, `id` the place in the event log.
     """
 
-    id: int
-    alert: str
+    storage_id: int
+    kind: str
     window: str | None
     what: str
-    run: str
-    at: float
+    run_id: str
+    timestamp: float
 
 
 @dataclass(frozen=True)
-class Cursor:
+class AlertCursor:
     """Up to which event people were told, by source, and what they know of the freshness."""
 
-    seen: dict[str, int] = field(default_factory=dict)
-    fresh: str = "fresh"
+    last_storage_ids: dict[str, int] = field(default_factory=dict)
+    freshness: str = "fresh"
 
 
-def deployment_alerts(model: str, status: str) -> dg.SensorDefinition:
+def alerts_sensor(model: str, status: str) -> dg.SensorDefinition:
     """The sensor `<model>_alerts`; `status` is `running` or `stopped`, to begin with."""
 
     @dg.sensor(
@@ -59,7 +59,7 @@ def deployment_alerts(model: str, status: str) -> dg.SensorDefinition:
         description="Alerts by TIDEMILL_ALERTS__WEBHOOK or …__COMMAND: a roll back, a stale "
         "model, a window given up, too many rejects, labels that look permuted. Each is sent "
         "until it is taken.",
-        minimum_interval_seconds=INTERVAL,
+        minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -69,13 +69,13 @@ def deployment_alerts(model: str, status: str) -> dg.SensorDefinition:
         send = bootstrap.make_alert_sender(Settings())
         if send is None:
             return dg.SensorResult(skip_reason="Nobody wants alerts: TIDEMILL_ALERTS__… is unset.")
-        cursor, why = tell(context.instance, model, context.cursor, send)
-        return dg.SensorResult(skip_reason=why, cursor=cursor)
+        cursor, reason = send_new_alerts(context.instance, model, context.cursor, send)
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
 
     return sensor
 
 
-def tell(
+def send_new_alerts(
     instance: dg.DagsterInstance, model: str, cursor: str | None, send: Send
 ) -> tuple[str, str]:
     """Send what is new since the cursor; the next cursor, and what was done.
@@ -83,70 +83,70 @@ def tell(
     Without a cursor only the future counts. What was not taken is sent again next time, and nothing
     of its source goes before it.
     """
-    old = msgspec.json.decode(cursor, type=Cursor) if cursor else None
-    now = old or Cursor()
+    previous = msgspec.json.decode(cursor, type=AlertCursor) if cursor else None
+    current = previous or AlertCursor()
     sent, failed = 0, ""
-    for source, found in _sources(instance, model):
-        last = old.seen.get(source, 0) if old else None
-        for alert in found(last):
-            kind = alert.alert
-            known = source == FRESH.name and kind == now.fresh
-            if last is not None and kind and not known and kind != "fresh":
+    for source, read_alerts in _sources(instance, model):
+        last = previous.last_storage_ids.get(source, 0) if previous else None
+        for alert in read_alerts(last):
+            kind = alert.kind
+            is_unchanged = source == FRESHNESS.name and kind == current.freshness
+            if last is not None and kind and not is_unchanged and kind != "fresh":
                 try:
                     send(_message(model, alert))
                 except AlertFailed as error:
                     failed = str(error)
                     break
                 sent += 1
-            fresh = kind if source == FRESH.name else now.fresh
-            now = replace(now, seen=now.seen | {source: alert.id}, fresh=fresh)
-    return msgspec.json.encode(now).decode(), failed or f"{sent} alerts sent."
+            freshness = kind if source == FRESHNESS.name else current.freshness
+            current = replace(current, seen=current.last_storage_ids | {source: alert.storage_id}, fresh=freshness)
+    return msgspec.json.encode(current).decode(), failed or f"{sent} alerts sent."
 
 
 def _message(model: str, alert: Alert) -> dict[str, object]:
-    remedy = _REMEDIES[alert.alert].format(model=model, window=alert.window)
+    remedy = _REMEDIES[alert.kind].format(model=model, window=alert.window)
     return {
-        "alert": alert.alert,
+        "alert": alert.kind,
         "model": model,
         "window": alert.window,
-        "what": alert.what[:_LONGEST],
+        "what": alert.what[:_MAX_TEXT_LENGTH],
         "remedy": remedy,
-        "run": alert.run,
-        "at": datetime.fromtimestamp(alert.at, UTC).isoformat(timespec="seconds"),
+        "run": alert.run_id,
+        "at": datetime.fromtimestamp(alert.timestamp, UTC).isoformat(timespec="seconds"),
     }
 
 
-Found = Callable[[int | None], Iterator[Alert]]
+AlertSource = Callable[[int | None], Iterator[Alert]]
 
 
-def _sources(instance: dg.DagsterInstance, model: str) -> Iterator[tuple[str, Found]]:
+def _sources(instance: dg.DagsterInstance, model: str) -> Iterator[tuple[str, AlertSource]]:
     """Where alerts come from. Asked for those after an id, in order; for None, the newest only."""
-    yield "reports", lambda last: _reports(instance, model, last)
-    for check in (REJECT_SHARE, PAIRING_SKILL, FRESH):
-        yield check.name, lambda last, check=check: _checked(instance, model, check, last)  # type: ignore[misc]
+    yield "reports", lambda last: _report_alerts(instance, model, last)
+    for check in (REJECT_SHARE, PAIRING_SKILL, FRESHNESS):
+        yield check.name, lambda last, check=check: _check_alerts(instance, model, check, last)  # type: ignore[misc]
 
 
-def _reports(instance: dg.DagsterInstance, model: str, last: int | None) -> Iterator[Alert]:
+def _report_alerts(instance: dg.DagsterInstance, model: str, last: int | None) -> Iterator[Alert]:
     key = dg.AssetKey([model, "evaluation_report"])
-    wanted = dg.AssetRecordsFilter(key, after_storage_id=last)
-    limit, ascending = (1, False) if last is None else (_PAGE, True)
-    for record in instance.fetch_materializations(wanted, limit, ascending=ascending).records:
-        made = record.asset_materialization
-        assert made is not None
-        told = {name: value.value for name, value in made.metadata.items()}
-        kind = "roll_back" if told.get("verdict") == "roll_back" else ""
-        what = f"Window {made.partition} of {model} rolls back: {told.get('reasons')}"
-        yield Alert(record.storage_id, kind, made.partition, what, record.run_id, record.timestamp)
+    records_filter = dg.AssetRecordsFilter(key, after_storage_id=last)
+    limit, ascending = (1, False) if last is None else (_PAGE_SIZE, True)
+    for record in instance.fetch_materializations(records_filter, limit, ascending=ascending).records:
+        materialization = record.asset_materialization
+        assert materialization is not None
+        metadata = {name: value.value for name, value in materialization.metadata.items()}
+        kind = "roll_back" if metadata.get("verdict") == "roll_back" else ""
+        what = f"Window {materialization.partition} of {model} rolls back: {metadata.get('reasons')}"
+        yield Alert(record.storage_id, kind, materialization.partition, what, record.run_id, record.timestamp)
 
 
-def _checked(
+def _check_alerts(
     instance: dg.DagsterInstance, model: str, check: Check, last: int | None
 ) -> Iterator[Alert]:
     key = dg.AssetCheckKey(dg.AssetKey([model, check.asset]), check.name)
     history = instance.event_log_storage.get_asset_check_execution_history
-    records = list(history(key, limit=1 if last is None else _PAGE))  # the newest first
+    records = list(history(key, limit=1 if last is None else _PAGE_SIZE))  # the newest first
     while last is not None and records and records[-1].id > last:
-        older = history(key, limit=_PAGE, cursor=records[-1].id)
+        older = history(key, limit=_PAGE_SIZE, cursor=records[-1].id)
         if not older:
             break
         records.extend(older)
@@ -156,22 +156,22 @@ def _checked(
             continue
         evaluation: Any = event.dagster_event.event_specific_data
         if isinstance(evaluation, dg.AssetCheckEvaluation):
-            what = _sentence(model, check, evaluation)
-            kind, window = _kind(check, evaluation), evaluation.partition
+            what = _alert_text(model, check, evaluation)
+            kind, window = _alert_kind(check, evaluation), evaluation.partition
             yield Alert(record.id, kind, window, what, record.run_id, record.create_timestamp)
 
 
-def _kind(check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
+def _alert_kind(check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
     """What to alert people of; nothing where the check passed or could not judge."""
-    if check is FRESH:
+    if check is FRESHNESS:
         if evaluation.passed:
             return "fresh"
         return "given_up" if "given up" in evaluation.metadata else "stale"
     return "" if evaluation.passed or "not judged" in evaluation.metadata else check.name
 
 
-def _sentence(model: str, check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
-    told = {name: value.value for name, value in evaluation.metadata.items()}
-    said = told.get("given up") or evaluation.description or told.get("what")
+def _alert_text(model: str, check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
+    metadata = {name: value.value for name, value in evaluation.metadata.items()}
+    text = metadata.get("given up") or evaluation.description or metadata.get("what")
     window = f" of window {evaluation.partition}" if evaluation.partition else ""
-    return str(said or f"The check {check.name}{window} of {model} failed: {told}")
+    return str(text or f"The check {check.name}{window} of {model} failed: {metadata}")

@@ -8,13 +8,13 @@ from dagster._utils.warnings import suppress_dagster_warnings
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.checks import check_specs
-from tidemill.defs.freshness import policy
+from tidemill.defs.freshness import freshness_policy
 from tidemill.defs.lineage import OWNERS, history_key, topic_key
 from tidemill.defs.metadata import initial_metadata
-from tidemill.defs.partitions import partitions_of, windows_asked
-from tidemill.defs.resources import Mills
-from tidemill.defs.waiting import await_closed, seconds_to_wait
-from tidemill.defs.walk import WINDOWED, Event, Job, failure, walk
+from tidemill.defs.partitions import partitions_of, requested_windows
+from tidemill.defs.resources import TidemillResource
+from tidemill.defs.waiting import wait_until_closed, seconds_to_wait
+from tidemill.defs.walk import WINDOW_ASSETS, Event, RunContext, failure, materialize_windows
 
 DEPLOY_TAG = "tidemill/deploy"
 """The run tag that overrides `deploy:` of defs.yaml: `each` or `last`."""
@@ -39,7 +39,7 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "evaluation_report": ("candidate_model", "kafka_batch"),
     "deployed_model": ("evaluation_report",),
 }
-_LOOKS_BACK = ("kafka_batch", "candidate_model", "evaluation_report")
+_SELF_DEPENDENT = ("kafka_batch", "candidate_model", "evaluation_report")
 
 
 @suppress_dagster_warnings  # backfill policies and the first window's mapping are beta
@@ -65,11 +65,11 @@ def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
         pool=pool_of(model),
         backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range wants it of every asset
     )
-    def initial_model(mills: Mills) -> dg.MaterializeResult[None]:
+    def initial_model(tidemill: TidemillResource) -> dg.MaterializeResult[None]:
         try:
-            with mills.open(model, spec) as mill:
+            with tidemill.open(model, spec) as ctx:
                 return dg.MaterializeResult(
-                    metadata=initial_metadata(mills.steps().initial(mill)),
+                    metadata=initial_metadata(tidemill.steps().initial(ctx)),
                 )
         except TidemillError as error:
             raise failure(error) from error
@@ -89,20 +89,20 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
         can_subset=True,
         pool=pool_of(model),
     )
-    def windows(context: dg.AssetExecutionContext, mills: Mills) -> Iterator[Event]:
+    def windows(context: dg.AssetExecutionContext, tidemill: TidemillResource) -> Iterator[Event]:
         try:
             selected = {key.path[-1] for key in context.selected_asset_keys}
-            due = windows_asked(spec.calendar, partitions, context)
+            requested = requested_windows(spec.calendar, partitions, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
-            if seconds := seconds_to_wait(context.run):
-                mills.warm()
-                with mills.look(model, spec) as mill:
-                    await_closed(mill, due[0], seconds)
-            with mills.open(model, spec) as mill:
-                keeper = mills.keeper(mill, context.run, context.instance)
-                each = deploy == "each"
-                job = Job(model, spec, mill, mills.steps(), keeper, frozenset(selected), each)
-                yield from walk(job, due)
+            if wait_seconds := seconds_to_wait(context.run):
+                tidemill.preload()
+                with tidemill.open_readonly(model, spec) as ctx:
+                    wait_until_closed(ctx, requested[0], wait_seconds)
+            with tidemill.open(model, spec) as ctx:
+                run_tracker = tidemill.run_tracker(ctx, context.run, context.instance)
+                deploy_each = deploy == "each"
+                run = RunContext(model, spec, ctx, tidemill.steps(), run_tracker, frozenset(selected), deploy_each)
+                yield from materialize_windows(run, requested)
         except TidemillError as error:  # before the first window; later ones name theirs
             raise failure(error) from error
 
@@ -118,10 +118,10 @@ def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
             group_name=model,
             owners=OWNERS,
             kinds=_KINDS[name],
-            freshness_policy=policy(spec),
+            freshness_policy=freshness_policy(spec),
             skippable=True,
         )
-        for name in WINDOWED
+        for name in WINDOW_ASSETS
     ]
 
 
@@ -129,11 +129,11 @@ def _deps(model: str, spec: ModelSpec, name: str) -> list[dg.AssetDep]:
     deps = [dg.AssetDep([model, upstream]) for upstream in _UPSTREAM[name]]
     if name == "kafka_batch":
         deps.append(dg.AssetDep(topic_key(spec)))
-    if name in _LOOKS_BACK:
-        before = dg.TimeWindowPartitionMapping(
+    if name in _SELF_DEPENDENT:
+        previous_window = dg.TimeWindowPartitionMapping(
             start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
         )
-        deps.append(dg.AssetDep([model, name], partition_mapping=before))
+        deps.append(dg.AssetDep([model, name], partition_mapping=previous_window))
     return deps
 
 

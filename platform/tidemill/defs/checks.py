@@ -27,7 +27,7 @@ class Check:
     asset: str
     name: str
     description: str
-    blocks: tuple[type[TidemillError], ...] = ()
+    blocking_errors: tuple[type[TidemillError], ...] = ()
 
 
 REJECT_SHARE = Check(
@@ -57,14 +57,14 @@ GOLDEN_ROWS = Check(
     "The model in service answers its golden rows in a process of its own, exactly as recorded.",
     (FeatureSkew, BundleInvalid),
 )
-RECORD = Check(
+MLFLOW_RECORD = Check(
     "deployed_model",
     "record",
     "MLflow has the windows of the run, a version of every deployed model, and its alias at the "
     "ledger's head. If it was down, the next run or `tidemill verify MODEL --repair` makes up for "
     "it; nothing else waits for it. Told at the last window of a run.",
 )
-CHECKS = (REJECT_SHARE, FEW_ROWS, TIMESTAMPS, PAIRING_SKILL, GOLDEN_ROWS, RECORD)
+CHECKS = (REJECT_SHARE, FEW_ROWS, TIMESTAMPS, PAIRING_SKILL, GOLDEN_ROWS, MLFLOW_RECORD)
 
 
 def check_specs(model: str) -> list[dg.AssetCheckSpec]:
@@ -74,23 +74,23 @@ def check_specs(model: str) -> list[dg.AssetCheckSpec]:
             name=check.name,
             asset=dg.AssetKey([model, check.asset]),
             description=check.description,
-            blocking=bool(check.blocks),
+            blocking=bool(check.blocking_errors),
         )
         for check in CHECKS
     ]
 
 
-def blocked(
+def failed_check_for(
     model: str, asset: str, window: str, error: Exception
 ) -> dg.AssetCheckEvaluation | None:
     """The failed evaluation that this error of an asset's step stands for, if it does."""
     for check in CHECKS:
-        if check.asset == asset and isinstance(error, check.blocks or ()):
-            told: dict[str, dg.MetadataValue] = {
+        if check.asset == asset and isinstance(error, check.blocking_errors or ()):
+            metadata: dict[str, dg.MetadataValue] = {
                 "error": dg.MetadataValue.text(type(error).__name__),
                 "what": dg.MetadataValue.text(str(error)),
             }
-            return evaluation(model, check, window, False, told)
+            return evaluation(model, check, window, False, metadata)
     return None
 
 
@@ -102,7 +102,7 @@ def evaluation(
     metadata: Mapping[str, dg.MetadataValue] | None = None,
 ) -> dg.AssetCheckEvaluation:
     """One window's answer to a check: ERROR where it blocks, else WARN."""
-    severity = dg.AssetCheckSeverity.ERROR if check.blocks else dg.AssetCheckSeverity.WARN
+    severity = dg.AssetCheckSeverity.ERROR if check.blocking_errors else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey([model, check.asset]),
         check_name=check.name,
@@ -128,34 +128,34 @@ def batch_checks(
         "rows": dg.MetadataValue.int(batch.rows),
         "expected": dg.MetadataValue.int(spec.warn_below_rows),
     }
-    times = batch.timestamps
-    told = {
-        "created": dg.MetadataValue.int(times.create_time),
-        "appended": dg.MetadataValue.int(times.log_append_time),
-        "none": dg.MetadataValue.int(times.not_available),
+    timestamp_counts = batch.timestamps
+    timestamps = {
+        "created": dg.MetadataValue.int(timestamp_counts.create_time),
+        "appended": dg.MetadataValue.int(timestamp_counts.log_append_time),
+        "none": dg.MetadataValue.int(timestamp_counts.not_available),
     }
     return [
         evaluation(model, REJECT_SHARE, window, True, rejects),
         evaluation(model, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
-        evaluation(model, TIMESTAMPS, window, not (times.log_append_time or times.not_available), told),
+        evaluation(model, TIMESTAMPS, window, not (timestamp_counts.log_append_time or timestamp_counts.not_available), timestamps),
     ]
 
 
 def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEvaluation:
     """Whether predictions belong to their labels; too few rows to tell is not a pass."""
     skill = report.permutation_check.estimate
-    told: dict[str, dg.MetadataValue] = {"rows": dg.MetadataValue.int(skill.n)}
+    metadata: dict[str, dg.MetadataValue] = {"rows": dg.MetadataValue.int(skill.n)}
     if skill.t is not None:
-        told["t"] = dg.MetadataValue.float(skill.t)
+        metadata["t"] = dg.MetadataValue.float(skill.t)
     if report.permutation_check.alarm is None:
-        told["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
-    return evaluation(model, PAIRING_SKILL, window, report.permutation_check.alarm is False, told)
+        metadata["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
+    return evaluation(model, PAIRING_SKILL, window, report.permutation_check.alarm is False, metadata)
 
 
-def record_check(model: str, window: str, trouble: TidemillError | None) -> dg.AssetCheckEvaluation:
+def mlflow_record_check(model: str, window: str, error: TidemillError | None) -> dg.AssetCheckEvaluation:
     """Whether the run's record was kept; what went wrong, and what mends it, if not."""
-    told: dict[str, dg.MetadataValue] = {}
-    if trouble is not None:
-        told["what"] = dg.MetadataValue.text(trouble.message)
-        told["remedy"] = dg.MetadataValue.text(f"tidemill verify {model} --repair")
-    return evaluation(model, RECORD, window, trouble is None, told)
+    metadata: dict[str, dg.MetadataValue] = {}
+    if error is not None:
+        metadata["what"] = dg.MetadataValue.text(error.message)
+        metadata["remedy"] = dg.MetadataValue.text(f"tidemill verify {model} --repair")
+    return evaluation(model, MLFLOW_RECORD, window, error is None, metadata)

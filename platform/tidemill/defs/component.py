@@ -12,11 +12,11 @@ from pydantic_core import CoreSchema
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.specfile import parse
-from tidemill.defs.alerts import deployment_alerts
+from tidemill.defs.alerts import alerts_sensor
 from tidemill.defs.assets import build_assets
-from tidemill.defs.freshness import fresh_check
-from tidemill.defs.sensors import window_closed
-from tidemill.defs.stretch import stretches
+from tidemill.defs.freshness import freshness_check
+from tidemill.defs.sensors import window_closed_sensor
+from tidemill.defs.stretch import build_simulated_events
 from tidemill.settings import Settings
 
 
@@ -64,17 +64,17 @@ class IncrementalModel(dg.Component):
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "IncrementalModel":
         """The model that the folder's `defs.yaml` describes. Raises `SpecInvalid`, with lines."""
-        return load_model(_yaml_of(context.path))
+        return load_model(_defs_file(context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets of this model, its checks, its sensors, and what simulates its stream."""
         sensors = Settings().sensors_default_status
         return dg.Definitions(
-            assets=[*build_assets(self.model, self.spec), *stretches(self.model, self.spec)],
-            asset_checks=[fresh_check(self.model, self.spec)],
+            assets=[*build_assets(self.model, self.spec), *build_simulated_events(self.model, self.spec)],
+            asset_checks=[freshness_check(self.model, self.spec)],
             sensors=[
-                window_closed(self.model, self.spec, sensors),
-                deployment_alerts(self.model, sensors),
+                window_closed_sensor(self.model, self.spec, sensors),
+                alerts_sensor(self.model, sensors),
             ],
         )
 
@@ -90,5 +90,5 @@ def load_model(file: Path) -> IncrementalModel:
     return IncrementalModel(name, parse(file.read_text(encoding="utf-8"), str(file)))
 
 
-def _yaml_of(folder: Path) -> Path:
+def _defs_file(folder: Path) -> Path:
     return next(f for f in (folder / "defs.yaml", folder / "defs.yml") if f.exists())

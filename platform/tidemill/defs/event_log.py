@@ -11,7 +11,7 @@ from sqlalchemy.pool import QueuePool
 
 
 @contextmanager
-def kept_connections(instance: dg.DagsterInstance) -> Iterator[None]:
+def pooled_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     """Keep one connection to each database of the instance's event log, if that is on SQLite.
 
     Dagster opens one for every statement, and closing the last one writes the whole journal back

@@ -9,12 +9,12 @@ from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.watch import FailureState
 from tidemill.defs.checks import Check
-from tidemill.defs.watching import looking
+from tidemill.defs.watching import open_readonly
 
 if TYPE_CHECKING:
     from tidemill.cycle.due import Freshness
 
-FRESH = Check(
+FRESHNESS = Check(
     "deployed_model",
     "fresh",
     "The newest window that is due was worked through within `freshness.max_lag`, and none is "
@@ -22,7 +22,7 @@ FRESH = Check(
 )
 
 
-def policy(spec: ModelSpec) -> dg.FreshnessPolicy | None:
+def freshness_policy(spec: ModelSpec) -> dg.FreshnessPolicy | None:
     """Dagster's own policy of an asset: when it was last materialized, whichever window it was.
 
     None for a stream that replays the past: its windows come as fast as it is replayed.
@@ -36,58 +36,58 @@ def policy(spec: ModelSpec) -> dg.FreshnessPolicy | None:
     )
 
 
-def fresh_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
+def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
     """The check for those who ask in the UI; the sensor answers it by itself as time goes on."""
 
     @dg.asset_check(
-        asset=dg.AssetKey([model, FRESH.asset]), name=FRESH.name, description=FRESH.description
+        asset=dg.AssetKey([model, FRESHNESS.asset]), name=FRESHNESS.name, description=FRESHNESS.description
     )
-    def fresh() -> dg.AssetCheckResult:
+    def check_freshness() -> dg.AssetCheckResult:
         from tidemill.cycle.due import compute_backlog, freshness
 
         try:
-            with looking(model, spec) as mill:
-                told = answer(model, freshness(mill, compute_backlog(mill)), None)
+            with open_readonly(model, spec) as ctx:
+                evaluation = freshness_evaluation(model, freshness(ctx, compute_backlog(ctx)), None)
         except WindowOpen as error:
-            told = unknown(model, error)
+            evaluation = unknown_freshness(model, error)
         except TidemillError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         return dg.AssetCheckResult(
-            passed=told.passed,
-            severity=told.severity,
-            metadata=told.metadata,
-            description=told.description,
+            passed=evaluation.passed,
+            severity=evaluation.severity,
+            metadata=evaluation.metadata,
+            description=evaluation.description,
         )
 
-    return fresh
+    return check_freshness
 
 
-def answer(model: str, seen: "Freshness", trouble: FailureState | None) -> dg.AssetCheckEvaluation:
+def freshness_evaluation(model: str, freshness: "Freshness", failure_state: FailureState | None) -> dg.AssetCheckEvaluation:
     """The check's evaluation: stale, or given up, is a failure."""
-    given_up = trouble is not None and trouble.given_up
-    told: dict[str, dg.MetadataValue] = {
-        "lag": dg.MetadataValue.float(seen.lag_ms / 1000),
-        "limit": dg.MetadataValue.float(seen.limit_ms / 1000),
-        "newest due window": dg.MetadataValue.text(str(seen.newest_due or "none yet")),
-        "newest window done": dg.MetadataValue.text(str(seen.done or "none yet")),
+    given_up = failure_state is not None and failure_state.given_up
+    metadata: dict[str, dg.MetadataValue] = {
+        "lag": dg.MetadataValue.float(freshness.lag_ms / 1000),
+        "limit": dg.MetadataValue.float(freshness.limit_ms / 1000),
+        "newest due window": dg.MetadataValue.text(str(freshness.newest_due or "none yet")),
+        "newest window done": dg.MetadataValue.text(str(freshness.done or "none yet")),
     }
-    if trouble is not None:
-        told["given up" if given_up else "trouble"] = dg.MetadataValue.text(str(trouble))
-    return _evaluation(model, seen.fresh and not given_up, str(seen), told)
+    if failure_state is not None:
+        metadata["given up" if given_up else "trouble"] = dg.MetadataValue.text(str(failure_state))
+    return _evaluation(model, freshness.fresh and not given_up, str(freshness), metadata)
 
 
-def unknown(model: str, error: TidemillError) -> dg.AssetCheckEvaluation:
+def unknown_freshness(model: str, error: TidemillError) -> dg.AssetCheckEvaluation:
     """The check's evaluation where it cannot be known: not a pass."""
-    told: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(type(error).__name__)}
-    return _evaluation(model, False, str(error), told)
+    metadata: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(type(error).__name__)}
+    return _evaluation(model, False, str(error), metadata)
 
 
 def _evaluation(
     model: str, passed: bool, description: str, metadata: dict[str, dg.MetadataValue]
 ) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey([model, FRESH.asset]),
-        check_name=FRESH.name,
+        asset_key=dg.AssetKey([model, FRESHNESS.asset]),
+        check_name=FRESHNESS.name,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         description=description,

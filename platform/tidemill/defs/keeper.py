@@ -21,75 +21,75 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrackedRun:
     """The Dagster run that is recorded, and where people see Dagster."""
 
     run: dg.DagsterRun
     instance: dg.DagsterInstance
-    ui: str
+    ui_url: str
 
     @property
     def tags(self) -> dict[str, str]:
-        address = f"{self.ui.rstrip('/')}/runs/{self.run.run_id}"
-        return {"dagster.run_id": self.run.run_id, "dagster.run": address}
+        run_url = f"{self.ui_url.rstrip('/')}/runs/{self.run.run_id}"
+        return {"dagster.run_id": self.run.run_id, "dagster.run": run_url}
 
 
 @dataclass
-class Keeper:
+class RunTracker:
     """Records windows and deployments. `tracker` is asked for at the first record: it is heavy.
 
     After the first failure it only remembers what was wrong (`trouble`): a tracker that hangs must
     not cost its timeout in every window. `off` says that no record is wanted.
     """
 
-    mill: "ModelContext"
-    asked: Asked
-    tracker: "Callable[[], Tracker | None]"
-    trouble: TidemillError | None = None
-    off: bool = False
+    ctx: "ModelContext"
+    tracked_run: TrackedRun
+    make_tracker: "Callable[[], Tracker | None]"
+    error: TidemillError | None = None
+    disabled: bool = False
     _recorder: "Recorder | None" = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def window(self, window: Window) -> str | None:
+    def record_window(self, window: Window) -> str | None:
         """Record a window that was reported; where people see it."""
         return self._try(lambda recorder: recorder.record_window(window))
 
-    def written(self) -> None:
+    def flush(self) -> None:
         """Wait for the record of the last window, or see why there is none (`trouble`)."""
         if self._recorder is not None:
             self._try(lambda recorder: recorder.flush())
 
-    def deployments(self) -> None:
+    def record_deployments(self) -> None:
         """Let registry and alias follow the ledger."""
         self._try(lambda recorder: recorder.record_deployments())
 
     def close(self, success: bool) -> None:
         """Let the tracker's run of this Dagster run end as that did."""
-        self.written()
+        self.flush()
         if self._recorder is not None and self._recorder.parent_run_id is not None:
             parent = self._recorder.parent_run_id
             self._try(lambda recorder: recorder.tracker.end_run(parent, success))
         self._stack.close()
 
-    def _try(self, act: "Callable[[Recorder], T]") -> T | None:
-        if self.trouble is not None or self.off:
+    def _try(self, action: "Callable[[Recorder], T]") -> T | None:
+        if self.error is not None or self.disabled:
             return None
         try:
-            recorder = self._recorder or self._begin()
-            return act(recorder) if recorder else None
+            recorder = self._recorder or self._open_recorder()
+            return action(recorder) if recorder else None
         except TidemillError as error:
-            self.trouble = error
+            self.error = error
         except Exception as error:  # whatever it is: a deployment never waits for its record
-            self.trouble = TrackerUnavailable(
-                f"The record failed: {_innermost(error)}.",
+            self.error = TrackerUnavailable(
+                f"The record failed: {_root_cause(error)}.",
                 "Look at MLflow, and at this run's log. What is missing is made up for by the next "
                 "run, or by `tidemill verify MODEL --repair`.",
             )
         return None
 
-    def _begin(self) -> "Recorder | None":
-        tracker = self.tracker()
-        self.off = tracker is None
+    def _open_recorder(self) -> "Recorder | None":
+        tracker = self.make_tracker()
+        self.disabled = tracker is None
         if tracker is None:
             return None
         from tidemill.adapters.mlflow import MlflowTracker
@@ -98,13 +98,13 @@ class Keeper:
         parent = None
         if isinstance(tracker, MlflowTracker):
             with tracker.translate_errors("begin the run of this Dagster run"):
-                opened = _parent(tracker, self.mill.model, self.asked)
-                parent = self._stack.enter_context(opened)
-        self._recorder = Recorder(self.mill, tracker, parent, self.asked.tags)
+                parent_run = _parent_run(tracker, self.ctx.model, self.tracked_run)
+                parent = self._stack.enter_context(parent_run)
+        self._recorder = Recorder(self.ctx, tracker, parent, self.tracked_run.tags)
         return self._recorder
 
 
-def _innermost(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
     """What is behind an error that Dagster has wrapped, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -112,7 +112,7 @@ def _innermost(error: BaseException) -> str:
 
 
 @contextmanager
-def _parent(tracker: "MlflowTracker", model: str, asked: Asked) -> Iterator[str]:
+def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -> Iterator[str]:
     """The id of MLflow's run of a Dagster run, as dagster-mlflow makes or finds it.
 
     It works on MLflow's global state, which is left without an active run: another Dagster run of
@@ -133,9 +133,9 @@ def _parent(tracker: "MlflowTracker", model: str, asked: Asked) -> Iterator[str]
         try:
             with dg.build_resources(
                 {"mlflow": mlflow_tracking},
-                instance=asked.instance,
+                instance=tracked_run.instance,
                 resource_config={"mlflow": {"config": config}},
-                dagster_run=asked.run,
+                dagster_run=tracked_run.run,
             ):
                 active = mlflow.active_run()
                 assert active is not None  # dagster-mlflow has just begun it

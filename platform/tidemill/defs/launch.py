@@ -17,11 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from tidemill.core.errors import InstanceUnavailable, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
-from tidemill.defs.event_log import kept_connections
-from tidemill.defs.keeper import Keeper
+from tidemill.defs.event_log import pooled_connections
+from tidemill.defs.keeper import RunTracker
 from tidemill.defs.partitions import partitions_of, windows_between
-from tidemill.defs.resources import Mills, Steps
-from tidemill.defs.walk import WINDOWED
+from tidemill.defs.resources import TidemillResource, Steps
+from tidemill.defs.walk import WINDOW_ASSETS
 
 if TYPE_CHECKING:
     from tidemill.cycle.mill import ModelContext
@@ -31,11 +31,11 @@ MODEL_TAG = "tidemill/model"
 belongs to a process that died."""
 
 # Dagster writes each event to the console as well; the command line shows its own lines.
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_QUIET_RUN_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
-class Told:
+class Materialized:
     """One thing that became durable: an asset of a window (None: the initial model)."""
 
     asset: str
@@ -43,7 +43,7 @@ class Told:
     metadata: Mapping[str, Any]
 
 
-Progress = Callable[[Told], None]
+Progress = Callable[[Materialized], None]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def backfill(
     first: str,
     last: str,
     *,
-    selection: Sequence[str] = WINDOWED,
+    selection: Sequence[str] = WINDOW_ASSETS,
     deploy: Literal["each", "last"] | None = None,
     progress: Progress | None = None,
-    mills: Mills | None = None,
+    tidemill: TidemillResource | None = None,
 ) -> Outcome:
     """Materialize the selected assets of the windows `first` to `last`, both inclusive, in one run.
 
@@ -76,79 +76,79 @@ def backfill(
     the steps are in the outcome.
     """
     windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
-    mills = mills or Mills()
-    with mills.open(model, spec) as mill, kept_connections(instance):
-        _bury(instance, model)
-        work = _Work(instance, model, spec, _Opened(mill, mills), progress)
-        if mill.repository.initial_model() is None or mill.chain().head is None:
-            made = work.run(["initial_model"], {})
-            if not made.success:
-                return made
+    tidemill = tidemill or TidemillResource()
+    with tidemill.open(model, spec) as ctx, pooled_connections(instance):
+        _fail_orphaned_runs(instance, model)
+        runner = _InProcessRunner(instance, model, spec, _OpenedTidemill(ctx, tidemill), progress)
+        if ctx.repository.initial_model() is None or ctx.chain().head is None:
+            outcome = runner.run(["initial_model"], {})
+            if not outcome.success:
+                return outcome
         tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-        return work.run(selection, tags | ({DEPLOY_TAG: deploy} if deploy else {}))
+        return runner.run(selection, tags | ({DEPLOY_TAG: deploy} if deploy else {}))
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _OpenedTidemill:
     """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
 
-    mill: "ModelContext"
-    mills: Mills
+    ctx: "ModelContext"
+    tidemill: TidemillResource
 
     def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
-        return nullcontext(self.mill)
+        return nullcontext(self.ctx)
 
-    def keeper(self, mill: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
-        return self.mills.keeper(mill, run, instance)
+    def run_tracker(self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+        return self.tidemill.run_tracker(ctx, run, instance)
 
     def steps(self) -> Steps:
-        return self.mills.steps()
+        return self.tidemill.steps()
 
 
 @dataclass(frozen=True)
-class _Work:
+class _InProcessRunner:
     instance: dg.DagsterInstance
     model: str
     spec: ModelSpec
-    mills: _Opened
+    tidemill: _OpenedTidemill
     progress: Progress | None
 
     def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:
         """One Dagster run of these assets, in this process."""
         definitions = dg.Definitions(
-            assets=build_assets(self.model, self.spec), resources={"mills": self.mills}
+            assets=build_assets(self.model, self.spec), resources={"mills": self.tidemill}
         )
         run_id = str(uuid.uuid4())
         if self.progress is not None:
             self.instance.add_event_listener(run_id, _listener(self.progress))
         try:
-            with _settled(self.instance, run_id):
+            with _ensure_run_finished(self.instance, run_id):
                 definitions.resolve_implicit_global_asset_job_def().execute_in_process(
                     instance=self.instance,
                     asset_selection=[dg.AssetKey([self.model, asset]) for asset in assets],
                     tags={MODEL_TAG: self.model, **tags},
                     run_id=run_id,
-                    run_config=_QUIET,
+                    run_config=_QUIET_RUN_CONFIG,
                 )
         except (Exception, DagsterExecutionInterruptedError) as error:
             # What Dagster made of Ctrl-C; Kafka's client, if it is in there, wraps it once more.
-            if any(isinstance(at, DagsterExecutionInterruptedError) for at in _chain(error)):
+            if any(isinstance(cause, DagsterExecutionInterruptedError) for cause in _causes(error)):
                 raise KeyboardInterrupt from None
-            return Outcome(run_id, False, _named(error))
+            return Outcome(run_id, False, _translate_error(error))
         return Outcome(run_id, True)
 
 
 def _listener(progress: Progress) -> Callable[[dg.EventLogEntry], None]:
     def listen(entry: dg.EventLogEntry) -> None:
-        made = entry.asset_materialization
-        if made is not None:
-            told = {name: _plain(value) for name, value in made.metadata.items()}
-            progress(Told(made.asset_key.path[-1], made.partition, told))
+        materialization = entry.asset_materialization
+        if materialization is not None:
+            metadata = {name: _to_builtins(value) for name, value in materialization.metadata.items()}
+            progress(Materialized(materialization.asset_key.path[-1], materialization.partition, metadata))
 
     return listen
 
 
-def _plain(value: dg.MetadataValue[Any]) -> Any:
+def _to_builtins(value: dg.MetadataValue[Any]) -> Any:
     """A table as a list of dicts; anything else as what it holds."""
     if isinstance(value, dg.TableMetadataValue):
         return [dict(record.data) for record in value.records]
@@ -156,7 +156,7 @@ def _plain(value: dg.MetadataValue[Any]) -> Any:
 
 
 @contextmanager
-def _settled(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+def _ensure_run_finished(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """No run is left as STARTED, nor in its pool, by a process that goes on or is interrupted."""
     try:
         yield
@@ -167,13 +167,13 @@ def _settled(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
         instance.event_log_storage.free_concurrency_slots_for_run(run_id)
 
 
-def _bury(instance: dg.DagsterInstance, model: str) -> None:
+def _fail_orphaned_runs(instance: dg.DagsterInstance, model: str) -> None:
     """Mark runs of this model whose process died as failed, and free what they hold.
 
     The model's lock must be held.
     """
-    alive = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
-    for run in instance.get_runs(dg.RunsFilter(tags={MODEL_TAG: model}, statuses=alive)):
+    active_statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(dg.RunsFilter(tags={MODEL_TAG: model}, statuses=active_statuses)):
         instance.report_run_failed(run, message="The process of this run died; run it again.")
     _free_pool(instance, pool_of(model))
 
@@ -185,9 +185,9 @@ def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
     its slot may go too; one that only waits for a slot keeps its place.
     """
     storage = instance.event_log_storage
-    found = storage.get_concurrency_info(pool)
-    slots, waiting = found.claimed_slots, found.pending_steps
-    for run_id in {*(slot.run_id for slot in slots), *(step.run_id for step in waiting)}:
+    pool_info = storage.get_concurrency_info(pool)
+    slots, pending = pool_info.claimed_slots, pool_info.pending_steps
+    for run_id in {*(slot.run_id for slot in slots), *(step.run_id for step in pending)}:
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             storage.free_concurrency_slots_for_run(run_id)
@@ -196,34 +196,34 @@ def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def translate_instance_errors() -> Iterator[None]:
     """Make `InstanceUnavailable` of what Dagster's database raises meanwhile."""
     try:
         yield
     except Exception as error:
-        found = _named(error)
-        if found is error:
+        translated = _translate_error(error)
+        if translated is error:
             raise
-        raise found from error
+        raise translated from error
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error, and what it was made of."""
-    at: BaseException | None = error
-    while at is not None:
-        yield at
-        at = at.__cause__ or at.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
-def _named(error: BaseException) -> Exception:
+def _translate_error(error: BaseException) -> Exception:
     """The named error that this one was made of; without one, the error itself."""
-    for at in _chain(error):
-        if isinstance(at, TidemillError):
-            return at
-        if isinstance(at, SQLAlchemyError):
+    for cause in _causes(error):
+        if isinstance(cause, TidemillError):
+            return cause
+        if isinstance(cause, SQLAlchemyError):
             return InstanceUnavailable(
                 "Dagster's database did not take or give its record: "
-                f"{type(at).__name__}: {str(at).splitlines()[0][:300]}.",
+                f"{type(cause).__name__}: {str(cause).splitlines()[0][:300]}.",
                 "See that it is up and has space. Windows that were finished stay; run it again.",
             )
     assert isinstance(error, Exception)

@@ -32,18 +32,18 @@ def history_key(model: str, spec: ModelSpec) -> dg.AssetKey:
 
 
 @suppress_dagster_warnings  # Dagster's own, of what it makes of a spec
-def sources(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
+def external_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
     """The external assets of all models together, each once."""
-    specs = [*_topics(models), *_files(models)]
+    specs = [*_topic_specs(models), *_file_specs(models)]
     return [dg.AssetsDefinition(specs=[spec]) for spec in specs]
 
 
-def _topics(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
+def _topic_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
     for topic in dict.fromkeys(spec.topic for spec in models.values()):
-        yield _topic(topic, [model for model, spec in models.items() if spec.topic == topic])
+        yield _topic_spec(topic, [model for model, spec in models.items() if spec.topic == topic])
 
 
-def _topic(topic: str, models: Iterable[str]) -> dg.AssetSpec:
+def _topic_spec(topic: str, models: Iterable[str]) -> dg.AssetSpec:
     return dg.AssetSpec(
         ["kafka", topic],
         description=f"The Kafka topic `{topic}` of labelled events, which others produce. Windows "
@@ -55,7 +55,7 @@ def _topic(topic: str, models: Iterable[str]) -> dg.AssetSpec:
     )
 
 
-def _files(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
+def _file_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
     for model, spec in models.items():
         if spec.initial.file is not None:
             yield dg.AssetSpec(
@@ -68,14 +68,14 @@ def _files(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
             )
 
 
-def watermarks(
-    spec: ModelSpec, extents: "Mapping[int, OffsetRange]", plan: "Plan | None"
+def watermark_observation(
+    spec: ModelSpec, offset_ranges: "Mapping[int, OffsetRange]", plan: "Plan | None"
 ) -> dg.AssetObservation:
     """How far the topic has come, and how many offsets lie behind the newest plan."""
     ends = plan.end_offsets if plan else {}
     rows = [
-        (p, extent.low_watermark, extent.last_stable_offset, ends.get(p), extent.last_stable_offset - max(extent.low_watermark, ends.get(p, 0)))
-        for p, extent in sorted(extents.items())
+        (partition, offset_range.low_watermark, offset_range.last_stable_offset, ends.get(partition), offset_range.last_stable_offset - max(offset_range.low_watermark, ends.get(partition, 0)))
+        for partition, offset_range in sorted(offset_ranges.items())
     ]
     return dg.AssetObservation(
         topic_key(spec),

@@ -12,9 +12,9 @@ from dagster_shared.record import copy
 import tidemill.models
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs.component import load_model
-from tidemill.defs.lineage import sources
+from tidemill.defs.lineage import external_assets
 
-PACKAGED = Path(tidemill.models.__path__[0]).resolve()
+PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 
 
 @suppress_dagster_warnings  # Dagster's own, about previews inside of it
@@ -23,32 +23,32 @@ def load_models(*folders: Path) -> dg.Definitions:
 
     Raises `SpecInvalid` where there is no such folder; a wrong `defs.yaml` ends the load.
     """
-    found = dict.fromkeys(folder.resolve() for folder in folders)
-    for folder in found:
+    unique_folders = dict.fromkeys(folder.resolve() for folder in folders)
+    for folder in unique_folders:
         if not folder.is_dir():
             raise SpecInvalid(
                 f"The models' folder {folder} does not exist.",
                 "Let TIDEMILL_MODELS name a folder with one subfolder and one defs.yaml a model.",
             )
-    files = [file for folder in found for file in sorted(folder.glob("*/defs.y*ml"))]
+    files = [file for folder in unique_folders for file in sorted(folder.glob("*/defs.y*ml"))]
     if not files:
         return dg.Definitions()
     # What `dg.load_from_defs_folder` does, without a dg.toml: an installed wheel has none.
     trees = [
-        ComponentTree.from_module(_module(folder, number), project_root=folder)
-        for number, folder in enumerate(found)
+        ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
+        for number, folder in enumerate(unique_folders)
         if any(folder in file.parents for file in files)
     ]
     specs = {file.parent.name: load_model(file).spec for file in files}
     first, *others = [tree.build_defs() for tree in trees]
     # Dagster merges no two that know their trees.
     loaded = [first, *(copy(other, component_tree=None) for other in others)]
-    return dg.Definitions.merge(*loaded, dg.Definitions(assets=sources(specs)))
+    return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
 
 
-def _module(folder: Path, number: int) -> ModuleType:
+def _folder_module(folder: Path, number: int) -> ModuleType:
     """Dagster takes a module for the root of a tree; a folder of defs.yaml files needs not be."""
-    if folder == PACKAGED:
+    if folder == PACKAGED_MODELS:
         return tidemill.models
     module = ModuleType(f"tidemill_models_{number}")
     module.__path__ = [str(folder)]

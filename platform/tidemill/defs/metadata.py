@@ -32,7 +32,7 @@ def initial_metadata(initial: "InitialModel") -> Metadata:
 
 def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
     """Counts of a batch, why rows were rejected, and the offsets of each Kafka partition."""
-    told: Metadata = {
+    metadata: Metadata = {
         "rows": _int(manifest.rows),
         "dagster/partition_row_count": _int(manifest.rows),
         "rejected": _int(manifest.rejected),
@@ -45,19 +45,19 @@ def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
         "path": _text(f"{manifest.model}/batches/{manifest.window}/manifest.json"),
     }
     if manifest.reasons:
-        told["reasons"] = dg.MetadataValue.json(dict(manifest.reasons))
+        metadata["reasons"] = dg.MetadataValue.json(dict(manifest.reasons))
     if any(manifest.missing.values()):
-        told["missing"] = dg.MetadataValue.json(
+        metadata["missing"] = dg.MetadataValue.json(
             {field: count for field, count in manifest.missing.items() if count}
         )
     if manifest.skipped is not None:
-        told["skipped"] = _text(f"{manifest.skipped.reason} ({manifest.skipped.actor})")
+        metadata["skipped"] = _text(f"{manifest.skipped.reason} ({manifest.skipped.actor})")
     if plan is not None and plan.ranges:
-        told["offsets"] = table(
+        metadata["offsets"] = table(
             ("partition", "start", "end", "records", "ended_by"),
             [(r.partition, r.start, r.end, r.end - r.start, r.end_reason) for r in plan.ranges],
         )
-    return told
+    return metadata
 
 
 def candidate_metadata(candidate: "Candidate") -> Metadata:
@@ -98,9 +98,9 @@ def report_metadata(report: "Report") -> Metadata:
     }
 
 
-def record_metadata(address: str | None) -> Metadata:
+def tracking_metadata(run_url: str | None) -> Metadata:
     """The way to the tracker's run of the window, where there is one."""
-    return {"mlflow": dg.MetadataValue.url(address)} if address else {}
+    return {"mlflow": dg.MetadataValue.url(run_url)} if run_url else {}
 
 
 def deployment_metadata(deployment: "Deployment") -> Metadata:
@@ -128,6 +128,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.Metadata
         cell = next((row[at] for row in rows if row[at] is not None), "")
         return {bool: "bool", int: "int", float: "float"}.get(type(cell), "string")
 
-    schema = dg.TableSchema([dg.TableColumn(name, kind(at)) for at, name in enumerate(columns)])
+    schema = dg.TableSchema([dg.TableColumn(name, kind(index)) for index, name in enumerate(columns)])
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.MetadataValue.table(records, schema)

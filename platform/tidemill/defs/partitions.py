@@ -13,7 +13,7 @@ from tidemill.core.errors import UnknownWindow
 from tidemill.core.windows import Calendar, Window, from_ms
 
 
-def partitions_of(calendar: Calendar, *, begun: bool = False) -> dg.TimeWindowPartitionsDefinition:
+def partitions_of(calendar: Calendar, *, include_open: bool = False) -> dg.TimeWindowPartitionsDefinition:
     """One partition a window, from the calendar's first on; listed once its end has passed.
 
     With `begun` it is listed once it has begun.
@@ -24,11 +24,11 @@ def partitions_of(calendar: Calendar, *, begun: bool = False) -> dg.TimeWindowPa
         fmt=calendar.key_format,
         cron_schedule=calendar.cron,
         timezone=calendar.timezone,
-        end_offset=int(begun),
+        end_offset=int(include_open),
     )
 
 
-def windows_asked(
+def requested_windows(
     calendar: Calendar,
     partitions: dg.TimeWindowPartitionsDefinition,
     context: dg.AssetExecutionContext,
@@ -38,9 +38,9 @@ def windows_asked(
     Asked for is what the tags say: of a key that is no window's, Dagster makes the next that is.
     """
     tags = context.run.tags
-    alone = tags.get(PARTITION_NAME_TAG)
-    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, alone)
-    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, alone)
+    single_key = tags.get(PARTITION_NAME_TAG)
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, single_key)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, single_key)
     if first is None or last is None:
         first, last = context.partition_keys[0], context.partition_keys[-1]
     return windows_between(calendar, partitions, first, last)

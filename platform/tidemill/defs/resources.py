@@ -11,7 +11,7 @@ import dagster as dg
 
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.defs.keeper import Asked, Keeper
+from tidemill.defs.keeper import TrackedRun, RunTracker
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
@@ -32,7 +32,7 @@ class Steps:
     prune: "Callable[[ModelContext, Window], PruneMarker | None]"
 
 
-class Mills(dg.ConfigurableResource[None]):
+class TidemillResource(dg.ConfigurableResource[None]):
     """Opens the mill of a model by the settings of this process (`TIDEMILL_…`)."""
 
     def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
@@ -45,23 +45,23 @@ class Mills(dg.ConfigurableResource[None]):
 
         return bootstrap.open_model(model, Settings(), spec=spec, exclusive=True)
 
-    def look(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+    def open_readonly(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The same for looking only, whoever is at work on the model; no broker is started."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
         return bootstrap.open_model(model, Settings(), spec=spec, start=False)
 
-    def keeper(self, mill: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> Keeper:
+    def run_tracker(self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
         """Who keeps the record of this Dagster run, by the settings of this process."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
         settings = Settings()
-        asked = Asked(run, instance, settings.dagster_ui_url)
-        return Keeper(mill, asked, partial(bootstrap.make_tracker, settings))
+        tracked_run = TrackedRun(run, instance, settings.dagster_ui_url)
+        return RunTracker(ctx, tracked_run, partial(bootstrap.make_tracker, settings))
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         """Import what a window needs, while there is time."""
         from tidemill import bootstrap
         from tidemill.core.boosting import import_lightgbm

@@ -10,22 +10,22 @@ from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.defs.lineage import OWNERS
-from tidemill.defs.partitions import partitions_of, windows_asked
+from tidemill.defs.partitions import partitions_of, requested_windows
 from tidemill.defs.walk import failure
 
 if TYPE_CHECKING:
     from tidemill.adapters.streams.produce import ProduceResult
 
-_FLIGHTS = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
+_FLIGHTS_TOPIC = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
 """The topics that are taken for the flights that come with tidemill."""
 
 
 @suppress_dagster_warnings  # backfill policies are beta
-def stretches(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
+def build_simulated_events(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """`stretch`, for a model whose topic is `flights` or begins with `flights-`; else nothing."""
-    if not _FLIGHTS.fullmatch(spec.topic):
+    if not _FLIGHTS_TOPIC.fullmatch(spec.topic):
         return []
-    partitions = partitions_of(spec.calendar, begun=True)
+    partitions = partitions_of(spec.calendar, include_open=True)
 
     @dg.asset(
         key=[model, "stretch"],
@@ -38,22 +38,22 @@ def stretches(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
         pool=f"tidemill_{model}_stretch",
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
-    def stretch(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def simulated_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         try:
-            window = windows_asked(spec.calendar, partitions, context)[-1]
-            told = _produce(spec, window)
+            window = requested_windows(spec.calendar, partitions, context)[-1]
+            result = _produce(spec, window)
         except TidemillError as error:
             raise failure(error) from error
         return dg.MaterializeResult(
             metadata={
-                "topic": told.topic,
-                "produced": told.produced,
-                "present": told.already_present,
-                "last event": dg.MetadataValue.json({str(p): n for p, n in told.last_seq.items()}),
+                "topic": result.topic,
+                "produced": result.produced,
+                "present": result.already_present,
+                "last event": dg.MetadataValue.json({str(p): n for p, n in result.last_seq.items()}),
             }
         )
 
-    return [stretch]
+    return [simulated_events]
 
 
 def _produce(spec: ModelSpec, window: Window) -> "ProduceResult":
@@ -61,8 +61,8 @@ def _produce(spec: ModelSpec, window: Window) -> "ProduceResult":
     from tidemill.adapters.streams.pace import TimeScale, produce_until
     from tidemill.settings import Settings
 
-    settings, pace = Settings(), TimeScale.for_spec(spec)
+    settings, time_scale = Settings(), TimeScale.for_spec(spec)
     with bootstrap.kafka_cluster(settings) as cluster:
         return produce_until(
-            cluster, spec.topic, pace, pace.flights_time(window.end), settings.home / "locks"
+            cluster, spec.topic, time_scale, time_scale.flights_time(window.end), settings.home / "locks"
         )

@@ -14,40 +14,40 @@ from tidemill.defs import metadata as tell
 from tidemill.defs.checks import (
     GOLDEN_ROWS,
     batch_checks,
-    blocked,
+    failed_check_for,
     evaluation,
     pairing_check,
-    record_check,
+    mlflow_record_check,
 )
-from tidemill.defs.keeper import Keeper
-from tidemill.defs.lineage import watermarks
+from tidemill.defs.keeper import RunTracker
+from tidemill.defs.lineage import watermark_observation
 from tidemill.defs.resources import Steps
 
 if TYPE_CHECKING:
     from tidemill.cycle.mill import ModelContext
 
-WINDOWED = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
+WINDOW_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """One run's work: the opened mill, who keeps the record, the assets asked for, and whether each
     window deploys."""
 
     model: str
     spec: ModelSpec
-    mill: "ModelContext"
+    ctx: "ModelContext"
     steps: Steps
-    keeper: Keeper
+    run_tracker: RunTracker
     selected: frozenset[str]
-    each: bool
-    proven: set[str] = field(default_factory=set)
+    deploy_each: bool
+    validated: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """What one asset's step of one window has to show."""
 
     metadata: Mapping[str, dg.MetadataValue]
@@ -55,7 +55,7 @@ class Done:
     deferred: bool = False
 
 
-def walk(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
+def materialize_windows(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
     """Work through the windows in order, telling of each asset as soon as it is durable.
 
     Where a step fails, the newest deployment that was deferred is made up for, and `dg.Failure`
@@ -63,41 +63,41 @@ def walk(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
     """
     success = False
     try:
-        yield from _windows(job, windows)
+        yield from _materialize(run, windows)
         success = True
     finally:
-        job.keeper.close(success)
+        run.run_tracker.close(success)
 
 
-def _windows(job: Job, windows: Sequence[Window]) -> Iterator[Event]:
+def _materialize(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
     deferred: Window | None = None
     for window in windows:
-        final = job.each or window is windows[-1]
-        for asset in WINDOWED:
-            if asset not in job.selected:
+        final = run.deploy_each or window is windows[-1]
+        for asset in WINDOW_ASSETS:
+            if asset not in run.selected:
                 continue
             started = time.perf_counter()
             try:
-                done = _STEPS[asset](job, window, final)
+                result = _STEPS[asset](run, window, final)
             except Exception as error:
-                found = blocked(job.model, asset, window.key, error)
-                if found is not None:
-                    yield found
-                told = failure(error, window.key)
+                failed_check = failed_check_for(run.model, asset, window.key, error)
+                if failed_check is not None:
+                    yield failed_check
+                run_failure = failure(error, window.key)
                 if deferred is not None:
-                    yield _make_up(job, deferred, told)
-                raise told from error
+                    yield _deploy_deferred(run, deferred, run_failure)
+                raise run_failure from error
             seconds = dg.MetadataValue.float(round(time.perf_counter() - started, 3))
             yield dg.AssetMaterialization(
-                asset_key=dg.AssetKey([job.model, asset]),
+                asset_key=dg.AssetKey([run.model, asset]),
                 partition=window.key,
-                metadata={**done.metadata, "seconds": seconds},
+                metadata={**result.metadata, "seconds": seconds},
             )
-            yield from done.checks
+            yield from result.checks
             if asset == "kafka_batch" and window is windows[-1]:
-                yield from _topic(job, window)
+                yield from _observe_topic(run, window)
             if asset == "deployed_model":
-                deferred = window if done.deferred else None
+                deferred = window if result.deferred else None
 
 
 def failure(error: Exception, window: str | None = None) -> dg.Failure:
@@ -106,85 +106,85 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
     A named error is not tried again by itself: it would end the same way.
     """
     name = type(error).__name__
-    place = f"Window {window}: " if window else ""
-    metadata: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(name)}
+    prefix = f"Window {window}: " if window else ""
+    failure_metadata: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(name)}
     if window:
-        metadata["window"] = dg.MetadataValue.text(window)
+        failure_metadata["window"] = dg.MetadataValue.text(window)
     if isinstance(error, TidemillError):
-        metadata["what"] = dg.MetadataValue.text(error.message)
-        metadata["remedy"] = dg.MetadataValue.text(error.remedy)
+        failure_metadata["what"] = dg.MetadataValue.text(error.message)
+        failure_metadata["remedy"] = dg.MetadataValue.text(error.remedy)
     return dg.Failure(
-        description=f"{place}{name}: {error}",
-        metadata=metadata,
+        description=f"{prefix}{name}: {error}",
+        metadata=failure_metadata,
         allow_retries=not isinstance(error, TidemillError),
     )
 
 
-def _topic(job: Job, window: Window) -> Iterator[dg.AssetObservation]:
+def _observe_topic(run: RunContext, window: Window) -> Iterator[dg.AssetObservation]:
     """How far the topic had come when the run's last batch was read."""
-    plan = job.mill.repository.plan(window.key)
-    if plan is None or plan.topic != job.spec.topic:
+    plan = run.ctx.repository.plan(window.key)
+    if plan is None or plan.topic != run.spec.topic:
         return
     try:
-        extents = job.mill.event_log.offset_ranges(plan.topic)
+        offset_ranges = run.ctx.event_log.offset_ranges(plan.topic)
     except TidemillError:  # the batch stands, whatever became of the topic since
         return
-    yield watermarks(job.spec, extents, plan)
+    yield watermark_observation(run.spec, offset_ranges, plan)
 
 
-def _make_up(job: Job, window: Window, told: dg.Failure) -> dg.AssetObservation:
+def _deploy_deferred(run: RunContext, window: Window, run_failure: dg.Failure) -> dg.AssetObservation:
     """Deploy the last finished window, since the one after it failed.
 
     An observation, since its materialization was told already. If this fails too, the failure of
     the run says both.
     """
     try:
-        made = tell.deployment_metadata(job.steps.deploy(job.mill, window, True))
-        job.keeper.deployments()
+        result_metadata = tell.deployment_metadata(run.steps.deploy(run.ctx, window, True))
+        run.run_tracker.record_deployments()
     except Exception as error:
-        told.description = f"{told.description} Deploying window {window.key} failed too: {error}"
-        made = {"error": dg.MetadataValue.text(f"{type(error).__name__}: {error}")}
+        run_failure.description = f"{run_failure.description} Deploying window {window.key} failed too: {error}"
+        result_metadata = {"error": dg.MetadataValue.text(f"{type(error).__name__}: {error}")}
     return dg.AssetObservation(
-        asset_key=dg.AssetKey([job.model, "deployed_model"]),
+        asset_key=dg.AssetKey([run.model, "deployed_model"]),
         partition=window.key,
         description="Made up for after the next window failed.",
-        metadata=made,
+        metadata=result_metadata,
     )
 
 
-def _kafka_batch(job: Job, window: Window, final: bool) -> Done:
-    manifest = job.steps.extract(job.mill, window)
-    plan = job.mill.repository.plan(window.key)
-    checks = batch_checks(job.model, job.spec, window.key, manifest)
-    return Done(tell.batch_metadata(manifest, plan), checks)
+def _kafka_batch(run: RunContext, window: Window, final: bool) -> StepResult:
+    manifest = run.steps.extract(run.ctx, window)
+    plan = run.ctx.repository.plan(window.key)
+    checks = batch_checks(run.model, run.spec, window.key, manifest)
+    return StepResult(tell.batch_metadata(manifest, plan), checks)
 
 
-def _candidate_model(job: Job, window: Window, final: bool) -> Done:
-    return Done(tell.candidate_metadata(job.steps.update(job.mill, window)))
+def _candidate_model(run: RunContext, window: Window, final: bool) -> StepResult:
+    return StepResult(tell.candidate_metadata(run.steps.update(run.ctx, window)))
 
 
-def _evaluation_report(job: Job, window: Window, final: bool) -> Done:
-    report = job.steps.evaluate(job.mill, window)
-    address = job.keeper.window(window)
-    told = tell.report_metadata(report) | tell.record_metadata(address)
-    return Done(told, [pairing_check(job.model, window.key, report)])
+def _evaluation_report(run: RunContext, window: Window, final: bool) -> StepResult:
+    report = run.steps.evaluate(run.ctx, window)
+    run_url = run.run_tracker.record_window(window)
+    result_metadata = tell.report_metadata(report) | tell.tracking_metadata(run_url)
+    return StepResult(result_metadata, [pairing_check(run.model, window.key, report)])
 
 
-def _deployed_model(job: Job, window: Window, final: bool) -> Done:
-    made = job.steps.deploy(job.mill, window, final)
-    if made.status != "deployed" and made.digest not in job.proven:
-        job.mill.validator.validate(job.mill.repository.bundle(made.digest))  # deploying has proven its own
-    job.proven.add(made.digest)
-    digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(made.digest)}
-    checks = [evaluation(job.model, GOLDEN_ROWS, window.key, True, digest)]
-    job.keeper.deployments()
+def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
+    deployment = run.steps.deploy(run.ctx, window, final)
+    if deployment.status != "deployed" and deployment.digest not in run.validated:
+        run.ctx.validator.validate(run.ctx.repository.bundle(deployment.digest))  # deploying has proven its own
+    run.validated.add(deployment.digest)
+    digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(deployment.digest)}
+    checks = [evaluation(run.model, GOLDEN_ROWS, window.key, True, digest)]
+    run.run_tracker.record_deployments()
     if final:
-        job.steps.prune(job.mill, window)
+        run.steps.prune(run.ctx, window)
     if final:
-        job.keeper.written()
-    if final and not job.keeper.off:
-        checks.append(record_check(job.model, window.key, job.keeper.trouble))
-    return Done(tell.deployment_metadata(made), checks, made.status == "deferred")
+        run.run_tracker.flush()
+    if final and not run.run_tracker.disabled:
+        checks.append(mlflow_record_check(run.model, window.key, run.run_tracker.error))
+    return StepResult(tell.deployment_metadata(deployment), checks, deployment.status == "deferred")
 
 
 _STEPS = {

@@ -15,47 +15,47 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Kept:
+class _Connection:
     """Connections of one model, and whose turn it is with them."""
 
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     stack: ExitStack = field(default_factory=ExitStack)
     spec: ModelSpec | None = None
-    mill: "ModelContext | None" = None
+    ctx: "ModelContext | None" = None
 
     def close(self) -> None:
-        self.mill = None
+        self.ctx = None
         self.stack.close()
 
 
-_KEPT: dict[str, _Kept] = {}
-_PATIENCE = 10.0  # seconds; a tick that hangs says nothing, and Dagster ends it after a minute
+_CONNECTIONS: dict[str, _Connection] = {}
+_MAX_TIMEOUT_SECONDS = 10.0  # seconds; a tick that hangs says nothing, and Dagster ends it after a minute
 
 
-def _impatient(settings: "Settings") -> "Settings":
+def _with_short_timeout(settings: "Settings") -> "Settings":
     kafka = settings.kafka
-    patience = min(kafka.timeout, _PATIENCE)
-    return settings.model_copy(update={"kafka": kafka.model_copy(update={"timeout": patience})})
+    timeout = min(kafka.timeout, _MAX_TIMEOUT_SECONDS)
+    return settings.model_copy(update={"kafka": kafka.model_copy(update={"timeout": timeout})})
 
 
 @contextmanager
-def looking(model: str, spec: ModelSpec) -> Iterator["ModelContext"]:
+def open_readonly(model: str, spec: ModelSpec) -> Iterator["ModelContext"]:
     """The model's mill, for looking only: no lock is taken and no broker is started.
 
     Its connections are kept for the next look; after a named fault they are made anew. Raises
     `LogUnavailable` where the embedded broker does not run.
     """
-    kept = _KEPT.setdefault(model, _Kept())
-    with kept.turn:
-        if kept.mill is None or kept.spec != spec:
+    connection = _CONNECTIONS.setdefault(model, _Connection())
+    with connection.lock:
+        if connection.ctx is None or connection.spec != spec:
             from tidemill import bootstrap
             from tidemill.settings import Settings
 
-            kept.close()
-            opened = bootstrap.open_model(model, _impatient(Settings()), spec=spec, start=False)
-            kept.mill, kept.spec = kept.stack.enter_context(opened), spec
+            connection.close()
+            opened = bootstrap.open_model(model, _with_short_timeout(Settings()), spec=spec, start=False)
+            connection.ctx, connection.spec = connection.stack.enter_context(opened), spec
         try:
-            yield kept.mill
+            yield connection.ctx
         except TidemillError:
-            kept.close()
+            connection.close()
             raise

@@ -20,13 +20,13 @@ def bury(settings: Settings, code: Mapping[str, str | int]) -> int:
     import dagster as dg
     from dagster._core.storage.tags import GRPC_INFO_TAG
 
-    from tidemill.defs.launch import named
+    from tidemill.defs.launch import translate_instance_errors
 
     buried = 0
     over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     under_way = [status for status in dg.DagsterRunStatus if status not in over]
     home = str(dagster_home(settings))
-    with bootstrap.local_databases(settings), named(), dg.DagsterInstance.from_config(home) as instance:
+    with bootstrap.local_databases(settings), translate_instance_errors(), dg.DagsterInstance.from_config(home) as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
             if code.items() <= json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).items():
                 instance.report_run_failed(run, message="The platform ended; run it again.")
