@@ -1,42 +1,42 @@
 """What a client says that it saw: failures are counted, and swaps are told apart from the rest."""
 
-from tidemill.serving.answers import SETTLES, Answer, Appended, Span, seen
+from tidemill.serving.answers import SWAP_SETTLE_SECONDS, RequestResult, LedgerAppend, LatencySummary, summarize_traffic
 
-LEDGER = {0: Appended("first", 10.0), 1: Appended("second", 20.0), 2: Appended("third", 30.0)}
+LEDGER = {0: LedgerAppend("first", 10.0), 1: LedgerAppend("second", 20.0), 2: LedgerAppend("third", 30.0)}
 
 
-def answer(asked: float, version: int, seconds: float = 0.001) -> Answer:
-    return Answer(asked, seconds, version, LEDGER[version].digest)
+def answer(asked: float, version: int, seconds: float = 0.001) -> RequestResult:
+    return RequestResult(asked, seconds, version, LEDGER[version].digest)
 
 
 def test_a_request_without_an_answer_has_failed_and_says_why_once() -> None:
-    refused = [Answer(at, 0.1, fault="503: not yet") for at in (11.0, 12.0)]
-    told = seen([answer(13.0, 0), *refused], LEDGER)
-    assert (told.requests, told.failed, told.faults) == (3, 2, ("503: not yet",))
+    refused = [RequestResult(at, 0.1, error="503: not yet") for at in (11.0, 12.0)]
+    told = summarize_traffic([answer(13.0, 0), *refused], LEDGER)
+    assert (told.requests, told.failed, told.errors) == (3, 2, ("503: not yet",))
 
 
 def test_an_answer_by_a_model_that_the_ledger_does_not_name_has_failed() -> None:
-    others = [Answer(21.0, 0.1, 1, "first"), Answer(21.0, 0.1, 7, "third")]
-    told = seen([answer(12.0, 0), *others], LEDGER)
+    others = [RequestResult(21.0, 0.1, 1, "first"), RequestResult(21.0, 0.1, 7, "third")]
+    told = summarize_traffic([answer(12.0, 0), *others], LEDGER)
     assert told.failed == 2
-    assert "first as version 1" in told.faults[0]
+    assert "first as version 1" in told.errors[0]
 
 
 def test_the_first_model_that_answers_takes_over_from_none() -> None:
-    told = seen([answer(12.0, 0), answer(13.0, 0)], LEDGER)
-    assert (told.swaps, told.first_answer_ms) == (0, ())
-    assert told.in_swaps == Span(0, None, None)
+    told = summarize_traffic([answer(12.0, 0), answer(13.0, 0)], LEDGER)
+    assert (told.swaps, told.first_response_ms) == (0, ())
+    assert told.during_swaps == LatencySummary(0, None, None)
 
 
 def test_a_swap_is_from_the_ledger_s_entry_to_the_first_answer_by_the_new_model() -> None:
-    told = seen([answer(19.0, 0), answer(20.2, 1, 0.05), answer(20.1, 0), answer(40.0, 1)], LEDGER)
+    told = summarize_traffic([answer(19.0, 0), answer(20.2, 1, 0.05), answer(20.1, 0), answer(40.0, 1)], LEDGER)
     assert told.swaps == 1
-    assert [round(ms) for ms in told.first_answer_ms] == [250]
+    assert [round(ms) for ms in told.first_response_ms] == [250]
 
 
 def test_a_version_that_nobody_saw_is_no_swap() -> None:
-    told = seen([answer(12.0, 0), answer(30.5, 2)], LEDGER)
-    assert [round(ms) for ms in told.first_answer_ms] == [501]
+    told = summarize_traffic([answer(12.0, 0), answer(30.5, 2)], LEDGER)
+    assert [round(ms) for ms in told.first_response_ms] == [501]
 
 
 def test_requests_that_a_swap_touches_are_told_apart() -> None:
@@ -44,13 +44,13 @@ def test_requests_that_a_swap_touches_are_told_apart() -> None:
         answer(19.9, 0, 0.2),  # under way when the entry came
         answer(20.2, 0, 0.2),
         answer(20.3, 1, 0.2),
-        answer(20.5 + SETTLES - 0.01, 1, 0.2),
+        answer(20.5 + SWAP_SETTLE_SECONDS - 0.01, 1, 0.2),
     ]
-    rest = [answer(19.0, 0), answer(20.5 + SETTLES + 0.01, 1), answer(25.0, 1)]
-    told = seen([*touched, *rest], LEDGER)
-    assert told.in_swaps.requests == 4
-    assert told.in_swaps.p99 is not None
-    assert round(told.in_swaps.p99) == 200
-    assert told.between.requests == 3
-    assert told.between.p50 is not None
-    assert round(told.between.p50) == 1
+    rest = [answer(19.0, 0), answer(20.5 + SWAP_SETTLE_SECONDS + 0.01, 1), answer(25.0, 1)]
+    told = summarize_traffic([*touched, *rest], LEDGER)
+    assert told.during_swaps.requests == 4
+    assert told.during_swaps.p99_ms is not None
+    assert round(told.during_swaps.p99_ms) == 200
+    assert told.between_swaps.requests == 3
+    assert told.between_swaps.p50_ms is not None
+    assert round(told.between_swaps.p50_ms) == 1

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from serving_hands import ROW, Serving
-from tidemill.serving.answers import Answer
+from tidemill.serving.answers import RequestResult
 
 
-def asked(server: Serving, row: Mapping[str, Any], seconds: float, **more: Any) -> list[Answer]:
+def asked(server: Serving, row: Mapping[str, Any], seconds: float, **more: Any) -> list[RequestResult]:
     """What a client in a process of its own says after so many seconds."""
     orders = {"url": server.url, "model": server.bench.model, "rows": [row], "rate": 50, **more}
     with subprocess.Popen(
@@ -27,18 +27,18 @@ def asked(server: Serving, row: Mapping[str, Any], seconds: float, **more: Any) 
         process.stdin.flush()
         time.sleep(seconds)
         said, _ = process.communicate(timeout=60)
-    return msgspec.json.decode(said, type=list[Answer])
+    return msgspec.json.decode(said, type=list[RequestResult])
 
 
 def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: Serving) -> None:
     answers = asked(server, ROW, 2)
     served = server.model()
-    assert {(a.version, a.digest, a.fault) for a in answers} == {
+    assert {(a.version, a.digest, a.error) for a in answers} == {
         (served["version"], served["digest"], None)
     }
-    apart = [after.asked - before.asked for before, after in itertools.pairwise(answers)]
+    apart = [after.sent_at - before.sent_at for before, after in itertools.pairwise(answers)]
     assert 0.018 < sorted(apart)[len(apart) // 2] < 0.03
-    assert all(0 < a.seconds < 5 for a in answers)
+    assert all(0 < a.duration_seconds < 5 for a in answers)
 
 
 def test_it_asks_even_if_its_input_ends_at_once(server: Serving) -> None:
@@ -47,5 +47,5 @@ def test_it_asks_even_if_its_input_ends_at_once(server: Serving) -> None:
 
 def test_an_answer_that_is_an_error_is_kept_as_a_fault(server: Serving) -> None:
     answers = asked(server, {"country": "de"}, 0)
-    assert all(a.fault is not None and a.fault.startswith("400: ") for a in answers)
+    assert all(a.error is not None and a.error.startswith("400: ") for a in answers)
     assert all(a.version is None for a in answers)

@@ -60,7 +60,7 @@ def test_what_cannot_be_loaded_replaces_nothing_and_is_told(world: World, digest
     world.deploy(digest)
     world.step()
     assert world.served.digest == world.digest(0)
-    told = world.status.model("m")
+    told = world.status.describe_model("m")
     assert told["last_failure"].version == 1
     assert told["stale"] == "entry 1 could not be taken into service"
     assert world.happened == ["failure"]
@@ -113,10 +113,10 @@ def test_a_server_keeps_its_model_while_the_ledger_is_restored(world: World) -> 
     for value in values:
         world.step()
         assert world.served.entry.seq == 2
-        assert world.status.model("m")["stale"] == "the ledger has not reached entry 2 again"
+        assert world.status.describe_model("m")["stale"] == "the ledger has not reached entry 2 again"
         world.ledger.append("m", value)
     world.step()
-    assert world.status.model("m")["stale"] is None
+    assert world.status.describe_model("m")["stale"] is None
     world.deploy(world.digest(0))
     world.step()
     assert (world.served.digest, world.served.entry.seq) == (world.digest(0), 3)
@@ -131,10 +131,10 @@ def test_a_server_started_while_the_ledger_is_restored_serves_what_it_knew(world
     world.ledger.append("m", values[0])
     world.start()
     world.step()
-    assert (world.served.digest, world.served.copied) == (world.digest(1), True)
+    assert (world.served.digest, world.served.from_local_copy) == (world.digest(1), True)
     world.ledger.append("m", values[1])
     world.step()
-    assert (world.served.digest, world.served.copied) == (world.digest(1), False)
+    assert (world.served.digest, world.served.from_local_copy) == (world.digest(1), False)
 
 
 def test_another_ledger_is_not_followed(world: World) -> None:
@@ -167,7 +167,7 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(world: World) -
     world.ledger.unavailable = False
     world.deploy(world.digest(2))
     world.step()
-    assert (world.served.digest, world.served.copied) == (world.digest(2), False)
+    assert (world.served.digest, world.served.from_local_copy) == (world.digest(2), False)
 
 
 def test_a_server_waits_for_kafka_before_it_serves_its_copy(world: World) -> None:
@@ -211,7 +211,7 @@ def test_kafka_away_later_changes_nothing(world: World) -> None:
     world.now += 5_000
     assert not world.step()
     assert world.status.ready
-    assert world.status.model("m")["stale"] == "the ledger was not reached for 5 s"
+    assert world.status.describe_model("m")["stale"] == "the ledger was not reached for 5 s"
 
 
 def test_an_old_model_is_freed_when_the_last_request_that_took_it_ends(world: World) -> None:
@@ -233,4 +233,4 @@ def test_the_age_is_that_of_the_newest_window_learned(world: World) -> None:
     world.step()
     start = SPEC.calendar.first.start
     world.now = start + 7_000
-    assert world.status.age("m") == 7
+    assert world.status.age_seconds("m") == 7

@@ -13,7 +13,7 @@ from tidemill.core.bundle import Model
 from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
 from tidemill.serving.predictor import Predictor
-from tidemill.serving.schemas import Contract
+from tidemill.serving.schemas import RequestSchema
 
 STRANGE: list[dict[str, Any]] = [
     {"size": 1, "place": "nowhere", "open": None},
@@ -35,13 +35,13 @@ def answers_agree(model: Model, spec: ModelSpec) -> None:
     """One row alone, all rows at once, and `Model.predict` give the same bits."""
     fields = list(spec.fields)
     told = [*small_models.rows().select(fields).to_dicts(), *STRANGE]
-    contract = Contract("m", spec.fields, len(told))
+    contract = RequestSchema("m", spec.fields, len(told))
     predictor = Predictor(model, contract)
-    rows = contract.rows(told)
+    rows = contract.convert_rows(told)
     raw = [json.dumps(row).replace("3.0", "3").encode() for row in told]
     wanted = model.predict(model.decoder().rows(raw))
-    assert [predictor.one(row) for row in rows] == wanted.tolist()
-    assert predictor.many(predictor.matrix(rows)) == wanted.tolist()
+    assert [predictor.predict_row(row) for row in rows] == wanted.tolist()
+    assert predictor.predict_matrix(predictor.matrix(rows)) == wanted.tolist()
 
 
 def test_a_binary_model(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_fields_that_defs_yaml_gained_are_ignored_and_those_it_lost_are_missing(
     fields = small_models.spec(
         fields={"size": "number", "place": "category", "brand": "category"}
     ).fields
-    contract = Contract("m", fields, 10)
+    contract = RequestSchema("m", fields, 10)
     predictor = Predictor(model, contract)
-    row = contract.rows([{"size": 1, "place": "p1", "brand": "new"}])[0]
+    row = contract.convert_rows([{"size": 1, "place": "p1", "brand": "new"}])[0]
     wanted = model.predict(model.decoder().rows([b'{"size": 1, "place": "p1", "open": null}']))
-    assert predictor.one(row) == wanted[0]
+    assert predictor.predict_row(row) == wanted[0]
 
 
 @pytest.mark.parametrize("through", [None, "function"])
@@ -98,8 +98,8 @@ def test_a_field_that_has_another_type_now_is_missing_to_the_model(
     else:
         model = loaded(small_models.spec(features=function.reference), function)
     fields = small_models.spec(fields=small_models.FIELDS | {"size": "category"}).fields
-    contract = Contract("m", fields, 10)
+    contract = RequestSchema("m", fields, 10)
     predictor = Predictor(model, contract)
-    row = contract.rows([{"size": "large", "place": "p1", "open": True}])[0]
+    row = contract.convert_rows([{"size": "large", "place": "p1", "open": True}])[0]
     wanted = model.predict(model.decoder().rows([b'{"size": null, "place": "p1", "open": true}']))
-    assert predictor.one(row) == wanted[0]
+    assert predictor.predict_row(row) == wanted[0]

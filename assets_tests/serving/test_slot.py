@@ -15,8 +15,8 @@ from tidemill.adapters.memory import InProcessValidator
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.core.errors import BundleInvalid
-from tidemill.serving.app import INLINE, App
-from tidemill.serving.http import Bounds, Guard
+from tidemill.serving.app import MAX_INLINE_ROWS, App
+from tidemill.serving.http import RequestLimits, TokenAuth
 from tidemill.serving.metrics import Metrics
 
 ROW = {"size": 1, "place": "p1"}
@@ -60,7 +60,7 @@ def world(bundles: list[bytes], witness: Witness) -> World:
 
 @pytest.fixture
 def app(world: World) -> App:
-    return App(world.status, Metrics(), Bounds(100_000, 10, 5), Guard(None), ThreadPoolExecutor(1))
+    return App(world.status, Metrics(), RequestLimits(100_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1))
 
 
 def request(rows: int = 1) -> Request:
@@ -94,19 +94,19 @@ def test_a_model_that_is_not_proven_never_answers(
     answer = asked(app, request())
     assert (answer["digest"], answer["predictions"]) == (world.digest(0), [offline(bundles[0])])
     assert world.model.failure is not None
-    assert world.model.failure.what == "It kills."
+    assert world.model.failure.message == "It kills."
 
 
 def test_what_a_request_has_taken_answers_after_a_swap_as_before(world: World) -> None:
     taken = world.served
-    rows = world.model.contract.rows([ROW])
-    before = taken.predictor.one(rows[0]), taken.predictor.many(taken.predictor.matrix(rows))
+    rows = world.model.schema.convert_rows([ROW])
+    before = taken.predictor.predict_row(rows[0]), taken.predictor.predict_matrix(taken.predictor.matrix(rows))
     world.deploy(world.digest(1))
     world.step()
     assert world.served is not taken
     assert (
-        taken.predictor.one(rows[0]),
-        taken.predictor.many(taken.predictor.matrix(rows)),
+        taken.predictor.predict_row(rows[0]),
+        taken.predictor.predict_matrix(taken.predictor.matrix(rows)),
     ) == before
 
 
@@ -114,10 +114,10 @@ def test_an_answer_names_the_model_that_made_it_though_another_took_over_meanwhi
     world: World, app: App, bundles: list[bytes]
 ) -> None:
     busy = threading.Event()
-    app.pool.submit(busy.wait, 60)  # the batch waits behind it
+    app.executor.submit(busy.wait, 60)  # the batch waits behind it
 
     async def swapped_under_way() -> Any:
-        late = asyncio.create_task(request(INLINE + 1).answered(app))
+        late = asyncio.create_task(request(MAX_INLINE_ROWS + 1).answered(app))
         await asyncio.sleep(0)
         world.deploy(world.digest(1))
         world.step()
@@ -128,7 +128,7 @@ def test_an_answer_names_the_model_that_made_it_though_another_took_over_meanwhi
 
     late, new = asyncio.run(swapped_under_way())
     assert (late["digest"], late["version"]) == (world.digest(0), 0)
-    assert late["predictions"] == [offline(bundles[0])] * (INLINE + 1)
+    assert late["predictions"] == [offline(bundles[0])] * (MAX_INLINE_ROWS + 1)
     assert (new["digest"], new["version"]) == (world.digest(1), 1)
     assert new["predictions"] == [offline(bundles[1])]
 

@@ -13,12 +13,12 @@ from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedge
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
 from tidemill.serving.app import App
-from tidemill.serving.following import Follower
-from tidemill.serving.http import Bounds, Guard
-from tidemill.serving.loading import Loader
+from tidemill.serving.following import LedgerFollower
+from tidemill.serving.http import RequestLimits, TokenAuth
+from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
-from tidemill.serving.schemas import Contract
+from tidemill.serving.schemas import RequestSchema
 from tidemill.serving.status import Status
 
 NAMES = ("one", "other")
@@ -34,17 +34,17 @@ def app() -> App:
     for name in NAMES:
         entry = persons_entry(Chain(name), canonical.digest(bundle), "somebody", "")
         ledger.append(name, canonical.encode(entry))
-    follower = Follower(
+    follower = LedgerFollower(
         MemoryFeed(ledger),
-        {name: Contract(name, spec.fields, 10) for name in NAMES},
+        {name: RequestSchema(name, spec.fields, 10) for name in NAMES},
         lambda model, digest: bundle,
-        Loader(InProcessValidator(), load_feature_function),
+        PredictorLoader(InProcessValidator(), load_feature_function),
         LocalCopy(MemoryStore()),
         lambda: 0,
     )
     follower.step(0)
     status = Status(follower, dict.fromkeys(NAMES, spec), lambda: 0)
-    return App(status, Metrics(), Bounds(10_000, 10, 5), Guard(None), ThreadPoolExecutor(1))
+    return App(status, Metrics(), RequestLimits(10_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1))
 
 
 def request(path: str, query: str = "", headers: dict[str, str] | None = None) -> Request:

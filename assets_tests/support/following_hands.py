@@ -10,12 +10,12 @@ from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch
 from tidemill.core.ledger import Entry, build_chain
 from tidemill.ports import BundleValidator
-from tidemill.serving.following import Follower
-from tidemill.serving.loading import Loader
+from tidemill.serving.following import LedgerFollower
+from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
-from tidemill.serving.schemas import Contract
-from tidemill.serving.slot import Served
-from tidemill.serving.state import Followed
+from tidemill.serving.schemas import RequestSchema
+from tidemill.serving.slot import ServedModel
+from tidemill.serving.state import ModelState
 from tidemill.serving.status import Status
 
 SPEC = small_models.spec()
@@ -44,16 +44,16 @@ class World:
 
     def start(self) -> None:
         """A new server over the same world, which has not looked at the ledger yet."""
-        contract = Contract("m", SPEC.fields, 100)
-        self.server = Follower(
+        contract = RequestSchema("m", SPEC.fields, 100)
+        self.server = LedgerFollower(
             MemoryFeed(self.ledger),
             {"m": contract},
             self._bundle,
-            Loader(self.prover, load_feature_function),
+            PredictorLoader(self.prover, load_feature_function),
             LocalCopy(self.copies),
             lambda: self.now,
-            patience=5_000,
-            told=lambda model, what: self.happened.append(what),
+            startup_timeout_ms=5_000,
+            on_event=lambda model, what: self.happened.append(what),
         )
         self.status = Status(self.server, {"m": SPEC}, lambda: self.now)
 
@@ -73,11 +73,11 @@ class World:
         return self.server.step(0)
 
     @property
-    def model(self) -> Followed:
+    def model(self) -> ModelState:
         return self.server.models["m"]
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServedModel:
         assert self.model.slot.served is not None
         return self.model.slot.served
 

@@ -15,7 +15,7 @@ import msgspec
 
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
-from tidemill.serving.predictor import row_function
+from tidemill.serving.predictor import single_row_predictor
 
 _JSON = [("content-type", "application/json")]
 _HEAD = (b"content-type", b"application/json")
@@ -28,7 +28,7 @@ class Bare:
     def __init__(self, bundle: bytes) -> None:
         model = Model.load(bundle, canonical.digest(bundle), None)
         self._booster = model.booster
-        self._predict = row_function(model.booster)
+        self._predict = single_row_predictor(model.booster)
         self._columns = [
             (column.name, _codes(model.vocabulary.values.get(column.name)))
             for column in model.header.columns

@@ -213,7 +213,7 @@ def _parts(
         "extract": made["kafka_batch"],
         "update": made["candidate_model"],
         "evaluate": made["evaluation_report"],
-        "deploy": beside.ledger(mill, settings.kafka.ledger_topic)[version].at,
+        "deploy": beside.ledger(mill, settings.kafka.ledger_topic)[version].appended_at,
         "swap": seen.answered[version],
     }
     parts = {WAIT: before - window.end / 1000}

@@ -43,7 +43,7 @@ from tidemill.core.errors import PrerequisiteMissing
 from tidemill.core.ledger import Chain, Entry
 from tidemill.cycle.deploy import append_entry
 from tidemill.cycle.mill import ModelContext
-from tidemill.serving.answers import seen
+from tidemill.serving.answers import summarize_traffic
 
 CONNECTIONS, RATE, ROWS = 16, 200, 500
 GOALS = (
@@ -197,23 +197,23 @@ def _swaps(
             version = _deploy(mill, digest)
             time.sleep(1)
             assert server.reaches(version)
-    told = seen(client.answers, beside.ledger(mill, topic))
-    for fault in told.faults:
+    told = summarize_traffic(client.answers, beside.ledger(mill, topic))
+    for fault in told.errors:
         say(fault)
-    assert told.in_swaps.p99 is not None
-    assert told.between.p99 is not None
+    assert told.during_swaps.p99_ms is not None
+    assert told.between_swaps.p99_ms is not None
     return {
         "requests": told.requests,
         "failed": told.failed,
         "swaps": told.swaps,
-        "in_swaps_requests": told.in_swaps.requests,
-        "in_swaps_p50_ms": told.in_swaps.p50,
-        "in_swaps_p99_ms": told.in_swaps.p99,
-        "without_p50_ms": told.between.p50,
-        "without_p99_ms": told.between.p99,
-        "p99_in_swaps_over_without": told.in_swaps.p99 / told.between.p99,
-        "first_answer_ms": median(told.first_answer_ms),
-        "first_answer_most_ms": max(told.first_answer_ms),
+        "in_swaps_requests": told.during_swaps.requests,
+        "in_swaps_p50_ms": told.during_swaps.p50_ms,
+        "in_swaps_p99_ms": told.during_swaps.p99_ms,
+        "without_p50_ms": told.between_swaps.p50_ms,
+        "without_p99_ms": told.between_swaps.p99_ms,
+        "p99_in_swaps_over_without": told.during_swaps.p99_ms / told.between_swaps.p99_ms,
+        "first_answer_ms": median(told.first_response_ms),
+        "first_answer_most_ms": max(told.first_response_ms),
     }
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
 from attacks import attacked
 from tidemill.cli import beside
-from tidemill.serving.answers import Answer, Seen, seen
+from tidemill.serving.answers import RequestResult, TrafficSummary, summarize_traffic
 
 IDLE, SLOW, RATE, ROWS = 10_000, 200, 200, 500
 GOALS = (Goal("p99_attacked_over_without", at_most=2), Goal("failed", at_most=0))
@@ -41,7 +41,7 @@ def main() -> int:
                 assert server.reaches(max(ledger))
                 process = psutil.Process(server.process.pid)
                 before, most = process.memory_info().rss, 0
-                quiet, under = list[Answer](), list[Answer]()
+                quiet, under = list[RequestResult](), list[RequestResult]()
                 for number in range(turns):
                     quiet += _asked(server, rows, seconds)
                     with attacked(server.url, f"/models/{MODEL}/predict", idle, slow):
@@ -49,29 +49,29 @@ def main() -> int:
                         most = max(most, process.memory_info().rss)
                     say(f"turn {number + 1} of {turns}")
                 quiet += _asked(server, rows, seconds)
-    figures = _figures(seen(quiet, ledger), seen(under, ledger))
+    figures = _figures(summarize_traffic(quiet, ledger), summarize_traffic(under, ledger))
     more = {"idle": idle, "slow": slow, "attack_mb": (most - before) / 1e6}
     return finish("serving_attacked", figures | more, GOALS, told.quick)
 
 
-def _figures(quiet: Seen, under: Seen) -> dict[str, Figure]:
-    for fault in quiet.faults + under.faults:
+def _figures(quiet: TrafficSummary, under: TrafficSummary) -> dict[str, Figure]:
+    for fault in quiet.errors + under.errors:
         say(fault)
-    without, attacked = quiet.between, under.between
-    assert without.p99 is not None
-    assert attacked.p99 is not None
+    without, attacked = quiet.between_swaps, under.between_swaps
+    assert without.p99_ms is not None
+    assert attacked.p99_ms is not None
     return {
         "requests": quiet.requests + under.requests,
         "failed": quiet.failed + under.failed,
-        "without_p50_ms": without.p50,
-        "without_p99_ms": without.p99,
-        "attacked_p50_ms": attacked.p50,
-        "attacked_p99_ms": attacked.p99,
-        "p99_attacked_over_without": attacked.p99 / without.p99,
+        "without_p50_ms": without.p50_ms,
+        "without_p99_ms": without.p99_ms,
+        "attacked_p50_ms": attacked.p50_ms,
+        "attacked_p99_ms": attacked.p99_ms,
+        "p99_attacked_over_without": attacked.p99_ms / without.p99_ms,
     }
 
 
-def _asked(server: beside.Server, rows: list[bytes], seconds: float) -> list[Answer]:
+def _asked(server: beside.Server, rows: list[bytes], seconds: float) -> list[RequestResult]:
     with beside.client(server, rows, RATE) as client:
         time.sleep(seconds)
     return client.answers

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import msgspec
 
 from tidemill.cycle.mill import ModelContext
-from tidemill.serving.answers import Answer, Appended
+from tidemill.serving.answers import RequestResult, LedgerAppend
 from tidemill.settings import Settings
 
 _PATIENCE = 60
@@ -59,10 +59,10 @@ class Server:
 @contextmanager
 def server(settings: Settings, model: str) -> Iterator[Server]:
     """A server of the model on a free port of this machine, begun and not awaited."""
-    from tidemill.serving.workers import listen
+    from tidemill.serving.workers import resolve_address
 
     told = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
-    address, port = listen(told)
+    address, port = resolve_address(told)
     log = settings.home / "demo" / "serve.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     words = ("serve", "--host", address, "--port", str(port), "--workers", "1", "--models", model)
@@ -84,7 +84,7 @@ def server(settings: Settings, model: str) -> Iterator[Server]:
 class Client:
     """A client at work; `answers` are there when it has ended."""
 
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[RequestResult] = field(default_factory=list)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def client(at: Server, rows: Sequence[bytes], rate: float) -> Iterator[Client]:
         process.stdin.flush()
         yield told
         said, _ = process.communicate(timeout=_PATIENCE)
-        told.answers = msgspec.json.decode(said, type=list[Answer])
+        told.answers = msgspec.json.decode(said, type=list[RequestResult])
     finally:
         process.kill()
         process.wait()
@@ -121,14 +121,14 @@ def some_rows(mill: ModelContext, count: int) -> list[bytes]:
     return found[:count]
 
 
-def ledger(mill: ModelContext, topic: str) -> dict[int, Appended]:
+def ledger(mill: ModelContext, topic: str) -> dict[int, LedgerAppend]:
     """The model's standing entries by version, with the time at which the topic has each."""
     extent = mill.event_log.offset_ranges(topic)[0]
     at: dict[int, int | None] = {}
     for chunk in mill.event_log.read(topic, {0: (extent.low_watermark, extent.last_stable_offset)}):
         at |= zip(chunk.offsets, chunk.timestamps, strict=True)
     return {
-        each.entry.seq: Appended(each.entry.digest, (at[each.offset] or 0) / 1000)
+        each.entry.seq: LedgerAppend(each.entry.digest, (at[each.offset] or 0) / 1000)
         for each in mill.chain().entries
     }
 

@@ -20,7 +20,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import RequestsFailed, UnknownWindow
 from tidemill.cycle.intervene import close
 from tidemill.cycle.summary import Summary, summarize
-from tidemill.serving.answers import Seen, Span, seen
+from tidemill.serving.answers import TrafficSummary, LatencySummary, summarize_traffic
 from tidemill.settings import Settings
 
 MODEL = "flights"
@@ -34,7 +34,7 @@ class Told:
     """The summary of a demo, as `summary.json` has it; `seconds` and `serving` are of this run."""
 
     summary: Summary
-    serving: Seen
+    serving: TrafficSummary
     events_produced: int
     events_present: int
     seconds: dict[str, float]
@@ -77,7 +77,7 @@ def demo(
             reached = server.reaches(max(ledger))
     told = Told(
         summary=summary,
-        serving=seen(client.answers, ledger),
+        serving=summarize_traffic(client.answers, ledger),
         events_produced=stream.produced,
         events_present=stream.already_present,
         seconds=seconds,
@@ -91,13 +91,13 @@ def demo(
     _check(told.serving, reached, server.log)
 
 
-def _check(told: Seen, reached: bool, log: str) -> None:
+def _check(told: TrafficSummary, reached: bool, log: str) -> None:
     """Raises `RequestsFailed` unless every request was answered, the newest model's, too."""
     if told.failed or not told.requests or not reached:
         raise RequestsFailed(
             f"Of {told.requests} requests {told.failed} failed, and the newest model "
             f"{'answers' if reached else 'never answered'}."
-            + "".join(f" {fault}." for fault in told.faults),
+            + "".join(f" {fault}." for fault in told.errors),
             f"The server's log may say why: {log}.",
         )
 
@@ -142,22 +142,22 @@ def _print(settings: Settings, told: Told, path: Path) -> None:
     )
 
 
-def _serving(told: Seen) -> Iterator[list[str]]:
+def _serving(told: TrafficSummary) -> Iterator[list[str]]:
     """What the client saw, a line each."""
     yield ["requests", f"{told.requests}, {told.failed} failed"]
-    yield ["ms an answer", f"{_ms(told.between)}; in swaps {_ms(told.in_swaps)}"]
+    yield ["ms an answer", f"{_ms(told.between_swaps)}; in swaps {_ms(told.during_swaps)}"]
     if told.swaps:
-        middle, most = median(told.first_answer_ms), max(told.first_answer_ms)
+        middle, most = median(told.first_response_ms), max(told.first_response_ms)
         waits = f"answering {middle:.0f} ms after the ledger (at most {most:.0f})"
         yield ["swaps", f"{told.swaps}, {waits}"]
     else:
         yield ["swaps", "none: what is in service now was so before the first request"]
 
 
-def _ms(span: Span) -> str:
-    if span.p50 is None or span.p99 is None:
+def _ms(span: LatencySummary) -> str:
+    if span.p50_ms is None or span.p99_ms is None:
         return "none"
-    return f"{span.p50:.1f} (p99 {span.p99:.1f})"
+    return f"{span.p50_ms:.1f} (p99 {span.p99_ms:.1f})"
 
 
 COMMANDS = (demo,)

@@ -27,13 +27,13 @@ def serve(
     More is set by TIDEMILL_SERVE__…: TOKEN, MAX_ROWS, PREDICTION_LOG and others.
     """
     from tidemill.serving import ending
-    from tidemill.serving.workers import listen, run
+    from tidemill.serving.workers import resolve_address, run
 
-    ending.remember()
+    ending.install_handler()
     settings = _settings(host=host, port=port, workers=workers, models=models)
     names = settings.serve.models or tuple(bootstrap.model_files(settings))
     specs = {name: bootstrap.load_spec(name, settings) for name in names}
-    address, at = listen(settings.serve)
+    address, at = resolve_address(settings.serve)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     shown = f"[{address}]" if ":" in address else address
 

@@ -6,51 +6,51 @@ from itertools import pairwise
 
 import numpy as np
 
-TOLD = 5
+MAX_REPORTED_ERRORS = 5
 """Different faults, at most, that a sighting tells."""
-SETTLES = 0.1
+SWAP_SETTLE_SECONDS = 0.1
 """Seconds after the first answer of a new model that still count as its swap: the old one is
 freed, and the local copy written, when that answer is out."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class RequestResult:
     """One request of a client.
 
     `asked` is seconds since 1970, `seconds` how long it took. `version` and `digest` are the
     answering model's; `fault` says why there is no answer.
     """
 
-    asked: float
-    seconds: float
+    sent_at: float
+    duration_seconds: float
     version: int | None = None
     digest: str | None = None
-    fault: str | None = None
+    error: str | None = None
 
     @property
-    def ended(self) -> float:
-        return self.asked + self.seconds
+    def finished_at(self) -> float:
+        return self.sent_at + self.duration_seconds
 
 
 @dataclass(frozen=True)
-class Appended:
+class LedgerAppend:
     """A standing entry of the ledger: its digest, and when it was appended (seconds since 1970)."""
 
     digest: str
-    at: float
+    appended_at: float
 
 
 @dataclass(frozen=True)
-class Span:
+class LatencySummary:
     """Milliseconds of requests, and how many they were; None where there were none."""
 
     requests: int
-    p50: float | None
-    p99: float | None
+    p50_ms: float | None
+    p99_ms: float | None
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrafficSummary:
     """What a client saw. `swaps` counts the models that it saw take over from another.
 
     A swap lasts from its ledger entry to `SETTLES` after the first answer by the new model;
@@ -60,48 +60,48 @@ class Seen:
 
     requests: int
     failed: int
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
     swaps: int
-    in_swaps: Span
-    between: Span
-    first_answer_ms: tuple[float, ...]
+    during_swaps: LatencySummary
+    between_swaps: LatencySummary
+    first_response_ms: tuple[float, ...]
 
 
-def seen(answers: Sequence[Answer], ledger: Mapping[int, Appended]) -> Seen:
+def summarize_traffic(results: Sequence[RequestResult], ledger: Mapping[int, LedgerAppend]) -> TrafficSummary:
     """Sum up; `ledger` has the standing entries by version.
 
     An answer by a model that the ledger does not name under that version has failed, too.
     """
-    faults = [fault for answer in answers if (fault := _fault(answer, ledger)) is not None]
-    firsts: dict[int, float] = {}
-    for answer in answers:
-        if answer.version is not None and answer.version in ledger:
-            firsts[answer.version] = min(answer.ended, firsts.get(answer.version, answer.ended))
-    swaps = {version: firsts[version] for _, version in pairwise(sorted(firsts))}
-    times = [(ledger[version].at, first + SETTLES) for version, first in swaps.items()]
-    inside = [any(a.asked < end and a.ended > begun for begun, end in times) for a in answers]
-    return Seen(
-        requests=len(answers),
-        failed=len(faults),
-        faults=tuple(dict.fromkeys(faults))[:TOLD],
+    errors = [error for result in results if (error := _result_error(result, ledger)) is not None]
+    first_finished: dict[int, float] = {}
+    for result in results:
+        if result.version is not None and result.version in ledger:
+            first_finished[result.version] = min(result.finished_at, first_finished.get(result.version, result.finished_at))
+    swaps = {version: first_finished[version] for _, version in pairwise(sorted(first_finished))}
+    swap_intervals = [(ledger[version].appended_at, first + SWAP_SETTLE_SECONDS) for version, first in swaps.items()]
+    during_swap = [any(a.sent_at < end and a.finished_at > start for start, end in swap_intervals) for a in results]
+    return TrafficSummary(
+        requests=len(results),
+        failed=len(errors),
+        errors=tuple(dict.fromkeys(errors))[:MAX_REPORTED_ERRORS],
         swaps=len(swaps),
-        in_swaps=_span([a for a, within in zip(answers, inside, strict=True) if within]),
-        between=_span([a for a, within in zip(answers, inside, strict=True) if not within]),
-        first_answer_ms=tuple((first - ledger[v].at) * 1000 for v, first in swaps.items()),
+        during_swaps=_latency_summary([a for a, within in zip(results, during_swap, strict=True) if within]),
+        between_swaps=_latency_summary([a for a, within in zip(results, during_swap, strict=True) if not within]),
+        first_response_ms=tuple((first - ledger[v].appended_at) * 1000 for v, first in swaps.items()),
     )
 
 
-def _fault(answer: Answer, ledger: Mapping[int, Appended]) -> str | None:
-    if answer.fault is not None:
-        return answer.fault
-    entry = None if answer.version is None else ledger.get(answer.version)
-    if entry is None or entry.digest != answer.digest:
-        return f"answered by {answer.digest} as version {answer.version}, which no entry says"
+def _result_error(result: RequestResult, ledger: Mapping[int, LedgerAppend]) -> str | None:
+    if result.error is not None:
+        return result.error
+    entry = None if result.version is None else ledger.get(result.version)
+    if entry is None or entry.digest != result.digest:
+        return f"answered by {result.digest} as version {result.version}, which no entry says"
     return None
 
 
-def _span(answers: Sequence[Answer]) -> Span:
-    if not answers:
-        return Span(0, None, None)
-    p50, p99 = np.percentile([answer.seconds * 1000 for answer in answers], (50, 99))
-    return Span(len(answers), float(p50), float(p99))
+def _latency_summary(results: Sequence[RequestResult]) -> LatencySummary:
+    if not results:
+        return LatencySummary(0, None, None)
+    p50, p99 = np.percentile([result.duration_seconds * 1000 for result in results], (50, 99))
+    return LatencySummary(len(results), float(p50), float(p99))

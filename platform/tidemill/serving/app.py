@@ -14,48 +14,48 @@ import msgspec
 from tidemill.core.errors import NotServed, RequestInvalid, TidemillError, UnknownModel
 from tidemill.serving import openapi
 from tidemill.serving.http import (
-    JSON,
-    Bounds,
+    JSON_HEADERS,
+    RequestLimits,
     Channel,
-    Guard,
+    TokenAuth,
     MethodNotAllowed,
     NoSuchPath,
-    Reply,
+    HTTPResponse,
     Scope,
-    headers_of,
-    status_of,
+    error_headers,
+    error_status,
 )
 from tidemill.serving.metrics import Metrics
 from tidemill.serving.prediction_log import PredictionLog
 from tidemill.serving.predictor import Prediction, Predictor
 from tidemill.serving.protocols import inference, mlflow, native
-from tidemill.serving.protocols.common import Complain, Speaker
-from tidemill.serving.schemas import Contract, Rows
+from tidemill.serving.protocols.common import ErrorEncoder, Codec
+from tidemill.serving.schemas import RequestSchema, Rows
 from tidemill.serving.status import Status
 
 logger = logging.getLogger("tidemill.serving")
 
-INLINE = 16
+MAX_INLINE_ROWS = 16
 """Rows up to which a request is answered at once, without a thread."""
-_TEXT = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
-_PAGE = (("content-type", "text/html; charset=utf-8"),)
+_PROMETHEUS_HEADERS = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
+_HTML_HEADERS = (("content-type", "text/html; charset=utf-8"),)
 
 
 @dataclass(frozen=True)
-class Ask:
+class PredictRoute:
     """A route that predicts: for one model, or (None) for the one that the request names."""
 
-    route: str
-    speakers: Mapping[str, Speaker]
-    complain: Complain
+    name: str
+    codecs: Mapping[str, Codec]
+    encode_error: ErrorEncoder
     model: str | None = None
 
 
 @dataclass(frozen=True)
-class Look:
+class InfoRoute:
     """A route that tells something; a probe is open to everybody."""
 
-    tell: Callable[[], Reply]
+    handler: Callable[[], HTTPResponse]
     probe: bool = False
 
 
@@ -65,88 +65,88 @@ class App:
 
     status: Status
     metrics: Metrics
-    bounds: Bounds
-    guard: Guard
-    pool: Executor
-    log: PredictionLog | None = None
-    under_way: int = 0
-    _routes: dict[str, dict[str, Ask | Look]] = field(default_factory=dict, init=False)
+    limits: RequestLimits
+    auth: TokenAuth
+    executor: Executor
+    prediction_log: PredictionLog | None = None
+    in_flight: int = 0
+    _routes: dict[str, dict[str, PredictRoute | InfoRoute]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        contracts = {name: each.contract for name, each in self.status.follower.models.items()}
-        for name in contracts:
-            self.metrics.begin(name)
-        document = openapi.document(self.status.specs, contracts)
-        self._routes |= self._looks(document) | self._asks(contracts)
+        schemas = {name: state.schema for name, state in self.status.follower.models.items()}
+        for name in schemas:
+            self.metrics.init_model(name)
+        document = openapi.document(self.status.specs, schemas)
+        self._routes |= self._info_routes(document) | self._predict_routes(schemas)
 
     def __rsgi__(self, scope: Scope, channel: Channel) -> Awaitable[None]:
         return self._handle(scope, channel)
 
     async def _handle(self, scope: Scope, channel: Channel) -> None:
-        begun = time.perf_counter()
-        self.under_way += 1
+        started_at = time.perf_counter()
+        self.in_flight += 1
         model, route = "", "none"
         path = scope.path  # made anew each time it is asked for
-        complain = inference.complain if path.startswith("/v2") else native.complain
+        encode_error = inference.encode_error if path.startswith("/v2") else native.encode_error
         status = 500
         try:
             methods = self._routes.get(path)
-            found = methods.get(scope.method) if methods is not None else None
-            if not (isinstance(found, Look) and found.probe):
-                self.guard.check(scope)
-            if isinstance(found, Ask):
-                route, complain = found.route, found.complain
-                model = found.model or self._named(scope)
-                status = await self._predict(found, model, scope, channel)
-            elif found is not None:
-                route, reply = "look", found.tell()
+            matched_route = methods.get(scope.method) if methods is not None else None
+            if not (isinstance(matched_route, InfoRoute) and matched_route.probe):
+                self.auth.check(scope)
+            if isinstance(matched_route, PredictRoute):
+                route, encode_error = matched_route.name, matched_route.encode_error
+                model = matched_route.model or self._requested_model(scope)
+                status = await self._predict(matched_route, model, scope, channel)
+            elif matched_route is not None:
+                route, reply = "look", matched_route.handler()
                 status = reply.status
                 channel.response_bytes(status, list(reply.headers), reply.body)
             else:
-                raise self._missing(scope, methods)
+                raise self._not_found_error(scope, methods)
         except TidemillError as error:
-            status = status_of(error)
+            status = error_status(error)
             if status == 500:
                 logger.error("%s %s: %s", scope.method, scope.path, error)
-            channel.response_bytes(status, headers_of(error), complain(error))
+            channel.response_bytes(status, error_headers(error), encode_error(error))
         except Exception:
             logger.exception("%s %s", scope.method, scope.path)
-            channel.response_bytes(500, JSON, complain(_UNFORESEEN))
+            channel.response_bytes(500, JSON_HEADERS, encode_error(_INTERNAL_ERROR))
         finally:
-            self.under_way -= 1
-            self.metrics.answered(model, route, status, time.perf_counter() - begun)
+            self.in_flight -= 1
+            self.metrics.observe_request(model, route, status, time.perf_counter() - started_at)
 
-    async def _predict(self, ask: Ask, model: str, scope: Scope, channel: Channel) -> int:
+    async def _predict(self, route: PredictRoute, model: str, scope: Scope, channel: Channel) -> int:
         """Answer a request by the model that is in service when its body has come."""
-        speaker = ask.speakers[model]
-        body = await self.bounds.body(scope, channel)
+        codec = route.codecs[model]
+        body = await self.limits.read_body(scope, channel)
         served = self.status.follower.models[model].slot.served
         if served is None:
             raise NotServed(
                 f"No deployment of model {model} is in service yet.",
                 "Ask again later; /models says what the server waits for.",
             )
-        asked = speaker.read(body)
+        request = codec.decode(body)
         try:
-            told = await self._answers(served.predictor, asked.rows)
+            predictions = await self._compute_predictions(served.predictor, request.rows)
         except ValueError:
-            raise self.status.follower.models[model].contract.no_text(asked.rows) from None
-        channel.response_bytes(200, JSON, speaker.answer(asked, served, told))
-        if self.log is not None:
-            self.log.put(asked, served, told)
+            raise self.status.follower.models[model].schema.non_text_error(request.rows) from None
+        channel.response_bytes(200, JSON_HEADERS, codec.encode(request, served, predictions))
+        if self.prediction_log is not None:
+            self.prediction_log.put(request, served, predictions)
         return 200
 
-    async def _answers(self, predictor: Predictor, rows: Rows) -> list[Prediction]:
-        if len(rows) <= INLINE:
-            return [predictor.one(row) for row in rows]
+    async def _compute_predictions(self, predictor: Predictor, rows: Rows) -> list[Prediction]:
+        if len(rows) <= MAX_INLINE_ROWS:
+            return [predictor.predict_row(row) for row in rows]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pool, lambda: predictor.many(predictor.matrix(rows)))
+        return await loop.run_in_executor(self.executor, lambda: predictor.predict_matrix(predictor.matrix(rows)))
 
-    def _named(self, scope: Scope) -> str:
+    def _requested_model(self, scope: Scope) -> str:
         """The model of a request whose path names none."""
         models = list(self.status.follower.models)
-        told = parse_qs(scope.query_string).get("model", [])
-        name = told[0] if told else scope.headers.get("x-tidemill-model")
+        names = parse_qs(scope.query_string).get("model", [])
+        name = names[0] if names else scope.headers.get("x-tidemill-model")
         if name is None and len(models) == 1:
             return models[0]
         if name is None:
@@ -155,87 +155,87 @@ class App:
                 f"Add ?model=NAME, or the header X-Tidemill-Model: {', '.join(models)}.",
             )
         if name not in models:
-            raise self._unknown(name)
+            raise self._unknown_model_error(name)
         return name
 
-    def _missing(self, scope: Scope, methods: Mapping[str, object] | None) -> TidemillError:
+    def _not_found_error(self, scope: Scope, methods: Mapping[str, object] | None) -> TidemillError:
         if methods is not None:
             return MethodNotAllowed(scope.method, scope.path, ", ".join(methods))
         parts = scope.path.strip("/").split("/")
-        named = {"models": parts[1:2], "v2": parts[2:3] if parts[1:2] == ["models"] else []}
-        name = named.get(parts[0], [])
-        if name and name[0] not in self.status.follower.models:
-            return self._unknown(name[0])
+        model_segments = {"models": parts[1:2], "v2": parts[2:3] if parts[1:2] == ["models"] else []}
+        segment = model_segments.get(parts[0], [])
+        if segment and segment[0] not in self.status.follower.models:
+            return self._unknown_model_error(segment[0])
         return NoSuchPath(f"There is no {scope.path[:200]}.", "See /docs for what there is.")
 
-    def _unknown(self, name: str) -> UnknownModel:
+    def _unknown_model_error(self, name: str) -> UnknownModel:
         return UnknownModel(
             f"No model {name[:80]!r} is served.",
             f"There are: {', '.join(self.status.follower.models)}.",
         )
 
-    def _asks(self, contracts: Mapping[str, Contract]) -> dict[str, dict[str, Ask | Look]]:
+    def _predict_routes(self, schemas: Mapping[str, RequestSchema]) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
         """The routes that predict, and what the Open Inference Protocol tells of a model."""
-        scoring = {name: mlflow.Mlflow(each) for name, each in contracts.items()}
-        routes: dict[str, dict[str, Ask | Look]] = {
-            "/invocations": {"POST": Ask("invocations", scoring, mlflow.complain)}
+        mlflow_codecs = {name: mlflow.MlflowCodec(model_schema) for name, model_schema in schemas.items()}
+        routes: dict[str, dict[str, PredictRoute | InfoRoute]] = {
+            "/invocations": {"POST": PredictRoute("invocations", mlflow_codecs, mlflow.encode_error)}
         }
-        for name, contract in contracts.items():
-            own, tensors = native.Native(contract), inference.Inference(contract)
+        for name, schema in schemas.items():
+            native_codec, inference_codec = native.NativeCodec(schema), inference.OpenInferenceCodec(schema)
             routes |= {
                 f"/models/{name}/predict": {
-                    "POST": Ask("predict", {name: own}, native.complain, name)
+                    "POST": PredictRoute("predict", {name: native_codec}, native.encode_error, name)
                 },
                 f"/v2/models/{name}/infer": {
-                    "POST": Ask("infer", {name: tensors}, inference.complain, name)
+                    "POST": PredictRoute("infer", {name: inference_codec}, inference.encode_error, name)
                 },
-                f"/models/{name}": {"GET": Look(partial(self._model, name))},
-                f"/v2/models/{name}": {"GET": Look(partial(self._metadata, name))},
-                f"/v2/models/{name}/ready": {"GET": Look(partial(self._model_ready, name))},
+                f"/models/{name}": {"GET": InfoRoute(partial(self._model_status, name))},
+                f"/v2/models/{name}": {"GET": InfoRoute(partial(self._model_metadata, name))},
+                f"/v2/models/{name}/ready": {"GET": InfoRoute(partial(self._model_readiness, name))},
             }
         return routes
 
-    def _looks(self, document: bytes) -> dict[str, dict[str, Ask | Look]]:
+    def _info_routes(self, document: bytes) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
         page = openapi.page(document)
-        looks = {
-            "/": Look(lambda: Reply(page, headers=_PAGE)),
-            "/docs": Look(lambda: Reply(page, headers=_PAGE)),
-            "/openapi.json": Look(lambda: Reply(document)),
-            "/models": Look(lambda: _json(self.status.describe())),
-            "/metrics": Look(lambda: Reply(self.metrics.page(self.status), headers=_TEXT)),
-            "/version": Look(lambda: _json(openapi.SERVER)),
-            "/v2": Look(lambda: _json(openapi.SERVER)),
-            "/ping": Look(self._ready, probe=True),
-            "/health": Look(self._ready, probe=True),
-            "/v2/health/live": Look(lambda: _json({"live": True}), probe=True),
-            "/v2/health/ready": Look(self._ready, probe=True),
+        routes = {
+            "/": InfoRoute(lambda: HTTPResponse(page, headers=_HTML_HEADERS)),
+            "/docs": InfoRoute(lambda: HTTPResponse(page, headers=_HTML_HEADERS)),
+            "/openapi.json": InfoRoute(lambda: HTTPResponse(document)),
+            "/models": InfoRoute(lambda: _json_response(self.status.describe())),
+            "/metrics": InfoRoute(lambda: HTTPResponse(self.metrics.render(self.status), headers=_PROMETHEUS_HEADERS)),
+            "/version": InfoRoute(lambda: _json_response(openapi.SERVER_METADATA)),
+            "/v2": InfoRoute(lambda: _json_response(openapi.SERVER_METADATA)),
+            "/ping": InfoRoute(self._server_readiness, probe=True),
+            "/health": InfoRoute(self._server_readiness, probe=True),
+            "/v2/health/live": InfoRoute(lambda: _json_response({"live": True}), probe=True),
+            "/v2/health/ready": InfoRoute(self._server_readiness, probe=True),
         }
-        return {path: {"GET": look} for path, look in looks.items()}
+        return {path: {"GET": route} for path, route in routes.items()}
 
-    def _ready(self) -> Reply:
+    def _server_readiness(self) -> HTTPResponse:
         ready = self.status.ready
-        return _json({"ready": ready}, 200 if ready else 503)
+        return _json_response({"ready": ready}, 200 if ready else 503)
 
-    def _model(self, name: str) -> Reply:
-        return _json(self.status.model(name))
+    def _model_status(self, name: str) -> HTTPResponse:
+        return _json_response(self.status.describe_model(name))
 
-    def _model_ready(self, name: str) -> Reply:
+    def _model_readiness(self, name: str) -> HTTPResponse:
         served = self.status.follower.models[name].slot.served
-        told = {"name": name, "ready": served is not None}
-        return _json(told, 503 if served is None else 200)
+        payload = {"name": name, "ready": served is not None}
+        return _json_response(payload, 503 if served is None else 200)
 
-    def _metadata(self, name: str) -> Reply:
-        followed = self.status.follower.models[name]
-        served = followed.slot.served
+    def _model_metadata(self, name: str) -> HTTPResponse:
+        state = self.status.follower.models[name]
+        served = state.slot.served
         versions = [] if served is None else [str(served.entry.seq)]
         outputs = len(self.status.specs[name].classes) or 1
-        return _json(inference.metadata(followed.contract, versions, outputs))
+        return _json_response(inference.metadata(state.schema, versions, outputs))
 
 
-_UNFORESEEN = TidemillError(
+_INTERNAL_ERROR = TidemillError(
     "The server failed to answer.", "Its log says why; please report it with the request."
 )
 
 
-def _json(told: object, status: int = 200) -> Reply:
-    return Reply(msgspec.json.encode(told), status)
+def _json_response(payload: object, status: int = 200) -> HTTPResponse:
+    return HTTPResponse(msgspec.json.encode(payload), status)

@@ -14,19 +14,19 @@ import time
 import aiohttp
 import msgspec
 
-from tidemill.serving.answers import Answer
+from tidemill.serving.answers import RequestResult
 
-_LOOK, _PATIENCE = 0.05, 30
+_POLL_INTERVAL_SECONDS, _READY_TIMEOUT_SECONDS = 0.05, 30
 """Seconds between looks whether the server is ready; and how long to go on after the end."""
-_LAST = 10
+_FINAL_REQUESTS = 10
 """Requests after the end of the input."""
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
-_IDLE = 2
+_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_KEEPALIVE_SECONDS = 2
 """Seconds after which an idle connection is not used again: sooner than a server ends it."""
-_ORDERS_BYTES = 64_000_000
+_MAX_SPEC_BYTES = 64_000_000
 
 
-class Orders(msgspec.Struct, frozen=True):
+class LoadSpec(msgspec.Struct, frozen=True):
     """Whom to ask, what, in turn, how many times a second, and with which token."""
 
     url: str
@@ -36,78 +36,78 @@ class Orders(msgspec.Struct, frozen=True):
     token: str | None = None
 
 
-class _Told(msgspec.Struct):
+class _PredictResponse(msgspec.Struct):
     digest: str
     version: int
 
 
-_decode = msgspec.json.Decoder(_Told).decode
+_decode = msgspec.json.Decoder(_PredictResponse).decode
 
 
-async def ask(orders: Orders, stop: asyncio.Event) -> list[Answer]:
+async def run_load(spec: LoadSpec, stop: asyncio.Event) -> list[RequestResult]:
     """Ask from when the server is ready until `stop` is set, and `_LAST` times more; what came, in
     the order of asking. Nothing comes of a server that is never ready."""
-    headers = {"authorization": f"Bearer {orders.token}"} if orders.token else {}
-    bodies = [b'{"rows": [%b]}' % row for row in orders.rows]
-    connector = aiohttp.TCPConnector(keepalive_timeout=_IDLE)
+    headers = {"authorization": f"Bearer {spec.token}"} if spec.token else {}
+    bodies = [b'{"rows": [%b]}' % row for row in spec.rows]
+    connector = aiohttp.TCPConnector(keepalive_timeout=_KEEPALIVE_SECONDS)
     async with aiohttp.ClientSession(
-        orders.url, headers=headers, connector=connector, timeout=_TIMEOUT
+        spec.url, headers=headers, connector=connector, timeout=_REQUEST_TIMEOUT
     ) as session:
-        if not await _awaited(session, stop):
+        if not await _wait_until_ready(session, stop):
             return []
-        asked: list[asyncio.Task[Answer]] = []
-        begun, left = time.perf_counter(), _LAST
-        while left:
-            await asyncio.sleep(begun + len(asked) / orders.rate - time.perf_counter())
-            body = bodies[len(asked) % len(bodies)]
-            asked.append(asyncio.create_task(_answer(session, orders.model, body)))
-            left -= stop.is_set()
-        return list(await asyncio.gather(*asked))
+        requests: list[asyncio.Task[RequestResult]] = []
+        started_at, remaining = time.perf_counter(), _FINAL_REQUESTS
+        while remaining:
+            await asyncio.sleep(started_at + len(requests) / spec.rate - time.perf_counter())
+            body = bodies[len(requests) % len(bodies)]
+            requests.append(asyncio.create_task(_send_request(session, spec.model, body)))
+            remaining -= stop.is_set()
+        return list(await asyncio.gather(*requests))
 
 
-async def _awaited(session: aiohttp.ClientSession, stop: asyncio.Event) -> bool:
+async def _wait_until_ready(session: aiohttp.ClientSession, stop: asyncio.Event) -> bool:
     """Wait until the server is ready; False where it is not, long after `stop` was set."""
-    looks = int(_PATIENCE / _LOOK)
-    while not await _ready(session):
-        looks -= stop.is_set()
-        if not looks:
+    attempts_left = int(_READY_TIMEOUT_SECONDS / _POLL_INTERVAL_SECONDS)
+    while not await _is_ready(session):
+        attempts_left -= stop.is_set()
+        if not attempts_left:
             return False
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_POLL_INTERVAL_SECONDS)
     return True
 
 
-async def _ready(session: aiohttp.ClientSession) -> bool:
+async def _is_ready(session: aiohttp.ClientSession) -> bool:
     try:
-        async with session.get("/v2/health/ready") as reply:
-            return reply.status == 200
+        async with session.get("/v2/health/ready") as response:
+            return response.status == 200
     except aiohttp.ClientConnectionError:
         return False
 
 
-async def _answer(session: aiohttp.ClientSession, model: str, body: bytes) -> Answer:
-    asked, begun = time.time(), time.perf_counter()
+async def _send_request(session: aiohttp.ClientSession, model: str, body: bytes) -> RequestResult:
+    sent_at, started = time.time(), time.perf_counter()
     try:
-        async with session.post(f"/models/{model}/predict", data=body) as reply:
-            told = await reply.read()
+        async with session.post(f"/models/{model}/predict", data=body) as response:
+            payload = await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
-        return Answer(asked, time.perf_counter() - begun, fault=f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - begun
-    if reply.status != 200:
-        return Answer(asked, seconds, fault=f"{reply.status}: {told[:200].decode()}")
-    named = _decode(told)
-    return Answer(asked, seconds, named.version, named.digest)
+        return RequestResult(sent_at, time.perf_counter() - started, error=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - started
+    if response.status != 200:
+        return RequestResult(sent_at, seconds, error=f"{response.status}: {payload[:200].decode()}")
+    prediction = _decode(payload)
+    return RequestResult(sent_at, seconds, prediction.version, prediction.digest)
 
 
 async def _main() -> None:
-    orders_come = asyncio.StreamReader(limit=_ORDERS_BYTES)
+    reader = asyncio.StreamReader(limit=_MAX_SPEC_BYTES)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders_come), sys.stdin)
-    orders = msgspec.json.decode(await orders_come.readline(), type=Orders)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    spec = msgspec.json.decode(await reader.readline(), type=LoadSpec)
     stop = asyncio.Event()
-    asking = asyncio.create_task(ask(orders, stop))
-    await orders_come.read()
+    load_task = asyncio.create_task(run_load(spec, stop))
+    await reader.read()
     stop.set()
-    sys.stdout.buffer.write(msgspec.json.encode(await asking))
+    sys.stdout.buffer.write(msgspec.json.encode(await load_task))
 
 
 if __name__ == "__main__":

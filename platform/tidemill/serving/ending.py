@@ -3,10 +3,10 @@
 import signal
 import threading
 
-asked = threading.Event()
+shutdown_requested = threading.Event()
 """Whether it came. Who puts handlers of their own in place looks here afterwards."""
 
 
-def remember() -> None:
+def install_handler() -> None:
     """From here on SIGTERM is remembered. (Raised as an exception, an import might swallow it.)"""
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    signal.signal(signal.SIGTERM, lambda *_: shutdown_requested.set())

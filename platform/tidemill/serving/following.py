@@ -10,27 +10,27 @@ from typing import Literal
 from tidemill.core.errors import BundleInvalid, LedgerBroken, StoreUnavailable, TidemillError
 from tidemill.core.ledger import Chain, ValidEntry, build_chain
 from tidemill.ports import Clock, LedgerFeed
-from tidemill.serving.local_copy import Copied, LocalCopy
+from tidemill.serving.local_copy import LocalEntry, LocalCopy
 from tidemill.serving.predictor import Predictor
-from tidemill.serving.schemas import Contract
-from tidemill.serving.slot import Served
-from tidemill.serving.state import FIRST_RETRY, Contact, Failure, Followed
+from tidemill.serving.schemas import RequestSchema
+from tidemill.serving.slot import ServedModel
+from tidemill.serving.state import FIRST_RETRY_DELAY_MS, LedgerConnection, LoadFailure, ModelState
 
 logger = logging.getLogger("tidemill.serving")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TRIED = 8
+_MAX_ENTRIES_TRIED = 8
 """Entries, newest first, among which a server looks for one whose bundle is sound."""
-_LAST_RETRY = 60_000
+_MAX_RETRY_DELAY_MS = 60_000
 
-Happened = Literal["swap", "failure"]
-Get = Callable[[str, str], bytes]
+FollowerEvent = Literal["swap", "failure"]
+FetchBundle = Callable[[str, str], bytes]
 """The bytes of a model's bundle by its digest."""
-Load = Callable[[bytes, str, Contract], Predictor]
+LoadPredictor = Callable[[bytes, str, RequestSchema], Predictor]
 """Verify, prove and load: bytes, digest, contract. Raises what is wrong with the bundle."""
 
 
-class Follower:
+class LedgerFollower:
     """Takes what the ledger says into service. One thread calls `step`; others read the state.
 
     Nothing that is wrong with the ledger, a bundle or Kafka is raised: it is told by the state.
@@ -39,107 +39,107 @@ class Follower:
     def __init__(
         self,
         feed: LedgerFeed,
-        contracts: Mapping[str, Contract],
-        bundle: Get,
-        load: Load,
-        copy: LocalCopy,
-        now: Clock,
-        patience: int = 0,
-        keeps: bool = True,
-        told: Callable[[str, Happened], None] = lambda model, what: None,
+        schemas: Mapping[str, RequestSchema],
+        fetch_bundle: FetchBundle,
+        load_predictor: LoadPredictor,
+        local_copy: LocalCopy,
+        clock: Clock,
+        startup_timeout_ms: int = 0,
+        writes_local_copy: bool = True,
+        on_event: Callable[[str, FollowerEvent], None] = lambda model, what: None,
     ) -> None:
-        self.models = {name: Followed(each, chain=Chain(name)) for name, each in contracts.items()}
-        self.contact = Contact(now())
-        self._feed, self._bundle, self._load, self._copy = feed, bundle, load, copy
-        self._now, self._patience, self._keeps = now, patience, keeps
-        self._told = told
-        self._copies: dict[str, Copied | None] = {}
-        for name, followed in self.models.items():
-            self._copies[name] = copied = _readable(copy, name)
-            if copied is not None:
-                followed.known = copied.entry.seq, copied.hash
+        self.models = {name: ModelState(schema, chain=Chain(name)) for name, schema in schemas.items()}
+        self.connection = LedgerConnection(clock())
+        self._feed, self._fetch_bundle, self._load_predictor, self._local_copy = feed, fetch_bundle, load_predictor, local_copy
+        self._clock, self._startup_timeout_ms, self._writes_local_copy = clock, startup_timeout_ms, writes_local_copy
+        self._on_event = on_event
+        self._local_entries: dict[str, LocalEntry | None] = {}
+        for name, state in self.models.items():
+            self._local_entries[name] = local_entry = _read_local_entry(local_copy, name)
+            if local_entry is not None:
+                state.newest_served = local_entry.entry.seq, local_entry.hash
 
-    def run(self, stop: threading.Event, pause: float = 0.5) -> None:
+    def run(self, stop: threading.Event, poll_seconds: float = 0.5) -> None:
         """Follow until `stop` is set."""
         while not stop.is_set():
             try:
-                reached = self.step(pause)
+                reached = self.step(poll_seconds)
             except Exception:
                 logger.exception("The ledger's follower stumbled; it goes on.")
                 reached = False
             if not reached:
-                stop.wait(pause)
+                stop.wait(poll_seconds)
 
     def step(self, seconds: float) -> bool:
         """Take one hearing into account; whether the ledger was reached."""
         try:
-            heard = self._feed.poll(seconds)
+            poll = self._feed.poll(seconds)
         except TidemillError as error:
-            self._away(error)
+            self._on_unreachable(error)
             return False
-        contact = self.contact
-        if contact.problem is not None:
+        connection = self.connection
+        if connection.error is not None:
             logger.info("The ledger is reached again.")
-        contact.problem, contact.last, contact.behind = None, self._now(), heard.lag
-        if heard.reset:
+        connection.error, connection.last_contact_ms, connection.lag = None, self._clock(), poll.lag
+        if poll.reset:
             logger.warning("The ledger's topic is another one; models stay as they are.")
-        for name, followed in self.models.items():
-            before = Chain(name) if heard.reset else followed.chain
-            followed.chain = build_chain(name, heard.records, before) if heard.records else before
-        contact.caught_up = contact.caught_up or heard.lag == 0
-        if heard.lag == 0:
-            for name, followed in self.models.items():
-                self._settle(name, followed)
-        elif not contact.caught_up:
-            self._lose_patience()
+        for name, state in self.models.items():
+            previous = Chain(name) if poll.reset else state.chain
+            state.chain = build_chain(name, poll.records, previous) if poll.records else previous
+        connection.caught_up = connection.caught_up or poll.lag == 0
+        if poll.lag == 0:
+            for name, state in self.models.items():
+                self._reconcile(name, state)
+        elif not connection.caught_up:
+            self._fall_back_after_timeout()
         return True
 
-    def _away(self, error: TidemillError) -> None:
-        if self.contact.problem is None:
+    def _on_unreachable(self, error: TidemillError) -> None:
+        if self.connection.error is None:
             logger.warning("%s", error)
-        self.contact.problem = str(error)
-        if not self.contact.caught_up:
-            self._lose_patience()
+        self.connection.error = str(error)
+        if not self.connection.caught_up:
+            self._fall_back_after_timeout()
 
-    def _lose_patience(self) -> None:
-        if self._now() - self.contact.begun >= self._patience:
-            for name, followed in self.models.items():
-                self._serve_copy(name, followed)
+    def _fall_back_after_timeout(self) -> None:
+        if self._clock() - self.connection.started_at_ms >= self._startup_timeout_ms:
+            for name, state in self.models.items():
+                self._serve_local_copy(name, state)
 
-    def _settle(self, name: str, followed: Followed) -> None:
+    def _reconcile(self, name: str, state: ModelState) -> None:
         """Bring what is served to the head of the chain, or as near as sound bundles reach."""
-        standing, known, served = followed.chain.entries, followed.known, followed.slot.served
-        if known is not None and len(standing) <= known[0]:
-            self._serve_copy(name, followed)  # a ledger that is lost, or being restored
-        elif not standing or followed.waits(standing[-1].hash, self._now()):
+        entries, newest_served, served = state.chain.entries, state.newest_served, state.slot.served
+        if newest_served is not None and len(entries) <= newest_served[0]:
+            self._serve_local_copy(name, state)  # a ledger that is lost, or being restored
+        elif not entries or state.in_backoff(entries[-1].hash, self._clock()):
             pass
-        elif known is not None and standing[known[0]].hash != known[1]:
-            self._failed(name, followed, _another(name, standing[known[0]]), standing[known[0]])
-            self._serve_copy(name, followed)
-        elif served is None or standing[-1].hash != served.hash:
-            first = 0 if known is None else known[0] + (served is not None)
-            self._take_newest(name, followed, standing[first:][-_TRIED:])
-        elif served.copied:
-            followed.slot.swap(replace(served, copied=False))
+        elif newest_served is not None and entries[newest_served[0]].hash != newest_served[1]:
+            self._record_failure(name, state, _wrong_chain_error(name, entries[newest_served[0]]), entries[newest_served[0]])
+            self._serve_local_copy(name, state)
+        elif served is None or entries[-1].hash != served.hash:
+            first = 0 if newest_served is None else newest_served[0] + (served is not None)
+            self._activate_newest_loadable(name, state, entries[first:][-_MAX_ENTRIES_TRIED:])
+        elif served.from_local_copy:
+            state.slot.swap(replace(served, copied=False))
 
-    def _take_newest(self, name: str, followed: Followed, entries: tuple[ValidEntry, ...]) -> None:
-        for standing in reversed(entries):
+    def _activate_newest_loadable(self, name: str, state: ModelState, entries: tuple[ValidEntry, ...]) -> None:
+        for valid_entry in reversed(entries):
             try:
-                self._take(name, followed, standing)
+                self._activate(name, state, valid_entry)
             except Exception as error:
-                if standing is entries[-1]:
-                    self._failed(name, followed, error, standing)
+                if valid_entry is entries[-1]:
+                    self._record_failure(name, state, error, valid_entry)
                 if isinstance(error, StoreUnavailable):
                     break  # with the bundles of all the others
                 continue
-            if standing is entries[-1]:
-                followed.recovered()
+            if valid_entry is entries[-1]:
+                state.clear_failure()
             return
-        self._serve_copy(name, followed)
+        self._serve_local_copy(name, state)
 
-    def _take(self, name: str, followed: Followed, standing: ValidEntry) -> None:
+    def _activate(self, name: str, state: ModelState, valid_entry: ValidEntry) -> None:
         """Put an entry's model into service. Raises what is wrong with its bundle."""
-        entry, served = standing.entry, followed.slot.served
+        entry, served = valid_entry.entry, state.slot.served
         if not _DIGEST.fullmatch(entry.digest):
             raise BundleInvalid(
                 f"Entry {entry.seq} of model {name} names {entry.digest[:80]!r}, which is no "
@@ -150,75 +150,75 @@ class Follower:
         if served is not None and served.digest == entry.digest:
             predictor = served.predictor
         else:
-            bundle = self._bundle(name, entry.digest)
-            predictor = self._load(bundle, entry.digest, followed.contract)
-        if self._keeps and served is None:  # ready is who could start again without Kafka
-            self._keep(name, standing, bundle)
-        followed.slot.swap(Served(predictor, entry, standing.hash, self._now()))
-        followed.known = entry.seq, standing.hash
+            bundle = self._fetch_bundle(name, entry.digest)
+            predictor = self._load_predictor(bundle, entry.digest, state.schema)
+        if self._writes_local_copy and served is None:  # ready is who could start again without Kafka
+            self._save_local_copy(name, valid_entry, bundle)
+        state.slot.swap(ServedModel(predictor, entry, valid_entry.hash, self._clock()))
+        state.newest_served = entry.seq, valid_entry.hash
         logger.info("Model %s: entry %d, %s, is in service.", name, entry.seq, entry.digest)
         if served is not None:
-            self._told(name, "swap")
-            if self._keeps:
-                self._keep(name, standing, bundle)
+            self._on_event(name, "swap")
+            if self._writes_local_copy:
+                self._save_local_copy(name, valid_entry, bundle)
 
-    def _keep(self, name: str, standing: ValidEntry, bundle: bytes | None) -> None:
+    def _save_local_copy(self, name: str, valid_entry: ValidEntry, bundle: bytes | None) -> None:
         try:
-            digest = standing.entry.digest
-            data = bundle if bundle is not None else self._bundle(name, digest)
-            self._copy.keep(name, standing.value, digest, data)
+            digest = valid_entry.entry.digest
+            data = bundle if bundle is not None else self._fetch_bundle(name, digest)
+            self._local_copy.save(name, valid_entry.value, digest, data)
         except Exception as error:  # a full disk must not stop the serving
             logger.warning("Model %s: the local copy could not be written: %s", name, error)
 
-    def _serve_copy(self, name: str, followed: Followed) -> None:
+    def _serve_local_copy(self, name: str, state: ModelState) -> None:
         """Serve the local copy where nothing is served yet."""
-        copied = self._copies.pop(name, None)
-        if copied is None or followed.slot.served is not None:
+        local_entry = self._local_entries.pop(name, None)
+        if local_entry is None or state.slot.served is not None:
             return
-        entry = copied.entry
+        entry = local_entry.entry
         try:
-            bundle = self._copy.bundle(name, entry.digest)
-            predictor = self._load(bundle, entry.digest, followed.contract)
+            bundle = self._local_copy.bundle(name, entry.digest)
+            predictor = self._load_predictor(bundle, entry.digest, state.schema)
         except Exception as error:
-            self._failed(name, followed, error, None)
+            self._record_failure(name, state, error, None)
             return
-        followed.slot.swap(Served(predictor, entry, copied.hash, self._now(), copied=True))
+        state.slot.swap(ServedModel(predictor, entry, local_entry.hash, self._clock(), from_local_copy=True))
         logger.warning(
             "Model %s: entry %d is served from the local copy; it may be stale.", name, entry.seq
         )
 
-    def _failed(
-        self, name: str, followed: Followed, error: Exception, standing: ValidEntry | None
+    def _record_failure(
+        self, name: str, state: ModelState, error: Exception, valid_entry: ValidEntry | None
     ) -> None:
-        what, remedy = (
+        message, remedy = (
             (error.message, error.remedy) if isinstance(error, TidemillError) else (repr(error), "")
         )
-        entry = standing.entry if standing else None
-        kind, seq = type(error).__name__, entry.seq if entry else None
-        known = followed.failure
-        if known is None or (known.error, known.what, known.version) != (kind, what, seq):
-            logger.error("Model %s: %s: %s", name, kind, error)
-            followed.retry = FIRST_RETRY
-        self._told(name, "failure")
+        entry = valid_entry.entry if valid_entry else None
+        error_type, seq = type(error).__name__, entry.seq if entry else None
+        previous = state.failure
+        if previous is None or (previous.error, previous.message, previous.version) != (error_type, message, seq):
+            logger.error("Model %s: %s: %s", name, error_type, error)
+            state.retry_delay_ms = FIRST_RETRY_DELAY_MS
+        self._on_event(name, "failure")
         digest = entry.digest[:64] if entry else None
-        followed.failure = Failure(kind, what, remedy, digest, seq, self._now())
-        if standing is not None:
-            followed.tried = followed.chain.entries[-1].hash, self._now() + followed.retry
-            followed.retry = min(followed.retry * 2, _LAST_RETRY)
+        state.failure = LoadFailure(error_type, message, remedy, digest, seq, self._clock())
+        if valid_entry is not None:
+            state.backoff = state.chain.entries[-1].hash, self._clock() + state.retry_delay_ms
+            state.retry_delay_ms = min(state.retry_delay_ms * 2, _MAX_RETRY_DELAY_MS)
 
 
-def _another(name: str, standing: ValidEntry) -> LedgerBroken:
+def _wrong_chain_error(name: str, valid_entry: ValidEntry) -> LedgerBroken:
     return LedgerBroken(
-        f"Entry {standing.entry.seq} of model {name} in the ledger is not the one that this "
+        f"Entry {valid_entry.entry.seq} of model {name} in the ledger is not the one that this "
         "server has served.",
         f"It keeps its model. Run `tidemill verify {name}`; if this ledger is meant, stop the "
         "server, remove the model's folder in `serving/` of its home, and start it again.",
     )
 
 
-def _readable(copy: LocalCopy, name: str) -> Copied | None:
+def _read_local_entry(local_copy: LocalCopy, name: str) -> LocalEntry | None:
     try:
-        return copy.entry(name)
+        return local_copy.entry(name)
     except Exception as error:
         logger.warning("Model %s: the local copy cannot be read: %s", name, error)
         return None

@@ -21,7 +21,7 @@ from tidemill.core.errors import (
 )
 
 Headers = list[tuple[str, str]]
-JSON: Headers = [("content-type", "application/json")]
+JSON_HEADERS: Headers = [("content-type", "application/json")]
 
 
 class NoSuchPath(TidemillError):
@@ -36,7 +36,7 @@ class MethodNotAllowed(TidemillError):
         self.allowed = allowed
 
 
-_STATUS: dict[type[TidemillError], int] = {
+_STATUS_CODES: dict[type[TidemillError], int] = {
     RequestInvalid: 400,
     RowInvalid: 400,
     Unauthorized: 401,
@@ -68,83 +68,83 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True)
-class Reply:
+class HTTPResponse:
     """An answer."""
 
     body: bytes
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = tuple(JSON)
+    headers: tuple[tuple[str, str], ...] = tuple(JSON_HEADERS)
 
 
-def status_of(error: TidemillError) -> int:
+def error_status(error: TidemillError) -> int:
     """The status code of a fault: 500 for what is not the client's to mend."""
-    return next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+    return next((code for kind, code in _STATUS_CODES.items() if isinstance(error, kind)), 500)
 
 
-def headers_of(error: TidemillError) -> Headers:
+def error_headers(error: TidemillError) -> Headers:
     """The headers that go with a fault."""
     if isinstance(error, MethodNotAllowed):
-        return [*JSON, ("allow", error.allowed)]
+        return [*JSON_HEADERS, ("allow", error.allowed)]
     if isinstance(error, Unauthorized):
-        return [*JSON, ("www-authenticate", "Bearer")]
+        return [*JSON_HEADERS, ("www-authenticate", "Bearer")]
     if isinstance(error, NotServed):
-        return [*JSON, ("retry-after", "1")]
-    return JSON
+        return [*JSON_HEADERS, ("retry-after", "1")]
+    return JSON_HEADERS
 
 
 @dataclass
-class Bounds:
+class RequestLimits:
     """What a body may cost. `watch` ends those that take too long; it is a task of its own,
     because a timer for each request costs more than the request."""
 
     max_bytes: int
     max_chunks: int
-    seconds: float
-    _reading: dict["asyncio.Task[Any]", float] = field(default_factory=dict, init=False)
+    body_timeout_seconds: float
+    _read_started_at: dict["asyncio.Task[Any]", float] = field(default_factory=dict, init=False)
 
-    async def body(self, scope: Scope, channel: Channel) -> bytes:
+    async def read_body(self, scope: Scope, channel: Channel) -> bytes:
         """The body. Raises `RequestTooLarge`, `RequestTooSlow`, `RequestInvalid`."""
         length = scope.headers.get("content-length")
         if length is not None:
-            self._check(_number(length))
+            self._check_size(_parse_content_length(length))
         task = asyncio.current_task()
         assert task is not None
-        self._reading[task] = time.monotonic()
+        self._read_started_at[task] = time.monotonic()
         try:
-            return await (self._chunks(channel) if length is None else channel())
+            return await (self._read_chunks(channel) if length is None else channel())
         except ProtocolClosed:
             raise RequestInvalid(
                 "The connection ended before the body.", "Send all of it; then wait for the answer."
             ) from None
         except asyncio.CancelledError:
-            if task in self._reading:
+            if task in self._read_started_at:
                 raise  # nobody here has cancelled it
             task.uncancel()
             raise RequestTooSlow(
-                f"The body did not come within {self.seconds:g} s.",
+                f"The body did not come within {self.body_timeout_seconds:g} s.",
                 "Send it faster, or raise TIDEMILL_SERVE__SECONDS.",
             ) from None
         finally:
-            self._reading.pop(task, None)
+            self._read_started_at.pop(task, None)
 
-    async def watch(self) -> None:
+    async def cancel_overdue(self) -> None:
         """Cancel what has been reading for too long, for ever."""
         while True:
-            await asyncio.sleep(min(self.seconds / 4, 1))
-            overdue = time.monotonic() - self.seconds
-            for task, begun in list(self._reading.items()):  # the oldest first
-                if begun > overdue:
+            await asyncio.sleep(min(self.body_timeout_seconds / 4, 1))
+            cutoff = time.monotonic() - self.body_timeout_seconds
+            for task, started_at in list(self._read_started_at.items()):  # the oldest first
+                if started_at > cutoff:
                     break
-                del self._reading[task]
+                del self._read_started_at[task]
                 task.cancel()
 
-    async def _chunks(self, channel: Channel) -> bytes:
+    async def _read_chunks(self, channel: Channel) -> bytes:
         parts: list[bytes] = []
         size = 0
         async for part in channel:
             parts.append(part)
             size += len(part)
-            self._check(size)
+            self._check_size(size)
             if len(parts) > self.max_chunks:
                 raise RequestTooLarge(
                     f"The body comes in more than {self.max_chunks} chunks.",
@@ -152,7 +152,7 @@ class Bounds:
                 )
         return b"".join(parts)
 
-    def _check(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
             raise RequestTooLarge(
                 f"The body has more than {self.max_bytes} bytes.",
@@ -160,14 +160,14 @@ class Bounds:
             )
 
 
-def _number(length: str) -> int:
+def _parse_content_length(length: str) -> int:
     if not length.isascii() or not length.isdigit():
         raise RequestInvalid("The content length is no number.", "Send the right one.")
     return int(length[:20])
 
 
 @dataclass(frozen=True)
-class Guard:
+class TokenAuth:
     """Asks for the token, if there is one."""
 
     token: str | None
@@ -176,8 +176,8 @@ class Guard:
         """Raises `Unauthorized`."""
         if self.token is None:
             return
-        told = scope.headers.get("authorization") or ""
-        if not hmac.compare_digest(told.encode(), f"Bearer {self.token}".encode()):
+        authorization = scope.headers.get("authorization") or ""
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode()):
             raise Unauthorized(
                 "The request does not carry the server's token.",
                 "Send `Authorization: Bearer TOKEN`.",

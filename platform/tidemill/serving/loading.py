@@ -9,20 +9,20 @@ from tidemill.core.errors import DigestMismatch
 from tidemill.core.features import FeatureFunction
 from tidemill.ports import BundleValidator
 from tidemill.serving.predictor import Predictor
-from tidemill.serving.schemas import Contract
+from tidemill.serving.schemas import RequestSchema
 
 
 @dataclass(frozen=True)
-class Loader:
+class PredictorLoader:
     """Loads bundles, each with the feature function that it was made by: `function` finds it.
 
     After an adoption that may be another one than `defs.yaml` names.
     """
 
-    prover: BundleValidator
-    function: Callable[[str], FeatureFunction]
+    validator: BundleValidator
+    load_function: Callable[[str], FeatureFunction]
 
-    def __call__(self, bundle: bytes, digest: str, contract: Contract) -> Predictor:
+    def __call__(self, bundle: bytes, digest: str, schema: RequestSchema) -> Predictor:
         """The predictor of these bytes.
 
         Raises `DigestMismatch`, `FeatureSkew`, `BundleUnfit`, and what `function` raises.
@@ -32,7 +32,7 @@ class Loader:
                 f"The bytes of bundle {digest} are others.",
                 "Restore the bundle from a backup; `tidemill verify` names all that is damaged.",
             )
-        self.prover.validate(bundle)
+        self.validator.validate(bundle)
         reference = feature_function_reference(bundle)
-        function = self.function(reference) if reference else None
-        return Predictor(Model.load(bundle, digest, function), contract)
+        function = self.load_function(reference) if reference else None
+        return Predictor(Model.load(bundle, digest, function), schema)

@@ -11,7 +11,7 @@ _REMEDY = "The server makes it again as soon as it has reached the ledger."
 
 
 @dataclass(frozen=True)
-class Copied:
+class LocalEntry:
     """The entry that was last served, and its bytes."""
 
     entry: Entry
@@ -29,14 +29,14 @@ class LocalCopy:
 
     store: Store
 
-    def entry(self, model: str) -> Copied | None:
+    def entry(self, model: str) -> LocalEntry | None:
         """The entry that was last served; None where there is none or its copy is damaged."""
         data = self.store.get(f"{model}/entry.json")
         body = canonical.verify_checksum(data) if data is not None else None
         if body is None:
             return None
         value = canonical.decode(body, dict[str, bytes])["value"]
-        return Copied(canonical.decode(value, Entry), value)
+        return LocalEntry(canonical.decode(value, Entry), value)
 
     def bundle(self, model: str, digest: str) -> bytes:
         """The bytes of a bundle, which nobody has verified. Raises `DigestMismatch` without."""
@@ -45,7 +45,7 @@ class LocalCopy:
             raise DigestMismatch(f"The local copy of bundle {digest} is missing.", _REMEDY)
         return data
 
-    def keep(self, model: str, value: bytes, digest: str, bundle: bytes) -> None:
+    def save(self, model: str, value: bytes, digest: str, bundle: bytes) -> None:
         """Keep this entry and its bundle instead of those before."""
         name = f"{model}/{digest}.bundle"
         if self.store.get(name) != bundle:

@@ -13,10 +13,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from tidemill.serving.following import Happened
+from tidemill.serving.following import FollowerEvent
 from tidemill.serving.status import Status
 
-_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 10)
+_LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 10)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -24,42 +24,42 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """Counts and times. With `shared`, counters are those of all workers together."""
 
-    def __init__(self, shared: bool = False) -> None:
-        self._own = own = CollectorRegistry()
-        self._shared = shared
+    def __init__(self, multiprocess: bool = False) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._multiprocess = multiprocess
         self._requests = Counter(
-            "tidemill_requests", "Requests answered.", ("model", "route", "status"), registry=own
+            "tidemill_requests", "Requests answered.", ("model", "route", "status"), registry=registry
         )
-        self._seconds = Histogram(
+        self._latency = Histogram(
             "tidemill_request_seconds",
             "From a request's head to its answer.",
             ("model",),
-            buckets=_BUCKETS,
-            registry=own,
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
         )
         self._swaps = Counter(
-            "tidemill_swaps", "Models swapped while serving.", ("model",), registry=own
+            "tidemill_swaps", "Models swapped while serving.", ("model",), registry=registry
         )
         self._failures = Counter(
-            "tidemill_load_failures", "Deployments not taken.", ("model",), registry=own
+            "tidemill_load_failures", "Deployments not taken.", ("model",), registry=registry
         )
-        self.dropped = Counter(
-            "tidemill_predictions_dropped", "Predictions not logged.", ("model",), registry=own
+        self.dropped_predictions = Counter(
+            "tidemill_predictions_dropped", "Predictions not logged.", ("model",), registry=registry
         )
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
 
-    def begin(self, model: str) -> None:
+    def init_model(self, model: str) -> None:
         """Let a model's metrics be there from the start, at zero."""
-        for counter in (self._swaps, self._failures, self.dropped):
+        for counter in (self._swaps, self._failures, self.dropped_predictions):
             counter.labels(model)
-        self._histograms[model] = self._seconds.labels(model)
+        self._histograms[model] = self._latency.labels(model)
 
-    def happened(self, model: str, what: Happened) -> None:
+    def count_event(self, model: str, event: FollowerEvent) -> None:
         """Count what the follower has done."""
-        (self._swaps if what == "swap" else self._failures).labels(model).inc()
+        (self._swaps if event == "swap" else self._failures).labels(model).inc()
 
-    def answered(self, model: str, route: str, status: int, seconds: float) -> None:
+    def observe_request(self, model: str, route: str, status: int, seconds: float) -> None:
         """Count an answer; `model` is empty where a request names none."""
         key = model, route, status
         counter = self._counters.get(key)
@@ -69,19 +69,19 @@ class Metrics:
         if model in self._histograms:
             self._histograms[model].observe(seconds)
 
-    def page(self, status: Status) -> bytes:
+    def render(self, status: Status) -> bytes:
         """What Prometheus reads."""
-        registry = CollectorRegistry() if self._shared else self._own
-        told = b""
-        if self._shared:
+        registry = CollectorRegistry() if self._multiprocess else self._registry
+        payload = b""
+        if self._multiprocess:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        told += generate_latest(registry)
-        now = CollectorRegistry()
-        now.register(_Now(status))
-        return told + generate_latest(now)
+        payload += generate_latest(registry)
+        state_registry = CollectorRegistry()
+        state_registry.register(_StateCollector(status))
+        return payload + generate_latest(state_registry)
 
 
-class _Now(Collector):
+class _StateCollector(Collector):
     """What is so at the moment of asking; every worker knows it."""
 
     def __init__(self, status: Status) -> None:
@@ -102,18 +102,18 @@ class _Now(Collector):
             "Standing ledger entries of the model behind the one in service.",
             labels=("model",),
         )
-        for name, followed in models.items():
-            served, years = followed.slot.served, status.age(name)
-            if years is not None:
-                age.add_metric((name,), years)
+        for name, state in models.items():
+            served, age_seconds = state.slot.served, status.age_seconds(name)
+            if age_seconds is not None:
+                age.add_metric((name,), age_seconds)
             if served is not None:
                 version.add_metric((name, served.digest), served.entry.seq)
-            at = -1 if served is None else served.entry.seq
-            lag.add_metric((name,), max(0, len(followed.chain.entries) - 1 - at))
+            served_seq = -1 if served is None else served.entry.seq
+            lag.add_metric((name,), max(0, len(state.chain.entries) - 1 - served_seq))
         yield from (age, version, lag)
-        behind = status.follower.contact.behind
-        yield GaugeMetricFamily("tidemill_ledger_behind", "Ledger records unread.", behind)
+        unread_records = status.follower.connection.lag
+        yield GaugeMetricFamily("tidemill_ledger_behind", "Ledger records unread.", unread_records)
         yield GaugeMetricFamily(
-            "tidemill_ledger_silent_seconds", "Since the ledger was reached.", status.silence()
+            "tidemill_ledger_silent_seconds", "Since the ledger was reached.", status.seconds_since_contact()
         )
         yield GaugeMetricFamily("tidemill_ready", "Whether it is ready.", int(status.ready))

@@ -10,46 +10,46 @@ import msgspec
 from tidemill.core.sections import FieldSpec
 from tidemill.core.spec import ModelSpec
 from tidemill.serving.protocols import inference, native
-from tidemill.serving.schemas import Contract
+from tidemill.serving.schemas import RequestSchema
 
-SERVER = {"name": "tidemill", "version": version("tidemill"), "extensions": []}
+SERVER_METADATA = {"name": "tidemill", "version": version("tidemill"), "extensions": []}
 Schema = dict[str, Any]
 
-_TYPES: dict[str, list[str]] = {
+_JSON_TYPES: dict[str, list[str]] = {
     "category": ["string", "integer", "boolean", "null"],
     "number": ["number", "null"],
     "boolean": ["boolean", "null"],
 }
-_REF = "#/components/schemas/{name}"
-_STRUCTS = (native.Answer, native.Complaint, inference.Request, inference.Response)
+_SCHEMA_REF = "#/components/schemas/{name}"
+_STRUCTS = (native.PredictResponse, native.ErrorResponse, inference.InferenceRequest, inference.InferenceResponse)
 
 
-def document(specs: Mapping[str, ModelSpec], contracts: Mapping[str, Contract]) -> bytes:
+def document(specs: Mapping[str, ModelSpec], request_schemas: Mapping[str, RequestSchema]) -> bytes:
     """The document as JSON."""
-    _, components = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
-    paths = dict(_LOOKS)
-    for name, contract in contracts.items():
-        components[f"rows_{name}"] = _rows(contract)
-        components[f"request_{name}"] = _request(name)
-        told = f"{specs[name].objective} {specs[name].label}"
+    _, components = msgspec.json.schema_components(_STRUCTS, ref_template=_SCHEMA_REF)
+    paths = dict(_INFO_PATHS)
+    for name, request_schema in request_schemas.items():
+        components[f"rows_{name}"] = _rows_schema(request_schema)
+        components[f"request_{name}"] = _request_schema(name)
+        target_text = f"{specs[name].objective} {specs[name].label}"
         paths |= {
             f"/models/{name}": _get(f"Model {name} in service"),
             f"/models/{name}/predict": _post(
-                f"Predict {told}", {"$ref": f"#/components/schemas/request_{name}"}, "Answer"
+                f"Predict {target_text}", {"$ref": f"#/components/schemas/request_{name}"}, "Answer"
             ),
             f"/v2/models/{name}": _get(f"Model {name} (Open Inference Protocol)"),
-            f"/v2/models/{name}/ready": _get(f"Whether model {name} is served", also=503),
+            f"/v2/models/{name}/ready": _get(f"Whether model {name} is served", other_status=503),
             f"/v2/models/{name}/infer": _post(
-                f"Predict {told} (Open Inference Protocol): a tensor [rows] a field",
+                f"Predict {target_text} (Open Inference Protocol): a tensor [rows] a field",
                 _ref("Request"),
                 "Response",
             ),
         }
-    paths["/invocations"] = _invocations(contracts)
+    paths["/invocations"] = _invocations(request_schemas)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
-            "info": {"title": "tidemill serve", "version": SERVER["version"]},
+            "info": {"title": "tidemill serve", "version": SERVER_METADATA["version"]},
             "paths": paths,
             "components": {
                 "schemas": components,
@@ -61,21 +61,21 @@ def document(specs: Mapping[str, ModelSpec], contracts: Mapping[str, Contract]) 
 
 def page(data: bytes) -> bytes:
     """The document as a page without scripts or anything from elsewhere."""
-    told = msgspec.json.decode(data)
+    parsed = msgspec.json.decode(data)
     rows = [
         f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
         f"<td>{html.escape(operation['summary'])}</td></tr>"
-        for path, methods in told["paths"].items()
+        for path, methods in parsed["paths"].items()
         for method, operation in methods.items()
     ]
     schemas = [
         f"<h3>{html.escape(name)}</h3><pre>{_pretty(schema)}</pre>"
-        for name, schema in told["components"]["schemas"].items()
+        for name, schema in parsed["components"]["schemas"].items()
     ]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>tidemill serve</title>"
         "<style>body{font-family:sans-serif;margin:2em}td{padding:.2em 1em .2em 0}</style>"
-        f"<h1>tidemill serve {html.escape(told['info']['version'])}</h1><table>{''.join(rows)}"
+        f"<h1>tidemill serve {html.escape(parsed['info']['version'])}</h1><table>{''.join(rows)}"
         f"</table><h2>Schemas</h2>{''.join(schemas)}<p><a href=/openapi.json>openapi.json</a>"
     ).encode()
 
@@ -85,25 +85,25 @@ def _pretty(schema: Schema) -> str:
 
 
 def _ref(name: str) -> Schema:
-    return {"$ref": _REF.format(name=name)}
+    return {"$ref": _SCHEMA_REF.format(name=name)}
 
 
-def _rows(contract: Contract) -> Schema:
-    required = [name for name, field in contract.fields.items() if not field.optional]
+def _rows_schema(request_schema: RequestSchema) -> Schema:
+    required = [name for name, field in request_schema.fields.items() if not field.optional]
     row = {
         "type": "object",
-        "properties": {name: _value(field) for name, field in contract.fields.items()},
+        "properties": {name: _field_schema(field) for name, field in request_schema.fields.items()},
         "required": required,
         "additionalProperties": False,
     }
-    return {"type": "array", "items": row, "minItems": 1, "maxItems": contract.max_rows}
+    return {"type": "array", "items": row, "minItems": 1, "maxItems": request_schema.max_rows}
 
 
-def _value(field: FieldSpec) -> Schema:
-    return {"type": _TYPES[field.type]}
+def _field_schema(field: FieldSpec) -> Schema:
+    return {"type": _JSON_TYPES[field.type]}
 
 
-def _request(name: str) -> Schema:
+def _request_schema(name: str) -> Schema:
     return {
         "type": "object",
         "properties": {"rows": _ref(f"rows_{name}"), "id": {"type": ["string", "null"]}},
@@ -112,12 +112,12 @@ def _request(name: str) -> Schema:
     }
 
 
-def _invocations(contracts: Mapping[str, Contract]) -> Schema:
-    rows = [_ref(f"rows_{name}") for name in contracts]
-    either = rows[0] if len(rows) == 1 else {"anyOf": rows}
+def _invocations(request_schemas: Mapping[str, RequestSchema]) -> Schema:
+    rows = [_ref(f"rows_{name}") for name in request_schemas]
+    records_schema = rows[0] if len(rows) == 1 else {"anyOf": rows}
     request: Schema = {
         "type": "object",
-        "properties": {"dataframe_records": either},
+        "properties": {"dataframe_records": records_schema},
         "required": ["dataframe_records"],
         "additionalProperties": False,
     }
@@ -127,39 +127,39 @@ def _invocations(contracts: Mapping[str, Contract]) -> Schema:
             "name": "model",
             "in": "query",
             "required": len(rows) > 1,
-            "schema": {"enum": list(contracts)},
+            "schema": {"enum": list(request_schemas)},
             "description": "Which model, where several are served.",
         }
     ]
     return post
 
 
-def _content(schema: Schema, kind: str = "application/json") -> Schema:
-    return {"content": {kind: {"schema": schema}}}
+def _content(schema: Schema, media_type: str = "application/json") -> Schema:
+    return {"content": {media_type: {"schema": schema}}}
 
 
-def _get(summary: str, kind: str = "application/json", also: int | None = None) -> Schema:
-    schema: Schema = {"type": "object" if kind == "application/json" else "string"}
-    responses: Schema = {"200": {"description": summary, **_content(schema, kind)}}
-    if also is not None:
-        responses[str(also)] = {"description": "Not now", **_content(schema, kind)}
+def _get(summary: str, media_type: str = "application/json", other_status: int | None = None) -> Schema:
+    schema: Schema = {"type": "object" if media_type == "application/json" else "string"}
+    responses: Schema = {"200": {"description": summary, **_content(schema, media_type)}}
+    if other_status is not None:
+        responses[str(other_status)] = {"description": "Not now", **_content(schema, media_type)}
     responses["401"] = {"description": "No token", **_content(_ref("Complaint"))}
     return {"get": {"summary": summary, "responses": responses, "security": [{}, {"token": []}]}}
 
 
-def _probe(summary: str, also: int | None = None) -> Schema:
-    told = _get(summary, also=also)
-    del told["get"]["responses"]["401"], told["get"]["security"]
-    return told
+def _probe(summary: str, other_status: int | None = None) -> Schema:
+    operation = _get(summary, other_status=other_status)
+    del operation["get"]["responses"]["401"], operation["get"]["security"]
+    return operation
 
 
-def _post(summary: str, request: Schema, answer: str | None) -> Schema:
-    trouble = {"description": "An error", **_content({"type": "object"})}
-    if answer == "Answer":
-        trouble = {"description": "An error", **_content(_ref("Complaint"))}
-    good = _ref(answer) if answer else {"type": "object", "required": ["predictions"]}
-    responses: Schema = {"200": {"description": "Predictions", **_content(good)}}
-    responses |= dict.fromkeys(("400", "401", "404", "408", "413", "503"), trouble)
+def _post(summary: str, request: Schema, response_name: str | None) -> Schema:
+    error_response = {"description": "An error", **_content({"type": "object"})}
+    if response_name == "Answer":
+        error_response = {"description": "An error", **_content(_ref("Complaint"))}
+    success_schema = _ref(response_name) if response_name else {"type": "object", "required": ["predictions"]}
+    responses: Schema = {"200": {"description": "Predictions", **_content(success_schema)}}
+    responses |= dict.fromkeys(("400", "401", "404", "408", "413", "503"), error_response)
     body = {"required": True, **_content(request)}
     security: list[Schema] = [{}, {"token": []}]
     return {
@@ -172,7 +172,7 @@ def _post(summary: str, request: Schema, answer: str | None) -> Schema:
     }
 
 
-_LOOKS: Schema = {
+_INFO_PATHS: Schema = {
     "/models": _get("What is in service, how old and how stale it is"),
     "/metrics": _get("Metrics for Prometheus", "text/plain"),
     "/openapi.json": _get("This document"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import Asked
-from tidemill.serving.slot import Served
+from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.slot import ServedModel
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -18,7 +18,7 @@ logger = logging.getLogger("tidemill.serving")
 _encode = msgspec.json.Encoder().encode
 
 
-def topic_of(model: str) -> str:
+def predictions_topic(model: str) -> str:
     """Where a model's predictions are logged."""
     return f"{model}.predictions"
 
@@ -33,47 +33,47 @@ class PredictionLog:
     def __init__(
         self,
         producer: "Producer",
-        fields: Mapping[str, Mapping[str, int]],
-        dropped: Callable[[str, int], None],
+        logged_fields: Mapping[str, Mapping[str, int]],
+        on_dropped: Callable[[str, int], None],
     ) -> None:
-        self._producer, self._fields, self._dropped = producer, fields, dropped
+        self._producer, self._logged_fields, self._on_dropped = producer, logged_fields, on_dropped
 
-    def put(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> None:
+    def put(self, prediction_request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> None:
         """Log the answers to a request. Never waits, never raises."""
         model, digest, version = served.entry.model, served.digest, served.entry.seq
-        request = asked.id or uuid.uuid4().hex
-        fields = self._fields.get(model, {})
-        for number, (row, prediction) in enumerate(zip(asked.rows, told, strict=True)):
+        request_id = prediction_request.id or uuid.uuid4().hex
+        fields = self._logged_fields.get(model, {})
+        for number, (row, prediction) in enumerate(zip(prediction_request.rows, predictions, strict=True)):
             values = msgspec.structs.astuple(row) if fields else ()
             record: dict[str, Any] = {
-                "request": request,
+                "request": request_id,
                 "row": number,
                 "model": model,
                 "digest": digest,
                 "version": version,
                 "prediction": prediction,
-                "fields": {name: values[at] for name, at in fields.items()},
+                "fields": {name: values[index] for name, index in fields.items()},
             }
             try:
                 self._producer.produce(
-                    topic_of(model),
+                    predictions_topic(model),
                     _encode(record),
-                    request.encode(errors="replace"),
-                    on_delivery=self._delivered,
+                    request_id.encode(errors="replace"),
+                    on_delivery=self._on_delivery,
                 )
             except BufferError:
-                self._dropped(model, len(told) - number)
+                self._on_dropped(model, len(predictions) - number)
                 break
             except Exception as error:  # a log that fails must not touch the answers
                 logger.warning("Model %s: predictions are not logged: %s", model, error)
-                self._dropped(model, len(told) - number)
+                self._on_dropped(model, len(predictions) - number)
                 break
         self._producer.poll(0)
 
-    def close(self, seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> None:
         """Give what is queued so many seconds."""
-        self._producer.flush(seconds)
+        self._producer.flush(timeout_seconds)
 
-    def _delivered(self, error: "KafkaError | None", message: "Message") -> None:
+    def _on_delivery(self, error: "KafkaError | None", message: "Message") -> None:
         if error is not None:
-            self._dropped(str(message.topic()).removesuffix(".predictions"), 1)
+            self._on_dropped(str(message.topic()).removesuffix(".predictions"), 1)

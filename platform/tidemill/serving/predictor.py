@@ -14,14 +14,14 @@ from tidemill.core.decoding import frame
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
 from tidemill.core.sections import FieldType
-from tidemill.serving.schemas import Contract
+from tidemill.serving.schemas import RequestSchema
 
 if TYPE_CHECKING:
     import lightgbm
 
 Prediction = float | list[float]
 _NAN = float("nan")
-_NULLS = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean()}
+_POLARS_TYPES = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean()}
 
 
 class Predictor:
@@ -32,66 +32,66 @@ class Predictor:
     thread; `matrix` and `many` may be called by several.
     """
 
-    def __init__(self, model: Model, contract: Contract) -> None:
+    def __init__(self, model: Model, schema: RequestSchema) -> None:
         self.model = model
-        self._types = {name: field.type for name, field in contract.fields.items()}
-        self._lost = {n: kind for n, kind in model.header.fields if self._types.get(n) != kind}
-        self._places = self._plan() if model.function is None else None
-        self._row = row_function(model.booster)
-        if not self._lost:
-            self._prove(contract)
+        self._types = {name: field.type for name, field in schema.fields.items()}
+        self._missing_fields = {n: kind for n, kind in model.header.fields if self._types.get(n) != kind}
+        self._column_sources = self._find_column_sources() if model.function is None else None
+        self._predict_values = single_row_predictor(model.booster)
+        if not self._missing_fields:
+            self._check_golden_rows(schema)
 
-    def one(self, row: msgspec.Struct) -> Prediction:
+    def predict_row(self, row: msgspec.Struct) -> Prediction:
         """The answer to one row, bit for bit that of `Model.predict`. Raises as `matrix`."""
-        if self._places is None:
-            return self._row(self.matrix([row])[0])
-        return self._row(self._values(row, self._places))
+        if self._column_sources is None:
+            return self._predict_values(self.matrix([row])[0])
+        return self._predict_values(self._values(row, self._column_sources))
 
-    def many(self, given: Array) -> list[Prediction]:
+    def predict_matrix(self, matrix: Array) -> list[Prediction]:
         """The answers to the rows of a matrix."""
-        told: list[Prediction] = predict_matrix(self.model.booster, given, 1).tolist()
-        return told
+        predictions: list[Prediction] = predict_matrix(self.model.booster, matrix, 1).tolist()
+        return predictions
 
     def matrix(self, rows: Sequence[msgspec.Struct]) -> Array:
         """float64[rows, columns]: what the trees see.
 
         Raises `ValueError` for a category that is no text, and what the feature function raises.
         """
-        if self._places is None:
-            _settled(rows, self._types)
-            made = frame(rows, self._types)
-            nulls = [pl.lit(None, _NULLS[kind]).alias(name) for name, kind in self._lost.items()]
-            return self.model.matrix(made.with_columns(nulls))
-        return np.array([self._values(row, self._places) for row in rows], dtype=np.float64)
+        if self._column_sources is None:
+            _normalize_categories(rows, self._types)
+            raw_frame = frame(rows, self._types)
+            nulls = [pl.lit(None, _POLARS_TYPES[kind]).alias(name) for name, kind in self._missing_fields.items()]
+            return self.model.matrix(raw_frame.with_columns(nulls))
+        return np.array([self._values(row, self._column_sources) for row in rows], dtype=np.float64)
 
-    def _plan(self) -> "list[tuple[int, _Codes | None]]":
+    def _find_column_sources(self) -> "list[tuple[int, _CategoryCodes | None]]":
         """For each column the place in a row that it comes from, and the codes of a category."""
-        place = {name: at for at, name in enumerate(self._types) if name not in self._lost}
-        known = self.model.vocabulary.values
+        positions = {name: index for index, name in enumerate(self._types) if name not in self._missing_fields}
+        vocabulary = self.model.vocabulary.values
         return [
             (
-                place.get(column.name, -1),
-                _Codes(known.get(column.name, ())) if column.kind == "category" else None,
+                positions.get(column.name, -1),
+                _CategoryCodes(vocabulary.get(column.name, ())) if column.kind == "category" else None,
             )
             for column in self.model.header.columns
         ]
 
     def _values(
-        self, row: msgspec.Struct, places: "list[tuple[int, _Codes | None]]"
+        self, row: msgspec.Struct, sources: "list[tuple[int, _CategoryCodes | None]]"
     ) -> list[float | None]:
-        told = (*msgspec.structs.astuple(row), None)  # at -1: a field that defs.yaml lost
-        return [told[at] if codes is None else codes[told[at]] for at, codes in places]
+        row_values = (*msgspec.structs.astuple(row), None)  # at -1: a field that defs.yaml lost
+        return [row_values[index] if codes is None else codes[row_values[index]] for index, codes in sources]
 
-    def _prove(self, contract: Contract) -> None:
+    def _check_golden_rows(self, schema: RequestSchema) -> None:
         """Answer the golden rows on the way that a request takes. Raises `FeatureSkew`."""
         for number, golden in enumerate(self.model.header.golden):
-            told = msgspec.json.decode(golden.row)
-            rows = contract.rows([{name: told.get(name) for name in contract.fields}])
-            self.model.check_prediction(number, self.one(rows[0]))
-            self.model.check_prediction(number, self.many(self.matrix(rows))[0])
+            values = msgspec.json.decode(golden.row)
+            rows = schema.convert_rows([{name: values.get(name) for name in schema.fields}])
+            self.model.check_prediction(number, self.predict_row(rows[0]))
+            self.model.check_prediction(number, self.predict_matrix(self.matrix(rows))[0])
 
 
-class _Codes(dict[Any, float]):
+class _CategoryCodes(dict[Any, float]):
     """The codes of a category's texts; what is unknown, or null, is NaN."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -99,10 +99,10 @@ class _Codes(dict[Any, float]):
         self[None] = _NAN
 
     def __missing__(self, value: str | int | float | bool) -> float:
-        return self.get(_text(value), _NAN)
+        return self.get(_category_text(value), _NAN)
 
 
-def _text(value: str | int | float | bool) -> str:
+def _category_text(value: str | int | float | bool) -> str:
     """A category's value as text. Raises `ValueError` for a number that is not whole."""
     if isinstance(value, float):
         if not value.is_integer():
@@ -111,16 +111,16 @@ def _text(value: str | int | float | bool) -> str:
     return as_text(value)
 
 
-def _settled(rows: Sequence[msgspec.Struct], types: Mapping[str, FieldType]) -> None:
+def _normalize_categories(rows: Sequence[msgspec.Struct], types: Mapping[str, FieldType]) -> None:
     """Let whole numbers in categories be what training takes for them."""
-    for place, kind in enumerate(types.values()):
+    for index, kind in enumerate(types.values()):
         if kind == "category":
             for row in rows:
-                if isinstance(getattr(row, f"f{place}"), float):
-                    setattr(row, f"f{place}", _text(getattr(row, f"f{place}")))
+                if isinstance(getattr(row, f"f{index}"), float):
+                    setattr(row, f"f{index}", _category_text(getattr(row, f"f{index}")))
 
 
-def row_function(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
+def single_row_predictor(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
     """LightGBM's C path for single rows: as `Booster.predict`, without what surrounds it."""
     from lightgbm.basic import _LIB, _safe_call
 
@@ -138,16 +138,16 @@ def row_function(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
             ctypes.byref(config),
         )
     )
-    given, told, length = np.empty(columns), np.empty(outputs), ctypes.c_int64()
-    call = _LIB.LGBM_BoosterPredictForMatSingleRowFast
-    into = told.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
-    at, count = ctypes.c_void_p(given.ctypes.data), ctypes.byref(length)
+    input_buffer, output_buffer, length = np.empty(columns), np.empty(outputs), ctypes.c_int64()
+    predict_fast = _LIB.LGBM_BoosterPredictForMatSingleRowFast
+    output_pointer = output_buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+    input_pointer, length_pointer = ctypes.c_void_p(input_buffer.ctypes.data), ctypes.byref(length)
 
     def predict(values: Any) -> Prediction:
-        given[:] = values
-        _safe_call(call(config, at, count, into))
-        answer: Prediction = told.item(0) if outputs == 1 else told.tolist()
-        return answer
+        input_buffer[:] = values
+        _safe_call(predict_fast(config, input_pointer, length_pointer, output_pointer))
+        prediction: Prediction = output_buffer.item(0) if outputs == 1 else output_buffer.tolist()
+        return prediction
 
     # The configuration points into the booster, which must outlive it.
     weakref.finalize(predict, lambda _: _LIB.LGBM_FastConfigFree(config), booster).atexit = False

@@ -10,7 +10,7 @@ from tidemill.core.errors import RequestInvalid, RowInvalid
 from tidemill.core.events import type_error, row_type
 from tidemill.core.sections import FieldSpec
 
-TOLD = 20
+MAX_REPORTED_ERRORS = 20
 """Faults, at most, that an answer names."""
 
 Rows = Sequence[msgspec.Struct]
@@ -18,7 +18,7 @@ _REMEDY = "Send the fields of the model's defs.yaml; a value that is not known i
 
 
 @dataclass(frozen=True)
-class Fault:
+class FieldError:
     """What is wrong with one field of one row, counted from 0; no field: with the row."""
 
     row: int
@@ -29,19 +29,19 @@ class Fault:
 class RowsInvalid(RowInvalid):
     """Rows do not fit the model's fields; `faults` names the first of them, one a field."""
 
-    def __init__(self, faults: Sequence[Fault], remedy: str = _REMEDY) -> None:
-        first = faults[0]
-        where = f"row {first.row}" + (f", field {first.field!r}" if first.field else "")
-        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        super().__init__(f"The rows do not fit: {where}: {first.problem}{more}.", remedy)
-        self.faults = tuple(faults)
+    def __init__(self, errors: Sequence[FieldError], remedy: str = _REMEDY) -> None:
+        first = errors[0]
+        location = f"row {first.row}" + (f", field {first.field!r}" if first.field else "")
+        suffix = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        super().__init__(f"The rows do not fit: {location}: {first.problem}{suffix}.", remedy)
+        self.errors = tuple(errors)
 
 
 class TooManyRows(RequestInvalid):
     """A request asks for more rows than the server takes."""
 
 
-class Contract:
+class RequestSchema:
     """The rows that a model answers; it does not change while the server runs.
 
     A field that is not optional must be there, in each row, and may be null. Raises
@@ -52,21 +52,21 @@ class Contract:
         self.model = model
         self.fields = dict(fields)
         self.max_rows = max_rows
-        self.row = row_type(fields)
-        self._list = list[self.row]  # type: ignore[name-defined]
+        self.row_type = row_type(fields)
+        self._list_type = list[self.row_type]  # type: ignore[name-defined]
 
     def decoder(self, envelope: Callable[[Any], type[msgspec.Struct]]) -> Callable[[Any], Any]:
         """A decoder of a JSON body around the rows' list type."""
-        return msgspec.json.Decoder(envelope(self._list)).decode
+        return msgspec.json.Decoder(envelope(self._list_type)).decode
 
-    def rows(self, told: Any) -> Rows:
+    def convert_rows(self, values: Any) -> Rows:
         """Rows of objects that were decoded already."""
         try:
-            return self.counted(msgspec.convert(told, self._list))
+            return self.check_row_count(msgspec.convert(values, self._list_type))
         except (msgspec.ValidationError, RecursionError) as error:
-            raise self.wrong(told) from error
+            raise self.validation_error(values) from error
 
-    def counted(self, rows: Rows) -> Rows:
+    def check_row_count(self, rows: Rows) -> Rows:
         """The rows, if they are not too many and not none."""
         if len(rows) > self.max_rows:
             raise TooManyRows(
@@ -77,38 +77,38 @@ class Contract:
             raise RequestInvalid("The request asks for no row.", "Send at least one.")
         return rows
 
-    def no_text(self, rows: Rows) -> Exception:
+    def non_text_error(self, rows: Rows) -> Exception:
         """What is wrong with rows of which a category holds no text."""
-        return self.wrong(
-            [dict(zip(self.fields, msgspec.structs.astuple(r), strict=True)) for r in rows]
+        return self.validation_error(
+            [dict(zip(self.fields, msgspec.structs.astuple(row), strict=True)) for row in rows]
         )
 
-    def wrong(self, told: Any) -> Exception:
+    def validation_error(self, values: Any) -> Exception:
         """What is wrong with rows that could not be decoded."""
-        if not isinstance(told, list):
+        if not isinstance(values, list):
             return RequestInvalid("The rows are no list.", "Send a list of JSON objects.")
-        if len(told) > self.max_rows or not told:
-            return _raised(self.counted, told)
-        faults: list[Fault] = []
-        for number, row in enumerate(told):
-            faults += self._faults(number, row)
-            if len(faults) >= TOLD:
+        if len(values) > self.max_rows or not values:
+            return _error_raised_by(self.check_row_count, values)
+        errors: list[FieldError] = []
+        for number, row in enumerate(values):
+            errors += self._row_errors(number, row)
+            if len(errors) >= MAX_REPORTED_ERRORS:
                 break
-        return RowsInvalid(faults[:TOLD] or [Fault(0, None, "cannot be used")])
+        return RowsInvalid(errors[:MAX_REPORTED_ERRORS] or [FieldError(0, None, "cannot be used")])
 
-    def _faults(self, number: int, row: Any) -> list[Fault]:
+    def _row_errors(self, number: int, row: Any) -> list[FieldError]:
         if not isinstance(row, dict):
-            return [Fault(number, None, "not a JSON object")]
-        faults = []
+            return [FieldError(number, None, "not a JSON object")]
+        errors = []
         for name, field in self.fields.items():
             if name in row:
                 problem = type_error(row[name], field)
             else:
                 problem = None if field.optional else "missing"
             if problem is not None:
-                faults.append(Fault(number, name, problem))
+                errors.append(FieldError(number, name, problem))
         unknown = (name for name in row if name not in self.fields)
-        return faults + [Fault(number, name, "unknown field") for name in unknown]
+        return errors + [FieldError(number, name, "unknown field") for name in unknown]
 
 
 def decode_json(body: bytes) -> Any:
@@ -119,7 +119,7 @@ def decode_json(body: bytes) -> Any:
         raise RequestInvalid(f"The body is not JSON: {error}.", "Send a JSON object.") from error
 
 
-def _raised(call: Callable[[Any], Any], value: Any) -> Exception:
+def _error_raised_by(call: Callable[[Any], Any], value: Any) -> Exception:
     try:
         call(value)
     except Exception as error:

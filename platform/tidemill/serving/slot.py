@@ -7,7 +7,7 @@ from tidemill.serving.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model in service, and the ledger entry that put it there.
 
     `hash` is the sha256 of the entry's bytes; `since` milliseconds since 1970; `copied` says that
@@ -17,8 +17,8 @@ class Served:
     predictor: Predictor
     entry: Entry
     hash: str
-    since: int
-    copied: bool = False
+    since_ms: int
+    from_local_copy: bool = False
 
     @property
     def digest(self) -> str:
@@ -26,7 +26,7 @@ class Served:
         return self.predictor.model.digest
 
 
-class Slot:
+class ModelSlot:
     """Holds what is in service. A request takes `served` once and keeps to it.
 
     An old model is freed when the last request that took it has ended.
@@ -35,9 +35,9 @@ class Slot:
     __slots__ = ("served",)
 
     def __init__(self) -> None:
-        self.served: Served | None = None
+        self.served: ServedModel | None = None
 
-    def swap(self, served: Served) -> Served | None:
+    def swap(self, served: ServedModel) -> ServedModel | None:
         """Put a model into service and give the one before."""
-        before, self.served = self.served, served
-        return before
+        previous, self.served = self.served, served
+        return previous

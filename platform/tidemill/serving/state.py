@@ -3,57 +3,57 @@
 from dataclasses import dataclass, field
 
 from tidemill.core.ledger import Chain
-from tidemill.serving.schemas import Contract
-from tidemill.serving.slot import Slot
+from tidemill.serving.schemas import RequestSchema
+from tidemill.serving.slot import ModelSlot
 
-FIRST_RETRY = 1_000
+FIRST_RETRY_DELAY_MS = 1_000
 """Milliseconds after which a bundle that failed is tried again; then twice as many."""
 
 
 @dataclass(frozen=True)
-class Failure:
+class LoadFailure:
     """Why the newest deployment is not in service."""
 
     error: str
-    what: str
+    message: str
     remedy: str
     digest: str | None
     version: int | None
-    at: int
+    failed_at_ms: int
 
 
 @dataclass
-class Followed:
+class ModelState:
     """One model: what is served, the ledger as far as it was read, and the last failure.
 
     `known` are `seq` and hash of the newest entry that this server has served, now or before a
     restart: it never goes back behind it.
     """
 
-    contract: Contract
-    slot: Slot = field(default_factory=Slot)
+    schema: RequestSchema
+    slot: ModelSlot = field(default_factory=ModelSlot)
     chain: Chain = field(default_factory=lambda: Chain(""))
-    known: tuple[int, str] | None = None
-    failure: Failure | None = None
-    tried: tuple[str, int] | None = None
+    newest_served: tuple[int, str] | None = None
+    failure: LoadFailure | None = None
+    backoff: tuple[str, int] | None = None
     """The head that failed, and when to try it again, in ms."""
-    retry: int = FIRST_RETRY
+    retry_delay_ms: int = FIRST_RETRY_DELAY_MS
 
-    def waits(self, head: str, now: int) -> bool:
+    def in_backoff(self, head: str, now_ms: int) -> bool:
         """Whether this head has failed, and is not to be tried again yet."""
-        return self.tried is not None and self.tried[0] == head and now < self.tried[1]
+        return self.backoff is not None and self.backoff[0] == head and now_ms < self.backoff[1]
 
-    def recovered(self) -> None:
+    def clear_failure(self) -> None:
         """Forget the last failure: the head is in service."""
-        self.failure, self.tried, self.retry = None, None, FIRST_RETRY
+        self.failure, self.backoff, self.retry_delay_ms = None, None, FIRST_RETRY_DELAY_MS
 
 
 @dataclass
-class Contact:
+class LedgerConnection:
     """How the server stands with the ledger; times are ms since 1970."""
 
-    begun: int
-    last: int | None = None
-    behind: int = 0
+    started_at_ms: int
+    last_contact_ms: int | None = None
+    lag: int = 0
     caught_up: bool = False
-    problem: str | None = None
+    error: str | None = None

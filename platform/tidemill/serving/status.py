@@ -7,27 +7,27 @@ from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 from tidemill.ports import Clock
-from tidemill.serving.following import Follower
-from tidemill.serving.slot import Served
+from tidemill.serving.following import LedgerFollower
+from tidemill.serving.slot import ServedModel
 
 
 @dataclass
 class Status:
     """The state of a server. `draining`: it ends, and takes no new work from a balancer."""
 
-    follower: Follower
+    follower: LedgerFollower
     specs: dict[str, ModelSpec]
-    now: Clock
+    clock: Clock
     draining: bool = False
 
     @property
     def ready(self) -> bool:
         """Whether every configured model is served, and the server does not end."""
         return not self.draining and all(
-            followed.slot.served is not None for followed in self.follower.models.values()
+            state.slot.served is not None for state in self.follower.models.values()
         )
 
-    def data_end(self, model: str, served: Served) -> int | None:
+    def data_end_ms(self, model: str, served: ServedModel) -> int | None:
         """The end, in ms, of the newest window that a served model learned from: at least all data
         before the first window. None for a window that defs.yaml no longer has."""
         calendar, window = self.specs[model].calendar, served.predictor.model.window
@@ -36,43 +36,43 @@ class Status:
         except TidemillError:
             return None
 
-    def age(self, model: str) -> float | None:
+    def age_seconds(self, model: str) -> float | None:
         """Seconds since that end."""
         served = self.follower.models[model].slot.served
-        end = None if served is None else self.data_end(model, served)
-        return None if end is None else (self.now() - end) / 1000
+        end_ms = None if served is None else self.data_end_ms(model, served)
+        return None if end_ms is None else (self.clock() - end_ms) / 1000
 
-    def silence(self) -> float:
+    def seconds_since_contact(self) -> float:
         """Seconds since the ledger was last reached, or since the start."""
-        contact = self.follower.contact
-        return (self.now() - (contact.last or contact.begun)) / 1000
+        connection = self.follower.connection
+        return (self.clock() - (connection.last_contact_ms or connection.started_at_ms)) / 1000
 
     def describe(self) -> dict[str, Any]:
         """All of it, as `/models` tells it."""
-        contact = self.follower.contact
+        connection = self.follower.connection
         return {
             "ready": self.ready,
             "draining": self.draining,
             "ledger": {
-                "reached": contact.problem is None and contact.last is not None,
-                "caught_up": contact.caught_up and contact.behind == 0,
-                "behind": contact.behind,
-                "silent_seconds": self.silence(),
-                "problem": contact.problem,
+                "reached": connection.error is None and connection.last_contact_ms is not None,
+                "caught_up": connection.caught_up and connection.lag == 0,
+                "behind": connection.lag,
+                "silent_seconds": self.seconds_since_contact(),
+                "problem": connection.error,
             },
-            "models": {name: self.model(name) for name in self.follower.models},
+            "models": {name: self.describe_model(name) for name in self.follower.models},
         }
 
-    def model(self, name: str) -> dict[str, Any]:
+    def describe_model(self, name: str) -> dict[str, Any]:
         """One model, as `/models` tells it."""
-        followed = self.follower.models[name]
-        served, failure = followed.slot.served, followed.failure
-        told: dict[str, Any] = {"in_service": served is not None, "last_failure": failure}
-        told["ledger_version"] = len(followed.chain.entries) - 1 if followed.chain.head else None
+        state = self.follower.models[name]
+        served, failure = state.slot.served, state.failure
+        description: dict[str, Any] = {"in_service": served is not None, "last_failure": failure}
+        description["ledger_version"] = len(state.chain.entries) - 1 if state.chain.head else None
         if served is None:
-            return told
-        entry, end = served.entry, self.data_end(name, served)
-        return told | {
+            return description
+        entry, end_ms = served.entry, self.data_end_ms(name, served)
+        return description | {
             "digest": served.digest,
             "version": entry.seq,
             "kind": entry.kind,
@@ -80,21 +80,21 @@ class Status:
             "by": entry.actor,
             "why": entry.reason,
             "learned_window": served.predictor.model.window,
-            "learned_until": from_ms(end).isoformat() if end is not None else None,
-            "age_seconds": self.age(name),
-            "since": from_ms(served.since).isoformat(),
-            "from_local_copy": served.copied,
-            "stale": self._stale(name, served),
+            "learned_until": from_ms(end_ms).isoformat() if end_ms is not None else None,
+            "age_seconds": self.age_seconds(name),
+            "since": from_ms(served.since_ms).isoformat(),
+            "from_local_copy": served.from_local_copy,
+            "stale": self._stale_reason(name, served),
         }
 
-    def _stale(self, name: str, served: Served) -> str | None:
+    def _stale_reason(self, name: str, served: ServedModel) -> str | None:
         """Why another model may be due than the one in service; None where none is."""
-        contact, followed = self.follower.contact, self.follower.models[name]
-        head = followed.chain.head
-        if contact.problem is not None or contact.last is None:
-            return f"the ledger was not reached for {self.silence():.0f} s"
-        if followed.known is not None and len(followed.chain.entries) <= followed.known[0]:
-            return f"the ledger has not reached entry {followed.known[0]} again"
+        connection, state = self.follower.connection, self.follower.models[name]
+        head = state.chain.head
+        if connection.error is not None or connection.last_contact_ms is None:
+            return f"the ledger was not reached for {self.seconds_since_contact():.0f} s"
+        if state.newest_served is not None and len(state.chain.entries) <= state.newest_served[0]:
+            return f"the ledger has not reached entry {state.newest_served[0]} again"
         if head is not None and head.hash != served.hash:
             return f"entry {head.entry.seq} could not be taken into service"
         return None

@@ -19,26 +19,26 @@ from tidemill.core.errors import LogUnavailable
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.archive import ModelRepository
 from tidemill.serving.app import App
-from tidemill.serving.following import Follower
-from tidemill.serving.http import Bounds, Guard
-from tidemill.serving.loading import Loader
+from tidemill.serving.following import LedgerFollower
+from tidemill.serving.http import RequestLimits, TokenAuth
+from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
-from tidemill.serving.prediction_log import PredictionLog, topic_of
-from tidemill.serving.schemas import Contract
+from tidemill.serving.prediction_log import PredictionLog, predictions_topic
+from tidemill.serving.schemas import RequestSchema
 from tidemill.serving.server import serve
 from tidemill.serving.status import Status
 from tidemill.settings import Settings
 
 logger = logging.getLogger("tidemill.serving")
 
-_THREADS = 2
+_BATCH_THREADS = 2
 """For batches, so that they do not hold up the single rows."""
 _SPARE_FILES = 256
-_SHORTEST_PATIENCE = 1.0
+_MIN_STORE_TIMEOUT_SECONDS = 1.0
 """Seconds that a store may take to give a bundle, however little patience there is."""
-_WEEK = {"retention.ms": "604800000"}
-_QUEUE = {
+_TOPIC_CONFIG = {"retention.ms": "604800000"}
+_PRODUCER_CONFIG = {
     "enable.idempotence": False,
     "linger.ms": 50,
     "queue.buffering.max.messages": 50_000,
@@ -46,57 +46,57 @@ _QUEUE = {
 }
 
 
-def work(
+def run_worker(
     settings: Settings,
     specs: Mapping[str, ModelSpec],
     address: str,
     port: int,
-    first: bool = True,
-    listening: Callable[[], None] | None = None,
+    is_first: bool = True,
+    on_listening: Callable[[], None] | None = None,
 ) -> None:
     """Serve these models at an address until SIGTERM.
 
     The `first` of several workers keeps the local copy. `listening` is called as soon as it
     listens; without it, it listens when it is ready.
     """
-    told = settings.serve
-    _allow_files(told.max_connections + _SPARE_FILES)
+    serve_settings = settings.serve
+    _raise_file_limit(serve_settings.max_connections + _SPARE_FILES)
     with ExitStack() as stack:
-        at = stack.enter_context(bootstrap.kafka_cluster(settings))
-        metrics = Metrics(shared=told.workers > 1)
-        follower = stack.enter_context(_following(settings, specs, at, metrics, first))
-        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, "batches"))
+        cluster = stack.enter_context(bootstrap.kafka_cluster(settings))
+        metrics = Metrics(multiprocess=serve_settings.workers > 1)
+        follower = stack.enter_context(_running_follower(settings, specs, cluster, metrics, is_first))
+        executor = stack.enter_context(ThreadPoolExecutor(_BATCH_THREADS, "batches"))
         app = App(
-            status=Status(follower, dict(specs), _now),
+            status=Status(follower, dict(specs), _now_ms),
             metrics=metrics,
-            bounds=Bounds(told.max_bytes, told.max_chunks, told.body_timeout),
-            guard=Guard(told.token.get_secret_value() if told.token else None),
-            pool=pool,
-            log=stack.enter_context(_log(settings, specs, at, metrics)),
+            limits=RequestLimits(serve_settings.max_bytes, serve_settings.max_chunks, serve_settings.body_timeout),
+            auth=TokenAuth(serve_settings.token.get_secret_value() if serve_settings.token else None),
+            executor=executor,
+            prediction_log=stack.enter_context(_open_prediction_log(settings, specs, cluster, metrics)),
         )
-        uvloop.run(serve(app, address, port, told, listening))
+        uvloop.run(serve(app, address, port, serve_settings, on_listening))
 
 
 @contextmanager
-def _following(
-    settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics, first: bool
-) -> Iterator[Follower]:
+def _running_follower(
+    settings: Settings, specs: Mapping[str, ModelSpec], cluster: Cluster, metrics: Metrics, is_first: bool
+) -> Iterator[LedgerFollower]:
     """The follower, at work in a thread of its own."""
-    told = settings.serve
-    store = bootstrap.make_store(settings, max(told.startup_timeout, _SHORTEST_PATIENCE))
-    contracts = {name: Contract(name, spec.fields, told.max_rows) for name, spec in specs.items()}
-    with ForkServerValidator() as prover:
-        feed = KafkaFeed(at)
-        follower = Follower(
+    serve_settings = settings.serve
+    store = bootstrap.make_store(settings, max(serve_settings.startup_timeout, _MIN_STORE_TIMEOUT_SECONDS))
+    schemas = {name: RequestSchema(name, spec.fields, serve_settings.max_rows) for name, spec in specs.items()}
+    with ForkServerValidator() as validator:
+        feed = KafkaFeed(cluster)
+        follower = LedgerFollower(
             feed,
-            contracts,
+            schemas,
             lambda model, digest: ModelRepository(store, model).bundle(digest),
-            Loader(prover, load_feature_function),
+            PredictorLoader(validator, load_feature_function),
             LocalCopy(FileStore(settings.serving_data)),
-            _now,
-            patience=round(told.startup_timeout * 1000),
-            keeps=first,
-            told=metrics.happened,
+            _now_ms,
+            startup_timeout_ms=round(serve_settings.startup_timeout * 1000),
+            writes_local_copy=is_first,
+            on_event=metrics.count_event,
         )
         stop = threading.Event()
         thread = threading.Thread(target=follower.run, args=(stop,), name="ledger")
@@ -105,55 +105,55 @@ def _following(
             yield follower
         finally:
             stop.set()
-            prover.abort()
+            validator.abort()
             thread.join()
             feed.close()
 
 
 @contextmanager
-def _log(
-    settings: Settings, specs: Mapping[str, ModelSpec], at: Cluster, metrics: Metrics
+def _open_prediction_log(
+    settings: Settings, specs: Mapping[str, ModelSpec], cluster: Cluster, metrics: Metrics
 ) -> Iterator[PredictionLog | None]:
     """The log of predictions, if it is asked for."""
-    told = settings.serve
-    if not told.prediction_log:
+    serve_settings = settings.serve
+    if not serve_settings.prediction_log:
         yield None
         return
-    wanted = {
+    logged_fields = {
         model: {
-            name: place for place, name in enumerate(spec.fields) if name in told.prediction_fields
+            name: index for index, name in enumerate(spec.fields) if name in serve_settings.prediction_fields
         }
         for model, spec in specs.items()
     }
     log = PredictionLog(
-        make_producer(at, _QUEUE),
-        wanted,
-        lambda model, count: metrics.dropped.labels(model).inc(count),
+        make_producer(cluster, _PRODUCER_CONFIG),
+        logged_fields,
+        lambda model, count: metrics.dropped_predictions.labels(model).inc(count),
     )
-    threading.Thread(target=_make_topics, args=(at, list(specs)), daemon=True).start()
+    threading.Thread(target=_create_topics, args=(cluster, list(specs)), daemon=True).start()
     yield log
-    log.close(told.shutdown_grace_seconds)
+    log.close(serve_settings.shutdown_grace_seconds)
 
 
-def _make_topics(at: Cluster, models: list[str]) -> None:
+def _create_topics(cluster: Cluster, models: list[str]) -> None:
     """Make the topics of predictions as soon as Kafka is there; they are kept for a week."""
     for model in models:
         while True:
             try:
-                create_topic(at, topic_of(model), 1, _WEEK)
+                create_topic(cluster, predictions_topic(model), 1, _TOPIC_CONFIG)
                 break
             except LogUnavailable as error:
                 logger.warning("Model %s: predictions are not logged yet: %s", model, error)
                 time.sleep(1)
 
 
-def _allow_files(count: int) -> None:
+def _raise_file_limit(count: int) -> None:
     """Raise the limit of open files as far as the system lets us, up to `count`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
-def _now() -> int:
+def _now_ms() -> int:
     return time.time_ns() // 1_000_000

@@ -7,30 +7,30 @@ from typing import Protocol
 from tidemill.core.errors import TidemillError
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.schemas import Rows
-from tidemill.serving.slot import Served
+from tidemill.serving.slot import ServedModel
 
 
 @dataclass(slots=True)
-class Asked:
+class PredictionRequest:
     """The rows of a request, and the id that the client gave it."""
 
     rows: Rows
     id: str | None = None
 
 
-class Speaker(Protocol):
+class Codec(Protocol):
     """One protocol for one model."""
 
-    def read(self, body: bytes) -> Asked:
+    def decode(self, body: bytes) -> PredictionRequest:
         """The rows of a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
         ...
 
-    def answer(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> bytes:
+    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
         """The body of an answer, which names the digest and the version that made it."""
         ...
 
 
-class Complain(Protocol):
+class ErrorEncoder(Protocol):
     """How a protocol tells an error."""
 
     def __call__(self, error: TidemillError) -> bytes: ...

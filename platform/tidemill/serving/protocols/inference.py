@@ -8,11 +8,11 @@ import msgspec
 from tidemill.core.errors import RequestInvalid, TidemillError
 from tidemill.core.sections import FieldType
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import Asked
-from tidemill.serving.schemas import Contract, decode_json
-from tidemill.serving.slot import Served
+from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.schemas import RequestSchema, decode_json
+from tidemill.serving.slot import ServedModel
 
-OUTPUT = "prediction"
+OUTPUT_NAME = "prediction"
 DATATYPES: dict[FieldType, str] = {"category": "BYTES", "number": "FP64", "boolean": "BOOL"}
 """What each type of field is called; `_ACCEPTED` says what else it may come as."""
 
@@ -26,7 +26,7 @@ _REMEDY = "Send an inference request of the Open Inference Protocol, its tensors
 Parameters = dict[str, Any]
 
 
-class Tensor(msgspec.Struct):
+class RequestInput(msgspec.Struct):
     """A field's values: shape [rows] or [rows, 1]; a value that is not known is null."""
 
     name: str
@@ -36,23 +36,23 @@ class Tensor(msgspec.Struct):
     parameters: Parameters | None = None
 
 
-class Wanted(msgspec.Struct):
+class RequestOutput(msgspec.Struct):
     """An output that is asked for."""
 
     name: str
     parameters: Parameters | None = None
 
 
-class Request(msgspec.Struct):
+class InferenceRequest(msgspec.Struct):
     """An inference request."""
 
-    inputs: list[Tensor]
+    inputs: list[RequestInput]
     id: str | None = None
     parameters: Parameters | None = None
-    outputs: list[Wanted] | None = None
+    outputs: list[RequestOutput] | None = None
 
 
-class Output(msgspec.Struct):
+class ResponseOutput(msgspec.Struct):
     """The predictions, row by row: shape [rows], or [rows, classes]."""
 
     name: str
@@ -61,31 +61,31 @@ class Output(msgspec.Struct):
     data: list[float]
 
 
-class Response(msgspec.Struct, omit_defaults=True):
+class InferenceResponse(msgspec.Struct, omit_defaults=True):
     """An inference response; `parameters` has the model's digest."""
 
     model_name: str
     model_version: str
-    outputs: list[Output]
+    outputs: list[ResponseOutput]
     parameters: dict[str, str]
     id: str | None = None
 
 
-class Inference:
+class OpenInferenceCodec:
     """A `Speaker`."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
+    def __init__(self, schema: RequestSchema) -> None:
+        self._schema = schema
 
-    def read(self, body: bytes) -> Asked:
+    def decode(self, body: bytes) -> PredictionRequest:
         try:
-            request = msgspec.convert(decode_json(body), Request)
+            request = msgspec.convert(decode_json(body), InferenceRequest)
         except (msgspec.ValidationError, RecursionError) as error:
             raise RequestInvalid(f"The request cannot be read: {error}.", _REMEDY) from error
-        for wanted in request.outputs or ():
-            if wanted.name != OUTPUT:
+        for output in request.outputs or ():
+            if output.name != OUTPUT_NAME:
                 raise RequestInvalid(
-                    f"There is no output {wanted.name[:80]!r}.", f"The output is `{OUTPUT}`."
+                    f"There is no output {output.name[:80]!r}.", f"The output is `{OUTPUT_NAME}`."
                 )
         columns: dict[str, list[Any]] = {}
         for tensor in request.inputs:
@@ -94,36 +94,36 @@ class Inference:
             raise RequestInvalid("The inputs differ in their numbers of rows.", _REMEDY)
         rows = zip(*columns.values(), strict=True)
         records = [dict(zip(columns, row, strict=True)) for row in rows]
-        return Asked(self._contract.rows(records), request.id)
+        return PredictionRequest(self._schema.convert_rows(records), request.id)
 
-    def answer(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> bytes:
-        first = told[0]
+    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
+        first = predictions[0]
         if isinstance(first, list):
-            shape = [len(told), len(first)]
-            data = [value for row in told for value in row]  # type: ignore[union-attr]
+            shape = [len(predictions), len(first)]
+            data = [value for row in predictions for value in row]  # type: ignore[union-attr]
         else:
-            shape, data = [len(told)], told  # type: ignore[assignment]
+            shape, data = [len(predictions)], predictions  # type: ignore[assignment]
         return msgspec.json.encode(
-            Response(
-                self._contract.model,
+            InferenceResponse(
+                self._schema.model,
                 str(served.entry.seq),
-                [Output(OUTPUT, shape, "FP64", data)],
+                [ResponseOutput(OUTPUT_NAME, shape, "FP64", data)],
                 {"digest": served.digest},
-                asked.id,
+                request.id,
             )
         )
 
-    def _column(self, tensor: Tensor, before: dict[str, list[Any]]) -> list[Any]:
+    def _column(self, tensor: RequestInput, columns: dict[str, list[Any]]) -> list[Any]:
         name = tensor.name
-        field = self._contract.fields.get(name)
-        if name in before:
+        field = self._schema.fields.get(name)
+        if name in columns:
             raise RequestInvalid(f"Input {name[:80]!r} comes twice.", "Send each input once.")
         if field is not None and tensor.datatype not in _ACCEPTED[field.type]:
             raise RequestInvalid(
                 f"Input {name!r} is of datatype {tensor.datatype[:20]!r}; it is a {field.type}.",
                 f"Send it as {DATATYPES[field.type]}.",
             )
-        data = _flat(tensor)
+        data = _flatten(tensor)
         if tensor.shape not in ([len(data)], [len(data), 1]):
             raise RequestInvalid(
                 f"Input {name[:80]!r} has {len(data)} values, which is not its shape.",
@@ -132,28 +132,28 @@ class Inference:
         return data
 
 
-def complain(error: TidemillError) -> bytes:
+def encode_error(error: TidemillError) -> bytes:
     """An error as the protocol tells it."""
     return msgspec.json.encode({"error": str(error)})
 
 
-def metadata(contract: Contract, versions: list[str], outputs: int) -> dict[str, Any]:
+def metadata(schema: RequestSchema, versions: list[str], outputs: int) -> dict[str, Any]:
     """What the protocol tells of a model."""
     return {
-        "name": contract.model,
+        "name": schema.model,
         "versions": versions,
         "platform": "tidemill_lightgbm",
         "inputs": [
             {"name": name, "datatype": DATATYPES[field.type], "shape": [-1]}
-            for name, field in contract.fields.items()
+            for name, field in schema.fields.items()
         ],
         "outputs": [
-            {"name": OUTPUT, "datatype": "FP64", "shape": [-1] if outputs == 1 else [-1, outputs]}
+            {"name": OUTPUT_NAME, "datatype": "FP64", "shape": [-1] if outputs == 1 else [-1, outputs]}
         ],
     }
 
 
-def _flat(tensor: Tensor) -> list[Any]:
+def _flatten(tensor: RequestInput) -> list[Any]:
     """The values; the rows of a nested [rows, 1] tensor are lists of one."""
     if len(tensor.shape) == 2 and all(isinstance(x, list) and len(x) == 1 for x in tensor.data):
         return [row[0] for row in tensor.data]

@@ -7,15 +7,15 @@ import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import Asked
-from tidemill.serving.schemas import Contract, Fault, RowsInvalid, decode_json
-from tidemill.serving.slot import Served
+from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.schemas import RequestSchema, FieldError, RowsInvalid, decode_json
+from tidemill.serving.slot import ServedModel
 
 _REMEDY = 'Send {"rows": [{FIELD: VALUE, …}, …]}, and an "id" if you like.'
 _encode = msgspec.json.Encoder().encode
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class PredictResponse(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Predictions in the order of the rows, and the model that made them.
 
     `version` is the `seq` of the ledger entry that put the model of this digest into service.
@@ -28,60 +28,60 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str | None = None
 
 
-class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is wrong: the fault's name, the sentences, and the first faults of fields."""
 
     type: str
     message: str
     remedy: str
-    fields: tuple[Fault, ...] = ()
+    fields: tuple[FieldError, ...] = ()
 
 
-class Complaint(msgspec.Struct, frozen=True):
+class ErrorResponse(msgspec.Struct, frozen=True):
     """The body of every answer that is an error."""
 
-    error: Trouble
+    error: ErrorDetail
 
 
-class Native:
+class NativeCodec:
     """A `Speaker`."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-        self._decode = contract.decoder(_envelope)
+    def __init__(self, schema: RequestSchema) -> None:
+        self._schema = schema
+        self._decode = schema.decoder(_request_type)
 
-    def read(self, body: bytes) -> Asked:
+    def decode(self, body: bytes) -> PredictionRequest:
         try:
-            told = self._decode(body)
+            payload = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._wrong(body) from error
-        return Asked(self._contract.counted(told.rows), told.id)
+            raise self._decode_error(body) from error
+        return PredictionRequest(self._schema.check_row_count(payload.rows), payload.id)
 
-    def answer(self, asked: Asked, served: Served, told: Sequence[Prediction]) -> bytes:
+    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
         version = served.entry.seq
-        return _encode(Answer(self._contract.model, served.digest, version, told, asked.id))
+        return _encode(PredictResponse(self._schema.model, served.digest, version, predictions, request.id))
 
-    def _wrong(self, body: bytes) -> Exception:
-        told = decode_json(body)
-        if not isinstance(told, dict):
+    def _decode_error(self, body: bytes) -> Exception:
+        payload = decode_json(body)
+        if not isinstance(payload, dict):
             return RequestInvalid("The body is no JSON object.", _REMEDY)
-        for key in told:
+        for key in payload:
             if key not in ("rows", "id"):
                 return RequestInvalid(f"The body has an unknown key {key[:80]!r}.", _REMEDY)
-        if "rows" not in told:
+        if "rows" not in payload:
             return RequestInvalid("The body has no `rows`.", _REMEDY)
-        if not isinstance(told.get("id"), str | None):
+        if not isinstance(payload.get("id"), str | None):
             return RequestInvalid("The body's `id` is no text.", _REMEDY)
-        return self._contract.wrong(told["rows"])
+        return self._schema.validation_error(payload["rows"])
 
 
-def complain(error: TidemillError) -> bytes:
+def encode_error(error: TidemillError) -> bytes:
     """An error as a `Complaint`."""
-    faults = error.faults if isinstance(error, RowsInvalid) else ()
+    field_errors = error.errors if isinstance(error, RowsInvalid) else ()
     name = "RowInvalid" if isinstance(error, RowsInvalid) else type(error).__name__
-    return _encode(Complaint(Trouble(name, error.message, error.remedy, faults)))
+    return _encode(ErrorResponse(ErrorDetail(name, error.message, error.remedy, field_errors)))
 
 
-def _envelope(rows: Any) -> type[msgspec.Struct]:
+def _request_type(rows: Any) -> type[msgspec.Struct]:
     fields: list[Any] = [("rows", rows), ("id", str | None, None)]
     return msgspec.defstruct("Request", fields, forbid_unknown_fields=True)
