@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from postgres_hands import Server, needs_postgres, postgres_at, reachable
 from tidemill import bootstrap
 from tidemill.adapters.postgres import DATABASES, Postgres, server
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.postgres import postgres
 from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, SpecInvalid
 from tidemill.settings import Settings
@@ -81,7 +81,7 @@ def test_dagsters_configuration_follows_where_its_storage_is(
     own.folder.mkdir()
 
     def told() -> str:
-        return (dagster_home(settings) / "dagster.yaml").read_text()
+        return (ensure_dagster_home(settings) / "dagster.yaml").read_text()
 
     monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
     plain = told()

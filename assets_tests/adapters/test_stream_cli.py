@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tidemill.adapters.streams.flights import events
 from tidemill.adapters.streams.produce import ProduceResult
-from tidemill.cli.stream import app, sentences
+from tidemill.cli.stream import app, describe
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_wrong_option_is_wrong_usage_and_named(option: str, text: str) -> None
 
 def test_what_was_not_produced_is_said_and_why() -> None:
     told = ProduceResult("t", produced=5, already_present=3, not_producible=2, backfilled=1, last_seq={0: 9, 1: None})
-    assert sentences(told) == [
+    assert describe(told) == [
         "5 events produced to topic t, 3 of the range there already.",
         "Of these, 1 before --from: a stream has no holes.",
         "2 events of the range lie before the topic's first and were not produced: nothing can be "

@@ -7,7 +7,7 @@ import pytest
 from bench import Bench, events, run, turn
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
 from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.extract import extract
@@ -121,7 +121,7 @@ def test_an_initial_model_that_was_made_but_not_deployed_is_deployed_by_a_backfi
         assert mill.chain().head is None
     for name, value in bench.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home(bench.settings)))
+    monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(bench.settings)))
     first = bench.window(0).key
     run_backfill(bench.settings, bench.model, bench.spec_of(), first, first, quiet=True)
     with bench.mill() as mill:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from tidemill import bootstrap
-from tidemill.cli.up.model import MODEL, live_model
-from tidemill.cli.up.prepare import prepare
+from tidemill.cli.up.model import MODEL, ensure_live_model
+from tidemill.cli.up.prepare import init
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.settings import Settings, UpSettings
@@ -17,7 +17,7 @@ FIVE, HOUR = 300_000, 3_600_000
 
 
 def live(settings: Settings, now: int) -> ModelSpec:
-    return live_model(settings, settings.up_data / "models", now)
+    return ensure_live_model(settings, settings.up_data / "models", now)
 
 
 def test_its_windows_begin_two_before_the_first_up_for_ever(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_containers_find_the_model_the_instance_and_the_dags_and_keep_what_they_
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TIDEMILL_MODELS", str(tmp_path / "models"))
-    prepare(tmp_path / "dags", "dagster-code:4000")
+    init(tmp_path / "dags", "dagster-code:4000")
     found = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
     home = tmp_path / "home" / "dagster"
     live, dags = tmp_path / "models" / MODEL / "defs.yaml", tmp_path / "dags" / f"{MODEL}.py"
@@ -53,7 +53,7 @@ def test_containers_find_the_model_the_instance_and_the_dags_and_keep_what_they_
     server = {"host": "dagster-code", "port": 4000, "location_name": "tidemill"}
     workspace = yaml.safe_load(found[home / "workspace.yaml"])
     assert workspace == {"load_from": [{"grpc_server": server}]}
-    prepare(tmp_path / "dags", "dagster-code:4000")
+    init(tmp_path / "dags", "dagster-code:4000")
     assert {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == found
 
 
@@ -63,5 +63,5 @@ def test_nothing_is_written_beside_the_packaged_models(
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
     monkeypatch.delenv("TIDEMILL_MODELS", raising=False)
     with pytest.raises(SpecInvalid, match="TIDEMILL_MODELS is not set"):
-        prepare(tmp_path / "dags", "dagster-code:4000")
+        init(tmp_path / "dags", "dagster-code:4000")
     assert not [*tmp_path.iterdir()]

@@ -38,7 +38,7 @@ from tidemill import bootstrap
 from tidemill.adapters import broker
 from tidemill.adapters.streams.flights import PARTITIONS
 from tidemill.cli import beside
-from tidemill.cli.up.model import live_model
+from tidemill.cli.up.model import ensure_live_model
 from tidemill.core.plans import BoundarySearch
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
@@ -145,7 +145,7 @@ def _spent(parts: dict[str, float]) -> list[float]:
 
 def _always(settings: Settings) -> ModelSpec:
     """The model of `up`, written as its first call would, and every window deploys."""
-    live_model(settings, time.time_ns() // 1_000_000)
+    ensure_live_model(settings, time.time_ns() // 1_000_000)
     file = settings.up_data / "models" / MODEL / "defs.yaml"
     document = yaml.safe_load(file.read_text())
     document["attributes"]["gate"] = {"policy": "always"}
@@ -213,7 +213,7 @@ def _parts(
         "extract": made["kafka_batch"],
         "update": made["candidate_model"],
         "evaluate": made["evaluation_report"],
-        "deploy": beside.ledger(mill, settings.kafka.ledger_topic)[version].appended_at,
+        "deploy": beside.ledger_appends(mill, settings.kafka.ledger_topic)[version].appended_at,
         "swap": seen.answered[version],
     }
     parts = {WAIT: before - window.end / 1000}

@@ -153,15 +153,15 @@ def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> 
     digests = [day.candidate.digest for day in year.days]
     model = max((mill.load(digest) for digest in digests), key=lambda each: each.trees)
     bundle = mill.archive.bundle(model.digest)
-    rows = beside.some_rows(mill, ROWS)
+    rows = beside.sample_rows(mill, ROWS)
     bodies = [b'{"rows": [%b]}' % row for row in rows]
     with (
-        beside.server(settings, MODEL) as server,
+        beside.prediction_server(settings, MODEL) as server,
         bare_rsgi(home, bundle, bodies) as rsgi,
         bare_asgi(home, bundle, bodies) as asgi,
         mlflow(home, model, rows) as ml,
     ):
-        assert server.reaches(_deploy(mill, model.digest))
+        assert server.wait_for_version(_deploy(mill, model.digest))
         address = f"{server.url}/models/{MODEL}/predict"
         ours = Target("tidemill", address, bodies, server.process)
         _agree(model, rows, (ours, rsgi, asgi, ml))
@@ -185,19 +185,19 @@ def _agree(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> No
 def _swaps(
     mill: ModelContext,
     topic: str,
-    server: beside.Server,
+    server: beside.ServerProcess,
     rows: Sequence[bytes],
     digests: Sequence[str],
     count: int,
 ) -> dict[str, Figure]:
     """Another model every second, under steady requests."""
-    with beside.client(server, rows, RATE) as client:
+    with beside.running_load_client(server, rows, RATE) as client:
         time.sleep(2)
         for _, digest in zip(range(count), cycle(digests), strict=False):
             version = _deploy(mill, digest)
             time.sleep(1)
-            assert server.reaches(version)
-    told = summarize_traffic(client.answers, beside.ledger(mill, topic))
+            assert server.wait_for_version(version)
+    told = summarize_traffic(client.responses, beside.ledger_appends(mill, topic))
     for fault in told.errors:
         say(fault)
     assert told.during_swaps.p99_ms is not None

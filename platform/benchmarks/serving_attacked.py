@@ -35,10 +35,10 @@ def main() -> int:
     with TemporaryDirectory(prefix="tidemill-attacked-") as scratch:
         home = Path(scratch)
         with through_the_steps(home, "2013-02-02") as year:
-            rows, settings = beside.some_rows(year.mill, ROWS), settings_in(home)
-            ledger = beside.ledger(year.mill, settings.kafka.ledger_topic)
-            with beside.server(settings, MODEL) as server:
-                assert server.reaches(max(ledger))
+            rows, settings = beside.sample_rows(year.mill, ROWS), settings_in(home)
+            ledger = beside.ledger_appends(year.mill, settings.kafka.ledger_topic)
+            with beside.prediction_server(settings, MODEL) as server:
+                assert server.wait_for_version(max(ledger))
                 process = psutil.Process(server.process.pid)
                 before, most = process.memory_info().rss, 0
                 quiet, under = list[RequestResult](), list[RequestResult]()
@@ -71,10 +71,10 @@ def _figures(quiet: TrafficSummary, under: TrafficSummary) -> dict[str, Figure]:
     }
 
 
-def _asked(server: beside.Server, rows: list[bytes], seconds: float) -> list[RequestResult]:
-    with beside.client(server, rows, RATE) as client:
+def _asked(server: beside.ServerProcess, rows: list[bytes], seconds: float) -> list[RequestResult]:
+    with beside.running_load_client(server, rows, RATE) as client:
         time.sleep(seconds)
-    return client.answers
+    return client.responses
 
 
 if __name__ == "__main__":

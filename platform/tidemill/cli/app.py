@@ -48,8 +48,8 @@ for module in (demo, up, backfill, decide, inspect, replay, serve, ui, postgres)
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
 
-_CODES = {SpecInvalid: 2, WindowOpen: 3, VerificationFailed: 4}
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_EXIT_CODES = {SpecInvalid: 2, WindowOpen: 3, VerificationFailed: 4}
+_INTERRUPTED_EXIT_CODE = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -60,11 +60,11 @@ def main() -> None:
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{type(error).__name__}: {error.message}", style="red")
         console.print(error.remedy.strip())
-        sys.exit(next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1))
-    except SystemExit as ended:
-        if ended.code == _INTERRUPTED:
-            told = "Interrupted. What was finished stays; run the same command again to go on."
-            print(told, file=sys.stderr)
+        sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except SystemExit as system_exit:
+        if system_exit.code == _INTERRUPTED_EXIT_CODE:
+            message = "Interrupted. What was finished stays; run the same command again to go on."
+            print(message, file=sys.stderr)
         raise
 
 
@@ -84,6 +84,6 @@ def _run() -> None:
 def _extra(module: str) -> str | None:
     """The extra of tidemill that brings this module, where one does."""
     package = re.escape(module.partition(".")[0]).replace("_", "[_-]")
-    wanted = re.compile(rf"{package}\b.*extra == ['\"]([a-z]+)")
-    found = map(wanted.match, importlib.metadata.requires("tidemill") or ())
-    return next((each[1] for each in found if each), None)
+    pattern = re.compile(rf"{package}\b.*extra == ['\"]([a-z]+)")
+    matches = map(pattern.match, importlib.metadata.requires("tidemill") or ())
+    return next((match[1] for match in matches if match), None)

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tidemill import bootstrap
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import Deploy, Json, ModelName, console, print_json
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
@@ -30,7 +30,7 @@ _ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_mode
 
 
 @dataclass
-class Backfilled:
+class BackfillResult:
     """How a backfill went: seconds in all and by window, and the Dagster run."""
 
     run_id: str
@@ -54,15 +54,15 @@ def backfill(
     for name in select or ():
         if name not in _ASSETS:
             raise SpecInvalid(f"{name!r} is no asset of a window.", f"Select {', '.join(_ASSETS)}.")
-    done = run_backfill(
+    result = run_backfill(
         settings, model, spec, first, last, select or _ASSETS, deploy, quiet=as_json
     )
     if as_json:
-        print_json(done)
+        print_json(result)
     else:
         console.print(
-            f"{model}: {first} to {last} done in {done.seconds:.1f} s, "
-            f"Dagster run {done.run_id[:8]}. See `tidemill status`."
+            f"{model}: {first} to {last} done in {result.seconds:.1f} s, "
+            f"Dagster run {result.run_id[:8]}. See `tidemill status`."
         )
 
 
@@ -76,12 +76,12 @@ def run_backfill(
     deploy: Deploy = None,
     *,
     quiet: bool = False,
-) -> Backfilled:
+) -> BackfillResult:
     """Run a backfill on the persistent Dagster instance, showing each window as it is done.
 
     Raises the named error that ended it.
     """
-    os.environ.setdefault("DAGSTER_HOME", str(dagster_home(settings)))
+    os.environ.setdefault("DAGSTER_HOME", str(ensure_dagster_home(settings)))
     import dagster as dg
     from dagster._core.instance.ref import InstanceRef
 
@@ -94,30 +94,30 @@ def run_backfill(
     seconds: dict[str, float] = {}
     # Each step's output goes to the terminal alone: Dagster's copying starts four processes, which
     # answer Ctrl-C with a traceback each.
-    told_once = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
+    instance_ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
         bootstrap.local_databases(settings),
         translate_instance_errors(),
-        dg.DagsterInstance.from_ref(told_once) as instance,
-        _shown(len(windows), max(select, key=_ASSETS.index), quiet) as show,
+        dg.DagsterInstance.from_ref(instance_ref) as instance,
+        _progress_bar(len(windows), max(select, key=_ASSETS.index), quiet) as show_progress,
     ):
 
-        def told(event: "Materialized") -> None:
+        def on_materialized(event: "Materialized") -> None:
             if event.window is not None:
-                spent = float(event.metadata.get("seconds") or 0.0)
-                seconds[event.window] = seconds.get(event.window, 0.0) + spent
-            show(event)
+                elapsed = float(event.metadata.get("seconds") or 0.0)
+                seconds[event.window] = seconds.get(event.window, 0.0) + elapsed
+            show_progress(event)
 
         outcome = launch(
-            instance, model, spec, first, last, selection=select, deploy=deploy, progress=told
+            instance, model, spec, first, last, selection=select, deploy=deploy, progress=on_materialized
         )
     if outcome.error is not None:
         raise outcome.error
-    return Backfilled(outcome.run_id, time.monotonic() - started, seconds)
+    return BackfillResult(outcome.run_id, time.monotonic() - started, seconds)
 
 
 @contextmanager
-def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Materialized], None]]":
+def _progress_bar(total: int, last_asset: str, quiet: bool) -> "Iterator[Callable[[Materialized], None]]":
     """A live bar on a terminal, a line a window elsewhere; `last` is a window's last asset."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -131,31 +131,31 @@ def _shown(total: int, last: str, quiet: bool) -> "Iterator[Callable[[Materializ
     )
     with bar:
         task = bar.add_task("windows", total=total, note="the initial model")
-        line: list[str] = []
+        notes: list[str] = []
 
-        def show(event: "Materialized") -> None:
+        def on_materialized(event: "Materialized") -> None:
             if event.window is None:
                 return
-            line.append(_note(event.asset, event.metadata))
-            bar.update(task, note=f"{event.window} {line[-1]}")
-            if event.asset == last:
+            notes.append(_note(event.asset, event.metadata))
+            bar.update(task, note=f"{event.window} {notes[-1]}")
+            if event.asset == last_asset:
                 bar.advance(task)
                 if not quiet and not console.is_terminal:
-                    console.print(f"{event.window}  {', '.join(filter(None, line))}")
-                line.clear()
+                    console.print(f"{event.window}  {', '.join(filter(None, notes))}")
+                notes.clear()
 
-        yield show
+        yield on_materialized
 
 
-def _note(asset: str, told: "Mapping[str, Any]") -> str:
+def _note(asset: str, metadata: "Mapping[str, Any]") -> str:
     """What is worth a glance of one asset's materialization."""
     if asset == "kafka_batch":
-        return f"{told['rows']} rows"
+        return f"{metadata['rows']} rows"
     if asset == "candidate_model":
-        return f"{told['kind']}"
+        return f"{metadata['kind']}"
     if asset == "evaluation_report":
-        return f"{told['verdict']}"
-    return f"{told['status']} {told['digest'][:8]}"
+        return f"{metadata['verdict']}"
+    return f"{metadata['status']} {metadata['digest'][:8]}"
 
 
 COMMANDS = (backfill,)

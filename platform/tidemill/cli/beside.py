@@ -18,141 +18,141 @@ from tidemill.cycle.mill import ModelContext
 from tidemill.serving.answers import RequestResult, LedgerAppend
 from tidemill.settings import Settings
 
-_PATIENCE = 60
+_TIMEOUT_SECONDS = 60
 """Seconds that a process gets to end, and a server to take what it was told."""
-_LOOK = 0.05
+_POLL_INTERVAL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
-_QUICK_END = {"TIDEMILL_SERVE__DRAIN": "0"}
+_NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN": "0"}
 """No balancer has to learn that the server ends."""
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerProcess:
     """A `tidemill serve` of one model."""
 
     url: str
     model: str
     token: str | None
-    log: str
+    log_file: str
     process: "subprocess.Popen[bytes]"
 
-    def reaches(self, version: int) -> bool:
+    def wait_for_version(self, version: int) -> bool:
         """Wait until this version, or a later one, is in service; False where it never is."""
-        until = time.monotonic() + _PATIENCE
-        while self.process.poll() is None and time.monotonic() < until:
-            if self._version() >= version:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self._served_version() >= version:
                 return True
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL_SECONDS)
         return False
 
-    def _version(self) -> int:
+    def _served_version(self) -> int:
         """The version in service; -1 where there is none."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            asked = Request(f"{self.url}/models/{self.model}", headers=headers)
-            with urlopen(asked, timeout=_PATIENCE) as reply:
-                return int(msgspec.json.decode(reply.read()).get("version", -1))
+            request = Request(f"{self.url}/models/{self.model}", headers=headers)
+            with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+                return int(msgspec.json.decode(response.read()).get("version", -1))
         except OSError:
             return -1
 
 
 @contextmanager
-def server(settings: Settings, model: str) -> Iterator[Server]:
+def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]:
     """A server of the model on a free port of this machine, begun and not awaited."""
     from tidemill.serving.workers import resolve_address
 
-    told = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
-    address, port = resolve_address(told)
-    log = settings.home / "demo" / "serve.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    words = ("serve", "--host", address, "--port", str(port), "--workers", "1", "--models", model)
-    with log.open("wb") as said:
-        process = _begun(
-            ("-c", "from tidemill.cli import main; main()", *words),
-            {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said},
-            {"TIDEMILL_HOME": str(settings.home), **_QUICK_END},
+    serve_settings = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
+    address, port = resolve_address(serve_settings)
+    log_file = settings.home / "demo" / "serve.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ("serve", "--host", address, "--port", str(port), "--workers", "1", "--models", model)
+    with log_file.open("wb") as log_stream:
+        process = _spawn(
+            ("-c", "from tidemill.cli import main; main()", *arguments),
+            {"stdin": subprocess.DEVNULL, "stdout": log_stream, "stderr": log_stream},
+            {"TIDEMILL_HOME": str(settings.home), **_NO_DRAIN_ENV},
         )
-    token = told.token.get_secret_value() if told.token else None
+    token = serve_settings.token.get_secret_value() if serve_settings.token else None
     try:
-        yield Server(f"http://{address}:{port}", model, token, str(log), process)
+        yield ServerProcess(f"http://{address}:{port}", model, token, str(log_file), process)
     finally:
         process.terminate()
-        _ended(process)
+        _wait_or_kill(process)
 
 
 @dataclass
-class Client:
+class LoadClient:
     """A client at work; `answers` are there when it has ended."""
 
-    answers: list[RequestResult] = field(default_factory=list)
+    responses: list[RequestResult] = field(default_factory=list)
 
 
 @contextmanager
-def client(at: Server, rows: Sequence[bytes], rate: float) -> Iterator[Client]:
+def running_load_client(server: ServerProcess, rows: Sequence[bytes], rate: float) -> Iterator[LoadClient]:
     """A client that asks the server for one of these rows, `rate` times a second, in turn."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = _begun(("-m", "tidemill.serving.client"), pipes, {})
-    orders = {"url": at.url, "model": at.model, "rate": rate, "token": at.token}
-    raw = [msgspec.Raw(row) for row in rows]
-    told = Client()
+    process = _spawn(("-m", "tidemill.serving.client"), pipes, {})
+    target = {"url": server.url, "model": server.model, "rate": rate, "token": server.token}
+    raw_rows = [msgspec.Raw(row) for row in rows]
+    load_client = LoadClient()
     try:
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode({**orders, "rows": raw}) + b"\n")
+        process.stdin.write(msgspec.json.encode({**target, "rows": raw_rows}) + b"\n")
         process.stdin.flush()
-        yield told
-        said, _ = process.communicate(timeout=_PATIENCE)
-        told.answers = msgspec.json.decode(said, type=list[RequestResult])
+        yield load_client
+        output, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
+        load_client.responses = msgspec.json.decode(output, type=list[RequestResult])
     finally:
         process.kill()
         process.wait()
 
 
-def some_rows(mill: ModelContext, count: int) -> list[bytes]:
+def sample_rows(ctx: ModelContext, count: int) -> list[bytes]:
     """The fields, as JSON, of some of the first events of the model's topic."""
-    spec, found = mill.spec, list[bytes]()
-    extents = mill.event_log.offset_ranges(spec.topic)
-    ranges = {p: (extent.low_watermark, extent.last_stable_offset) for p, extent in extents.items()}
-    for chunk in mill.event_log.read(spec.topic, ranges, expected_records=count):
-        for value in chunk.values:
+    spec, rows = ctx.spec, list[bytes]()
+    offset_ranges = ctx.event_log.offset_ranges(spec.topic)
+    ranges = {p: (offset_range.low_watermark, offset_range.last_stable_offset) for p, offset_range in offset_ranges.items()}
+    for batch in ctx.event_log.read(spec.topic, ranges, expected_records=count):
+        for value in batch.values:
             event = msgspec.json.decode(value or b"{}")
-            found.append(msgspec.json.encode({name: event.get(name) for name in spec.fields}))
-        if len(found) >= count:
+            rows.append(msgspec.json.encode({name: event.get(name) for name in spec.fields}))
+        if len(rows) >= count:
             break
-    return found[:count]
+    return rows[:count]
 
 
-def ledger(mill: ModelContext, topic: str) -> dict[int, LedgerAppend]:
+def ledger_appends(ctx: ModelContext, topic: str) -> dict[int, LedgerAppend]:
     """The model's standing entries by version, with the time at which the topic has each."""
-    extent = mill.event_log.offset_ranges(topic)[0]
-    at: dict[int, int | None] = {}
-    for chunk in mill.event_log.read(topic, {0: (extent.low_watermark, extent.last_stable_offset)}):
-        at |= zip(chunk.offsets, chunk.timestamps, strict=True)
+    offset_range = ctx.event_log.offset_ranges(topic)[0]
+    timestamps_ms: dict[int, int | None] = {}
+    for batch in ctx.event_log.read(topic, {0: (offset_range.low_watermark, offset_range.last_stable_offset)}):
+        timestamps_ms |= zip(batch.offsets, batch.timestamps, strict=True)
     return {
-        each.entry.seq: LedgerAppend(each.entry.digest, (at[each.offset] or 0) / 1000)
-        for each in mill.chain().entries
+        valid_entry.entry.seq: LedgerAppend(valid_entry.entry.digest, (timestamps_ms[valid_entry.offset] or 0) / 1000)
+        for valid_entry in ctx.chain().entries
     }
 
 
-def _begun(
-    words: Sequence[str], files: Mapping[str, Any], environment: Mapping[str, str]
+def _spawn(
+    arguments: Sequence[str], stdio: Mapping[str, Any], env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     """A Python process that Ctrl-C does not reach, and that does not outlive this one."""
     return subprocess.Popen(
-        [sys.executable, *words],
-        env=os.environ | environment,
+        [sys.executable, *arguments],
+        env=os.environ | env,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
-        **files,
+        preexec_fn=_terminate_with_parent,
+        **stdio,
     )
 
 
-def _end_with_parent() -> None:
+def _terminate_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _ended(process: "subprocess.Popen[bytes]") -> None:
+def _wait_or_kill(process: "subprocess.Popen[bytes]") -> None:
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -13,7 +13,7 @@ import typer
 from tidemill import bootstrap
 from tidemill.cli import beside
 from tidemill.cli.backfill import run_backfill
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import Deploy, console, print_table
 from tidemill.cli.stream import produce_flights
 from tidemill.core import canonical
@@ -25,12 +25,12 @@ from tidemill.settings import Settings
 
 MODEL = "flights"
 LAST_DAY = "2013-12-31"
-RATE, ROWS = 50, 500
+REQUESTS_PER_SECOND, SAMPLE_ROWS = 50, 500
 """Requests a second while windows are worked through, and the flights that they ask about."""
 
 
 @dataclass(frozen=True)
-class Told:
+class DemoResult:
     """The summary of a demo, as `summary.json` has it; `seconds` and `serving` are of this run."""
 
     summary: Summary
@@ -60,104 +60,104 @@ def demo(
     seconds: dict[str, float] = {}
     with (
         bootstrap.kafka_cluster(settings),  # one broker for all steps
-        beside.server(settings, MODEL) as server,
+        beside.prediction_server(settings, MODEL) as server,
     ):
         with _timed(seconds, "stream"):
             # A day more than asked for: a window closes by what comes after it.
-            stream = produce_flights(settings, spec, spec.calendar.after(last).end)
-        with bootstrap.open_model(MODEL, settings, spec=spec) as mill:
+            produced = produce_flights(settings, spec, spec.calendar.after(last).end)
+        with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
             if last.key == LAST_DAY:  # no later event will come to close it
-                close(mill, last, "demo: the data end here")
-            rows = beside.some_rows(mill, ROWS)
-        with _timed(seconds, "windows"), beside.client(server, rows, RATE) as client:
-            done = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
-            with bootstrap.open_model(MODEL, settings, spec=spec) as mill:
-                summary = summarize(mill, first, last)
-                ledger = beside.ledger(mill, settings.kafka.ledger_topic)
-            reached = server.reaches(max(ledger))
-    told = Told(
+                close(ctx, last, "demo: the data end here")
+            rows = beside.sample_rows(ctx, SAMPLE_ROWS)
+        with _timed(seconds, "windows"), beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
+            backfilled = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
+            with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
+                summary = summarize(ctx, first, last)
+                appends = beside.ledger_appends(ctx, settings.kafka.ledger_topic)
+            newest_served = server.wait_for_version(max(appends))
+    result = DemoResult(
         summary=summary,
-        serving=summarize_traffic(client.answers, ledger),
-        events_produced=stream.produced,
-        events_present=stream.already_present,
+        serving=summarize_traffic(client.responses, appends),
+        events_produced=produced.produced,
+        events_present=produced.already_present,
         seconds=seconds,
-        seconds_per_window=sum(done.windows.values()) / max(1, len(done.windows)),
-        dagster_run=done.run_id,
+        seconds_per_window=sum(backfilled.windows.values()) / max(1, len(backfilled.windows)),
+        dagster_run=backfilled.run_id,
     )
     path = settings.home / "demo" / "summary.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(canonical.encode(told))
-    _print(settings, told, path)
-    _check(told.serving, reached, server.log)
+    path.write_bytes(canonical.encode(result))
+    _print_result(settings, result, path)
+    _check_requests(result.serving, newest_served, server.log_file)
 
 
-def _check(told: TrafficSummary, reached: bool, log: str) -> None:
+def _check_requests(traffic: TrafficSummary, newest_served: bool, log_file: str) -> None:
     """Raises `RequestsFailed` unless every request was answered, the newest model's, too."""
-    if told.failed or not told.requests or not reached:
+    if traffic.failed or not traffic.requests or not newest_served:
         raise RequestsFailed(
-            f"Of {told.requests} requests {told.failed} failed, and the newest model "
-            f"{'answers' if reached else 'never answered'}."
-            + "".join(f" {fault}." for fault in told.errors),
-            f"The server's log may say why: {log}.",
+            f"Of {traffic.requests} requests {traffic.failed} failed, and the newest model "
+            f"{'answers' if newest_served else 'never answered'}."
+            + "".join(f" {fault}." for fault in traffic.errors),
+            f"The server's log may say why: {log_file}.",
         )
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.monotonic()
-    console.print(f"{what} …")
+    console.print(f"{step} …")
     yield
-    seconds[what] = round(time.monotonic() - started, 2)
+    seconds[step] = round(time.monotonic() - started, 2)
 
 
-def _print(settings: Settings, told: Told, path: Path) -> None:
+def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
     """The summary as a person reads it, and where to look next."""
-    s = told.summary
+    summary = result.summary
     losses = {
-        "initial model": s.losses["initial"],
-        "gate's champion": s.losses["champion"],
-        "newest candidate": s.losses["challenger"],
+        "initial model": summary.losses["initial"],
+        "gate's champion": summary.losses["champion"],
+        "newest candidate": summary.losses["challenger"],
     }
-    for window, reason in s.reasons.items():
+    for window, reason in summary.reasons.items():
         console.print(f"{window}  {reason}", markup=False, soft_wrap=True)
     print_table(
         ["", ""],
         [
-            ["windows", f"{s.windows}, {s.first} to {s.last}"],
-            ["events", f"{s.rows} learned, {s.rejected} rejected, {s.late} late"],
-            ["stream", f"{told.events_produced} produced, {told.events_present} there already"],
-            ["verdicts", ", ".join(f"{count} {name}" for name, count in s.verdicts.items())],
+            ["windows", f"{summary.windows}, {summary.first} to {summary.last}"],
+            ["events", f"{summary.rows} learned, {summary.rejected} rejected, {summary.late} late"],
+            ["stream", f"{result.events_produced} produced, {result.events_present} there already"],
+            ["verdicts", ", ".join(f"{count} {name}" for name, count in summary.verdicts.items())],
             *([f"loss of the {name}", f"{loss:.4f}"] for name, loss in losses.items()),
-            ["in service", f"{s.champion[:16]}, {s.deployments} ledger entries"],
-            *_serving(told.serving),
-            ["seconds", ", ".join(f"{name} {spent:.1f}" for name, spent in told.seconds.items())],
-            ["seconds a window", f"{told.seconds_per_window:.2f}"],
+            ["in service", f"{summary.champion[:16]}, {summary.deployments} ledger entries"],
+            *_traffic_rows(result.serving),
+            ["seconds", ", ".join(f"{name} {elapsed:.1f}" for name, elapsed in result.seconds.items())],
+            ["seconds a window", f"{result.seconds_per_window:.2f}"],
         ],
     )
     console.print(
         f"\nThe same as JSON: {path}\n"
         f"Look next: `tidemill history {MODEL}`, `tidemill verify {MODEL} --recompute`, "
-        f"and `tidemill ui` for lineage and reports ({dagster_home(settings)}).",
+        f"and `tidemill ui` for lineage and reports ({ensure_dagster_home(settings)}).",
         soft_wrap=True,
     )
 
 
-def _serving(told: TrafficSummary) -> Iterator[list[str]]:
+def _traffic_rows(traffic: TrafficSummary) -> Iterator[list[str]]:
     """What the client saw, a line each."""
-    yield ["requests", f"{told.requests}, {told.failed} failed"]
-    yield ["ms an answer", f"{_ms(told.between_swaps)}; in swaps {_ms(told.during_swaps)}"]
-    if told.swaps:
-        middle, most = median(told.first_response_ms), max(told.first_response_ms)
-        waits = f"answering {middle:.0f} ms after the ledger (at most {most:.0f})"
-        yield ["swaps", f"{told.swaps}, {waits}"]
+    yield ["requests", f"{traffic.requests}, {traffic.failed} failed"]
+    yield ["ms an answer", f"{_format_latency(traffic.between_swaps)}; in swaps {_format_latency(traffic.during_swaps)}"]
+    if traffic.swaps:
+        median_ms, max_ms = median(traffic.first_response_ms), max(traffic.first_response_ms)
+        latency = f"answering {median_ms:.0f} ms after the ledger (at most {max_ms:.0f})"
+        yield ["swaps", f"{traffic.swaps}, {latency}"]
     else:
         yield ["swaps", "none: what is in service now was so before the first request"]
 
 
-def _ms(span: LatencySummary) -> str:
-    if span.p50_ms is None or span.p99_ms is None:
+def _format_latency(latency: LatencySummary) -> str:
+    if latency.p50_ms is None or latency.p99_ms is None:
         return "none"
-    return f"{span.p50_ms:.1f} (p99 {span.p99_ms:.1f})"
+    return f"{latency.p50_ms:.1f} (p99 {latency.p99_ms:.1f})"
 
 
 COMMANDS = (demo,)

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from tidemill.cycle.mill import ModelContext
 
 
-def check(
+def validate(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
 ) -> None:
     """Check the defs.yaml of one model or of all; a mistake is named with its file and line."""
     settings = Settings()
     names = [model] if model else list(bootstrap.model_files(settings))
-    complaints: list[str] = []
+    errors: list[str] = []
     for name in names:
         try:
             spec = bootstrap.load_spec(name, settings)
         except SpecInvalid as error:
-            complaints.append(error.message)
+            errors.append(error.message)
             continue
         if not as_json:
             first = spec.calendar.first
@@ -35,9 +35,9 @@ def check(
                 f"{spec.objective} label {spec.label}, first window {first.key}."
             )
     if as_json:
-        print_json({"models": names, "complaints": complaints})
-    if complaints:
-        raise SpecInvalid("\n".join(complaints), "Mend the lines named above.")
+        print_json({"models": names, "complaints": errors})
+    if errors:
+        raise SpecInvalid("\n".join(errors), "Mend the lines named above.")
 
 
 def status(
@@ -54,12 +54,12 @@ def status(
     if services:
         from tidemill.cli.up import table
 
-        table.show(table.standing(settings), as_json)
+        table.show(table.current_rows(settings), as_json)
         return
     rows: list[dict[str, object]] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_model(name, settings) as mill:
-            chain, report = mill.chain(), newest_report(mill)
+        with bootstrap.open_model(name, settings) as ctx:
+            chain, report = ctx.chain(), newest_report(ctx)
             head = chain.head
             rows.append(
                 {
@@ -71,7 +71,7 @@ def status(
                     "verdict": report.verdict if report else None,
                     "mode": report.state.mode if report else None,
                     "awaits_approval": report.state.pending if report else None,
-                    **_freshness(mill),
+                    **_freshness(ctx),
                 }
             )
     if as_json:
@@ -95,37 +95,37 @@ def status(
         )
 
 
-def _freshness(mill: "ModelContext") -> dict[str, object]:
+def _freshness(ctx: "ModelContext") -> dict[str, object]:
     """How far the model is behind, or why that cannot be known."""
     from tidemill.cycle.due import compute_backlog, freshness
 
-    if mill.chain().head is None:  # and nothing is to be planned by a look
+    if ctx.chain().head is None:  # and nothing is to be planned by a look
         return {"fresh": None, "lag": None, "freshness": "no model yet"}
     try:
-        found = freshness(mill, compute_backlog(mill))
+        result = freshness(ctx, compute_backlog(ctx))
     except TidemillError as error:
         unknown = f"unknown: {type(error).__name__}"
         return {"fresh": None, "lag": None, "freshness": unknown}
-    told = f"{'yes' if found.fresh else 'STALE'}, {found.lag_ms / 1000:.0f} s behind"
-    return {"fresh": found.fresh, "lag": found.lag_ms / 1000, "freshness": told}
+    text = f"{'yes' if result.fresh else 'STALE'}, {result.lag_ms / 1000:.0f} s behind"
+    return {"fresh": result.fresh, "lag": result.lag_ms / 1000, "freshness": text}
 
 
 def history(model: ModelName, as_json: Json = False) -> None:
     """Every deployment of a model, as the ledger has it; void entries are marked."""
-    with bootstrap.open_model(model, Settings()) as mill:
-        chain = mill.chain()
+    with bootstrap.open_model(model, Settings()) as ctx:
+        chain = ctx.chain()
     if as_json:
-        print_json([standing.entry for standing in chain.entries])
+        print_json([valid_entry.entry for valid_entry in chain.entries])
         return
     print_table(
         ["entry", "kind", "as of", "digest", "by", "why"],
         [
-            [s.entry.seq, s.entry.kind, s.entry.as_of, s.entry.digest[:16], s.entry.actor, s.entry.reason]
-            for s in chain.entries
+            [valid.entry.seq, valid.entry.kind, valid.entry.as_of, valid.entry.digest[:16], valid.entry.actor, valid.entry.reason]
+            for valid in chain.entries
         ],
     )
-    for void in chain.invalid_records:
-        console.print(f"void at offset {void.offset}: {void.reason}")
+    for invalid_record in chain.invalid_records:
+        console.print(f"void at offset {invalid_record.offset}: {invalid_record.reason}")
 
 
 def verify(
@@ -145,46 +145,46 @@ def verify(
     from tidemill.cycle.verify import verify as check_all
 
     settings = Settings()
-    with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as mill:
-        verified = check_all(mill)
-        verified.findings.extend(_record(mill, repair))
+    with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as ctx:
+        report = check_all(ctx)
+        report.findings.extend(_tracking_findings(ctx, repair))
         if recompute:
             with (
                 tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
-                console.status("making everything again") as shown,
+                console.status("making everything again") as spinner,
             ):
-                scratch = ModelRepository(FileStore(Path(folder)), model)
+                scratch_repository = ModelRepository(FileStore(Path(folder)), model)
                 make_again(
-                    mill, scratch, verified, lambda window: shown.update(f"making {window} again")
+                    ctx, scratch_repository, report, lambda window: spinner.update(f"making {window} again")
                 )
     if as_json:
-        print_json(verified)
+        print_json(report)
     else:
         console.print(
-            f"{model}: {verified.plans} plans, {verified.batches} batches, "
-            f"{verified.candidates} candidates, {verified.reports} reports, "
-            f"{verified.entries} ledger entries checked"
-            + (f", {verified.recomputed} windows made again." if recompute else ".")
+            f"{model}: {report.plans} plans, {report.batches} batches, "
+            f"{report.candidates} candidates, {report.reports} reports, "
+            f"{report.entries} ledger entries checked"
+            + (f", {report.recomputed} windows made again." if recompute else ".")
         )
-        if verified.pruned:
+        if report.pruned:
             console.print(
-                f"`keep_windows` has pruned batches and models up to {verified.pruned}"
+                f"`keep_windows` has pruned batches and models up to {report.pruned}"
                 + (", after which making again begins." if recompute else ".")
             )
-        if verified.taken_as_archived:
+        if report.taken_as_archived:
             console.print(
-                f"The log no longer holds {len(verified.taken_as_archived)} of the batches, which were taken "
-                f"as archived: {', '.join(verified.taken_as_archived)}."
+                f"The log no longer holds {len(report.taken_as_archived)} of the batches, which were taken "
+                f"as archived: {', '.join(report.taken_as_archived)}."
             )
-    if verified.findings:
+    if report.findings:
         raise VerificationFailed(
-            "\n".join(verified.findings),
+            "\n".join(report.findings),
             "Nothing was changed. `--repair` makes up for what MLflow lacks; restore anything else "
             "that is named from a backup, or ask in an issue.",
         )
 
 
-def _record(mill: "ModelContext", repair: bool) -> list[str]:
+def _tracking_findings(ctx: "ModelContext", repair: bool) -> list[str]:
     """Where MLflow's record is not what it mirrors; with `repair`, what is left of that."""
     from tidemill.cycle.record import Recorder, find_drift
 
@@ -192,13 +192,13 @@ def _record(mill: "ModelContext", repair: bool) -> list[str]:
     if tracker is None:
         return []
     try:
-        found = find_drift(mill, tracker)
-        if repair and list(found.descriptions):
-            Recorder(mill, tracker).repair(found)
-            found = find_drift(mill, tracker)
+        differences = find_drift(ctx, tracker)
+        if repair and list(differences.descriptions):
+            Recorder(ctx, tracker).repair(differences)
+            differences = find_drift(ctx, tracker)
     except TrackerUnavailable as error:
         return [error.message]
-    return list(found.descriptions)
+    return list(differences.descriptions)
 
 
-COMMANDS = (check, status, history, verify)
+COMMANDS = (validate, status, history, verify)

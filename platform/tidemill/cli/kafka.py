@@ -11,7 +11,7 @@ from tidemill.cli.options import Json, console, print_json
 from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.settings import Settings
 
-_LOOK = 0.5  # seconds
+_POLL_INTERVAL_SECONDS = 0.5  # seconds
 
 app = typer.Typer(
     help="The embedded Apache Kafka of this machine.", no_args_is_help=True, rich_markup_mode=None
@@ -21,21 +21,21 @@ app = typer.Typer(
 @app.command()
 def start() -> None:
     """Start the broker; it stays up until it is stopped."""
-    settings = _embedded()
+    settings = _embedded_settings()
     running = broker.start(settings.kafka_data)
-    how = "is up" if running.started else "was up already"
-    console.print(f"Kafka {how} at {running.bootstrap_servers} (process {running.pid}).")
+    outcome = "is up" if running.started else "was up already"
+    console.print(f"Kafka {outcome} at {running.bootstrap_servers} (process {running.pid}).")
 
 
 @app.command()
 def run() -> None:
     """Keep the broker up in the foreground, until SIGTERM or Ctrl-C, or until it ends by itself."""
-    settings = _embedded()
+    settings = _embedded_settings()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with broker.running(settings.kafka_data) as servers:
-        console.print(f"Kafka is up at {servers}.")
+    with broker.running(settings.kafka_data) as bootstrap_servers:
+        console.print(f"Kafka is up at {bootstrap_servers}.")
         while broker.status(settings.kafka_data) is not None:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL_SECONDS)
     raise LogUnavailable(
         f"The embedded broker of {settings.kafka_data} has ended.",
         f"Its log may say why: {settings.kafka_data / 'broker.log'}.",
@@ -45,14 +45,14 @@ def run() -> None:
 @app.command()
 def stop() -> None:
     """Stop the broker; its topics stay."""
-    stopped = broker.stop(_embedded().kafka_data)
+    stopped = broker.stop(_embedded_settings().kafka_data)
     console.print("Kafka is stopped; its topics stay." if stopped else "Kafka was not running.")
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say whether the broker runs, and where."""
-    settings = _embedded()
+    settings = _embedded_settings()
     running = broker.status(settings.kafka_data)
     if as_json:
         print_json(
@@ -69,7 +69,7 @@ def status(as_json: Json = False) -> None:
         console.print(f"Kafka is up at {running.bootstrap_servers} (process {running.pid}).")
 
 
-def _embedded() -> Settings:
+def _embedded_settings() -> Settings:
     settings = Settings()
     if settings.kafka.bootstrap_servers is not None:
         raise OperationNotAllowed(

@@ -35,20 +35,20 @@ def restore(
     from tidemill.cycle.restore import restore as bring_back
 
     settings = Settings()
-    restored: list[RestoreResult] = []
+    results: list[RestoreResult] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_model(name, settings, exclusive=True) as mill:
-            restored.append(bring_back(mill))
+        with bootstrap.open_model(name, settings, exclusive=True) as ctx:
+            results.append(bring_back(ctx))
             if not as_json:
-                console.print(_sentence(restored[-1]), markup=False, soft_wrap=True)
+                console.print(_describe(results[-1]), markup=False, soft_wrap=True)
     if as_json:
-        print_json(restored)
+        print_json(results)
 
 
-def _sentence(done: "RestoreResult") -> str:
-    if not done.appended and not done.moved:
-        return f"{done.model}: nothing was lost, {done.entries} entries stand."
+def _describe(result: "RestoreResult") -> str:
+    if not result.appended and not result.moved:
+        return f"{result.model}: nothing was lost, {result.entries} entries stand."
     return (
-        f"{done.model}: {done.appended} entries brought back, {done.entries} stand in topic "
-        f"{done.topic_id} of cluster {done.cluster_id}."
+        f"{result.model}: {result.appended} entries brought back, {result.entries} stand in topic "
+        f"{result.topic_id} of cluster {result.cluster_id}."
     )

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder of the models folder.")]
-Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
-By = Annotated[str, typer.Option("--by", help="Who decides; kept with the decision.")]
+Reason = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
+Actor = Annotated[str, typer.Option("--by", help="Who decides; kept with the decision.")]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
 Deploy = Annotated[
@@ -22,7 +22,7 @@ Deploy = Annotated[
 console = Console(highlight=False)
 
 
-def me() -> str:
+def current_user() -> str:
     """The user at the keyboard, for the record of a decision."""
     return getpass.getuser()
 
@@ -32,12 +32,12 @@ def print_json(record: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
 
 
-def tell(record: object, sentence: str, as_json: bool) -> None:
+def print_result(record: object, message: str, as_json: bool) -> None:
     """The outcome of a decision: the record as JSON for programs, or a sentence."""
     if as_json:
         print_json(record)
     else:
-        console.print(sentence, markup=False)
+        console.print(message, markup=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,7 +14,7 @@ from tidemill.settings import Settings
 
 
 def postgres(
-    words: Annotated[
+    command: Annotated[
         list[str], typer.Argument(help="`-- psql -U dagster dagster`, `-- pg_dump …`: any command.")
     ],
 ) -> None:
@@ -22,22 +22,22 @@ def postgres(
 
     The users are `dagster`, `mlflow`, `airflow`, each with a database of its name, and `postgres`.
     """
-    own = bootstrap.local_postgres(Settings())
-    if own.port is None:
+    local_postgres = bootstrap.local_postgres(Settings())
+    if local_postgres.port is None:
         raise OperationNotAllowed(
-            f"Nothing of {own.folder.parent} is in PostgreSQL.",
+            f"Nothing of {local_postgres.folder.parent} is in PostgreSQL.",
             "`tidemill up --postgres` does that.",
         )
-    own.initialize(own.port)
-    environment = os.environ | {
-        "PATH": f"{server.find_program('psql', own.data).parent}:{os.environ.get('PATH', os.defpath)}",
+    local_postgres.initialize(local_postgres.port)
+    env = os.environ | {
+        "PATH": f"{server.find_program('psql', local_postgres.data).parent}:{os.environ.get('PATH', os.defpath)}",
         "PGHOST": "127.0.0.1",
-        "PGPORT": str(own.port),
-        "PGPASSFILE": str(own.password_file),
+        "PGPORT": str(local_postgres.port),
+        "PGPASSFILE": str(local_postgres.password_file),
     }
-    with own.running():
-        done = subprocess.run(words, env=environment, check=False)
-    sys.exit(done.returncode)
+    with local_postgres.running():
+        completed = subprocess.run(command, env=env, check=False)
+    sys.exit(completed.returncode)
 
 
 COMMANDS = (postgres,)

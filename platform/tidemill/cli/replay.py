@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tidemill.cycle.replay_gate import BacktestResult
 
 
-def replay(
+def backtest(
     model: ModelName,
     gate: Annotated[
         list[str] | None,
@@ -39,65 +39,65 @@ def replay(
     from tidemill.cycle.replay_gate import windows_to_backtest
 
     settings = Settings()
-    texts = [*([gate_file.read_text()] if gate_file else []), *map(_line, gate or [])]
-    spec = with_gate_overrides(bootstrap.load_spec(model, settings), texts)
+    overrides = [*([gate_file.read_text()] if gate_file else []), *map(_override_yaml, gate or [])]
+    spec = with_gate_overrides(bootstrap.load_spec(model, settings), overrides)
     with (
-        bootstrap.open_model_readonly(model, settings) as (mill, scratch),
-        console.status("judging again") as shown,
+        bootstrap.open_model_readonly(model, settings) as (ctx, scratch),
+        console.status("judging again") as spinner,
     ):
-        calendar = mill.spec.calendar
+        calendar = ctx.spec.calendar
         windows = windows_to_backtest(
-            mill, calendar.window(start) if start else None, calendar.window(end) if end else None
+            ctx, calendar.window(start) if start else None, calendar.window(end) if end else None
         )
-        told = judge_again(
-            mill, spec, scratch, windows, lambda key: shown.update(f"judging {key} again")
+        result = judge_again(
+            ctx, spec, scratch, windows, lambda key: spinner.update(f"judging {key} again")
         )
     if as_json:
-        print_json(told)
+        print_json(result)
     else:
-        _show(told)
+        _print_result(result)
 
 
-def _line(option: str) -> str:
-    key, equals, value = option.partition("=")
-    if not equals:
+def _override_yaml(option: str) -> str:
+    key, separator, value = option.partition("=")
+    if not separator:
         raise typer.BadParameter(
             f"{option!r} is no KEY=VALUE, such as min_effect=0", param_hint="--gate"
         )
     return f"{key}: {value}"
 
 
-def _show(told: "BacktestResult") -> None:
-    committed, replayed = told.committed, told.backtested
-    changed = ", ".join(f"{key} {was} → {now}" for key, (was, now) in told.changes.items())
+def _print_result(result: "BacktestResult") -> None:
+    committed, backtested = result.committed, result.backtested
+    gate_changes = ", ".join(f"{key} {was} → {now}" for key, (was, now) in result.changes.items())
     console.print(
-        f"{told.model}: {committed.windows} windows, {committed.first} to {committed.last}, "
-        f"{committed.rows} rows; gate: {changed or 'as it is'}",
+        f"{result.model}: {committed.windows} windows, {committed.first} to {committed.last}, "
+        f"{committed.rows} rows; gate: {gate_changes or 'as it is'}",
         markup=False,
     )
-    if told.pruned is not None:
+    if result.pruned is not None:
         console.print(
-            f"Windows up to {told.pruned} are pruned by `keep_windows` and are not judged again."
+            f"Windows up to {result.pruned} are pruned by `keep_windows` and are not judged again."
         )
-    if told.manual_entries:
-        console.print(f"Both gates take the {told.manual_entries} entries that persons made.")
-    sides = (committed, replayed)
-    base = committed.losses["initial"]
+    if result.manual_entries:
+        console.print(f"Both gates take the {result.manual_entries} entries that persons made.")
+    sides = (committed, backtested)
+    baseline_loss = committed.losses["initial"]
     rows = [[name, *(side.verdicts[name] for side in sides)] for name in committed.verdicts]
     names = {"champion": "loss as served", "initial": "initial model", "challenger": "newest"}
     for role, name in names.items():
         losses = [side.losses[role] for side in sides]
-        rows.append([name, *(f"{x:.4f} ({x / base - 1:+.2%})" for x in losses)])
+        rows.append([name, *(f"{loss:.4f} ({loss / baseline_loss - 1:+.2%})" for loss in losses)])
     rows.append(["champion at the end", *(side.champion[:16] for side in sides)])
     print_table(["", "committed", "replayed"], rows)
-    if told.verdict_changes:
+    if result.verdict_changes:
         print_table(
             ["window", "committed", "replayed", "why"],
             [
-                [d.window, d.committed, d.backtested, "; ".join(d.backtested_reasons)]
-                for d in told.verdict_changes
+                [change.window, change.committed, change.backtested, "; ".join(change.backtested_reasons)]
+                for change in result.verdict_changes
             ],
         )
 
 
-COMMANDS = (replay,)
+COMMANDS = (backtest,)

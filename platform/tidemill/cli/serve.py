@@ -30,29 +30,29 @@ def serve(
     from tidemill.serving.workers import resolve_address, run
 
     ending.install_handler()
-    settings = _settings(host=host, port=port, workers=workers, models=models)
+    settings = _settings_with(host=host, port=port, workers=workers, models=models)
     names = settings.serve.models or tuple(bootstrap.model_files(settings))
     specs = {name: bootstrap.load_spec(name, settings) for name in names}
-    address, at = resolve_address(settings.serve)
+    address, bound_port = resolve_address(settings.serve)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    shown = f"[{address}]" if ":" in address else address
+    display_host = f"[{address}]" if ":" in address else address
 
-    def listening() -> None:
+    def on_listening() -> None:
         console.print(
-            f"Serving {', '.join(specs)} at http://{shown}:{at} (its documentation: /docs).",
+            f"Serving {', '.join(specs)} at http://{display_host}:{bound_port} (its documentation: /docs).",
             markup=False,
             soft_wrap=True,
         )
 
-    run(settings, specs, address, at, listening)
+    run(settings, specs, address, bound_port, on_listening)
 
 
-def _settings(**told: Any) -> Settings:
+def _settings_with(**options: Any) -> Settings:
     """The settings with what the command line says over them."""
-    given = {name: value for name, value in told.items() if value is not None}
+    overrides = {name: value for name, value in options.items() if value is not None}
     settings = Settings()
-    serving = settings.serve.model_dump() | given
-    return settings.model_copy(update={"serve": type(settings.serve)(**serving)})
+    serve_settings = settings.serve.model_dump() | overrides
+    return settings.model_copy(update={"serve": type(settings.serve)(**serve_settings)})
 
 
 COMMANDS = (serve,)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tidemill.adapters.streams.produce import ProduceResult
 
 TOPIC, LIVE_TOPIC = "flights", "flights-live"
-_ZONE = ZoneInfo("America/New_York")
-_FIRST, _END = "2013-01-01", "2014-01-02"
+_TIMEZONE = ZoneInfo("America/New_York")
+_DEFAULT_START, _DEFAULT_END = "2013-01-01", "2014-01-02"
 
 app = typer.Typer(
     help="Produce a stream to its Kafka topic, each event once.",
@@ -36,8 +36,8 @@ def _streams() -> None:
 def flights(
     start: Annotated[
         str, typer.Option("--from", help="The first moment, included; New York's time.")
-    ] = _FIRST,
-    end: Annotated[str, typer.Option("--to", help="The last moment, excluded.")] = _END,
+    ] = _DEFAULT_START,
+    end: Annotated[str, typer.Option("--to", help="The last moment, excluded.")] = _DEFAULT_END,
     live: Annotated[
         bool, typer.Option("--live", help="Replay on today's clock, waiting for each event.")
     ] = False,
@@ -63,46 +63,46 @@ def flights(
     closes as a window when the next one has begun, so ask for a little more than whole days.
     """
     if model is not None:
-        told = _of_model(Settings(), model)
+        result = _produce_for_model(Settings(), model)
     else:
-        first, last = _moment("--from", start), _moment("--to", end)
-        if last < first:
+        start_ms, end_ms = _parse_timestamp_ms("--from", start), _parse_timestamp_ms("--to", end)
+        if end_ms < start_ms:
             raise typer.BadParameter(f"{end} is before {start}", param_hint="--to")
-        name = topic or (LIVE_TOPIC if live else TOPIC)
-        told = _produce(Settings(), name, first, last, speed if live else 0.0)
+        topic_name = topic or (LIVE_TOPIC if live else TOPIC)
+        result = _produce(Settings(), topic_name, start_ms, end_ms, speed if live else 0.0)
     if as_json:
-        print_json(told)
+        print_json(result)
         return
-    for line in sentences(told):
+    for line in describe(result):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def produce_flights(settings: Settings, spec: ModelSpec, end: int) -> "ProduceResult":
+def produce_flights(settings: Settings, spec: ModelSpec, end_ms: int) -> "ProduceResult":
     """Bring the topic of `spec` up to the flights reported before `end`, ms since 1970.
 
     Raises as `tidemill.adapters.streams.produce.produce`.
     """
-    return _produce(settings, spec.topic, _moment("--from", _FIRST), end, 0.0)
+    return _produce(settings, spec.topic, _parse_timestamp_ms("--from", _DEFAULT_START), end_ms, 0.0)
 
 
-def sentences(told: "ProduceResult") -> list[str]:
+def describe(result: "ProduceResult") -> list[str]:
     """What a call did, for a person."""
     lines = [
-        f"{told.produced} events produced to topic {told.topic}, "
-        f"{told.already_present} of the range there already."
+        f"{result.produced} events produced to topic {result.topic}, "
+        f"{result.already_present} of the range there already."
     ]
-    if told.backfilled:
-        lines.append(f"Of these, {told.backfilled} before --from: a stream has no holes.")
-    if told.not_producible:
+    if result.backfilled:
+        lines.append(f"Of these, {result.backfilled} before --from: a stream has no holes.")
+    if result.not_producible:
         lines.append(
-            f"{told.not_producible} events of the range lie before the topic's first and were not "
+            f"{result.not_producible} events of the range lie before the topic's first and were not "
             "produced: nothing can be put in front. Name another --topic to have them."
         )
-    ends = ", ".join(f"{p}: {'none' if n is None else n}" for p, n in sorted(told.last_seq.items()))
-    return [*lines, f"Last event of each partition: {ends}."]
+    last_events = ", ".join(f"{p}: {'none' if n is None else n}" for p, n in sorted(result.last_seq.items()))
+    return [*lines, f"Last event of each partition: {last_events}."]
 
 
-def _produce(settings: Settings, topic: str, start: int, end: int, speed: float) -> "ProduceResult":
+def _produce(settings: Settings, topic: str, start_ms: int, end_ms: int, speed: float) -> "ProduceResult":
     from tidemill.adapters.streams.flights import events
     from tidemill.adapters.streams.produce import produce
 
@@ -111,8 +111,8 @@ def _produce(settings: Settings, topic: str, start: int, end: int, speed: float)
             events(),
             cluster,
             topic,
-            start,
-            end,
+            start_ms,
+            end_ms,
             lock_folder=settings.home / "locks",
             clock=lambda: time.time_ns() // 1_000_000,
             sleep=time.sleep,
@@ -120,7 +120,7 @@ def _produce(settings: Settings, topic: str, start: int, end: int, speed: float)
         )
 
 
-def _of_model(settings: Settings, model: str) -> "ProduceResult":
+def _produce_for_model(settings: Settings, model: str) -> "ProduceResult":
     from tidemill.adapters.streams.pace import FLIGHTS_END, TimeScale, produce_until
 
     spec = bootstrap.load_spec(model, settings)
@@ -128,12 +128,12 @@ def _of_model(settings: Settings, model: str) -> "ProduceResult":
         return produce_until(cluster, spec.topic, TimeScale.for_spec(spec), FLIGHTS_END, settings.home / "locks")
 
 
-def _moment(option: str, text: str) -> int:
+def _parse_timestamp_ms(option: str, text: str) -> int:
     """Milliseconds since 1970 of an ISO date or time, in New York unless it names its zone."""
     try:
-        moment = datetime.fromisoformat(text)
+        timestamp = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no date; write 2013-02-01 or 2013-02-01T06:00", param_hint=option
         ) from None
-    return to_ms((moment if moment.tzinfo else moment.replace(tzinfo=_ZONE)).astimezone(UTC))
+    return to_ms((timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=_TIMEZONE)).astimezone(UTC))

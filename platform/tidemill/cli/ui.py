@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import console
-from tidemill.cli.up.services import mlflow_server, mlflow_told, program
+from tidemill.cli.up.services import mlflow_server_command, mlflow_env, resolve_command
 from tidemill.settings import Settings
 
-_PATIENCE = 30  # seconds that a UI gets to end what it started
-_LOOK = 0.2  # seconds; a wait without end would sleep through Ctrl-C where a library restarts calls
+_SHUTDOWN_TIMEOUT_SECONDS = 30  # seconds that a UI gets to end what it started
+_POLL_INTERVAL_SECONDS = 0.2  # seconds; a wait without end would sleep through Ctrl-C where a library restarts calls
 
 
 def ui(
@@ -28,42 +28,42 @@ def ui(
 ) -> None:
     """Open Dagster's UI, and MLflow's on a record of one's own; Ctrl-C ends both."""
     settings = Settings()
-    environment = os.environ | {
-        "DAGSTER_HOME": str(dagster_home(settings)),
+    env = os.environ | {
+        "DAGSTER_HOME": str(ensure_dagster_home(settings)),
         "TIDEMILL_HOME": str(settings.home.resolve()),
         "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
-        **mlflow_told(settings),
+        **mlflow_env(settings),
     }
     with ExitStack() as stack:
         stack.enter_context(bootstrap.local_databases(settings))
         stack.enter_context(bootstrap.kafka_cluster(settings))
         if mlflow_port and settings.mlflow.tracking_uri is None:
-            environment["TIDEMILL_MLFLOW__UI"] = address = f"http://127.0.0.1:{mlflow_port}"
-            stack.enter_context(_running(mlflow_server(mlflow_port), environment))
-            console.print(f"MLflow:  {address}")
+            env["TIDEMILL_MLFLOW__UI"] = mlflow_url = f"http://127.0.0.1:{mlflow_port}"
+            stack.enter_context(_running_process(mlflow_server_command(mlflow_port), env))
+            console.print(f"MLflow:  {mlflow_url}")
         dagster = ("dagster", "dev", "-m", "tidemill.definitions")
-        words = (*dagster, "-h", "127.0.0.1", "-p", str(port))
-        process = stack.enter_context(_running(words, environment))
+        command = (*dagster, "-h", "127.0.0.1", "-p", str(port))
+        process = stack.enter_context(_running_process(command, env))
         console.print(f"Dagster: http://127.0.0.1:{port}")
         while process.poll() is None:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL_SECONDS)
 
 
 @contextmanager
-def _running(
-    words: Sequence[str], environment: Mapping[str, str]
+def _running_process(
+    command: Sequence[str], env: Mapping[str, str]
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A command of this environment, in a session of its own, of which nothing is left behind.
 
     Dagster's code servers outlive it by up to their heartbeat's timeout of 45 s.
     """
-    process = subprocess.Popen(program(words), env=environment, start_new_session=True)
+    process = subprocess.Popen(resolve_command(command), env=env, start_new_session=True)
     try:
         yield process
     finally:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGINT)  # as the terminal would
-            process.wait(_PATIENCE)
+            process.wait(_SHUTDOWN_TIMEOUT_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

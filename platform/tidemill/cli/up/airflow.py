@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tidemill import bootstrap
 from tidemill.adapters.textfile import atomic_write_text
-from tidemill.cli.up.services import Places
+from tidemill.cli.up.services import Endpoints
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.settings import Settings
 
@@ -32,44 +32,44 @@ def check_installed() -> None:
         )
 
 
-def secrets_of(settings: Settings) -> Secrets:
+def get_or_create_secrets(settings: Settings) -> Secrets:
     """The secrets of this Airflow, drawn if there are none; nobody else may read them."""
-    file = settings.up_data / "airflow.json"
-    if file.exists():
-        return Secrets(**json.loads(file.read_text()))
-    drawn = {"password": secrets.token_urlsafe(12), "jwt": secrets.token_urlsafe(48)}
-    atomic_write_text(_passwords(settings), json.dumps({USER: drawn["password"]}), private=True)
-    atomic_write_text(file, json.dumps(drawn), private=True)
-    return Secrets(**drawn)
+    secrets_file = settings.up_data / "airflow.json"
+    if secrets_file.exists():
+        return Secrets(**json.loads(secrets_file.read_text()))
+    generated = {"password": secrets.token_urlsafe(12), "jwt": secrets.token_urlsafe(48)}
+    atomic_write_text(_passwords_file(settings), json.dumps({USER: generated["password"]}), private=True)
+    atomic_write_text(secrets_file, json.dumps(generated), private=True)
+    return Secrets(**generated)
 
 
-def introduction(settings: Settings) -> str:
+def login_message(settings: Settings) -> str:
     """The user and the password, the first time; later, where they are kept."""
-    shown = settings.airflow_home / "shown"
-    if shown.exists():
-        return f"Airflow's user is {USER}; the password is in {_passwords(settings)}."
-    shown.touch()
-    password = secrets_of(settings).password
+    shown_marker = settings.airflow_home / "shown"
+    if shown_marker.exists():
+        return f"Airflow's user is {USER}; the password is in {_passwords_file(settings)}."
+    shown_marker.touch()
+    password = get_or_create_secrets(settings).password
     return f"Airflow's user is {USER}, the password {password} (shown this once)."
 
 
-def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
+def airflow_env(settings: Settings, airflow_secrets: Secrets) -> dict[str, str]:
     """Everything that Airflow is told."""
-    at, home, own = Places(settings), settings.airflow_home, bootstrap.local_postgres(settings)
-    database = f"sqlite:///{home}/airflow.db?timeout=30" if own.port is None else own.url("airflow")
-    host, port = at.dagster.removeprefix("http://").split(":")
+    endpoints, home, local_postgres = Endpoints(settings), settings.airflow_home, bootstrap.local_postgres(settings)
+    database = f"sqlite:///{home}/airflow.db?timeout=30" if local_postgres.port is None else local_postgres.url("airflow")
+    host, port = endpoints.dagster.removeprefix("http://").split(":")
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONN_DAGSTER_DEFAULT": f"dagster://{host}:{port}/http",
-        "AIRFLOW__API__BASE_URL": at.airflow,
-        "AIRFLOW__API_AUTH__JWT_SECRET": drawn.jwt,
+        "AIRFLOW__API__BASE_URL": endpoints.airflow,
+        "AIRFLOW__API_AUTH__JWT_SECRET": airflow_secrets.jwt,
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags(settings)),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{at.airflow}/execution/",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder(settings)),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{endpoints.airflow}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",  # 32 workers by default, 5.5 GB
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords(settings)),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_file(settings)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
@@ -80,10 +80,10 @@ def environment(settings: Settings, drawn: Secrets) -> dict[str, str]:
     }
 
 
-def dags(settings: Settings) -> Path:
+def dags_folder(settings: Settings) -> Path:
     """The folder of its DAGs."""
     return settings.airflow_home / "dags"
 
 
-def _passwords(settings: Settings) -> Path:
+def _passwords_file(settings: Settings) -> Path:
     return settings.airflow_home / "passwords.json"

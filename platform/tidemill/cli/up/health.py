@@ -13,67 +13,67 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-Health = Callable[[], bool]
+HealthCheck = Callable[[], bool]
 """Whether it is well; it never raises, and takes seconds at most."""
 
-_SECONDS = 10.0
-_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }"
-_CODE = """
+_TIMEOUT_SECONDS = 10.0
+_DAEMON_HEALTH_QUERY = "{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }"
+_CODE_LOCATIONS_QUERY = """
 { workspaceOrError { ... on Workspace { locationEntries {
   loadStatus locationOrLoadError { __typename } } } } }
 """
 
 
-def listens(at: Path | str) -> Health:
+def is_listening(address: Path | str) -> HealthCheck:
     """Somebody listens there: at a socket file, or at `HOST:PORT`."""
-    if isinstance(at, Path):
-        return lambda: _connects(socket.AF_UNIX, str(at))
-    host, port = at.rsplit(":", 1)
-    return lambda: _connects(socket.AF_INET, (host, int(port)))
+    if isinstance(address, Path):
+        return lambda: _can_connect(socket.AF_UNIX, str(address))
+    host, port = address.rsplit(":", 1)
+    return lambda: _can_connect(socket.AF_INET, (host, int(port)))
 
 
-def answers(address: str) -> Health:
+def responds(url: str) -> HealthCheck:
     """A GET there is a success."""
-    return lambda: _asked(address) is not None
+    return lambda: _fetch_json(url) is not None
 
 
-def code(address: str) -> Health:
+def code_locations_loaded(url: str) -> HealthCheck:
     """Dagster's webserver there has loaded all code."""
 
-    def well() -> bool:
-        told = _graphql(address, _CODE).get("workspaceOrError", {}).get("locationEntries")
-        return bool(told) and all(
+    def is_healthy() -> bool:
+        locations = _graphql(url, _CODE_LOCATIONS_QUERY).get("workspaceOrError", {}).get("locationEntries")
+        return bool(locations) and all(
             (entry["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
-            for entry in told
+            for entry in locations
         )
 
-    return well
+    return is_healthy
 
 
-def daemon(address: str) -> Health:
+def daemons_healthy(url: str) -> HealthCheck:
     """Each part of Dagster's daemon that must beat has done so lately, says the webserver."""
 
-    def well() -> bool:
-        told = _graphql(address, _DAEMONS).get("instance", {}).get("daemonHealth", {})
-        parts = [part for part in told.get("allDaemonStatuses", ()) if part["required"]]
-        return bool(parts) and all(part["healthy"] for part in parts)
+    def is_healthy() -> bool:
+        health = _graphql(url, _DAEMON_HEALTH_QUERY).get("instance", {}).get("daemonHealth", {})
+        daemons = [daemon_status for daemon_status in health.get("allDaemonStatuses", ()) if daemon_status["required"]]
+        return bool(daemons) and all(daemon_status["healthy"] for daemon_status in daemons)
 
-    return well
+    return is_healthy
 
 
-def airflow(address: str, part: str) -> Health:
+def airflow_component_healthy(url: str, component: str) -> HealthCheck:
     """This part of Airflow is healthy, says its API server there."""
 
-    def well() -> bool:
-        told = _asked(f"{address}/api/v2/monitor/health")
-        return bool(told) and told.get(part, {}).get("status") == "healthy"
+    def is_healthy() -> bool:
+        health = _fetch_json(f"{url}/api/v2/monitor/health")
+        return bool(health) and health.get(component, {}).get("status") == "healthy"
 
-    return well
+    return is_healthy
 
 
-def _connects(family: socket.AddressFamily, address: Any) -> bool:
+def _can_connect(family: socket.AddressFamily, address: Any) -> bool:
     with socket.socket(family) as client:
-        client.settimeout(_SECONDS)
+        client.settimeout(_TIMEOUT_SECONDS)
         try:
             client.connect(address)
         except OSError:
@@ -81,17 +81,17 @@ def _connects(family: socket.AddressFamily, address: Any) -> bool:
         return True
 
 
-def _graphql(address: str, query: str) -> Mapping[str, Any]:
-    told = _asked(f"{address}/graphql", json.dumps({"query": query}).encode())
-    return (told or {}).get("data") or {}
+def _graphql(url: str, query: str) -> Mapping[str, Any]:
+    payload = _fetch_json(f"{url}/graphql", json.dumps({"query": query}).encode())
+    return (payload or {}).get("data") or {}
 
 
-def _asked(address: str, data: bytes | None = None) -> Any:
+def _fetch_json(url: str, data: bytes | None = None) -> Any:
     """The answer, an empty one where it is no JSON; None without a successful one."""
     try:
-        wanted = Request(address, data, {"content-type": "application/json"} if data else {})
-        with urlopen(wanted, timeout=_SECONDS) as reply:
-            body = reply.read()
+        request = Request(url, data, {"content-type": "application/json"} if data else {})
+        with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            body = response.read()
     except (OSError, HTTPError):
         return None
     try:
@@ -100,14 +100,14 @@ def _asked(address: str, data: bytes | None = None) -> Any:
         return {}
 
 
-CHECKS: Mapping[str, Callable[..., Health]] = {
-    "listens": listens,
-    "answers": answers,
-    "code": code,
-    "daemon": daemon,
-    "airflow": airflow,
+CHECKS: Mapping[str, Callable[..., HealthCheck]] = {
+    "listens": is_listening,
+    "answers": responds,
+    "code": code_locations_loaded,
+    "daemon": daemons_healthy,
+    "airflow": airflow_component_healthy,
 }
 
 if __name__ == "__main__":
-    check, *asked = sys.argv[1:]
-    sys.exit(not CHECKS[check](*asked)())
+    check, *arguments = sys.argv[1:]
+    sys.exit(not CHECKS[check](*arguments)())

@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 import yaml
 
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import console
 from tidemill.cli.up import runs
-from tidemill.cli.up.model import MODEL, live_model, write_dags
-from tidemill.cli.up.services import Places
+from tidemill.cli.up.model import MODEL, ensure_live_model, write_dags
+from tidemill.cli.up.services import Endpoints
 from tidemill.core.errors import SpecInvalid
 from tidemill.settings import Settings
 
-Code = Annotated[str, typer.Option("--code", help="HOST:PORT of Dagster's code server.")]
+CodeServer = Annotated[str, typer.Option("--code", help="HOST:PORT of Dagster's code server.")]
 
 
-def prepare(
-    dags: Annotated[Path, typer.Option("--dags", help="The folder of Airflow's DAGs.")],
-    code: Code,
+def init(
+    dags_folder: Annotated[Path, typer.Option("--dags", help="The folder of Airflow's DAGs.")],
+    code_server: CodeServer,
 ) -> None:
     """Write what a platform in containers begins with; what is there already is kept or brought up
     to date.
@@ -37,37 +37,37 @@ def prepare(
             "TIDEMILL_MODELS is not set, and the packaged models are not to be added to.",
             "Let it name a folder that this command may write to.",
         )
-    server = _server(code)
-    spec = live_model(settings, settings.models, time.time_ns() // 1_000_000)
-    dagster_home(settings)
-    write_workspace(Places(settings), server)
-    write_dags(dags, spec, TimeScale.for_spec(spec).ends_at)
+    grpc_address = _parse_address(code_server)
+    spec = ensure_live_model(settings, settings.models, time.time_ns() // 1_000_000)
+    ensure_dagster_home(settings)
+    write_workspace(Endpoints(settings), grpc_address)
+    write_dags(dags_folder, spec, TimeScale.for_spec(spec).ends_at)
     console.print(
         f"{MODEL} is in {settings.models}, Dagster's instance in {settings.dagster_home}, "
-        f"Airflow's DAGs are in {dags}.",
+        f"Airflow's DAGs are in {dags_folder}.",
         markup=False,
         soft_wrap=True,
     )
 
 
-def bury(code: Code) -> None:
+def fail_orphaned(code_server: CodeServer) -> None:
     """Mark the runs that a code server had begun, and that are under way, as failed.
 
     That is for the container of a code server, before it begins the server anew: with the one
     before, its runs have ended, which nobody else would say.
     """
-    buried = runs.bury(Settings(), _server(code))
-    console.print(f"{buried} runs ended with the code server before.")
+    failed = runs.fail_orphaned_runs(Settings(), _parse_address(code_server))
+    console.print(f"{failed} runs ended with the code server before.")
 
 
-def _server(code: str) -> dict[str, str | int]:
-    host, _, port = code.rpartition(":")
+def _parse_address(text: str) -> dict[str, str | int]:
+    host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
-        raise typer.BadParameter(f"{code!r} is not HOST:PORT", param_hint="--code")
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint="--code")
     return {"host": host, "port": int(port)}
 
 
-def write_workspace(at: Places, code: Mapping[str, str | int]) -> None:
+def write_workspace(endpoints: Endpoints, grpc_address: Mapping[str, str | int]) -> None:
     """Tell Dagster's webserver and daemon where its code is: `socket`, or `host` and `port`."""
-    server = {**code, "location_name": "tidemill"}
-    at.workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+    grpc_server = {**grpc_address, "location_name": "tidemill"}
+    endpoints.workspace_file.write_text(yaml.safe_dump({"load_from": [{"grpc_server": grpc_server}]}))

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 
 from tidemill import bootstrap
-from tidemill.cli.instance import dagster_home
+from tidemill.cli.instance import ensure_dagster_home
 from tidemill.settings import Settings
 
 
-def bury(settings: Settings, code: Mapping[str, str | int]) -> int:
+def fail_orphaned_runs(settings: Settings, grpc_address: Mapping[str, str | int]) -> int:
     """Mark the runs that a code server had begun, and that are under way, as failed.
 
     `code` is its `socket`, or its `host` and `port`; it and all that it began must have ended. A
@@ -22,14 +22,14 @@ def bury(settings: Settings, code: Mapping[str, str | int]) -> int:
 
     from tidemill.defs.launch import translate_instance_errors
 
-    buried = 0
-    over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-    under_way = [status for status in dg.DagsterRunStatus if status not in over]
-    home = str(dagster_home(settings))
+    failed_count = 0
+    finished = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    unfinished = [status for status in dg.DagsterRunStatus if status not in finished]
+    home = str(ensure_dagster_home(settings))
     with bootstrap.local_databases(settings), translate_instance_errors(), dg.DagsterInstance.from_config(home) as instance:
-        for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
-            if code.items() <= json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).items():
+        for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+            if grpc_address.items() <= json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).items():
                 instance.report_run_failed(run, message="The platform ended; run it again.")
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-                buried += 1
-    return buried
+                failed_count += 1
+    return failed_count

@@ -13,7 +13,7 @@ from tidemill.cli.up import health
 from tidemill.cli.up.model import MODEL
 from tidemill.settings import Settings
 
-MARK = "TIDEMILL_PART_OF"
+PLATFORM_ENV = "TIDEMILL_PART_OF"
 """In the environment of all that is begun: the folder of `up`, by which it is found again."""
 
 
@@ -26,77 +26,77 @@ class Service:
     """
 
     name: str
-    words: tuple[str, ...]
-    well: health.Health
-    needs: tuple[str, ...] = ()
+    command: tuple[str, ...]
+    is_healthy: health.HealthCheck
+    depends_on: tuple[str, ...] = ()
     port: int | None = None
-    setting: str = ""
-    where: str = ""
-    how: Mapping[str, object] = field(default_factory=dict)
+    port_setting: str = ""
+    url: str = ""
+    supervisor_options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Places:
+class Endpoints:
     """Addresses and files that several services share."""
 
     settings: Settings
 
     @property
     def dagster(self) -> str:
-        return _local(self.settings.up.dagster_port)
+        return _local_url(self.settings.up.dagster_port)
 
     @property
     def mlflow(self) -> str:
-        return _local(self.settings.up.mlflow_port)
+        return _local_url(self.settings.up.mlflow_port)
 
     @property
     def airflow(self) -> str:
-        return _local(self.settings.up.airflow_port)
+        return _local_url(self.settings.up.airflow_port)
 
     @property
     def serving(self) -> str:
-        return _local(self.settings.serve.port)
+        return _local_url(self.settings.serve.port)
 
     @property
-    def code(self) -> Path:
+    def code_socket(self) -> Path:
         """The socket of Dagster's code server."""
         return self.settings.up_data / "code.sock"
 
     @property
-    def workspace(self) -> Path:
+    def workspace_file(self) -> Path:
         """How Dagster's webserver and daemon find it."""
         return self.settings.dagster_home / "workspace.yaml"
 
 
-def services(settings: Settings, *, with_airflow: bool, with_postgres: bool) -> list[Service]:
+def platform_services(settings: Settings, *, with_airflow: bool, with_postgres: bool) -> list[Service]:
     """All of them, each behind those it needs."""
-    at = Places(settings)
-    driver = _airflow(settings, at) if with_airflow else [_stream()]
-    database = [_postgres(settings)] if with_postgres else []
-    needs = tuple(each.name for each in database)
+    endpoints = Endpoints(settings)
+    driver_services = _airflow(settings, endpoints) if with_airflow else [_simulation()]
+    database_services = [_postgres(settings)] if with_postgres else []
+    database_names = tuple(service.name for service in database_services)
     return [
-        *database,
+        *database_services,
         *_kafka(settings),
-        *_mlflow(settings, at, needs),
-        *_dagster(settings, at, needs),
-        _serving(settings, at),
-        *driver,
+        *_mlflow(settings, endpoints, database_names),
+        *_dagster(settings, endpoints, database_names),
+        _serving(settings, endpoints),
+        *driver_services,
     ]
 
 
-def environment(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
+def platform_env(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
     """What all of them are told, beside what Airflow is."""
-    at = Places(settings)
+    endpoints = Endpoints(settings)
     return {
         **os.environ,
-        MARK: str(settings.up_data),
+        PLATFORM_ENV: str(settings.up_data),
         "TIDEMILL_HOME": str(settings.home),
         "TIDEMILL_MODELS": str(settings.models),
         "TIDEMILL_SENSORS": "stopped" if with_airflow else "running",
-        "TIDEMILL_DAGSTER_UI": at.dagster,
+        "TIDEMILL_DAGSTER_UI": endpoints.dagster,
         "DAGSTER_HOME": str(settings.dagster_home),
-        **mlflow_told(settings),
-        **({} if settings.mlflow.tracking_uri else {"TIDEMILL_MLFLOW__UI": at.mlflow}),
+        **mlflow_env(settings),
+        **({} if settings.mlflow.tracking_uri else {"TIDEMILL_MLFLOW__UI": endpoints.mlflow}),
     }
 
 
@@ -104,23 +104,23 @@ def _kafka(settings: Settings) -> list[Service]:
     if settings.kafka.bootstrap_servers is not None:
         return []
 
-    def well() -> bool:
+    def is_healthy() -> bool:
         running = broker.status(settings.kafka_data)
-        return running is not None and health.listens(running.bootstrap_servers)()
+        return running is not None and health.is_listening(running.bootstrap_servers)()
 
-    return [Service("kafka", ("tidemill", "kafka", "run"), well)]
+    return [Service("kafka", ("tidemill", "kafka", "run"), is_healthy)]
 
 
 def _postgres(settings: Settings) -> Service:
-    own, port = bootstrap.local_postgres(settings), settings.up.postgres_port
+    local_postgres, port = bootstrap.local_postgres(settings), settings.up.postgres_port
     user = server.run_as_user()
     return Service(
         "postgres",
-        server.server_command(own.data, port),
-        lambda: server.is_ready(own.data, port),
+        server.server_command(local_postgres.data, port),
+        lambda: server.is_ready(local_postgres.data, port),
         port=port,
-        setting="TIDEMILL_UP__POSTGRES_PORT",
-        how={
+        port_setting="TIDEMILL_UP__POSTGRES_PORT",
+        supervisor_options={
             "directory": "/",
             "stopsignal": server.STOP_SIGNAL.name.removeprefix("SIG"),
             "stopwaitsecs": server.SHUTDOWN_TIMEOUT_SECONDS,
@@ -129,71 +129,71 @@ def _postgres(settings: Settings) -> Service:
     )
 
 
-def _mlflow(settings: Settings, at: Places, needs: tuple[str, ...]) -> list[Service]:
+def _mlflow(settings: Settings, endpoints: Endpoints, depends_on: tuple[str, ...]) -> list[Service]:
     if settings.mlflow.tracking_uri is not None:
         return []
     port = settings.up.mlflow_port
     return [
         Service(
             "mlflow",
-            mlflow_server(port),
-            health.answers(f"{at.mlflow}/health"),
-            needs,
+            mlflow_server_command(port),
+            health.responds(f"{endpoints.mlflow}/health"),
+            depends_on,
             port,
             "TIDEMILL_UP__MLFLOW_PORT",
-            at.mlflow,
+            endpoints.mlflow,
         )
     ]
 
 
-def _dagster(settings: Settings, at: Places, needs: tuple[str, ...]) -> list[Service]:
-    port, workspace = settings.up.dagster_port, ("-w", str(at.workspace))
-    server = ("dagster", "api", "grpc", "--socket", str(at.code), "-m", "tidemill.definitions")
+def _dagster(settings: Settings, endpoints: Endpoints, depends_on: tuple[str, ...]) -> list[Service]:
+    port, workspace = settings.up.dagster_port, ("-w", str(endpoints.workspace_file))
+    code_server = ("dagster", "api", "grpc", "--socket", str(endpoints.code_socket), "-m", "tidemill.definitions")
     if settings.kafka.bootstrap_servers is None:
-        needs = (*needs, "kafka")
+        depends_on = (*depends_on, "kafka")
     return [
-        Service("dagster-code", server, health.listens(at.code), needs),
+        Service("dagster-code", code_server, health.is_listening(endpoints.code_socket), depends_on),
         Service(
             "dagster",
             ("dagster-webserver", *workspace, "-h", "127.0.0.1", "-p", str(port)),
-            health.code(at.dagster),
+            health.code_locations_loaded(endpoints.dagster),
             ("dagster-code",),
             port,
             "TIDEMILL_UP__DAGSTER_PORT",
-            at.dagster,
+            endpoints.dagster,
         ),
         Service(
             "dagster-daemon",
             ("dagster-daemon", "run", *workspace),
-            health.daemon(at.dagster),
+            health.daemons_healthy(endpoints.dagster),
             ("dagster",),
         ),
     ]
 
 
-def _serving(settings: Settings, at: Places) -> Service:
+def _serving(settings: Settings, endpoints: Endpoints) -> Service:
     port = settings.serve.port
-    words = ("tidemill", "serve", "--host", "127.0.0.1", "--port", str(port), "--models", MODEL)
+    command = ("tidemill", "serve", "--host", "127.0.0.1", "--port", str(port), "--models", MODEL)
     return Service(
         "serve",
-        words,
-        health.answers(f"{at.serving}/v2/health/live"),
+        command,
+        health.responds(f"{endpoints.serving}/v2/health/live"),
         ("kafka",) if settings.kafka.bootstrap_servers is None else (),
         port,
         "TIDEMILL_SERVE__PORT",
-        at.serving,
+        endpoints.serving,
     )
 
 
-def _stream() -> Service:
-    words = ("tidemill", "stream", "flights", "--live", "--model", MODEL)
-    return Service("stream", words, lambda: True, ("dagster-daemon",))
+def _simulation() -> Service:
+    command = ("tidemill", "stream", "flights", "--live", "--model", MODEL)
+    return Service("stream", command, lambda: True, ("dagster-daemon",))
 
 
-def _airflow(settings: Settings, at: Places) -> list[Service]:
+def _airflow(settings: Settings, endpoints: Endpoints) -> list[Service]:
     port = settings.up.airflow_port
-    api = ("airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    parts = {
+    api_server = ("airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    components = {
         "dag_processor": ("airflow", "dag-processor"),
         "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
         "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
@@ -201,47 +201,47 @@ def _airflow(settings: Settings, at: Places) -> list[Service]:
     return [
         Service(
             "airflow",
-            api,
-            health.airflow(at.airflow, "metadatabase"),
+            api_server,
+            health.airflow_component_healthy(endpoints.airflow, "metadatabase"),
             ("dagster",),
             port,
             "TIDEMILL_UP__AIRFLOW_PORT",
-            at.airflow,
+            endpoints.airflow,
         ),
         *(
             Service(
-                f"airflow-{part.replace('_', '-')}",
-                words,
-                health.airflow(at.airflow, part),
+                f"airflow-{component.replace('_', '-')}",
+                command,
+                health.airflow_component_healthy(endpoints.airflow, component),
                 ("airflow",),
             )
-            for part, words in parts.items()
+            for component, command in components.items()
         ),
     ]
 
 
-def mlflow_server(port: int) -> tuple[str, ...]:
+def mlflow_server_command(port: int) -> tuple[str, ...]:
     """MLflow's server."""
     return ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
 
 
-def mlflow_told(settings: Settings) -> dict[str, str]:
+def mlflow_env(settings: Settings) -> dict[str, str]:
     """What MLflow's server is told: to serve the record of one's own, where that is kept."""
-    told = {
+    env = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
     }
     if settings.mlflow.tracking_uri is None:
         tracker = bootstrap.make_tracker(settings)
         assert tracker is not None  # there is one where no other is set
-        told["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
-    return told
+        env["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
+    return env
 
 
-def program(words: Sequence[str]) -> list[str]:
+def resolve_command(command: Sequence[str]) -> list[str]:
     """These words, the first as a program of this environment if it is a mere name."""
-    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    return [str(Path(sys.executable).parent / command[0]), *command[1:]]
 
 
-def _local(port: int) -> str:
+def _local_url(port: int) -> str:
     return f"http://127.0.0.1:{port}"

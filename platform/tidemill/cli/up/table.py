@@ -7,80 +7,80 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tidemill.cli.options import console, print_json, print_table
-from tidemill.cli.up.manager import Manager, State
-from tidemill.cli.up.services import Service, services
+from tidemill.cli.up.manager import Supervisor, ServiceState
+from tidemill.cli.up.services import Service, platform_services
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.settings import Settings
 
 
 @dataclass(frozen=True)
-class Row:
+class ServiceRow:
     """A service for people and programs; `restarts` counts since the platform is up."""
 
     service: str
     state: str
     since: str | None
     restarts: int
-    last_end: str | None
+    last_exit: str | None
     pid: int | None
-    where: str
-    log: str
+    url: str
+    log_file: str
 
 
-def rows(manager: Manager, of: Sequence[Service]) -> list[Row]:
+def rows(supervisor: Supervisor, services: Sequence[Service]) -> list[ServiceRow]:
     """How each service is now; those that run are asked for their health."""
-    states, ends = manager.states(), manager.ends()
-    with ThreadPoolExecutor(len(of)) as pool:
-        words = pool.map(lambda each: _word(each, states.get(each.name)), of)
+    states, exits = supervisor.states(), supervisor.unexpected_exits()
+    with ThreadPoolExecutor(len(services)) as pool:
+        statuses = pool.map(lambda service: _status(service, states.get(service.name)), services)
         return [
-            _row(manager, each, word, states.get(each.name), ends.get(each.name, []))
-            for each, word in zip(of, words, strict=True)
+            _row(supervisor, service, status, states.get(service.name), exits.get(service.name, []))
+            for service, status in zip(services, statuses, strict=True)
         ]
 
 
 def _row(
-    manager: Manager, service: Service, word: str, state: State | None, ends: Sequence[str]
-) -> Row:
-    up = state is not None and state.pid is not None
-    return Row(
+    supervisor: Supervisor, service: Service, status: str, state: ServiceState | None, exits: Sequence[str]
+) -> ServiceRow:
+    is_running = state is not None and state.pid is not None
+    return ServiceRow(
         service.name,
-        word,
+        status,
         datetime.fromtimestamp(state.since).astimezone().isoformat(" ", "seconds")
-        if state is not None and up
+        if state is not None and is_running
         else None,
-        len(ends),
-        ends[-1].split(";")[0].removeprefix("terminated by ") if ends else None,
+        len(exits),
+        exits[-1].split(";")[0].removeprefix("terminated by ") if exits else None,
         state.pid if state is not None else None,
-        service.where,
-        str(manager.log(service.name)),
+        service.url,
+        str(supervisor.log_file(service.name)),
     )
 
 
-def _word(service: Service, state: State | None) -> str:
+def _status(service: Service, state: ServiceState | None) -> str:
     """`ready`, or what it is instead."""
-    if state is None or state.word == "STOPPED":
+    if state is None or state.status == "STOPPED":
         return "stopped"
-    if state.word == "RUNNING":
-        return "ready" if service.well() else "not well"
+    if state.status == "RUNNING":
+        return "ready" if service.is_healthy() else "not well"
     return {"FATAL": "given up", "EXITED": "ended", "BACKOFF": "coming back"}.get(
-        state.word, state.word.lower()
+        state.status, state.status.lower()
     )
 
 
-def standing(settings: Settings) -> list[Row]:
+def current_rows(settings: Settings) -> list[ServiceRow]:
     """The services that the manager has, as they are now. Raises `Refused` where nothing is up."""
-    manager = Manager.of(settings)
-    names = set(manager.states())
+    supervisor = Supervisor.for_settings(settings)
+    names = set(supervisor.states())
     if not names:
         raise OperationNotAllowed("The platform is not up.", "`tidemill up` brings it up.")
-    wanted = services(settings, with_airflow="airflow" in names, with_postgres="postgres" in names)
-    return rows(manager, wanted)
+    services = platform_services(settings, with_airflow="airflow" in names, with_postgres="postgres" in names)
+    return rows(supervisor, services)
 
 
-def show(told: Sequence[Row], as_json: bool = False) -> None:
+def show(table_rows: Sequence[ServiceRow], as_json: bool = False) -> None:
     """Print the table."""
     if as_json:
-        print_json(told)
+        print_json(table_rows)
         return
     print_table(
         ("service", "state", "since", "came back", "where"),
@@ -89,22 +89,22 @@ def show(told: Sequence[Row], as_json: bool = False) -> None:
                 row.service,
                 row.state,
                 (row.since or "")[11:19],
-                f"{row.restarts} ({row.last_end})" if row.restarts else "",
-                row.where,
+                f"{row.restarts} ({row.last_exit})" if row.restarts else "",
+                row.url,
             )
-            for row in told
+            for row in table_rows
         ],
     )
 
 
 @dataclass
-class Steps:
+class StartupProgress:
     """Tells of each service once, when it is ready."""
 
-    began: float = 0.0
+    started_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
 
-    def ready(self, name: str) -> None:
-        console.print(f"{time.monotonic() - self.began:5.1f} s  {name}", markup=False)
+    def service_ready(self, name: str) -> None:
+        console.print(f"{time.monotonic() - self.started_at:5.1f} s  {name}", markup=False)
