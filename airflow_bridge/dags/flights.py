@@ -3,12 +3,12 @@
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from tidemill_airflow.factory import Model, model_dags
+from tidemill_airflow.factory import ModelConfig, model_dags
 
 _NEW_YORK = ZoneInfo("America/New_York")
 
 model_dags(
-    Model(
+    ModelConfig(
         "flights",
         cron="0 0 * * *",
         timezone="America/New_York",

@@ -6,33 +6,33 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 class BridgeError(AirflowException):
     """The base of all: `what` names the thing, `remedy` says what to do about it."""
 
-    def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(f"{what} {remedy}".strip())
-        self.what = what
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message} {remedy}".strip())
+        self.message = message
         self.remedy = remedy
 
 
-class InputRefused(BridgeError, AirflowFailException):
+class InvalidInput(BridgeError, AirflowFailException):
     """A DAG or a connection asks for what cannot be; trying again would not help."""
 
 
-class AssetUnknown(InputRefused):
+class UnknownAsset(InvalidInput):
     """Dagster has no such asset, or cannot materialize it, though all its code is loaded."""
 
 
-class PartitionUnknown(InputRefused):
+class UnknownPartition(InvalidInput):
     """The asset has no such partition."""
 
 
-class DagsterRefused(BridgeError):
+class DagsterRejected(BridgeError):
     """Dagster answered, and its answer is no."""
 
 
-class DagsterUnreached(BridgeError):
+class DagsterUnreachable(BridgeError):
     """Nobody listens there, or the code that is meant is not loaded: what was asked did nothing."""
 
 
-class ReplyLost(BridgeError):
+class ResponseLost(BridgeError):
     """The question may have been heard, but no answer came."""
 
 

@@ -8,20 +8,20 @@ from typing import Any
 from airflow.sdk import DAG
 
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
-from tidemill_airflow.schedule import PARTITION_KEY, asset_key, dagster_asset, windows
+from tidemill_airflow.schedule import PARTITION_KEY, validate_asset_key, dagster_asset, partition_timetable
 
-CYCLE = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
+WINDOW_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 """Extract, update, evaluate, deploy: the assets of one window, one run."""
 
 WAIT_TAG = "tidemill/wait"
 """The tag by which a run of tidemill is told for how many seconds it waits for its window."""
 
-NOT_YET = ("WindowOpen", "PredecessorMissing", "TopicMissing", "AlreadyRunning")
+RETRYABLE_ERRORS = ("WindowOpen", "PredecessorMissing", "TopicMissing", "AlreadyRunning")
 """What tidemill says of a window whose time has not come; it is asked for again until it has."""
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelConfig:
     """A model and the calendar of its windows, as its `defs.yaml` has them (`windows:`).
 
     With `live` a stretch of its simulated stream is told while it lasts, not after it. Each window
@@ -39,84 +39,84 @@ class Model:
     wait: timedelta = timedelta(0)
     dagster_conn_id: str = "dagster_default"
     timeout: timedelta = timedelta(hours=6)
-    follow_interval: float = 30.0
+    retry_interval: float = 30.0
     retries: int = 2
     run_config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def model_dags(model: Model) -> list[DAG]:
+def model_dags(model: ModelConfig) -> list[DAG]:
     """`MODEL.initial_model`, `MODEL.stream` and `MODEL.incremental_update`.
 
     The stream is for models over a stream that comes with tidemill; leave it paused for others.
     """
-    return [_initial_model(model), _stream(model), _incremental_update(model)]
+    return [_initial_model(model), _simulated_events(model), _incremental_update(model)]
 
 
-def _initial_model(model: Model) -> DAG:
+def _initial_model(model: ModelConfig) -> DAG:
     """Once: the model trained from history, which is the first in service."""
     with DAG(
-        f"{asset_key(model.name)}.initial_model",
+        f"{validate_asset_key(model.name)}.initial_model",
         schedule="@once",
         start_date=model.start,
         doc_md=_initial_model.__doc__,
         tags=["tidemill", model.name],
-        default_args=_retried(model),
+        default_args=_default_args(model),
     ) as dag:
         _task(model, "initial_model", ("initial_model",), None)
     return dag
 
 
-def _stream(model: Model) -> DAG:
+def _simulated_events(model: ModelConfig) -> DAG:
     """Window by window: the next stretch of simulated events, each event once."""
     with DAG(
         f"{model.name}.stream",
-        schedule=windows(model.cron, timezone=model.timezone, offset=0 if model.live else -1),
-        doc_md=_stream.__doc__,
-        **_timed(model, at_end=not model.live),
+        schedule=partition_timetable(model.cron, timezone=model.timezone, offset=0 if model.live else -1),
+        doc_md=_simulated_events.__doc__,
+        **_dag_kwargs(model, at_window_end=not model.live),
     ) as dag:
         _task(model, "stretch", ("stretch",), PARTITION_KEY)
     return dag
 
 
-def _incremental_update(model: Model) -> DAG:
+def _incremental_update(model: ModelConfig) -> DAG:
     """At the end of each window: extract, update, evaluate, deploy."""
     with DAG(
         f"{model.name}.incremental_update",
-        schedule=windows(model.cron, timezone=model.timezone),
+        schedule=partition_timetable(model.cron, timezone=model.timezone),
         doc_md=_incremental_update.__doc__,
-        **_timed(model, at_end=True),
+        **_dag_kwargs(model, at_window_end=True),
     ) as dag:
         tags = {WAIT_TAG: f"{model.wait.total_seconds():g}"} if model.wait else {}
-        _task(model, "update", CYCLE, PARTITION_KEY, outlet="deployed_model", tags=tags)
+        _task(model, "update", WINDOW_ASSETS, PARTITION_KEY, outlet="deployed_model", tags=tags)
     return dag
 
 
-def _retried(model: Model) -> dict[str, Any]:
+def _default_args(model: ModelConfig) -> dict[str, Any]:
     return {"retries": model.retries, "retry_delay": timedelta(seconds=30)}
 
 
-def _timed(model: Model, *, at_end: bool) -> dict[str, Any]:
+def _dag_kwargs(model: ModelConfig, *, at_window_end: bool) -> dict[str, Any]:
     """From the first window to the last: their ends, or else their beginnings, are the runs'."""
-    start, end, moment = model.start, model.end, timedelta(seconds=1)
+    start, end, one_second = model.start, model.end, timedelta(seconds=1)
     return {
-        "start_date": start + moment if at_end else start,
-        "end_date": end if at_end or end is None else end - moment,
+        "start_date": start + one_second if at_window_end else start,
+        "end_date": end if at_window_end or end is None else end - one_second,
         "catchup": True,
         "max_active_runs": 1,
         "tags": ["tidemill", model.name],
-        "default_args": _retried(model),
+        "default_args": _default_args(model),
     }
 
 
 def _task(
-    model: Model,
+    model: ModelConfig,
     task_id: str,
     assets: tuple[str, ...],
     partition: str | None,
     outlet: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> MaterializeAssetsOperator:
-    told = f"{model.name}/{outlet or assets[-1]}"
+    outlet_key = f"{model.name}/{outlet or assets[-1]}"
     return MaterializeAssetsOperator(
         task_id=task_id,
         assets=[f"{model.name}/{asset}" for asset in assets],
@@ -125,7 +125,7 @@ def _task(
         tags=tags,
         dagster_conn_id=model.dagster_conn_id,
         timeout=model.timeout,
-        follow=NOT_YET,
-        follow_interval=model.follow_interval,
-        outlets=[dagster_asset(told, model.dagster_conn_id)],
+        retry_on_errors=RETRYABLE_ERRORS,
+        retry_interval=model.retry_interval,
+        outlets=[dagster_asset(outlet_key, model.dagster_conn_id)],
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tidemill_airflow.runs import Fault, Run, RunStatus, metadata_texts
+from tidemill_airflow.runs import RunError, Run, RunStatus, metadata_values
 
 VERSION = "query TidemillVersion { version }"
 
@@ -29,7 +29,7 @@ query TidemillPartitionKeys($keys: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $keys) { partitionKeys }
 }
 """
-WINDOWS = """
+BACKFILL_PREVIEW = """
 query TidemillWindows($params: AssetBackfillPreviewParams!) {
   assetBackfillPreview(params: $params) { partitions { ranges { start end } } }
 }
@@ -44,7 +44,7 @@ mutation TidemillLaunch($params: ExecutionParams!) {
   }
 }
 """
-FIND = """
+FIND_RUNS = """
 query TidemillFind($filter: RunsFilter!) {
   runsOrError(filter: $filter) {
     __typename
@@ -53,7 +53,7 @@ query TidemillFind($filter: RunsFilter!) {
   }
 }
 """
-STATUS = """
+RUN_STATUS = """
 query TidemillStatus($id: ID!) {
   runOrError(runId: $id) {
     __typename
@@ -62,7 +62,7 @@ query TidemillStatus($id: ID!) {
   }
 }
 """
-EVENTS = """
+RUN_EVENTS = """
 query TidemillEvents($id: ID!, $after: String) {
   runOrError(runId: $id) {
     __typename
@@ -105,7 +105,7 @@ mutation TidemillTerminate($id: String!, $policy: TerminateRunPolicy!) {
   }
 }
 """
-LATEST = """
+LATEST_MATERIALIZATION = """
 query TidemillLatest($key: AssetKeyInput!, $partitions: [String!]) {
   assetNodeOrError(assetKey: $key) {
     __typename
@@ -114,13 +114,13 @@ query TidemillLatest($key: AssetKeyInput!, $partitions: [String!]) {
   }
 }
 """
-JOB = "__ASSET_JOB"
-UNREACHABLE = "DagsterUserCodeUnreachableError"
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITION = "dagster/partition"
+ASSET_JOB = "__ASSET_JOB"
+USER_CODE_UNREACHABLE = "DagsterUserCodeUnreachableError"
+RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
 
 
-def asset_keys(assets: Sequence[str]) -> list[dict[str, list[str]]]:
+def asset_key_inputs(assets: Sequence[str]) -> list[dict[str, list[str]]]:
     """Assets as Dagster's input has them."""
     return [{"path": asset.split("/")} for asset in assets]
 
@@ -136,8 +136,8 @@ def launch_params(
         "selector": {
             "repositoryLocationName": repository["location"]["name"],
             "repositoryName": repository["name"],
-            "pipelineName": JOB,
-            "assetSelection": asset_keys(assets),
+            "pipelineName": ASSET_JOB,
+            "assetSelection": asset_key_inputs(assets),
             "assetCheckSelection": None,
         },
         "mode": "default",
@@ -146,50 +146,50 @@ def launch_params(
     }
 
 
-def run_of(told: Mapping[str, Any]) -> Run:
+def parse_run(node: Mapping[str, Any]) -> Run:
     """A run, as any of the documents above tells of it."""
-    created = told.get("creationTime")
-    return Run(str(told["runId"]), RunStatus.of(str(told["status"])), float(created or 0))
+    created_at = node.get("creationTime")
+    return Run(str(node["runId"]), RunStatus.from_name(str(node["status"])), float(created_at or 0))
 
 
-def why(told: Mapping[str, Any]) -> str:
+def error_message(payload: Mapping[str, Any]) -> str:
     """Why an answer is none of those hoped for."""
-    errors = [str(error["message"]) for error in told.get("errors") or ()]
-    return "; ".join(errors) or str(told.get("message") or told.get("__typename"))
+    errors = [str(error["message"]) for error in payload.get("errors") or ()]
+    return "; ".join(errors) or str(payload.get("message") or payload.get("__typename"))
 
 
-def faults_of(events: Sequence[Mapping[str, Any]]) -> list[Fault]:
+def parse_errors(events: Sequence[Mapping[str, Any]]) -> list[RunError]:
     """The errors of a run: what its steps failed of, or else what the run itself did."""
-    steps = [e for e in events if e["__typename"] == "ExecutionStepFailureEvent"]
-    if steps:
-        return [_step_fault(event) for event in steps]
-    ends = ("RunFailureEvent", "RunCanceledEvent")
-    return [Fault(None, _text(event)) for event in events if event["__typename"] in ends]
+    step_failures = [e for e in events if e["__typename"] == "ExecutionStepFailureEvent"]
+    if step_failures:
+        return [_step_error(event) for event in step_failures]
+    terminal_types = ("RunFailureEvent", "RunCanceledEvent")
+    return [RunError(None, _event_message(event)) for event in events if event["__typename"] in terminal_types]
 
 
-def _step_fault(event: Mapping[str, Any]) -> Fault:
+def _step_error(event: Mapping[str, Any]) -> RunError:
     metadata = event.get("failureMetadata")
     if not metadata:
-        return Fault(None, f"Step {event.get('stepKey')}: {_text(event)}")
-    name = metadata_texts(metadata["metadataEntries"]).get("error")
-    return Fault(name, str(metadata.get("description") or _text(event)))
+        return RunError(None, f"Step {event.get('stepKey')}: {_event_message(event)}")
+    name = metadata_values(metadata["metadataEntries"]).get("error")
+    return RunError(name, str(metadata.get("description") or _event_message(event)))
 
 
-def _text(event: Mapping[str, Any]) -> str:
+def _event_message(event: Mapping[str, Any]) -> str:
     return str((event.get("error") or {}).get("message") or event.get("message") or "no message")
 
 
-def materialized(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def materializations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """What a run materialized, by asset: the partition of each, and what its metadata holds."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_asset: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         if event["__typename"] == "MaterializationEvent" and event.get("assetKey"):
-            held = {"partition": event.get("partition"), **metadata_texts(event["metadataEntries"])}
-            found.setdefault("/".join(event["assetKey"]["path"]), []).append(held)
-    return found
+            entry = {"partition": event.get("partition"), **metadata_values(event["metadataEntries"])}
+            by_asset.setdefault("/".join(event["assetKey"]["path"]), []).append(entry)
+    return by_asset
 
 
-def unloaded(workspace: Mapping[str, Any]) -> list[str]:
+def unloaded_locations(workspace: Mapping[str, Any]) -> list[str]:
     """The code locations that are not there now: broken, or being loaded."""
     return [
         str(entry["name"])
@@ -199,10 +199,10 @@ def unloaded(workspace: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def ends_of(preview: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+def partition_bounds(preview: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
     """First and last key of what Dagster makes of the keys asked for; the same, if they are right.
 
     One pair for each asset that is partitioned; none where a key is no partition's.
     """
-    spans = [(asset.get("partitions") or {}).get("ranges") or () for asset in preview]
-    return {(str(span[0]["start"]), str(span[-1]["end"])) for span in spans if span}
+    all_ranges = [(asset.get("partitions") or {}).get("ranges") or () for asset in preview]
+    return {(str(ranges[0]["start"]), str(ranges[-1]["end"])) for ranges in all_ranges if ranges}

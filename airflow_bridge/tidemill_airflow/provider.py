@@ -44,8 +44,8 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _modules(room: str) -> dict[str, Any]:
+def _modules(package: str) -> dict[str, Any]:
     return {
         "integration-name": _INTEGRATION,
-        "python-modules": [f"tidemill_airflow.{room}.dagster"],
+        "python-modules": [f"tidemill_airflow.{package}.dagster"],
     }

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-KEY_TAG, ASK_TAG = "airflow/key", "airflow/ask"
+IDEMPOTENCY_KEY_TAG, ATTEMPT_TAG = "airflow/key", "airflow/ask"
 """The tags by which a run is found again: the attempt's key, and the number of the ask."""
 
-SETTLE = 60.0
+LOST_LAUNCH_SECONDS = 60.0
 """Seconds in which a launch whose reply was lost may still become a run: twice the wait for one."""
-UNSTARTED = 60.0
+STUCK_AFTER_SECONDS = 60.0
 """Seconds after which a run that nobody has started is given up: its webserver died over it."""
 
 
@@ -31,9 +31,9 @@ class RunStatus(StrEnum):
     UNKNOWN = "UNKNOWN"
 
     @classmethod
-    def of(cls, word: str) -> "RunStatus":
+    def from_name(cls, name: str) -> "RunStatus":
         """The status of this name."""
-        return cls.__members__.get(word, cls.UNKNOWN)
+        return cls.__members__.get(name, cls.UNKNOWN)
 
     @property
     def is_terminal(self) -> bool:
@@ -47,24 +47,24 @@ class Run:
 
     id: str
     status: RunStatus
-    created: float = 0.0
+    created_at: float = 0.0
 
     def is_stuck(self, now: float) -> bool:
         """Whether it was created and never started, for longer than that takes."""
-        known = self.status is RunStatus.NOT_STARTED and self.created > 0
-        return known and now - self.created > UNSTARTED
+        not_started = self.status is RunStatus.NOT_STARTED and self.created_at > 0
+        return not_started and now - self.created_at > STUCK_AFTER_SECONDS
 
 
 @dataclass(frozen=True)
-class Fault:
+class RunError:
     """One error of a failed run: its name where the metadata tell it as `error`, and its text."""
 
     name: str | None
-    text: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskIdentity:
     """Where in Airflow a task runs; `lives` changes with each clear, and not with a retry."""
 
     dag_id: str
@@ -72,7 +72,7 @@ class Place:
     task_id: str
     map_index: int
     try_number: int
-    lives: str
+    clear_marker: str
 
 
 @dataclass(frozen=True)
@@ -84,84 +84,84 @@ class Attempt:
     """
 
     key: str
-    ask: int
-    asked: float
-    lives: str
+    number: int
+    launched_at: float
+    clear_marker: str
     done: bool = False
 
     @classmethod
-    def first(cls, place: Place, now: float) -> "Attempt":
+    def first(cls, identity: TaskIdentity, now: float) -> "Attempt":
         """The first ask of a task that has nothing to go on with."""
-        told = [place.dag_id, place.run_id, place.task_id, place.map_index, place.try_number]
-        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
-        return cls(key, 1, now, place.lives)
+        parts = [identity.dag_id, identity.run_id, identity.task_id, identity.map_index, identity.try_number]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return cls(key, 1, now, identity.clear_marker)
 
     @classmethod
-    def stored(cls, value: object) -> "Attempt | None":
+    def from_json(cls, value: object) -> "Attempt | None":
         """The attempt that was stored; None where there is none."""
         return cls(**value) if isinstance(value, dict) else None
 
-    def goes_on(self, place: Place) -> bool:
+    def is_current(self, identity: TaskIdentity) -> bool:
         """Whether this attempt is still the task's own: not one cleared after its success."""
-        return not self.done or self.lives == place.lives
+        return not self.done or self.clear_marker == identity.clear_marker
 
-    def again(self, now: float) -> "Attempt":
+    def relaunched(self, now: float) -> "Attempt":
         """The same ask once more."""
         return replace(self, asked=now)
 
-    def following(self, now: float) -> "Attempt":
+    def next_attempt(self, now: float) -> "Attempt":
         """The next ask under the same key."""
-        return replace(self, ask=self.ask + 1, asked=now)
+        return replace(self, ask=self.number + 1, asked=now)
 
-    def ended(self) -> "Attempt":
+    def completed(self) -> "Attempt":
         """This attempt, its success seen."""
         return replace(self, done=True)
 
-    def json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @property
     def tags(self) -> dict[str, str]:
-        return {KEY_TAG: self.key, ASK_TAG: str(self.ask)}
+        return {IDEMPOTENCY_KEY_TAG: self.key, ATTEMPT_TAG: str(self.number)}
 
-    def settles(self, now: float) -> float:
+    def lost_launch_seconds_left(self, now: float) -> float:
         """Seconds until a launch whose reply was lost cannot become a run any more."""
-        return max(0.0, self.asked + SETTLE - now)
+        return max(0.0, self.launched_at + LOST_LAUNCH_SECONDS - now)
 
 
-def tags_of(place: Place) -> dict[str, str]:
+def identity_tags(identity: TaskIdentity) -> dict[str, str]:
     """What a person wants to see of Airflow at a Dagster run."""
     return {
-        "airflow/dag_id": place.dag_id,
-        "airflow/run_id": place.run_id,
-        "airflow/task_id": place.task_id,
-        "airflow/map_index": str(place.map_index),
+        "airflow/dag_id": identity.dag_id,
+        "airflow/run_id": identity.run_id,
+        "airflow/task_id": identity.task_id,
+        "airflow/map_index": str(identity.map_index),
     }
 
 
-def first_of(runs: Sequence[Run]) -> tuple[Run | None, list[Run]]:
+def oldest_and_duplicates(runs: Sequence[Run]) -> tuple[Run | None, list[Run]]:
     """The run that counts of those under one ask, and the others: the one created first counts."""
-    ordered = sorted(runs, key=lambda run: (run.created, run.id))
+    ordered = sorted(runs, key=lambda run: (run.created_at, run.id))
     return (ordered[0] if ordered else None), ordered[1:]
 
 
-def followed(faults: Sequence[Fault], names: Sequence[str]) -> Fault | None:
+def retryable_error(errors: Sequence[RunError], retryable: Sequence[str]) -> RunError | None:
     """The fault after which the same is asked again, if the run failed of no other."""
-    others = [fault for fault in faults if fault.name not in names]
-    return faults[0] if faults and not others else None
+    others = [error for error in errors if error.name not in retryable]
+    return errors[0] if errors and not others else None
 
 
-def told(faults: Sequence[Fault]) -> str:
+def format_errors(errors: Sequence[RunError]) -> str:
     """The errors of a run, as its log shall end."""
-    return "\n".join(dict.fromkeys(fault.text.strip() for fault in faults)) or "It told no error."
+    return "\n".join(dict.fromkeys(error.message.strip() for error in errors)) or "It told no error."
 
 
-def metadata_texts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def metadata_values(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What metadata entries hold, for those that hold a text, a number or a truth."""
-    found = {}
+    values = {}
     for entry in entries:
-        for held in ("text", "intValue", "floatValue", "boolValue", "url"):
-            if entry.get(held) is not None:
-                found[str(entry["label"])] = entry[held]
+        for value_field in ("text", "intValue", "floatValue", "boolValue", "url"):
+            if entry.get(value_field) is not None:
+                values[str(entry["label"])] = entry[value_field]
                 break
-    return found
+    return values

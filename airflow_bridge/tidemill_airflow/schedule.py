@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, CronPartitionTimetable
 
-from tidemill_airflow.errors import InputRefused
+from tidemill_airflow.errors import InvalidInput
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 PARTITION_KEY = "{{ partition_key or (dag_run.conf or {}).get('partition_key') or '' }}"
 """The DAG run's partition key, by its timetable, the person who triggered it, or its conf."""
 
-_PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
+_KEY_PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}")
 
 
-def windows(
+def partition_timetable(
     cron: str, *, timezone: str = "UTC", key_format: str | None = None, offset: int = -1
 ) -> CronPartitionTimetable:
     """The timetable whose runs have the keys of Dagster's time window partitions with this cron.
@@ -29,15 +29,15 @@ def windows(
     minute, hour = [*cron.split(), "", ""][:2]
     daily = minute.isdigit() and hour.isdigit()
     if not daily and timezone != "UTC" and key_format is None:
-        raise InputRefused(
+        raise InvalidInput(
             f"Windows of {cron!r} in the zone {timezone} have no key that is told only once.",
             "Leave out the timezone: windows shorter than a day are in UTC.",
         )
-    told = key_format or ("%Y-%m-%d" if daily else "%Y-%m-%dT%H%MZ")
-    return CronPartitionTimetable(cron, timezone=timezone, run_offset=offset, key_format=told)
+    resolved_format = key_format or ("%Y-%m-%d" if daily else "%Y-%m-%dT%H%MZ")
+    return CronPartitionTimetable(cron, timezone=timezone, run_offset=offset, key_format=resolved_format)
 
 
-def refuse_guessing(dag: "DAG", task_id: str) -> None:
+def require_partition_timetable(dag: "DAG", task_id: str) -> None:
     """Raises `InputRefused` for a schedule by cron or interval that has no partition keys.
 
     Its runs have data intervals of zero width, and a manual run would hit the partition before the
@@ -48,7 +48,7 @@ def refuse_guessing(dag: "DAG", task_id: str) -> None:
     if (periodic or hasattr(timetable, "timetables")) and not isinstance(
         timetable, CronPartitionTimetable
     ):
-        raise InputRefused(
+        raise InvalidInput(
             f"The schedule of DAG {dag.dag_id} does not say which partition a run is for; its task "
             f"{task_id} has to know.",
             "Schedule it by tidemill_airflow.schedule.windows(cron, timezone=…), or by "
@@ -56,23 +56,23 @@ def refuse_guessing(dag: "DAG", task_id: str) -> None:
         )
 
 
-def asset_key(text: object) -> str:
+def validate_asset_key(value: object) -> str:
     """An asset's key, its parts between slashes. Raises `InputRefused` for what is none."""
-    if isinstance(text, str) and all(_PART.fullmatch(part) for part in text.split("/")):
-        return text
-    raise InputRefused(
-        f"{str(text)[:80]!r} is no key of a Dagster asset.",
+    if isinstance(value, str) and all(_KEY_PART.fullmatch(part) for part in value.split("/")):
+        return value
+    raise InvalidInput(
+        f"{str(value)[:80]!r} is no key of a Dagster asset.",
         "Write its parts with slashes between them, such as flights/deployed_model.",
     )
 
 
-def partition_key(text: object) -> str:
+def validate_partition_key(value: object) -> str:
     """A partition's key, as far as that can be told from here. Raises `InputRefused`."""
-    if isinstance(text, str) and _PRINTABLE.fullmatch(text) and text.strip() == text:
-        return text
-    raise InputRefused(
-        f"{str(text)[:80]!r} is no key of a partition."
-        if text
+    if isinstance(value, str) and _PRINTABLE.fullmatch(value) and value.strip() == value:
+        return value
+    raise InvalidInput(
+        f"{str(value)[:80]!r} is no key of a partition."
+        if value
         else "This DAG run has no partition key.",
         "Trigger it with one: by `partition_key` of the API or the form, or in the conf, such as "
         '{"partition_key": "2026-01-31"}.',
@@ -81,14 +81,14 @@ def partition_key(text: object) -> str:
 
 def dagster_asset(key: str, dagster_conn_id: str = "dagster_default") -> Asset:
     """The asset of Airflow that stands for one of Dagster: a task's outlet, or a DAG's schedule."""
-    name = asset_key(key)
+    name = validate_asset_key(key)
     return Asset(
-        name=f"{name}@{asset_key(dagster_conn_id)}", uri=f"dagster://{dagster_conn_id}/{name}"
+        name=f"{name}@{validate_asset_key(dagster_conn_id)}", uri=f"dagster://{dagster_conn_id}/{name}"
     )
 
 
-def asset_names(assets: Sequence[str] | str) -> list[str]:
+def parse_asset_keys(assets: Sequence[str] | str) -> list[str]:
     """The keys of a selection: a list, or, as a template makes it, one text with commas."""
-    listed = assets.split(",") if isinstance(assets, str) else list(assets)
-    names = [asset_key(name.strip() if isinstance(name, str) else name) for name in listed]
-    return list(dict.fromkeys(names))
+    raw_keys = assets.split(",") if isinstance(assets, str) else list(assets)
+    keys = [validate_asset_key(key.strip() if isinstance(key, str) else key) for key in raw_keys]
+    return list(dict.fromkeys(keys))

@@ -10,8 +10,8 @@ from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
 from tidemill.core.windows import Calendar, Window, from_ms
-from tidemill_airflow.factory import Model, model_dags
-from tidemill_airflow.schedule import windows
+from tidemill_airflow.factory import ModelConfig, model_dags
+from tidemill_airflow.schedule import partition_timetable
 
 NEW_YORK = ZoneInfo("America/New_York")
 CALENDARS = [
@@ -30,7 +30,7 @@ def first_windows(calendar: Calendar, count: int = 6) -> list[Window]:
 
 
 def timetable(calendar: Calendar, offset: int = -1) -> Any:
-    told = windows(calendar.cron, timezone=calendar.timezone, offset=offset)
+    told = partition_timetable(calendar.cron, timezone=calendar.timezone, offset=offset)
     return coerce_to_core_timetable(told)
 
 
@@ -59,7 +59,7 @@ def test_the_dags_of_a_model_begin_with_its_first_window_and_end_with_its_last(l
     calendar = CALENDARS[2]
     expected = first_windows(calendar)
     start, end = from_ms(expected[0].start), from_ms(expected[-1].end)
-    _, *timed = model_dags(Model("m", cron=calendar.cron, start=start, end=end, live=live))
+    _, *timed = model_dags(ModelConfig("m", cron=calendar.cron, start=start, end=end, live=live))
     for dag in timed:
         table = coerce_to_core_timetable(dag.timetable)
         bounds = (coerce_datetime(moment) for moment in (dag.start_date, dag.end_date))

@@ -12,13 +12,13 @@ class DropKeyword(Operator):
     """Drops `name=value` from a call, and the comma beside it."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[tuple[Position, Position]]:
-        for found in _keywords(node):
-            yield found.start_pos, found.end_pos
+        for keyword in _keywords(node):
+            yield keyword.start_pos, keyword.end_pos
 
     def mutate(self, node: BaseNode, index: int) -> BaseNode:
-        at = node.children.index(_keywords(node)[index])
-        commas = [i for i in (at - 1, at + 1) if node.children[i : i + 1] == [","]]
-        del node.children[min([at, *commas[:1]]) : max([at, *commas[:1]]) + 1]
+        position = node.children.index(_keywords(node)[index])
+        commas = [i for i in (position - 1, position + 1) if node.children[i : i + 1] == [","]]
+        del node.children[min([position, *commas[:1]]) : max([position, *commas[:1]]) + 1]
         return node
 
     @classmethod

@@ -30,26 +30,26 @@ from cosmic_ray.operators.provider import OperatorProvider
 
 from dropped_keyword import DropKeyword
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
-GATE = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
-SLOT = ["serving/test_slot.py", "serving/test_following.py"]
+GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
+SLOT_TESTS = ["serving/test_slot.py", "serving/test_following.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
     "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
-    "core/gate": GATE,
-    "core/comparison": GATE,
-    "core/evidence": GATE[::-1],
+    "core/gate": GATE_TESTS,
+    "core/comparison": GATE_TESTS,
+    "core/evidence": GATE_TESTS[::-1],
     "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
-    "serving/slot": SLOT,
-    "serving/state": SLOT,
-    "serving/loading": SLOT,
+    "serving/slot": SLOT_TESTS,
+    "serving/state": SLOT_TESTS,
+    "serving/loading": SLOT_TESTS,
 }
 """The modules of `tidemill` that are mutated, and the tests that must notice, quickest first."""
 CPU_SECONDS = 90
 """What a child may use; the tests of a module take a sixth of it. More is an endless loop."""
-_NO_REWRITING = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is warm already
+_NO_REWRITE_WARNINGS = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is warm already
 OPERATORS = [
     *(f"ReplaceComparisonOperator_{pair}" for pair in (
         "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt",
@@ -74,18 +74,18 @@ class Mutant:
     """
 
     module: str
-    was: str
-    now: str
+    original: str
+    mutated: str
     number: int = 1
 
     def __str__(self) -> str:
-        return f"{self.module}.py ({self.number}): {self.was}  →  {self.now}"
+        return f"{self.module}.py ({self.number}): {self.original}  →  {self.mutated}"
 
 
-def mutants(module: str) -> Iterator[tuple[Mutant, str]]:
+def generate_mutants(module: str) -> Iterator[tuple[Mutant, str]]:
     """Every mutant of a module, with its source. Decorators are left alone."""
     source = (PACKAGE / f"{module}.py").read_text()
-    made: Counter[tuple[str, str]] = Counter()
+    occurrences: Counter[tuple[str, str]] = Counter()
     sources = {source}
     for operator in [*map(_operator, OPERATORS), DropKeyword()]:
         tree = get_ast(source)
@@ -97,20 +97,20 @@ def mutants(module: str) -> Iterator[tuple[Mutant, str]]:
             sources.add(mutated)
             changed = [line for line in ndiff(source.splitlines(), mutated.splitlines())
                        if line[0] in "-+"]  # fmt: skip
-            was, now = (
+            original, replaced = (
                 " ".join(line[1:].strip() for line in changed if line[0] == sign) for sign in "-+"
             )
-            if not was.startswith("@"):
-                made[was, now] += 1
-                yield Mutant(module, was, now, made[was, now]), mutated
+            if not original.startswith("@"):
+                occurrences[original, replaced] += 1
+                yield Mutant(module, original, replaced, occurrences[original, replaced]), mutated
 
 
 def _operator(name: str) -> Operator:
-    found: Operator = OperatorProvider()[name]()
-    return found
+    operator: Operator = OperatorProvider()[name]()
+    return operator
 
 
-class Instead(MetaPathFinder, SourceLoader):
+class MutantLoader(MetaPathFinder, SourceLoader):
     """Gives one module another source."""
 
     def __init__(self, name: str, source: str) -> None:
@@ -128,7 +128,7 @@ class Instead(MetaPathFinder, SourceLoader):
         return self._source
 
 
-def start(module: str, source: str) -> int:
+def start_tests(module: str, source: str) -> int:
     """Run the module's tests under this source in a child, whose process id comes back.
 
     It ends with pytest's exit code, or by a signal.
@@ -139,31 +139,31 @@ def start(module: str, source: str) -> int:
     code = 70
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
-        silence = os.open(os.devnull, os.O_RDWR)
+        devnull = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
-            os.dup2(silence, stream)
-        sys.meta_path.insert(0, Instead(f"tidemill.{module.replace('/', '.')}", source))
+            os.dup2(devnull, stream)
+        sys.meta_path.insert(0, MutantLoader(f"tidemill.{module.replace('/', '.')}", source))
         tests = [str(ROOT / "assets_tests" / test) for test in TESTS[module]]
         code = pytest.main(
-            ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *_NO_REWRITING, *tests]
+            ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *_NO_REWRITE_WARNINGS, *tests]
         )
     finally:
         os._exit(code)
 
 
-def outcomes(module: str, sources: Sequence[str], at_once: int) -> list[int]:
+def exit_codes(module: str, sources: Sequence[str], max_parallel: int) -> list[int]:
     """How the module's tests end under each of these sources."""
     codes, running = [0] * len(sources), dict[int, int]()
-    for number in range(len(sources) + at_once):
-        if number >= at_once and running:
+    for number in range(len(sources) + max_parallel):
+        if number >= max_parallel and running:
             child, status = os.wait()
             codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
         if number < len(sources):
-            running[start(module, sources[number])] = number
+            running[start_tests(module, sources[number])] = number
     return codes
 
 
-def noticed(code: int) -> bool:
+def is_killed(code: int) -> bool:
     """Whether the tests failed, could not even import the mutant, or did not end."""
     exits = pytest.ExitCode
     failed = (exits.TESTS_FAILED, exits.INTERRUPTED, exits.USAGE_ERROR, -signal.SIGXCPU)
@@ -171,14 +171,14 @@ def noticed(code: int) -> bool:
     return code != exits.OK
 
 
-def warm_up() -> None:
+def preload() -> None:
     """Import what a child would import, but nothing of our own; draw examples always alike."""
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests/support")]
-    known = set(sys.modules)
+    preloaded = set(sys.modules)
     import bench  # noqa: F401
     import in_memory  # noqa: F401
 
-    for name in set(sys.modules) - known:
+    for name in set(sys.modules) - preloaded:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(
             (str(ROOT / "platform"), str(ROOT / "assets_tests"))
         ):
@@ -194,12 +194,12 @@ def warm_up() -> None:
     hypothesis.settings.load_profile("mutants")
 
 
-def explained() -> dict[Mutant, str]:
+def equivalent_mutants() -> dict[Mutant, str]:
     """The survivors of `survivors.toml`, and why each cannot be told from the original."""
-    told = tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])
+    entries = tomllib.loads((FOLDER / "survivors.toml").read_text()).get("survivor", [])
     return {
-        Mutant(each["module"], each["was"], each["now"], each.get("number", 1)): each["because"]
-        for each in told
+        Mutant(entry["module"], entry["was"], entry["now"], entry.get("number", 1)): entry["because"]
+        for entry in entries
     }
 
 
@@ -207,30 +207,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modules", nargs="*", default=[*TESTS], metavar="MODULE")
     parser.add_argument("-n", type=int, default=2, help="so many at a time")
-    asked = parser.parse_args()
-    warm_up()
-    known = {mutant for mutant in explained() if mutant.module in asked.modules}
-    tried, survivors = 0, set[Mutant]()
-    for module in asked.modules:
-        (sound,) = outcomes(module, [(PACKAGE / f"{module}.py").read_text()], 1)
-        if noticed(sound):
+    args = parser.parse_args()
+    preload()
+    equivalent = {mutant for mutant in equivalent_mutants() if mutant.module in args.modules}
+    total, survivors = 0, set[Mutant]()
+    for module in args.modules:
+        (unmutated_code,) = exit_codes(module, [(PACKAGE / f"{module}.py").read_text()], 1)
+        if is_killed(unmutated_code):
             print(f"The tests of {module}.py fail without any mutant.")
             return 2
-        made = [*mutants(module)]
-        codes = outcomes(module, [source for _, source in made], asked.n)
-        left = {m for (m, _), code in zip(made, codes, strict=True) if not noticed(code)}
-        tried, survivors = tried + len(made), survivors | left
-        print(f"{module}.py: {len(made) - len(left)} of {len(made)} are noticed", flush=True)
-        for mutant in sorted(left - known):
+        generated = [*generate_mutants(module)]
+        codes = exit_codes(module, [source for _, source in generated], args.n)
+        survived = {m for (m, _), code in zip(generated, codes, strict=True) if not is_killed(code)}
+        total, survivors = total + len(generated), survivors | survived
+        print(f"{module}.py: {len(generated) - len(survived)} of {len(generated)} are noticed", flush=True)
+        for mutant in sorted(survived - equivalent):
             print(f"  not noticed and not explained: {mutant}", flush=True)
-    for mutant in sorted(known - survivors):
+    for mutant in sorted(equivalent - survivors):
         print(f"explained in survivors.toml, but noticed, or no mutant any more: {mutant}")
-    unexplained = len(survivors - known)
+    unexplained = len(survivors - equivalent)
     print(
-        f"{tried} mutants: {tried - len(survivors)} noticed, "
+        f"{total} mutants: {total - len(survivors)} noticed, "
         f"{len(survivors) - unexplained} explained, {unexplained} not"
     )
-    return int(survivors != known)
+    return int(survivors != equivalent)
 
 
 if __name__ == "__main__":

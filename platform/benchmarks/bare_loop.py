@@ -22,13 +22,13 @@ from tidemill.cycle.update import require_candidate
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingInputs:
     """One window: its rows, what candidate and holdout fit learn from, who is scored on it."""
 
     candidate: Candidate
     rows: pl.DataFrame
-    parts: tuple[pl.DataFrame, ...]
-    scored: frozenset[str]
+    training_sets: tuple[pl.DataFrame, ...]
+    scored_digests: frozenset[str]
 
     @property
     def continues(self) -> bool:
@@ -36,72 +36,72 @@ class Work:
 
 
 @dataclass
-class Loop:
+class BaselineLoop:
     """A loop over windows as one would write it who wants nothing but the models.
 
     Rows lie decoded in memory, and boosters stay there; one vocabulary serves all of them.
     """
 
-    mill: ModelContext
+    ctx: ModelContext
     boosters: dict[str, lightgbm.Booster] = field(default_factory=dict)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
-    def prepared(self, window: Window) -> Work:
+    def prepare(self, window: Window) -> TrainingInputs:
         """What the store has of a window; the loop does not pay for it."""
-        mill, archive = self.mill, self.mill.repository
-        candidate = require_candidate(mill, window)
-        report = archive.report(window.key)
+        ctx, repository = self.ctx, self.ctx.repository
+        candidate = require_candidate(ctx, window)
+        report = repository.report(window.key)
         assert report is not None
-        rows = learner.sort_canonical(load_rows(mill, require_batch(mill, window)))
-        head = learner.without_holdout(rows)
-        assert head is not None
-        parts = rows, head
+        rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
+        without_tail = learner.without_holdout(rows)
+        assert without_tail is not None
+        training_sets = rows, without_tail
         if candidate.kind == "retrain":
-            sample = from_parquet(archive.file(candidate.sample.snapshot))
+            sample = from_parquet(repository.file(candidate.sample.snapshot))
             tail = rows.tail(candidate.tail_rows)
-            parts = sample, sample.join(tail, on=["_partition", "_offset"], how="anti")
+            training_sets = sample, sample.join(tail, on=["_partition", "_offset"], how="anti")
         if not self.boosters:
-            self.vocabulary = mill.load(candidate.parent).vocabulary
-        own = {candidate.digest, candidate.holdout}
-        scored = frozenset(role.digest for role in report.models.values()) - own
-        for digest in scored - self.boosters.keys():
-            self.boosters[digest] = load_booster(mill.load(digest).text)
-        for part in (parts[0], rows):
-            fields = part.select(list(mill.spec.fields))
+            self.vocabulary = ctx.load(candidate.parent).vocabulary
+        own_digests = {candidate.digest, candidate.holdout}
+        scored_digests = frozenset(role.digest for role in report.models.values()) - own_digests
+        for digest in scored_digests - self.boosters.keys():
+            self.boosters[digest] = load_booster(ctx.load(digest).text)
+        for part in (training_sets[0], rows):
+            fields = part.select(list(ctx.spec.fields))
             self.vocabulary = extend_vocabulary(self.vocabulary, fields, feature_columns(fields))
-        return Work(candidate, rows, parts, scored)
+        return TrainingInputs(candidate, rows, training_sets, scored_digests)
 
-    def turn(self, work: Work) -> None:
+    def train_and_score(self, inputs: TrainingInputs) -> None:
         """Learn both models, at the same time as `update` does, and score all on the rows."""
         with ThreadPoolExecutor(2) as pool:
-            made = list(pool.map(partial(self._fit, work), work.parts))
-        assert made[0].current_iteration() == work.candidate.num_iterations
-        given, label = self._given(work.rows)
-        for digest in work.scored:
-            self._loss(self.boosters[digest], given, label)
-        tail = work.candidate.tail_rows
-        self._loss(made[1], given[-tail:], label[-tail:])
-        self.boosters[work.candidate.digest] = made[0]
+            fitted = list(pool.map(partial(self._fit, inputs), inputs.training_sets))
+        assert fitted[0].current_iteration() == inputs.candidate.num_iterations
+        features, label = self._features_and_label(inputs.rows)
+        for digest in inputs.scored_digests:
+            self._loss(self.boosters[digest], features, label)
+        tail = inputs.candidate.tail_rows
+        self._loss(fitted[1], features[-tail:], label[-tail:])
+        self.boosters[inputs.candidate.digest] = fitted[0]
 
-    def _fit(self, work: Work, part: pl.DataFrame) -> lightgbm.Booster:
-        given, label = self._given(part)
-        settings = learner.lightgbm_parameters(
-            self.mill.spec, work.continues, len(label), work.candidate.seed, 1
+    def _fit(self, inputs: TrainingInputs, rows: pl.DataFrame) -> lightgbm.Booster:
+        features, label = self._features_and_label(rows)
+        params = learner.lightgbm_parameters(
+            self.ctx.spec, inputs.continues, len(label), inputs.candidate.seed, 1
         )
-        columns = feature_columns(part.select(list(self.mill.spec.fields)))
-        categories = [at for at, column in enumerate(columns) if column.kind == "category"]
+        columns = feature_columns(rows.select(list(self.ctx.spec.fields)))
+        categories = [index for index, column in enumerate(columns) if column.kind == "category"]
         return lightgbm.train(
-            settings,
-            lightgbm.Dataset(given, label, categorical_feature=categories),
-            num_boost_round=settings["num_iterations"],
-            init_model=self.boosters[work.candidate.parent] if work.continues else None,
+            params,
+            lightgbm.Dataset(features, label, categorical_feature=categories),
+            num_boost_round=params["num_iterations"],
+            init_model=self.boosters[inputs.candidate.parent] if inputs.continues else None,
         )
 
-    def _given(self, rows: pl.DataFrame) -> tuple[Array, Array]:
-        fields = rows.select(list(self.mill.spec.fields))
-        given = matrix(fields, feature_columns(fields), self.vocabulary)
-        return given, rows[self.mill.spec.label].cast(pl.Float64).to_numpy()
+    def _features_and_label(self, rows: pl.DataFrame) -> tuple[Array, Array]:
+        fields = rows.select(list(self.ctx.spec.fields))
+        features = matrix(fields, feature_columns(fields), self.vocabulary)
+        return features, rows[self.ctx.spec.label].cast(pl.Float64).to_numpy()
 
-    def _loss(self, booster: lightgbm.Booster, given: Array, label: Array) -> float:
-        predicted = np.asarray(booster.predict(given, num_threads=1))
+    def _loss(self, booster: lightgbm.Booster, features: Array, label: Array) -> float:
+        predicted = np.asarray(booster.predict(features, num_threads=1))
         return float(row_losses("binary", label, predicted, {}).mean())

@@ -39,7 +39,7 @@ GOALS = (
     Goal("overhead_seconds", at_most=2.0),
     Goal("slots_held_while_dagster_works", at_most=0),
 )
-RUNS, HELD = 10, 30.0
+RUN_COUNT, HOLD_SECONDS = 10, 30.0
 DAG = """
 from datetime import UTC, datetime
 from airflow.sdk import DAG
@@ -51,80 +51,80 @@ with DAG("bridge", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
         task_id="task", assets=["{model}/kafka_batch"], partition=PARTITION_KEY
     )
 """
-_TIMES = "query($id: ID!) { runOrError(runId: $id) { ... on Run { creationTime endTime } } }"
+_RUN_TIMES = "query($id: ID!) { runOrError(runId: $id) { ... on Run { creationTime endTime } } }"
 
 
 def main() -> int:
-    told = arguments(__doc__).parse_args()
+    args = arguments(__doc__).parse_args()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-bridge-")))
-        bench = _bench(stack.enter_context(broker.running(scratch / "kafka")), scratch / "home")
-        ui = stack.enter_context(served(bench.environment, daemon=False))
+        harness = _prepare_model(stack.enter_context(broker.running(scratch / "kafka")), scratch / "home")
+        ui = stack.enter_context(served(harness.environment, daemon=False))
         airflow = Airflow(scratch / "airflow", connection_to(ui.address)).migrated()
-        airflow.write(DAG.format(model=bench.model))
-        at = stack.enter_context(live(airflow))
-        at.knows("bridge")
+        airflow.write(DAG.format(model=harness.model))
+        live_airflow = stack.enter_context(live(airflow))
+        live_airflow.knows("bridge")
         say("Airflow and Dagster are up")
-        each = [_overhead(at, ui, bench) for _ in range(2 if told.quick else RUNS + 1)][1:]
+        overheads = [_overhead(live_airflow, ui, harness) for _ in range(2 if args.quick else RUN_COUNT + 1)][1:]
         figures: dict[str, Figure] = {
-            "runs": len(each),
-            "overhead_seconds": median(each),
-            "overhead_worst": max(each),
+            "runs": len(overheads),
+            "overhead_seconds": median(overheads),
+            "overhead_worst": max(overheads),
         }
-        if not told.quick:
-            figures["slots_held_while_dagster_works"] = _held(at, bench)
-    return finish("bridge", figures, GOALS, told.quick)
+        if not args.quick:
+            figures["slots_held_while_dagster_works"] = _slots_while_deferred(live_airflow, harness)
+    return finish("bridge", figures, GOALS, args.quick)
 
 
-def _bench(servers: str, home: Path) -> Bench:
+def _prepare_model(servers: str, home: Path) -> Bench:
     """A model with its first window done."""
-    bench = Bench(servers, home, f"m{uuid.uuid4().hex[:8]}")
-    bench.define()
-    bench.create_topic()
-    bench.feed(-2, 1)
-    with bench.mill() as mill:
-        initial(mill)
-        turn(mill, 0)
-    return bench
+    harness = Bench(servers, home, f"m{uuid.uuid4().hex[:8]}")
+    harness.define()
+    harness.create_topic()
+    harness.feed(-2, 1)
+    with harness.mill() as ctx:
+        initial(ctx)
+        turn(ctx, 0)
+    return harness
 
 
-def _overhead(at: Live, ui: Ui, bench: Bench) -> float:
+def _overhead(live_airflow: Live, ui: Ui, harness: Bench) -> float:
     """Seconds of a task that Dagster's run is not to blame for."""
-    run = at.trigger("bridge", bench.window(0).key)
-    task = at.ended("bridge", run)
-    assert task["state"] == "success", at.log("bridge", run)
-    dagster = ui.ask(_TIMES, id=at.xcom("bridge", run))["runOrError"]
-    whole = _moment(task["end_date"]) - _moment(task["start_date"])
-    inside = dagster["endTime"] - dagster["creationTime"]
-    say(f"task {whole:.2f} s, Dagster's run {inside:.2f} s")
-    return float(whole - inside)
+    run = live_airflow.trigger("bridge", harness.window(0).key)
+    task = live_airflow.ended("bridge", run)
+    assert task["state"] == "success", live_airflow.log("bridge", run)
+    dagster_run = ui.ask(_RUN_TIMES, id=live_airflow.xcom("bridge", run))["runOrError"]
+    task_seconds = _timestamp(task["end_date"]) - _timestamp(task["start_date"])
+    run_seconds = dagster_run["endTime"] - dagster_run["creationTime"]
+    say(f"task {task_seconds:.2f} s, Dagster's run {run_seconds:.2f} s")
+    return float(task_seconds - run_seconds)
 
 
-def _moment(text: str) -> float:
+def _timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _held(at: Live, bench: Bench) -> int:
+def _slots_while_deferred(live_airflow: Live, harness: Bench) -> int:
     """The most slots of Airflow's pool that were in use while a deferred task's run worked."""
-    seen = []
-    with _held_up(bench):
-        run = at.trigger("bridge", bench.window(0).key)
-        at.reaches("bridge", run, "deferred")
-        until = time.monotonic() + HELD
-        while time.monotonic() < until:
-            pool: Any = at.ask("pools/default_pool")
-            seen.append(pool["running_slots"] + pool["queued_slots"])
+    slots = []
+    with _pool_occupied(harness):
+        run = live_airflow.trigger("bridge", harness.window(0).key)
+        live_airflow.reaches("bridge", run, "deferred")
+        deadline = time.monotonic() + HOLD_SECONDS
+        while time.monotonic() < deadline:
+            pool: Any = live_airflow.ask("pools/default_pool")
+            slots.append(pool["running_slots"] + pool["queued_slots"])
             time.sleep(1)
-    assert at.ended("bridge", run)["state"] == "success"
-    say(f"slots in use while a run was held up: {sorted(set(seen))}")
-    return int(max(seen))
+    assert live_airflow.ended("bridge", run)["state"] == "success"
+    say(f"slots in use while a run was held up: {sorted(set(slots))}")
+    return int(max(slots))
 
 
 @contextmanager
-def _held_up(bench: Bench) -> Iterator[None]:
+def _pool_occupied(harness: Bench) -> Iterator[None]:
     """Runs of the model wait in their pool."""
-    with instance_of(bench) as instance:
-        storage, pool = instance.event_log_storage, pool_of(bench.model)
+    with instance_of(harness) as instance:
+        storage, pool = instance.event_log_storage, pool_of(harness.model)
         storage.initialize_concurrency_limit_to_default(pool)
         claimed = storage.claim_concurrency_slot(pool, "somebody-else", "step")
         assert claimed.is_claimed, claimed

@@ -12,7 +12,7 @@ CHECKS = {
 }
 """The four assets of a window, with as many checks as tidemill's have."""
 
-Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
+AssetEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 
 @dg.multi_asset(
@@ -24,7 +24,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
     backfill_policy=dg.BackfillPolicy.single_run(),
     can_subset=True,
 )
-def empty(context: dg.AssetExecutionContext) -> Iterator[Event]:
+def empty(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
     window = context.partition_key
     for name, checks in CHECKS.items():
         yield dg.AssetMaterialization(name, partition=window)

@@ -47,9 +47,9 @@ from tidemill.cycle.prune import prune
 from tidemill.cycle.update import update
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
-MODEL, PARTITIONS, ROWS, HISTORY = "flat", 2, 300, 10
-HOUR = 3_600_000
-LATE, AROUND, WARM = 1000, 10, 100
+MODEL, PARTITIONS, ROWS, HISTORY_HOURS = "flat", 2, 300, 10
+HOUR_MS = 3_600_000
+LATE_CYCLE, CYCLES_AROUND, WARMUP_CYCLES = 1000, 10, 100
 SPEC = {
     "label": "bought",
     "fields": {"country": "category", "price": "number", "visits": "number", "hour": "number"},
@@ -57,7 +57,7 @@ SPEC = {
     "learner": {
         "continue": {"trees": 10, "rate": 0.05, "leaves": 7, "min_rows": 20},
         "retrain": {"trees": 60, "rate": 0.1, "leaves": 7, "min_rows": 20},
-        "replay": {"rows": ROWS * HISTORY, "half_life": "12h"},
+        "replay": {"rows": ROWS * HISTORY_HOURS, "half_life": "12h"},
     },
 }
 GOALS = (
@@ -68,7 +68,7 @@ GOALS = (
 
 
 @dataclass(frozen=True)
-class Cycle:
+class CycleCost:
     """What one window cost: seconds, and resident bytes at its end."""
 
     kind: str
@@ -81,123 +81,123 @@ class Cycle:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--profile", type=Path, help="a folder for profiles of both")
-    told = parser.parse_args()
-    late = AROUND + 2 if told.quick else LATE
-    with TemporaryDirectory(prefix="tidemill-flat-") as scratch, _broker(Path(scratch)) as at:
-        with _live(at, Path(scratch), "old") as old, _live(at, Path(scratch), "young") as young:
-            begun = []
-            for number in range(late - AROUND):
-                begun.append(old.turn())
+    args = parser.parse_args()
+    late_cycle = CYCLES_AROUND + 2 if args.quick else LATE_CYCLE
+    with TemporaryDirectory(prefix="tidemill-flat-") as scratch, _kafka(Path(scratch)) as cluster:
+        with _benchmark_model(cluster, Path(scratch), "old") as old, _benchmark_model(cluster, Path(scratch), "young") as young:
+            solo_cycles = []
+            for number in range(late_cycle - CYCLES_AROUND):
+                solo_cycles.append(old.run_cycle())
                 if number % 100 == 0:
-                    say(f"cycle {number}: {begun[-1].cpu * 1000:.0f} ms of CPU")
-            young.turn()  # its first cycle makes connections
-            if told.profile:
+                    say(f"cycle {number}: {solo_cycles[-1].cpu * 1000:.0f} ms of CPU")
+            young.run_cycle()  # its first cycle makes connections
+            if args.profile:
                 old.profile, young.profile = cProfile.Profile(), cProfile.Profile()
-            pairs = [(old.turn(), young.turn()) for _ in range(2 * AROUND + 1)]
-            entries = len(old.mill.chain().entries)
-        for live in (old, young):
-            if live.profile is not None:
-                live.profile.dump_stats(told.profile / f"{live.name}.prof")
-    figures = _figures(begun, pairs) | {"ledger_entries": entries}
-    return finish("flat_cost", figures, GOALS, told.quick)
+            pairs = [(old.run_cycle(), young.run_cycle()) for _ in range(2 * CYCLES_AROUND + 1)]
+            entries = len(old.ctx.chain().entries)
+        for model in (old, young):
+            if model.profile is not None:
+                model.profile.dump_stats(args.profile / f"{model.name}.prof")
+    figures = _figures(solo_cycles, pairs) | {"ledger_entries": entries}
+    return finish("flat_cost", figures, GOALS, args.quick)
 
 
-def _figures(begun: list[Cycle], pairs: list[tuple[Cycle, Cycle]]) -> dict[str, Figure]:
+def _figures(solo_cycles: list[CycleCost], pairs: list[tuple[CycleCost, CycleCost]]) -> dict[str, Figure]:
     old, young = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    figures: dict[str, Figure] = {"cycles": len(begun) + len(old)}
+    figures: dict[str, Figure] = {"cycles": len(solo_cycles) + len(old)}
     for kind in ("continue", "retrain"):
-        at_end, early = (median(c.cpu for c in part if c.kind == kind) for part in (old, young))
-        figures |= {f"{kind}_cpu_early": early, f"{kind}_cpu_late": at_end}
-        figures[f"{kind}_cpu_ratio"] = at_end / early
-    for what in ("cpu", "wall"):
-        sums = [sum(getattr(c, what) for c in part) for part in (old, young)]
-        figures[f"sum_{what}_ratio"] = sums[0] / sums[1]
-    settled = begun[WARM : WARM + 2 * AROUND + 1] or begun[-1:]
-    memory = [max(c.memory for c in part) for part in (settled, begun[-2 * AROUND - 1 :])]
+        late, early = (median(c.cpu for c in part if c.kind == kind) for part in (old, young))
+        figures |= {f"{kind}_cpu_early": early, f"{kind}_cpu_late": late}
+        figures[f"{kind}_cpu_ratio"] = late / early
+    for metric in ("cpu", "wall"):
+        sums = [sum(getattr(c, metric) for c in part) for part in (old, young)]
+        figures[f"sum_{metric}_ratio"] = sums[0] / sums[1]
+    warm_cycles = solo_cycles[WARMUP_CYCLES : WARMUP_CYCLES + 2 * CYCLES_AROUND + 1] or solo_cycles[-1:]
+    memory = [max(c.memory for c in part) for part in (warm_cycles, solo_cycles[-2 * CYCLES_AROUND - 1 :])]
     figures |= {"memory_early_mb": memory[0] / 2**20, "memory_late_mb": memory[1] / 2**20}
     figures["memory_ratio"] = memory[1] / memory[0]
-    return figures | dict(Counter(c.verdict for c in begun))
+    return figures | dict(Counter(c.verdict for c in solo_cycles))
 
 
 @dataclass
-class Live:
+class BenchmarkModel:
     """The model on a stream of its own, which tells an hour more before each cycle."""
 
     name: str
-    mill: ModelContext
-    stream: Producer
-    told: int = -HISTORY
+    ctx: ModelContext
+    producer: Producer
+    next_hour: int = -HISTORY_HOURS
     profile: cProfile.Profile | None = None
 
-    def tell(self, until: int) -> None:
+    def produce_until(self, end_hour: int) -> None:
         """The events of the windows before this one, counted from 0."""
-        for number in range(self.told, until):
-            start = self.mill.spec.calendar.first.start + number * HOUR
-            for place, value in _events(number):
-                moment = start + place * HOUR // ROWS
-                self.stream.produce(
-                    self.name, value, partition=place % PARTITIONS, timestamp=moment
+        for number in range(self.next_hour, end_hour):
+            start = self.ctx.spec.calendar.first.start + number * HOUR_MS
+            for index, value in _events(number):
+                timestamp_ms = start + index * HOUR_MS // ROWS
+                self.producer.produce(
+                    self.name, value, partition=index % PARTITIONS, timestamp=timestamp_ms
                 )
-        assert self.stream.flush(60) == 0
-        self.told = until
+        assert self.producer.flush(60) == 0
+        self.next_hour = end_hour
 
-    def turn(self) -> Cycle:
+    def run_cycle(self) -> CycleCost:
         """The next window's whole cycle, from the moment when the hour after it has been told."""
-        calendar, number = self.mill.spec.calendar, self.told - 1
-        start = calendar.first.start + number * HOUR
+        calendar, number = self.ctx.spec.calendar, self.next_hour - 1
+        start = calendar.first.start + number * HOUR_MS
         window = calendar.containing(start)
         assert window is not None
-        before = calendar.before(window)
-        self.tell(self.told + 1)
+        previous = calendar.before(window)
+        self.produce_until(self.next_hour + 1)
         cpu, wall = time.process_time(), time.perf_counter()
         with self.profile or nullcontext():
-            found = compute_backlog(self.mill, before.key if before else None)
-            assert (found.first, found.last) == (window, window)
-            extract(self.mill, window)
-            candidate = update(self.mill, window)
-            report = evaluate(self.mill, window)
-            deploy(self.mill, window, final=True)
-            prune(self.mill, window)
+            pending = compute_backlog(self.ctx, previous.key if previous else None)
+            assert (pending.first, pending.last) == (window, window)
+            extract(self.ctx, window)
+            candidate = update(self.ctx, window)
+            report = evaluate(self.ctx, window)
+            deploy(self.ctx, window, final=True)
+            prune(self.ctx, window)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         memory = psutil.Process().memory_info().rss
-        return Cycle(candidate.kind, report.verdict, cpu, wall, memory)
+        return CycleCost(candidate.kind, report.verdict, cpu, wall, memory)
 
 
 @contextmanager
-def _broker(home: Path) -> Iterator[Cluster]:
+def _kafka(home: Path) -> Iterator[Cluster]:
     settings = Settings(home=home, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off"))
-    with bootstrap.kafka_cluster(settings) as at:
-        yield at
+    with bootstrap.kafka_cluster(settings) as cluster:
+        yield cluster
 
 
 @contextmanager
-def _live(at: Cluster, home: Path, name: str) -> Iterator[Live]:
+def _benchmark_model(cluster: Cluster, home: Path, name: str) -> Iterator[BenchmarkModel]:
     """The model with a topic, a store and a ledger of its own, and its initial model."""
     settings = Settings(
         home=home / name,
         num_threads=1,
-        kafka=KafkaSettings(bootstrap_servers=at.servers, ledger_topic=f"{name}.ledger"),
+        kafka=KafkaSettings(bootstrap_servers=cluster.servers, ledger_topic=f"{name}.ledger"),
         mlflow=MlflowSettings(tracking_uri="off"),
     )
-    create_topic(at, name, PARTITIONS)
+    create_topic(cluster, name, PARTITIONS)
     spec = ModelSpec.model_validate(SPEC | {"topic": name})
-    with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as mill:
-        live = Live(name, mill, make_producer(at, {"linger.ms": 5}))
-        live.tell(1)
-        initial(mill)
-        yield live
+    with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
+        model = BenchmarkModel(name, ctx, make_producer(cluster, {"linger.ms": 5}))
+        model.produce_until(1)
+        initial(ctx)
+        yield model
 
 
 def _events(number: int) -> Iterator[tuple[int, bytes]]:
     """The place in the hour and the bytes of each event; what sells turns round in two days."""
-    dice = random.Random(number)
-    turned = math.sin(number * math.tau / 48)
-    for at in range(ROWS):
-        country, price = dice.choice(("de", "fr", "us", "jp")), round(dice.uniform(1, 100), 2)
-        odds = 0.5 + 0.3 * turned * (1 if country in ("de", "jp") else -1) + 0.001 * (price - 50)
-        event = {"country": country, "price": price, "visits": dice.randrange(9)}
-        told = event | {"hour": number % 24, "bought": dice.random() < odds}
-        yield at, json.dumps(told).encode()
+    rng = random.Random(number)
+    phase = math.sin(number * math.tau / 48)
+    for index in range(ROWS):
+        country, price = rng.choice(("de", "fr", "us", "jp")), round(rng.uniform(1, 100), 2)
+        probability = 0.5 + 0.3 * phase * (1 if country in ("de", "jp") else -1) + 0.001 * (price - 50)
+        event = {"country": country, "price": price, "visits": rng.randrange(9)}
+        payload = event | {"hour": number % 24, "bought": rng.random() < probability}
+        yield index, json.dumps(payload).encode()
 
 
 if __name__ == "__main__":

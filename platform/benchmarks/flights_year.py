@@ -25,7 +25,7 @@ from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
-MODEL, LAST = "flights", "2013-12-31"
+MODEL, LAST_WINDOW = "flights", "2013-12-31"
 
 Array = npt.NDArray[np.float64]
 
@@ -49,13 +49,13 @@ class Day:
 class Year:
     """All windows in order, the rows before the first, and the CPU that each step took."""
 
-    mill: ModelContext
+    ctx: ModelContext
     history: pl.DataFrame
     days: list[Day]
-    spent: dict[str, Cpu] = field(default_factory=dict)
+    cpu_by_step: dict[str, Cpu] = field(default_factory=dict)
 
 
-def settings_in(home: Path) -> Settings:
+def benchmark_settings(home: Path) -> Settings:
     """No settings but a folder: the packaged model, the embedded Kafka, one thread."""
     return Settings(
         home=home, num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
@@ -63,36 +63,36 @@ def settings_in(home: Path) -> Settings:
 
 
 @contextmanager
-def through_the_steps(home: Path, until: str = LAST) -> Iterator[Year]:
+def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
     """Produce the flights, grind every window up to `until`, and give the year while Kafka runs."""
-    settings = settings_in(home)
+    settings = benchmark_settings(home)
     spec = bootstrap.load_spec(MODEL, settings)
-    last = spec.calendar.window(until)
+    last = spec.calendar.window(last_key)
     with bootstrap.kafka_cluster(settings):
-        told = produce_flights(settings, spec, spec.calendar.after(last).end)
-        say(f"{told.produced} flights produced")
-        with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as mill:
-            close(mill, last, "benchmark: the data end here")
-            made = initial(mill)
-            spent = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
+        result = produce_flights(settings, spec, spec.calendar.after(last).end)
+        say(f"{result.produced} flights produced")
+        with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
+            close(ctx, last, "benchmark: the data end here")
+            initial_record = initial(ctx)
+            cpu_by_step = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
             windows = list(spec.calendar.between(spec.calendar.first, last))
-            days = [_turn(mill, n, window, spent) for n, window in enumerate(windows)]
-            manifest = mill.repository.manifest("initial")
+            days = [_run_window(ctx, number, window, cpu_by_step) for number, window in enumerate(windows)]
+            manifest = ctx.repository.manifest("initial")
             assert manifest is not None
-            assert manifest.rows == made.rows
-            yield Year(mill, learner.sort_canonical(load_rows(mill, manifest)), days, spent)
+            assert manifest.rows == initial_record.rows
+            yield Year(ctx, learner.sort_canonical(load_rows(ctx, manifest)), days, cpu_by_step)
 
 
-def _turn(mill: ModelContext, number: int, window: Window, spent: dict[str, Cpu]) -> Day:
-    with spent["extract"].measured():
-        extract(mill, window)
-    with spent["update"].measured():
-        candidate = update(mill, window)
-    with spent["evaluate"].measured():
-        report = evaluate(mill, window)
-    with spent["deploy"].measured():
-        deploy(mill, window, final=True)
+def _run_window(ctx: ModelContext, number: int, window: Window, cpu_by_step: dict[str, Cpu]) -> Day:
+    with cpu_by_step["extract"].measured():
+        extract(ctx, window)
+    with cpu_by_step["update"].measured():
+        candidate = update(ctx, window)
+    with cpu_by_step["evaluate"].measured():
+        report = evaluate(ctx, window)
+    with cpu_by_step["deploy"].measured():
+        deploy(ctx, window, final=True)
     if number % 25 == 0:
-        say(f"{window.key}: {report.verdict}, update so far {spent['update'].seconds:.1f} CPU s")
-    rows = learner.sort_canonical(load_rows(mill, require_batch(mill, window)))
+        say(f"{window.key}: {report.verdict}, update so far {cpu_by_step['update'].seconds:.1f} CPU s")
+    rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
     return Day(number, window, rows, candidate, report)

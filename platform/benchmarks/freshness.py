@@ -48,61 +48,61 @@ from up_hands import MODEL, Platform
 
 GOALS = (Goal("fresh_seconds", at_most=10.0),)
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
-WAIT = "wait_for_confirmation"
-_ASK = 0.05
-_PATIENCE = 300.0
+CONFIRMATION_WAIT = "wait_for_confirmation"
+_POLL_INTERVAL_SECONDS = 0.05
+_ANSWER_TIMEOUT_SECONDS = 300.0
 
 
 @dataclass
-class Seen:
+class Observations:
     """When each window's last boundary was confirmed, and when each version answered first."""
 
     spec: ModelSpec
     first: Window
-    confirmed: dict[str, float] = field(default_factory=dict)
-    answered: dict[int, float] = field(default_factory=dict)
-    failed: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
+    confirmed_at: dict[str, float] = field(default_factory=dict)
+    first_answered_at: dict[int, float] = field(default_factory=dict)
+    failed_requests: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
 
-    def read_along(self, servers: str) -> None:
+    def watch_topic(self, servers: str) -> None:
         """Hold each record that arrives against the rule by which boundaries are confirmed."""
-        told = {"bootstrap.servers": servers, "group.id": "freshness", "fetch.wait.max.ms": 10}
-        consumer = Consumer({**told, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+        config = {"bootstrap.servers": servers, "group.id": "freshness", "fetch.wait.max.ms": 10}
+        consumer = Consumer({**config, "auto.offset.reset": "earliest", "enable.auto.commit": False})
         consumer.assign([TopicPartition(self.spec.topic, p, 0) for p in range(PARTITIONS)])
-        window, held = self.first, dict[int, list[tuple[int, int, float]]]()
+        window, records = self.first, dict[int, list[tuple[int, int, float]]]()
         searches = self._searches(window)
-        while not self.over.is_set():
+        while not self.stopped.is_set():
             for record in consumer.consume(100, 0.02):
                 if record.error() is None:
-                    at = (record.offset(), record.timestamp()[1], time.time())
-                    held.setdefault(record.partition(), []).append(at)
-            while all(self._fed(searches[p], held.get(p, [])) for p in searches):
-                self.confirmed[window.key] = max(held[p][0][2] for p in searches)
+                    received = (record.offset(), record.timestamp()[1], time.time())
+                    records.setdefault(record.partition(), []).append(received)
+            while all(self._is_confirmed(searches[p], records.get(p, [])) for p in searches):
+                self.confirmed_at[window.key] = max(records[p][0][2] for p in searches)
                 window = self.spec.calendar.after(window)
                 searches = self._searches(window)
         consumer.close()
 
     def _searches(self, window: Window) -> dict[int, BoundarySearch]:
-        confirm = self.spec.windows.confirmation_records
-        return {p: BoundarySearch(window.end, confirm) for p in range(PARTITIONS)}
+        confirmation_records = self.spec.windows.confirmation_records
+        return {p: BoundarySearch(window.end, confirmation_records) for p in range(PARTITIONS)}
 
-    def _fed(self, search: BoundarySearch, held: list[tuple[int, int, float]]) -> bool:
+    def _is_confirmed(self, search: BoundarySearch, records: list[tuple[int, int, float]]) -> bool:
         """Whether the boundary is confirmed; then the first that is held is what confirmed it."""
-        while search.boundary is None and held:
-            if not search.feed([held[0][:2]]):
-                held.pop(0)
+        while search.boundary is None and records:
+            if not search.feed([records[0][:2]]):
+                records.pop(0)
         return search.boundary is not None
 
-    def ask(self, platform: Platform) -> None:
+    def poll_predictions(self, platform: Platform) -> None:
         """Ask for a prediction again and again, and note the version of each answer."""
-        while not self.over.wait(_ASK):
+        while not self.stopped.wait(_POLL_INTERVAL_SECONDS):
             try:
-                found = platform.served()
+                answer = platform.served()
             except (AssertionError, requests.RequestException):
-                self.failed += 1
+                self.failed_requests += 1
             else:
-                if found is not None:
-                    self.answered.setdefault(found[1], time.time())
+                if answer is not None:
+                    self.first_answered_at.setdefault(answer[1], time.time())
 
 
 def main() -> int:
@@ -110,40 +110,40 @@ def main() -> int:
     parser.add_argument("--driver", choices=("airflow", "sensor"), default="airflow")
     parser.add_argument("--minutes", choices=("1", "2", "5"), default="5")
     parser.add_argument("--windows", type=int, default=6)
-    told = parser.parse_args()
-    minutes, count = ("1", 1) if told.quick else (told.minutes, told.windows)
+    args = parser.parse_args()
+    minutes, count = ("1", 1) if args.quick else (args.minutes, args.windows)
     with ExitStack() as stack:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-fresh-")))
         platform = Platform(home, minutes=minutes)
         settings = Settings(home=home, up={"minutes": int(minutes)})
-        spec = _always(settings)
+        spec = _always_deploying_spec(settings)
         stack.callback(platform.call, "down")
-        platform.up(*(() if told.driver == "airflow" else ("--no-airflow",)))
+        platform.up(*(() if args.driver == "airflow" else ("--no-airflow",)))
         say("the platform is up")
-        running = broker.status(settings.kafka_data)
-        assert running is not None
-        mill = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
-        _caught_up(mill)
-        seen = stack.enter_context(_watching(platform, spec, running.bootstrap_servers))
-        parts = _measured(seen, mill, settings, count)
+        broker_status = broker.status(settings.kafka_data)
+        assert broker_status is not None
+        ctx = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
+        _wait_until_caught_up(ctx)
+        observations = stack.enter_context(_observe(platform, spec, broker_status.bootstrap_servers))
+        parts = _measure(observations, ctx, settings, count)
     figures: dict[str, Figure] = {
-        "driver": told.driver,
+        "driver": args.driver,
         "minutes": int(minutes),
         "windows": len(parts),
-        "fresh_seconds": median(sum(_spent(each)) for each in parts),
-        "fresh_worst": max(sum(_spent(each)) for each in parts),
-        "failed_requests": seen.failed,
+        "fresh_seconds": median(sum(_counted_parts(window_parts)) for window_parts in parts),
+        "fresh_worst": max(sum(_counted_parts(window_parts)) for window_parts in parts),
+        "failed_requests": observations.failed_requests,
     }
-    figures |= {f"{name}_seconds": median(each[name] for each in parts) for name in parts[0]}
-    return finish("freshness", figures, GOALS, told.quick)
+    figures |= {f"{name}_seconds": median(window_parts[name] for window_parts in parts) for name in parts[0]}
+    return finish("freshness", figures, GOALS, args.quick)
 
 
-def _spent(parts: dict[str, float]) -> list[float]:
+def _counted_parts(parts: dict[str, float]) -> list[float]:
     """The parts that lie between confirmation and answer."""
-    return [seconds for name, seconds in parts.items() if name != WAIT]
+    return [seconds for name, seconds in parts.items() if name != CONFIRMATION_WAIT]
 
 
-def _always(settings: Settings) -> ModelSpec:
+def _always_deploying_spec(settings: Settings) -> ModelSpec:
     """The model of `up`, written as its first call would, and every window deploys."""
     ensure_live_model(settings, time.time_ns() // 1_000_000)
     file = settings.up_data / "models" / MODEL / "defs.yaml"
@@ -154,90 +154,90 @@ def _always(settings: Settings) -> ModelSpec:
 
 
 @contextmanager
-def _watching(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[Seen]:
-    seen = Seen(spec, spec.calendar.first)
-    for work, at in ((seen.read_along, servers), (seen.ask, platform)):
-        threading.Thread(target=work, args=(at,), daemon=True).start()  # type: ignore[arg-type]
+def _observe(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[Observations]:
+    observations = Observations(spec, spec.calendar.first)
+    for target, argument in ((observations.watch_topic, servers), (observations.poll_predictions, platform)):
+        threading.Thread(target=target, args=(argument,), daemon=True).start()  # type: ignore[arg-type]
     try:
-        yield seen
+        yield observations
     finally:
-        seen.over.set()
+        observations.stopped.set()
 
 
-def _caught_up(mill: ModelContext) -> None:
+def _wait_until_caught_up(ctx: ModelContext) -> None:
     """Wait until the window before this moment's is deployed."""
-    calendar = mill.spec.calendar
-    while not _deployed(mill, before := calendar.before(_now(mill)) or calendar.first):
+    calendar = ctx.spec.calendar
+    while not _deployed_version(ctx, previous := calendar.before(_current_window(ctx)) or calendar.first):
         time.sleep(1)
-    say(f"it has caught up with window {before}")
+    say(f"it has caught up with window {previous}")
 
 
-def _measured(seen: Seen, mill: ModelContext, settings: Settings, count: int) -> list[dict[str, float]]:
+def _measure(observations: Observations, ctx: ModelContext, settings: Settings, count: int) -> list[dict[str, float]]:
     """The parts of so many windows, from this moment's on."""
-    window, found = _now(mill), list[dict[str, float]]()
+    window, all_parts = _current_window(ctx), list[dict[str, float]]()
     for _ in range(count):
-        _until(lambda at=window: _deployed(mill, at) in seen.answered, window)  # type: ignore[misc]
-        found.append(_parts(seen, mill, settings, window, _deployed(mill, window)))
-        say(f"window {window}: " + ", ".join(f"{k} {v:.2f}" for k, v in found[-1].items()))
-        window = mill.spec.calendar.after(window)
-    return found
+        _wait_until_answered(lambda at=window: _deployed_version(ctx, at) in observations.first_answered_at, window)  # type: ignore[misc]
+        all_parts.append(_parts(observations, ctx, settings, window, _deployed_version(ctx, window)))
+        say(f"window {window}: " + ", ".join(f"{k} {v:.2f}" for k, v in all_parts[-1].items()))
+        window = ctx.spec.calendar.after(window)
+    return all_parts
 
 
-def _now(mill: ModelContext) -> Window:
+def _current_window(ctx: ModelContext) -> Window:
     """The window of this moment."""
-    return mill.spec.calendar.containing(int(time.time() * 1000)) or mill.spec.calendar.first
+    return ctx.spec.calendar.containing(int(time.time() * 1000)) or ctx.spec.calendar.first
 
 
-def _deployed(mill: ModelContext, window: Window) -> int:
+def _deployed_version(ctx: ModelContext, window: Window) -> int:
     """The version that came of the window, 0 while there is none."""
-    standing = mill.chain().entries
-    return next((s.entry.seq for s in standing if s.entry.as_of == window.key), 0)
+    entries = ctx.chain().entries
+    return next((s.entry.seq for s in entries if s.entry.as_of == window.key), 0)
 
 
-def _until(answered: Callable[[], bool], window: Window) -> None:
-    until = window.end / 1000 + _PATIENCE
-    while not answered():
-        assert time.time() < until, f"window {window} has no answer"
+def _wait_until_answered(predicate: Callable[[], bool], window: Window) -> None:
+    deadline = window.end / 1000 + _ANSWER_TIMEOUT_SECONDS
+    while not predicate():
+        assert time.time() < deadline, f"window {window} has no answer"
         time.sleep(1)
 
 
 def _parts(
-    seen: Seen, mill: ModelContext, settings: Settings, window: Window, version: int
+    observations: Observations, ctx: ModelContext, settings: Settings, window: Window, version: int
 ) -> dict[str, float]:
     """What came one after the other, in seconds; each begins where the one before ended."""
-    before = seen.confirmed[window.key]
-    created, started, made = _dagster(settings, window)
-    moments = {
+    previous = observations.confirmed_at[window.key]
+    created, started, materialized_at = _dagster_times(settings, window)
+    timestamps = {
         "driver": created,
         "run_start": started,
-        "extract": made["kafka_batch"],
-        "update": made["candidate_model"],
-        "evaluate": made["evaluation_report"],
-        "deploy": beside.ledger_appends(mill, settings.kafka.ledger_topic)[version].appended_at,
-        "swap": seen.answered[version],
+        "extract": materialized_at["kafka_batch"],
+        "update": materialized_at["candidate_model"],
+        "evaluate": materialized_at["evaluation_report"],
+        "deploy": beside.ledger_appends(ctx, settings.kafka.ledger_topic)[version].appended_at,
+        "swap": observations.first_answered_at[version],
     }
-    parts = {WAIT: before - window.end / 1000}
-    for name, moment in moments.items():
-        parts[name] = max(0.0, moment - before)
-        before = max(before, moment)
+    parts = {CONFIRMATION_WAIT: previous - window.end / 1000}
+    for name, timestamp in timestamps.items():
+        parts[name] = max(0.0, timestamp - previous)
+        previous = max(previous, timestamp)
     return parts
 
 
-def _dagster(settings: Settings, window: Window) -> tuple[float, float, dict[str, float]]:
+def _dagster_times(settings: Settings, window: Window) -> tuple[float, float, dict[str, float]]:
     """When the window's run was created, when it began, when each of its assets was made."""
     import dagster as dg
 
-    made, run = {}, ""
+    materialized_at, run = {}, ""
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         for asset in ASSETS:
-            wanted = dg.AssetRecordsFilter(
+            records_filter = dg.AssetRecordsFilter(
                 dg.AssetKey([MODEL, asset]), asset_partitions=[window.key]
             )
-            records = instance.fetch_materializations(wanted, limit=1).records
+            records = instance.fetch_materializations(records_filter, limit=1).records
             if records:
-                made[asset], run = records[0].timestamp, records[0].run_id
+                materialized_at[asset], run = records[0].timestamp, records[0].run_id
         (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run]))
-    return record.create_timestamp.timestamp(), record.start_time or 0.0, made
+    return record.create_timestamp.timestamp(), record.start_time or 0.0, materialized_at
 
 
 if __name__ == "__main__":

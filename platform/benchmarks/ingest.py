@@ -55,10 +55,10 @@ from tidemill.cycle.intervene import close
 from tidemill.cycle.mill import ModelContext
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
-MODEL, TIMES, ROUNDS = "flights", 2, 5
+MODEL, REPEATS, ROUNDS = "flights", 2, 5
 YEAR_MS = 366 * 86_400_000
-PORTION = 10_000
-BROKEN = (
+BATCH_SIZE = 10_000
+INVALID_VALUES = (
     None,
     b"",
     b'{"late":',
@@ -75,113 +75,113 @@ GOALS = (
 
 
 @dataclass
-class Told:
+class Timings:
     """What a way of reading took, round by round: seconds, and CPU seconds."""
 
     wall: list[float] = field(default_factory=list)
     cpu: Cpu = field(default_factory=Cpu)
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
-        began = time.perf_counter()
+    def measure(self) -> Iterator[None]:
+        started_at = time.perf_counter()
         with self.cpu.measured():
             yield
-        self.wall.append(time.perf_counter() - began)
+        self.wall.append(time.perf_counter() - started_at)
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--profile", type=Path, help="a file for a profile of all `extract`s")
-    told = parser.parse_args()
-    profile = cProfile.Profile() if told.profile else None
+    args = parser.parse_args()
+    profile = cProfile.Profile() if args.profile else None
     with TemporaryDirectory(prefix="tidemill-ingest-") as scratch, ExitStack() as stack:
-        home, rounds = Path(scratch), 1 if told.quick else ROUNDS
+        home, rounds = Path(scratch), 1 if args.quick else ROUNDS
         settings = Settings(
             home=home, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
         )
-        at = stack.enter_context(bootstrap.kafka_cluster(settings))
-        stream = _stream(20_000 if told.quick else None, 1 if told.quick else TIMES)
-        clean = stack.enter_context(_topic(settings, at, "clean", stream))
-        bad = stack.enter_context(_topic(settings, at, "bad", _broken(stream)))
-        ways = {
+        cluster = stack.enter_context(bootstrap.kafka_cluster(settings))
+        frame = _load_events(20_000 if args.quick else None, 1 if args.quick else REPEATS)
+        clean = stack.enter_context(_prepare_topic(settings, cluster, "clean", frame))
+        bad = stack.enter_context(_prepare_topic(settings, cluster, "bad", _with_invalid_values(frame)))
+        methods = {
             "extract": lambda: clean.extract(profile),
             "drain": clean.drain,
-            "tuned": clean.tuned,
+            "tuned": clean.drain_tuned,
             "loop": clean.loop,
             "bad": bad.extract,
         }
-        spent = _spent(ways, rounds)
+        timings = _time_methods(methods, rounds)
         assert clean.same_rows()
-        figures = _figures(spent, clean.plan.offset_count) | {"bytes": _mean_bytes(stream)}
+        figures = _figures(timings, clean.plan.offset_count) | {"bytes": _mean_bytes(frame)}
     if profile is not None:
-        profile.dump_stats(told.profile)
-    return finish("ingest", figures, GOALS, told.quick)
+        profile.dump_stats(args.profile)
+    return finish("ingest", figures, GOALS, args.quick)
 
 
-def _spent(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, Told]:
+def _time_methods(methods: dict[str, Callable[[], None]], rounds: int) -> dict[str, Timings]:
     """Every way in every round, after one that is not counted."""
     for number in range(rounds + 1):
         if number < 2:
-            spent = {name: Told() for name in ways}
-        for name, way in ways.items():
-            with spent[name].measured():
-                way()
-        seconds = ", ".join(f"{name} {told.wall[-1]:.2f} s" for name, told in spent.items())
+            timings = {name: Timings() for name in methods}
+        for name, method in methods.items():
+            with timings[name].measure():
+                method()
+        seconds = ", ".join(f"{name} {timing.wall[-1]:.2f} s" for name, timing in timings.items())
         say(f"round {number}: {seconds}")
-    return spent
+    return timings
 
 
-def _figures(spent: dict[str, Told], records: int) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {"records": records, "rounds": len(spent["extract"].wall)}
-    for name, told in spent.items():
-        figures[f"{name}_per_second"] = records / median(told.wall)
-        figures[f"{name}_cpu_per_million"] = median(told.cpu.spells) / records * 1e6
-    figures["extract_speed_of_drain"] = _ratio(spent["drain"], spent["extract"])
-    figures["extract_speed_of_tuned"] = _ratio(spent["tuned"], spent["extract"])
-    figures["extract_speed_of_loop"] = _ratio(spent["loop"], spent["extract"])
-    figures["bad_time_of_clean"] = _ratio(spent["bad"], spent["extract"])
+def _figures(timings: dict[str, Timings], records: int) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {"records": records, "rounds": len(timings["extract"].wall)}
+    for name, timing in timings.items():
+        figures[f"{name}_per_second"] = records / median(timing.wall)
+        figures[f"{name}_cpu_per_million"] = median(timing.cpu.spells) / records * 1e6
+    figures["extract_speed_of_drain"] = _ratio(timings["drain"], timings["extract"])
+    figures["extract_speed_of_tuned"] = _ratio(timings["tuned"], timings["extract"])
+    figures["extract_speed_of_loop"] = _ratio(timings["loop"], timings["extract"])
+    figures["bad_time_of_clean"] = _ratio(timings["bad"], timings["extract"])
     return figures
 
 
-def _ratio(one: Told, other: Told) -> float:
+def _ratio(one: Timings, other: Timings) -> float:
     return median(a / b for a, b in zip(one.wall, other.wall, strict=True))
 
 
 @dataclass
-class Topic:
+class BenchmarkTopic:
     """One topic, the plan of its only window, and the ways to read it."""
 
-    mill: ModelContext
+    ctx: ModelContext
     plan: Plan
     home: Path
-    plain: Consumer
-    fast: Consumer
-    number: Iterator[int] = field(default_factory=count)
-    written: Path | None = None
+    default_consumer: Consumer
+    tuned_consumer: Consumer
+    run_numbers: Iterator[int] = field(default_factory=count)
+    store_root: Path | None = None
 
     def extract(self, profile: cProfile.Profile | None = None) -> None:
-        archive = ModelRepository(FileStore(self.home / f"store-{next(self.number)}"), MODEL)
-        archive.commit_plan(self.plan)
+        repository = ModelRepository(FileStore(self.home / f"store-{next(self.run_numbers)}"), MODEL)
+        repository.commit_plan(self.plan)
         with profile or nullcontext():
-            extract(self.mill.with_repository(archive), self.mill.spec.calendar.first)
-        self.written = archive.store.root
+            extract(self.ctx.with_repository(repository), self.ctx.spec.calendar.first)
+        self.store_root = repository.store.root
 
     def drain(self) -> None:
-        self._drained(self.plain, PORTION)
+        self._drain(self.default_consumer, BATCH_SIZE)
 
-    def tuned(self) -> None:
-        self._drained(self.fast, MAX_BATCH_RECORDS)
+    def drain_tuned(self) -> None:
+        self._drain(self.tuned_consumer, MAX_BATCH_RECORDS)
 
-    def _drained(self, consumer: Consumer, portion: int) -> None:
-        found = 0
-        for messages in self._messages(consumer, portion):
-            found += sum(len(m.value()) for m in messages if m.error() is None)
-        assert found > 0
+    def _drain(self, consumer: Consumer, batch_size: int) -> None:
+        total_bytes = 0
+        for messages in self._messages(consumer, batch_size):
+            total_bytes += sum(len(m.value()) for m in messages if m.error() is None)
+        assert total_bytes > 0
 
     def loop(self) -> None:
-        spec, rejected = self.mill.spec, []
+        spec, rejected = self.ctx.spec, []
         columns: dict[str, list[Any]] = {name: [] for name in Decoder(spec).schema}
-        for messages in self._messages(self.plain, PORTION):
+        for messages in self._messages(self.default_consumer, BATCH_SIZE):
             for message in messages:
                 try:
                     event = json.loads(message.value())
@@ -201,71 +201,71 @@ class Topic:
             file.flush()
             os.fsync(file.fileno())
 
-    def _messages(self, consumer: Consumer, portion: int) -> Iterator[list[Message]]:
+    def _messages(self, consumer: Consumer, batch_size: int) -> Iterator[list[Message]]:
         """The planned range, in which every offset is a record."""
-        left, ranges = self.plan.offset_count, self.plan.offset_ranges
+        remaining, ranges = self.plan.offset_count, self.plan.offset_ranges
         consumer.assign(
             [TopicPartition(self.plan.topic, p, start) for p, (start, _) in ranges.items()]
         )
-        while left > 0:
-            messages = consumer.consume(min(portion, left), 1.0)
-            left -= len(messages)
+        while remaining > 0:
+            messages = consumer.consume(min(batch_size, remaining), 1.0)
+            remaining -= len(messages)
             yield messages
         consumer.unassign()
 
     def same_rows(self) -> bool:
         """Whether the last `extract` and the last `loop` have written the same rows."""
-        archive = ModelRepository(FileStore(self.written), MODEL)
-        manifest = archive.manifest(self.plan.window)
-        ours = load_rows(self.mill.with_repository(archive), manifest)
-        return ours.equals(pl.read_parquet(self.home / "loop.parquet"))
+        repository = ModelRepository(FileStore(self.store_root), MODEL)
+        manifest = repository.manifest(self.plan.window)
+        extracted = load_rows(self.ctx.with_repository(repository), manifest)
+        return extracted.equals(pl.read_parquet(self.home / "loop.parquet"))
 
 
 @contextmanager
-def _topic(settings: Settings, at: Cluster, name: str, stream: pl.DataFrame) -> Iterator[Topic]:
+def _prepare_topic(settings: Settings, cluster: Cluster, name: str, frame: pl.DataFrame) -> Iterator[BenchmarkTopic]:
     """Produce the stream to a topic and plan all of it as the model's only window."""
     home = settings.home / name
     produce(
-        stream, at, name, 0, sys.maxsize,
+        frame, cluster, name, 0, sys.maxsize,
         lock_folder=home, clock=lambda: time.time_ns() // 1_000_000, sleep=time.sleep,
     )  # fmt: skip
-    kafka = KafkaSettings(bootstrap_servers=at.servers, ledger_topic=f"{name}.ledger")
+    kafka = KafkaSettings(bootstrap_servers=cluster.servers, ledger_topic=f"{name}.ledger")
     spec = bootstrap.load_spec(MODEL, settings)
     windows = {"cron": "0 0 1 1 *", "start": "2013-01-01", "timezone": "America/New_York"}
     spec = ModelSpec.model_validate(
         spec.model_dump(by_alias=True, exclude_unset=True)
         | {"topic": name, "windows": windows, "initial": {}}
     )
-    there = settings.model_copy(update={"home": home, "kafka": kafka})
-    read = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
-    plain = Consumer(at.client_config(read))
-    fast = Consumer(at.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False}))
-    with bootstrap.open_model(MODEL, there, spec=spec, exclusive=True) as mill:
-        plan = close(mill, spec.calendar.first, "benchmark: the data end here")
+    topic_settings = settings.model_copy(update={"home": home, "kafka": kafka})
+    consumer_config = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
+    default_consumer = Consumer(cluster.client_config(consumer_config))
+    tuned_consumer = Consumer(cluster.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False}))
+    with bootstrap.open_model(MODEL, topic_settings, spec=spec, exclusive=True) as ctx:
+        plan = close(ctx, spec.calendar.first, "benchmark: the data end here")
         say(f"topic {name}: {plan.offset_count} records")
-        yield Topic(mill, plan, home, plain, fast)
-    plain.close()
-    fast.close()
+        yield BenchmarkTopic(ctx, plan, home, default_consumer, tuned_consumer)
+    default_consumer.close()
+    tuned_consumer.close()
 
 
-def _stream(most: int | None, times: int) -> pl.DataFrame:
+def _load_events(limit: int | None, repeats: int) -> pl.DataFrame:
     """The flights of 2013 that landed in it, told so many times one after the other."""
-    told = events()
-    told = told.filter(pl.col("timestamp") < 1_388_552_400_000).head(most or told.height)
-    again = [told.with_columns(due=pl.col("due") + YEAR_MS * n) for n in range(times)]
-    return pl.concat(again).drop("seq").with_row_index("seq")
+    frame = events()
+    frame = frame.filter(pl.col("timestamp") < 1_388_552_400_000).head(limit or frame.height)
+    copies = [frame.with_columns(due=pl.col("due") + YEAR_MS * n) for n in range(repeats)]
+    return pl.concat(copies).drop("seq").with_row_index("seq")
 
 
-def _broken(stream: pl.DataFrame) -> pl.DataFrame:
+def _with_invalid_values(frame: pl.DataFrame) -> pl.DataFrame:
     """The same stream with every hundredth record broken, in one way after the other."""
-    values = [value.encode() for value in stream["value"]]
-    for number, at in enumerate(range(50, len(values), 100)):
-        values[at] = BROKEN[number % len(BROKEN)]
-    return stream.with_columns(pl.Series("value", values, dtype=pl.Binary))
+    values = [value.encode() for value in frame["value"]]
+    for number, index in enumerate(range(50, len(values), 100)):
+        values[index] = INVALID_VALUES[number % len(INVALID_VALUES)]
+    return frame.with_columns(pl.Series("value", values, dtype=pl.Binary))
 
 
-def _mean_bytes(stream: pl.DataFrame) -> float:
-    return float(stream["value"].str.len_bytes().mean())
+def _mean_bytes(frame: pl.DataFrame) -> float:
+    return float(frame["value"].str.len_bytes().mean())
 
 
 if __name__ == "__main__":

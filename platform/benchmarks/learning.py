@@ -39,11 +39,11 @@ from tidemill.core.report import Report
 from tidemill.core.sections import BoostingSpec
 from tidemill.core.spec import ModelSpec
 
-EVERY = 10
-SIGMA, SEEDS = 0.02, 3
+COMPARE_EVERY_DAYS = 10
+NOISE_SIGMA, NOISE_SEEDS = 0.02, 3
 HARMFUL: tuple[Step, ...] = (forgetful, misled, hasty)
 
-LARGER = BoostingSpec(num_iterations=300, learning_rate=0.05, num_leaves=31, min_data_in_leaf=100)
+LARGER_TREES = BoostingSpec(num_iterations=300, learning_rate=0.05, num_leaves=31, min_data_in_leaf=100)
 
 GOALS = (
     Goal("champion_gain", at_least=0.06),
@@ -69,22 +69,22 @@ class Scores:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--home", type=Path, help="keep the year's Kafka and store in this folder")
-    told = parser.parse_args()
-    until = "2013-02-12" if told.quick else "2013-12-31"
+    args = parser.parse_args()
+    last_key = "2013-02-12" if args.quick else "2013-12-31"
     with TemporaryDirectory(prefix="tidemill-learning-") as scratch:
-        home = (told.home or Path(scratch)).absolute()
-        with through_the_steps(home, until) as year:
-            figures = _line(year) | _gate(year)
-    return finish("learning", figures, GOALS, told.quick)
+        home = (args.home or Path(scratch)).absolute()
+        with through_the_steps(home, last_key) as year:
+            figures = _lineage_figures(year) | _gate_figures(year)
+    return finish("learning", figures, GOALS, args.quick)
 
 
-def _line(year: Year) -> dict[str, Figure]:
+def _lineage_figures(year: Year) -> dict[str, Figure]:
     """The champion over the year, and the line against its peer."""
     last = year.days[-1].report.running
     by_rows = {role: total / last.rows for role, total in last.sums.items()}
     by_day = {role: _day_mean(year.days, role) for role in ("champion", "initial", "challenger")}
-    days = year.days[EVERY // 2 :: EVERY]
-    line = _prequential(year, days)
+    days = year.days[COMPARE_EVERY_DAYS // 2 :: COMPARE_EVERY_DAYS]
+    lineage = _prequential(year, days)
     update = year.spent["update"].seconds / len(year.days)
     figures: dict[str, Figure] = {
         "windows": len(year.days),
@@ -96,17 +96,17 @@ def _line(year: Year) -> dict[str, Figure]:
         "champion_gain_by_day": 1 - by_day["champion"] / by_day["initial"],
         "newest_gain": 1 - by_rows["challenger"] / by_rows["initial"],
         "compared_days": len(days),
-        "line_auc": line.auc,
-        "line_log_loss": line.log_loss,
+        "line_auc": lineage.auc,
+        "line_log_loss": lineage.log_loss,
         "line_cpu_a_day": update,
     }
-    peer, larger = _peer(year, days, None, holdout=True), _peer(year, days, LARGER, holdout=False)
+    peer, larger = _peer(year, days, None, holdout=True), _peer(year, days, LARGER_TREES, holdout=False)
     return figures | {
         "peer_auc": peer.auc,
         "peer_log_loss": peer.log_loss,
         "peer_cpu_a_day": peer.cpu,
-        "line_auc_over_peer": line.auc - peer.auc,
-        "line_log_loss_over_peer": line.log_loss - peer.log_loss,
+        "line_auc_over_peer": lineage.auc - peer.auc,
+        "line_log_loss_over_peer": lineage.log_loss - peer.log_loss,
         "line_cpu_share_of_peer": update / peer.cpu,
         "line_cpu_share_of_one_fit": update / peer.one_fit,
         "larger_auc": larger.auc,
@@ -116,8 +116,8 @@ def _line(year: Year) -> dict[str, Figure]:
 
 
 def _day_mean(days: Sequence[Day], role: str) -> float:
-    told = [day.report.losses[role] for day in days]
-    return float(np.mean([loss for loss in told if loss is not None]))
+    losses = [day.report.losses[role] for day in days]
+    return float(np.mean([loss for loss in losses if loss is not None]))
 
 
 def _prequential(year: Year, days: Sequence[Day]) -> Scores:
@@ -127,22 +127,22 @@ def _prequential(year: Year, days: Sequence[Day]) -> Scores:
 
 def _peer(year: Year, days: Sequence[Day], trees: BoostingSpec | None, *, holdout: bool) -> Scores:
     """What retraining on everything before each day is worth on it, and what it costs."""
-    spec, cpu, both, told = year.mill.spec, Cpu(), Cpu(), []
+    spec, cpu, all_fits, predictions = year.mill.spec, Cpu(), Cpu(), []
     if trees is not None:
-        changed = spec.learner.model_copy(update={"retrain": trees})
-        spec = spec.model_copy(update={"learner": changed})
+        learner_spec = spec.learner.model_copy(update={"retrain": trees})
+        spec = spec.model_copy(update={"learner": learner_spec})
     for day in days:
-        before = [year.history, *(earlier.rows for earlier in year.days[: day.number])]
-        rows = pl.concat(before)
-        with both.measured():
+        earlier_rows = [year.history, *(earlier.rows for earlier in year.days[: day.number])]
+        rows = pl.concat(earlier_rows)
+        with all_fits.measured():
             with cpu.measured():
                 model = _fit(spec, rows, day)
             if holdout:
-                _fit(spec, rows.head(rows.height - learner.tail_rows(before[-1].height)), day)
-        told.append((day, model.predict(day.rows)))
-        if day.number % 50 == EVERY // 2:
+                _fit(spec, rows.head(rows.height - learner.tail_rows(earlier_rows[-1].height)), day)
+        predictions.append((day, model.predict(day.rows)))
+        if day.number % 50 == COMPARE_EVERY_DAYS // 2:
             say(f"peer {day.window.key}: {rows.height} rows, {cpu.spells[-1]:.1f} CPU s a fit")
-    return replace(_scores(told), cpu=both.seconds / len(days), one_fit=cpu.seconds / len(days))
+    return replace(_scores(predictions), cpu=all_fits.seconds / len(days), one_fit=cpu.seconds / len(days))
 
 
 def _fit(spec: ModelSpec, rows: pl.DataFrame, day: Day) -> Model:
@@ -153,29 +153,29 @@ def _fit(spec: ModelSpec, rows: pl.DataFrame, day: Day) -> Model:
     return Model.load(bundle, canonical.digest(bundle), None)
 
 
-def _scores(told: Sequence[tuple[Day, Array]]) -> Scores:
-    areas = [scoring.auc(day.label, p) for day, p in told]
-    losses = [scoring.row_losses("binary", day.label, p, {}).mean() for day, p in told]
-    return Scores(float(np.mean([a for a in areas if a is not None])), float(np.mean(losses)))
+def _scores(predictions: Sequence[tuple[Day, Array]]) -> Scores:
+    aucs = [scoring.auc(day.label, p) for day, p in predictions]
+    losses = [scoring.row_losses("binary", day.label, p, {}).mean() for day, p in predictions]
+    return Scores(float(np.mean([a for a in aucs if a is not None])), float(np.mean(losses)))
 
 
-def _gate(year: Year) -> dict[str, Figure]:
+def _gate_figures(year: Year) -> dict[str, Figure]:
     """What is served, and what the newest would do, when the candidates are noise or harmful."""
     initial = year.mill.load(year.days[0].candidate.parent)
     spec = year.mill.spec
     figures: dict[str, Figure] = {}
     noise: list[float] = []
-    for seed in range(SEEDS):
-        reports = _taken(year, initial, Noise(initial, SIGMA, seed))
-        noise.append(_over_initial(reports, "champion"))
+    for seed in range(NOISE_SEEDS):
+        reports = _run_scenario(year, initial, Noise(initial, NOISE_SIGMA, seed))
+        noise.append(_excess_over_initial(reports, "champion"))
         promoted = sum(report.verdict == "promote" for report in reports) / len(reports)
         figures[f"noise_{seed}_promoted"] = promoted
         say(f"noise: {promoted:.1%} promoted, served {noise[-1]:+.2%}")
     served, newest = [], []
     for step in HARMFUL:
-        reports = _taken(year, initial, Learned(spec, initial, step))
-        served.append(_over_initial(reports, "champion"))
-        newest.append(_over_initial(reports, "challenger"))
+        reports = _run_scenario(year, initial, Learned(spec, initial, step))
+        served.append(_excess_over_initial(reports, "champion"))
+        newest.append(_excess_over_initial(reports, "challenger"))
         figures[f"{step.__name__}_served"] = served[-1]
         figures[f"{step.__name__}_newest"] = newest[-1]
         figures[f"{step.__name__}_newest_log_loss"] = _loss(reports, "challenger")
@@ -188,8 +188,8 @@ def _gate(year: Year) -> dict[str, Figure]:
     }
 
 
-def _taken(year: Year, initial: Model, line: Line) -> list[Report]:
-    return through_gate(year.mill.spec, initial.digest, year.days, line)
+def _run_scenario(year: Year, initial: Model, scenario: Line) -> list[Report]:
+    return through_gate(year.mill.spec, initial.digest, year.days, scenario)
 
 
 def _loss(reports: Sequence[Report], role: str) -> float:
@@ -197,7 +197,7 @@ def _loss(reports: Sequence[Report], role: str) -> float:
     return running.sums[role] / running.rows
 
 
-def _over_initial(reports: Sequence[Report], role: str) -> float:
+def _excess_over_initial(reports: Sequence[Report], role: str) -> float:
     """By how much of the initial model's loss a role's loss is above it."""
     return _loss(reports, role) / _loss(reports, "initial") - 1
 

@@ -45,58 +45,58 @@ from tidemill.core.windows import Window
 from tidemill.deployed import packaged_file
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
-WARM, BLOCKS, BLOCK, COMMANDS = 7, 3, 100, 3
+WARMUP_WINDOWS, BLOCKS, BLOCK_SIZE, COMMAND_RUNS = 7, 3, 100, 3
 GOALS = (Goal("whole_of_bare", at_most=2.0), Goal("backfill_of_launch", at_most=1.0))
 _BIN = Path(sys.executable).parent
 
 
 @dataclass
-class Seconds:
+class ResourceUsage:
     """Wall clock and CPU of this process, or of its children, summed over `with` blocks."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
     @contextmanager
-    def measured(self, of_children: bool = False) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), _cpu(of_children)
+    def measure(self, children: bool = False) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), _cpu_seconds(children)
         yield
         self.wall += time.perf_counter() - wall
-        self.cpu += _cpu(of_children) - cpu
+        self.cpu += _cpu_seconds(children) - cpu
 
 
-def _cpu(of_children: bool) -> float:
-    told = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF)
-    return told.ru_utime + told.ru_stime
+def _cpu_seconds(children: bool) -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass
-class Course:
+class WindowCursor:
     """The windows of the model, taken from the first on."""
 
     settings: Settings
     spec: ModelSpec
-    next: Window = field(init=False)
+    next_window: Window = field(init=False)
 
     def __post_init__(self) -> None:
-        self.next = self.spec.calendar.first
+        self.next_window = self.spec.calendar.first
 
     def take(self, count: int) -> list[Window]:
-        taken = [self.next]
-        while len(taken) < count:
-            taken.append(self.spec.calendar.after(taken[-1]))
-        self.next = self.spec.calendar.after(taken[-1])
-        return taken
+        windows = [self.next_window]
+        while len(windows) < count:
+            windows.append(self.spec.calendar.after(windows[-1]))
+        self.next_window = self.spec.calendar.after(windows[-1])
+        return windows
 
-    def run(self, windows: Sequence[Window]) -> None:
+    def backfill(self, windows: Sequence[Window]) -> None:
         run_backfill(self.settings, MODEL, self.spec, windows[0].key, windows[-1].key, quiet=True)
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--profile", type=Path, help="a file for a profile of `whole`")
-    told = parser.parse_args()
-    blocks, block, commands = (1, 8, 1) if told.quick else (BLOCKS, BLOCK, COMMANDS)
+    args = parser.parse_args()
+    blocks, block_size, command_runs = (1, 8, 1) if args.quick else (BLOCKS, BLOCK_SIZE, COMMAND_RUNS)
     with TemporaryDirectory(prefix="tidemill-overhead-") as scratch:
         settings = Settings(
             home=Path(scratch), num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings()
@@ -104,82 +104,82 @@ def main() -> int:
         os.environ["TIDEMILL_HOME"] = scratch  # the assets read the settings themselves
         os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
         with bootstrap.kafka_cluster(settings):
-            course = Course(settings, bootstrap.load_spec(MODEL, settings))
-            windows = WARM + blocks * block + commands
-            end = course.spec.calendar.first.start + (windows + 2) * 86_400_000
-            say(f"{produce_flights(settings, course.spec, end).produced} flights produced")
-            figures = _windows(course, blocks, block, told.profile) | _commands(course, commands)
-    return finish("overhead", figures, GOALS, told.quick)
+            cursor = WindowCursor(settings, bootstrap.load_spec(MODEL, settings))
+            windows = WARMUP_WINDOWS + blocks * block_size + command_runs
+            end_ms = cursor.spec.calendar.first.start + (windows + 2) * 86_400_000
+            say(f"{produce_flights(settings, cursor.spec, end_ms).produced} flights produced")
+            figures = _measure_windows(cursor, blocks, block_size, args.profile) | _measure_commands(cursor, command_runs)
+    return finish("overhead", figures, GOALS, args.quick)
 
 
-def _windows(course: Course, blocks: int, block: int, profile: Path | None) -> dict[str, Figure]:
+def _measure_windows(cursor: WindowCursor, blocks: int, block_size: int, profile: Path | None) -> dict[str, Figure]:
     """The windows through everything, and through the bare loop."""
-    course.run(course.take(WARM))
-    whole, bare = Seconds(), Seconds()
+    cursor.backfill(cursor.take(WARMUP_WINDOWS))
+    full_cycle, baseline = ResourceUsage(), ResourceUsage()
     profiler = cProfile.Profile() if profile else None
     for _ in range(blocks):
-        windows = course.take(block)
-        with whole.measured(), profiler or nullcontext():
-            course.run(windows)
-        with bootstrap.open_model(MODEL, course.settings, spec=course.spec) as mill:
-            loop = Loop(mill)
+        windows = cursor.take(block_size)
+        with full_cycle.measure(), profiler or nullcontext():
+            cursor.backfill(windows)
+        with bootstrap.open_model(MODEL, cursor.settings, spec=cursor.spec) as ctx:
+            loop = Loop(ctx)
             for window in windows:
-                work = loop.prepared(window)
-                with bare.measured():
-                    loop.turn(work)
-        say(f"to {windows[-1].key}: whole {whole.wall:.1f} s, bare {bare.wall:.1f} s")
+                inputs = loop.prepared(window)
+                with baseline.measure():
+                    loop.turn(inputs)
+        say(f"to {windows[-1].key}: whole {full_cycle.wall:.1f} s, bare {baseline.wall:.1f} s")
     if profiler is not None:
         profiler.dump_stats(str(profile))
-    count = blocks * block
+    count = blocks * block_size
     return {
         "windows": count,
-        "whole_wall_a_window": whole.wall / count,
-        "whole_cpu_a_window": whole.cpu / count,
-        "bare_wall_a_window": bare.wall / count,
-        "bare_cpu_a_window": bare.cpu / count,
-        "whole_of_bare": whole.wall / bare.wall,
-        "cpu_ratio": whole.cpu / bare.cpu,
-        "whole_wall_of_bare_cpu": whole.wall / bare.cpu,
+        "whole_wall_a_window": full_cycle.wall / count,
+        "whole_cpu_a_window": full_cycle.cpu / count,
+        "bare_wall_a_window": baseline.wall / count,
+        "bare_cpu_a_window": baseline.cpu / count,
+        "whole_of_bare": full_cycle.wall / baseline.wall,
+        "cpu_ratio": full_cycle.cpu / baseline.cpu,
+        "whole_wall_of_bare_cpu": full_cycle.wall / baseline.cpu,
     }
 
 
-def _commands(course: Course, count: int) -> dict[str, Figure]:
+def _measure_commands(cursor: WindowCursor, count: int) -> dict[str, Figure]:
     """One window by each command, in turns."""
-    home = course.settings.home / "empty"
+    home = cursor.settings.home / "empty"
     home.mkdir()
     (home / "dagster.yaml").write_bytes(packaged_file("dagster.yaml").read_bytes())
     asset = Path(__file__).with_name("empty_asset.py")
     launch = ("dg", "launch", "-f", str(asset), "--assets", "*", "--partition")
-    _seconds((*launch, "2013-02-01"), home)  # makes the databases
-    spent: dict[str, list[Seconds]] = {"backfill": [], "launch": []}
-    for window in course.take(count):
-        words = ("tidemill", "backfill", MODEL, "--from", window.key, "--to", window.key)
-        spent["backfill"].append(_seconds(words, course.settings.dagster_home))
-        spent["launch"].append(_seconds((*launch, window.key), home))
-        say(", ".join(f"{name} {told[-1].wall:.2f} s" for name, told in spent.items()))
+    _run_command((*launch, "2013-02-01"), home)  # makes the databases
+    usages: dict[str, list[ResourceUsage]] = {"backfill": [], "launch": []}
+    for window in cursor.take(count):
+        command = ("tidemill", "backfill", MODEL, "--from", window.key, "--to", window.key)
+        usages["backfill"].append(_run_command(command, cursor.settings.dagster_home))
+        usages["launch"].append(_run_command((*launch, window.key), home))
+        say(", ".join(f"{name} {runs[-1].wall:.2f} s" for name, runs in usages.items()))
     figures: dict[str, Figure] = {}
-    for name, told in spent.items():
-        figures[f"{name}_seconds"] = median(one.wall for one in told)
-        figures[f"{name}_cpu_seconds"] = median(one.cpu for one in told)
-    ratios = (one.wall / other.wall for one, other in zip(*spent.values(), strict=True))
+    for name, runs in usages.items():
+        figures[f"{name}_seconds"] = median(one.wall for one in runs)
+        figures[f"{name}_cpu_seconds"] = median(one.cpu for one in runs)
+    ratios = (one.wall / other.wall for one, other in zip(*usages.values(), strict=True))
     return figures | {"backfill_of_launch": median(ratios)}
 
 
-def _seconds(words: Sequence[str], dagster_home: Path) -> Seconds:
+def _run_command(command: Sequence[str], dagster_home: Path) -> ResourceUsage:
     """What a command takes from start to end. Its output is shown if it fails."""
-    spent = Seconds()
-    with spent.measured(of_children=True):
-        done = subprocess.run(
-            [str(_BIN / words[0]), *words[1:]],
+    usage = ResourceUsage()
+    with usage.measure(of_children=True):
+        completed = subprocess.run(
+            [str(_BIN / command[0]), *command[1:]],
             env=os.environ | {"DAGSTER_HOME": str(dagster_home)},
             cwd=dagster_home,
             capture_output=True,
             text=True,
             check=False,
         )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
-    return spent
+    if completed.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{completed.stdout}\n{completed.stderr}")
+    return usage
 
 
 if __name__ == "__main__":

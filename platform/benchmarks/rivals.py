@@ -19,9 +19,9 @@ import psutil
 
 from tidemill.core.bundle import Model
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 _BIN = Path(sys.executable).parent
-_PATIENCE = 120
+_TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -33,49 +33,49 @@ class Target:
     bodies: Sequence[bytes]
     process: "subprocess.Popen[bytes]"
 
-    def cpu(self) -> float:
+    def cpu_seconds(self) -> float:
         """CPU seconds of the process and of those it has begun."""
-        family = psutil.Process(self.process.pid)
-        times = [each.cpu_times() for each in (family, *family.children(recursive=True))]
+        parent = psutil.Process(self.process.pid)
+        times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
         return sum(each.user + each.system for each in times)
 
-    def ask(self, body: bytes) -> float:
+    def predict(self, body: bytes) -> float:
         """The prediction for a body of one row."""
-        asked = Request(self.url, body, {"content-type": "application/json"})
-        with urlopen(asked, timeout=_PATIENCE) as reply:
-            told = msgspec.json.decode(reply.read())["predictions"]
-        return float(told[0])
+        request = Request(self.url, body, {"content-type": "application/json"})
+        with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            predictions = msgspec.json.decode(response.read())["predictions"]
+        return float(predictions[0])
 
 
 @contextmanager
-def bare_rsgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
+def baseline_rsgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
     """`bare.py` under Granian, one worker."""
-    words = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--log-level", "error")
-    with _bare("bare_rsgi", words, folder, bundle, bodies) as target:
+    command = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--log-level", "error")
+    with _baseline("bare_rsgi", command, folder, bundle, bodies) as target:
         yield target
 
 
 @contextmanager
-def bare_asgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
+def baseline_asgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
     """`bare.py` under uvicorn, one worker, on httptools and uvloop."""
-    words = ("uvicorn", "--lifespan", "off", "--ws", "none", "--no-access-log")
-    with _bare("bare_asgi", words, folder, bundle, bodies) as target:
+    command = ("uvicorn", "--lifespan", "off", "--ws", "none", "--no-access-log")
+    with _baseline("bare_asgi", command, folder, bundle, bodies) as target:
         yield target
 
 
 @contextmanager
-def _bare(
-    name: str, words: Sequence[str], folder: Path, bundle: bytes, bodies: Sequence[bytes]
+def _baseline(
+    name: str, command: Sequence[str], folder: Path, bundle: bytes, bodies: Sequence[bytes]
 ) -> Iterator[Target]:
     file, port = folder / "bare.bundle", _free_port()
     file.write_bytes(bundle)
-    more = {"BUNDLE": str(file), "PYTHONPATH": str(_HERE)}
-    with _running(folder, (*words, "--port", str(port), "bare:app"), more) as process:
-        yield _up(Target(name, f"http://127.0.0.1:{port}/", bodies, process))
+    extra_env = {"BUNDLE": str(file), "PYTHONPATH": str(_FOLDER)}
+    with _run_server(folder, (*command, "--port", str(port), "bare:app"), extra_env) as process:
+        yield _wait_until_ready(Target(name, f"http://127.0.0.1:{port}/", bodies, process))
 
 
 @contextmanager
-def mlflow(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target]:
+def mlflow_server(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target]:
     """`mlflow models serve`, one worker, of the booster saved in MLflow's LightGBM flavor.
 
     MLflow has no codes of categories: it is sent the numbers that the trees see.
@@ -84,55 +84,55 @@ def mlflow(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target
     from mlflow.models import infer_signature
 
     names = [column.name for column in model.header.columns]
-    given = model.matrix(model.decoder().rows(rows))
-    frame = pd.DataFrame(given, columns=names)
+    features = model.matrix(model.decoder().rows(rows))
+    frame = pd.DataFrame(features, columns=names)
     path, port = folder / "mlflow-model", _free_port()
     save_model(
         model.booster,
         path,
-        signature=infer_signature(frame, model.booster.predict(given)),
+        signature=infer_signature(frame, model.booster.predict(features)),
         pip_requirements=["lightgbm"],
     )
-    words = ("mlflow", "models", "serve", "-m", str(path), "--env-manager", "local")
-    at = ("--workers", "1", "--host", "127.0.0.1", "--port", str(port))
-    with _running(folder, (*words, *at)) as process:
-        bodies = [_split(names, row) for row in given]
-        yield _up(Target("mlflow", f"http://127.0.0.1:{port}/invocations", bodies, process))
+    command = ("mlflow", "models", "serve", "-m", str(path), "--env-manager", "local")
+    options = ("--workers", "1", "--host", "127.0.0.1", "--port", str(port))
+    with _run_server(folder, (*command, *options)) as process:
+        bodies = [_dataframe_split(names, row) for row in features]
+        yield _wait_until_ready(Target("mlflow", f"http://127.0.0.1:{port}/invocations", bodies, process))
 
 
-def _split(names: Sequence[str], row: "np.ndarray[Any, np.dtype[np.float64]]") -> bytes:
+def _dataframe_split(names: Sequence[str], row: "np.ndarray[Any, np.dtype[np.float64]]") -> bytes:
     data = [None if np.isnan(value) else value for value in row.tolist()]
     return msgspec.json.encode({"dataframe_split": {"columns": names, "data": [data]}})
 
 
-def _up(target: Target) -> Target:
+def _wait_until_ready(target: Target) -> Target:
     """The target, when it answers."""
-    until = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while True:
         try:
-            target.ask(target.bodies[0])
+            target.predict(target.bodies[0])
             return target
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
 
 
 @contextmanager
-def _running(
-    folder: Path, words: Sequence[str], more: dict[str, str] | None = None
+def _run_server(
+    folder: Path, command: Sequence[str], extra_env: dict[str, str] | None = None
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """A command of this environment while the block lasts; what it says is in the folder."""
-    environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | (more or {})
-    with (folder / f"{words[0]}.log").open("wb") as said:
+    env = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | (extra_env or {})
+    with (folder / f"{command[0]}.log").open("wb") as log_file:
         process = subprocess.Popen(
-            [str(_BIN / words[0]), *words[1:]], env=environment, stdout=said, stderr=said
+            [str(_BIN / command[0]), *command[1:]], env=env, stdout=log_file, stderr=log_file
         )
     try:
         yield process
     finally:
         process.terminate()
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT_SECONDS)
 
 
 def _free_port() -> int:

@@ -45,7 +45,7 @@ from tidemill.cycle.deploy import append_entry
 from tidemill.cycle.mill import ModelContext
 from tidemill.serving.answers import summarize_traffic
 
-CONNECTIONS, RATE, ROWS = 16, 200, 500
+CONNECTIONS, REQUESTS_PER_SECOND, ROWS = 16, 200, 500
 GOALS = (
     Goal("over_mlflow", at_least=50),
     Goal("over_bare", at_least=0.8),
@@ -54,7 +54,7 @@ GOALS = (
     Goal("bundle_mb", at_most=1),
     Goal("failed", at_most=0),
 )
-_LUA = """
+_WRK_SCRIPT = """
 local bodies, asked, at = {%s}, {}, 0
 function init()
   local head = {["content-type"] = "application/json"}
@@ -73,7 +73,7 @@ end
 """
 
 
-class Load(msgspec.Struct, frozen=True):
+class LoadResult(msgspec.Struct, frozen=True):
     """What `wrk` tells of a round."""
 
     requests: int
@@ -89,71 +89,71 @@ class Load(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Loads:
+class LoadTest:
     """Rounds of load on several servers, and the most of a core that the client took."""
 
     folder: Path
     wrk: str
-    rounds: list[dict[str, Load]] = field(default_factory=list)
+    rounds: list[dict[str, LoadResult]] = field(default_factory=list)
     client_cores: float = 0.0
 
-    def round(self, targets: Sequence[Target]) -> None:
+    def run_round(self, targets: Sequence[Target]) -> None:
         """Ask each server at its limit, in another order than the last time."""
-        at = len(self.rounds) % len(targets)
-        told = {each.name: self._ask(each) for each in (*targets[at:], *targets[:at])}
-        self.rounds.append(told)
-        if at == 0:
-            say(", ".join(f"{name} {load.rate:,.0f}/s" for name, load in sorted(told.items())))
+        offset = len(self.rounds) % len(targets)
+        results = {target.name: self._run_wrk(target) for target in (*targets[offset:], *targets[:offset])}
+        self.rounds.append(results)
+        if offset == 0:
+            say(", ".join(f"{name} {load.rate:,.0f}/s" for name, load in sorted(results.items())))
 
-    def _ask(self, target: Target) -> Load:
+    def _run_wrk(self, target: Target) -> LoadResult:
         script = self.folder / f"{target.name}.lua"
         bodies = ",\n".join(f"[=[{body.decode()}]=]" for body in target.bodies)
-        script.write_text(_LUA % bodies)
-        words = (self.wrk, "-t1", f"-c{CONNECTIONS}", "-d1s", "-s", str(script))
-        ours, theirs = _cpu_of_children(), target.cpu()
-        done = subprocess.run((*words, target.url), capture_output=True, text=True, check=True)
-        ours, theirs = _cpu_of_children() - ours, target.cpu() - theirs
-        told = msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
-        self.client_cores = max(self.client_cores, ours / told.us * 1e6)
-        return msgspec.structs.replace(told, cpu_us=theirs / told.requests * 1e6)
+        script.write_text(_WRK_SCRIPT % bodies)
+        command = (self.wrk, "-t1", f"-c{CONNECTIONS}", "-d1s", "-s", str(script))
+        client_cpu, server_cpu = _children_cpu_seconds(), target.cpu()
+        completed = subprocess.run((*command, target.url), capture_output=True, text=True, check=True)
+        client_cpu, server_cpu = _children_cpu_seconds() - client_cpu, target.cpu() - server_cpu
+        result = msgspec.json.decode(completed.stdout.splitlines()[-1], type=LoadResult)
+        self.client_cores = max(self.client_cores, client_cpu / result.us * 1e6)
+        return msgspec.structs.replace(result, cpu_us=server_cpu / result.requests * 1e6)
 
     def figures(self) -> dict[str, Figure]:
         """Medians over the rounds."""
-        told: dict[str, float] = {"client_cores": self.client_cores}
+        figures: dict[str, float] = {"client_cores": self.client_cores}
         for name in self.rounds[0]:
-            told[f"{name}_per_second"] = median(each[name].rate for each in self.rounds)
-            told[f"{name}_cpu_us"] = median(each[name].cpu_us for each in self.rounds)
-            told[f"{name}_p99_ms"] = median(each[name].p99_us / 1000 for each in self.rounds)
-        faster = max(("bare_rsgi", "bare_asgi"), key=lambda name: told[f"{name}_per_second"])
-        for name, rival in (("mlflow", "mlflow"), ("bare", faster)):
-            ratios = [each["tidemill"].rate / each[rival].rate for each in self.rounds]
-            told[f"over_{name}"] = median(ratios)
-        told["load_failed"] = sum(load.failed for each in self.rounds for load in each.values())
-        return {**told, "faster_bare": faster}
+            figures[f"{name}_per_second"] = median(results[name].rate for results in self.rounds)
+            figures[f"{name}_cpu_us"] = median(results[name].cpu_us for results in self.rounds)
+            figures[f"{name}_p99_ms"] = median(results[name].p99_us / 1000 for results in self.rounds)
+        faster = max(("bare_rsgi", "bare_asgi"), key=lambda name: figures[f"{name}_per_second"])
+        for name, baseline in (("mlflow", "mlflow"), ("bare", faster)):
+            ratios = [results["tidemill"].rate / results[baseline].rate for results in self.rounds]
+            figures[f"over_{name}"] = median(ratios)
+        figures["load_failed"] = sum(load.failed for results in self.rounds for load in results.values())
+        return {**figures, "faster_bare": faster}
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--home", type=Path, help="keep the model, Kafka and logs in this folder")
-    told = parser.parse_args()
+    args = parser.parse_args()
     wrk = shutil.which("wrk")
     if wrk is None:
         raise PrerequisiteMissing("There is no wrk on this machine.", "Run `make tools`.")
     with TemporaryDirectory(prefix="tidemill-serving-") as scratch:
-        home = (told.home or Path(scratch)).absolute()
-        with through_the_steps(home, "2013-02-02" if told.quick else "2013-02-06") as year:
-            loads = Loads(home, wrk)
-            rounds, swaps = (1, 3) if told.quick else (20, 60)
-            figures = _measured(home, year, loads, rounds, swaps)
-    return finish("serving", figures, GOALS, told.quick)
+        home = (args.home or Path(scratch)).absolute()
+        with through_the_steps(home, "2013-02-02" if args.quick else "2013-02-06") as year:
+            load_test = LoadTest(home, wrk)
+            rounds, swaps = (1, 3) if args.quick else (20, 60)
+            figures = _measure(home, year, load_test, rounds, swaps)
+    return finish("serving", figures, GOALS, args.quick)
 
 
-def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> dict[str, Figure]:
-    mill, settings = year.mill, settings_in(home)
+def _measure(home: Path, year: Year, load_test: LoadTest, rounds: int, swaps: int) -> dict[str, Figure]:
+    ctx, settings = year.mill, settings_in(home)
     digests = [day.candidate.digest for day in year.days]
-    model = max((mill.load(digest) for digest in digests), key=lambda each: each.trees)
-    bundle = mill.archive.bundle(model.digest)
-    rows = beside.sample_rows(mill, ROWS)
+    model = max((ctx.load(digest) for digest in digests), key=lambda candidate: candidate.trees)
+    bundle = ctx.archive.bundle(model.digest)
+    rows = beside.sample_rows(ctx, ROWS)
     bodies = [b'{"rows": [%b]}' % row for row in rows]
     with (
         beside.prediction_server(settings, MODEL) as server,
@@ -161,29 +161,29 @@ def _measured(home: Path, year: Year, loads: Loads, rounds: int, swaps: int) -> 
         bare_asgi(home, bundle, bodies) as asgi,
         mlflow(home, model, rows) as ml,
     ):
-        assert server.wait_for_version(_deploy(mill, model.digest))
-        address = f"{server.url}/models/{MODEL}/predict"
-        ours = Target("tidemill", address, bodies, server.process)
-        _agree(model, rows, (ours, rsgi, asgi, ml))
+        assert server.wait_for_version(_deploy(ctx, model.digest))
+        url = f"{server.url}/models/{MODEL}/predict"
+        target = Target("tidemill", url, bodies, server.process)
+        _assert_same_predictions(model, rows, (target, rsgi, asgi, ml))
         say(f"{model.trees} trees: all servers give the same answers")
         for _ in range(rounds):
-            loads.round((ours, rsgi, asgi, ml))
-        swapped = _swaps(mill, settings.kafka.ledger_topic, server, rows, digests, swaps)
+            load_test.run_round((target, rsgi, asgi, ml))
+        swap_figures = _measure_swaps(ctx, settings.kafka.ledger_topic, server, rows, digests, swaps)
     size = {"trees": model.trees, "bundle_mb": len(bundle) / 1e6}
-    return loads.figures() | swapped | size
+    return load_test.figures() | swap_figures | size
 
 
-def _agree(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> None:
+def _assert_same_predictions(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> None:
     """See that every server gives the model's own answers."""
-    wanted = model.predict(model.decoder().rows(rows)).tolist()
+    expected = model.predict(model.decoder().rows(rows)).tolist()
     for target in targets:
         for number in range(0, len(rows), 10):
-            told = target.ask(target.bodies[number])
-            assert isclose(told, wanted[number], rel_tol=1e-9), (target.name, number, told)
+            prediction = target.ask(target.bodies[number])
+            assert isclose(prediction, expected[number], rel_tol=1e-9), (target.name, number, prediction)
 
 
-def _swaps(
-    mill: ModelContext,
+def _measure_swaps(
+    ctx: ModelContext,
     topic: str,
     server: beside.ServerProcess,
     rows: Sequence[bytes],
@@ -191,49 +191,49 @@ def _swaps(
     count: int,
 ) -> dict[str, Figure]:
     """Another model every second, under steady requests."""
-    with beside.running_load_client(server, rows, RATE) as client:
+    with beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
         time.sleep(2)
         for _, digest in zip(range(count), cycle(digests), strict=False):
-            version = _deploy(mill, digest)
+            version = _deploy(ctx, digest)
             time.sleep(1)
             assert server.wait_for_version(version)
-    told = summarize_traffic(client.responses, beside.ledger_appends(mill, topic))
-    for fault in told.errors:
+    summary = summarize_traffic(client.responses, beside.ledger_appends(ctx, topic))
+    for fault in summary.errors:
         say(fault)
-    assert told.during_swaps.p99_ms is not None
-    assert told.between_swaps.p99_ms is not None
+    assert summary.during_swaps.p99_ms is not None
+    assert summary.between_swaps.p99_ms is not None
     return {
-        "requests": told.requests,
-        "failed": told.failed,
-        "swaps": told.swaps,
-        "in_swaps_requests": told.during_swaps.requests,
-        "in_swaps_p50_ms": told.during_swaps.p50_ms,
-        "in_swaps_p99_ms": told.during_swaps.p99_ms,
-        "without_p50_ms": told.between_swaps.p50_ms,
-        "without_p99_ms": told.between_swaps.p99_ms,
-        "p99_in_swaps_over_without": told.during_swaps.p99_ms / told.between_swaps.p99_ms,
-        "first_answer_ms": median(told.first_response_ms),
-        "first_answer_most_ms": max(told.first_response_ms),
+        "requests": summary.requests,
+        "failed": summary.failed,
+        "swaps": summary.swaps,
+        "in_swaps_requests": summary.during_swaps.requests,
+        "in_swaps_p50_ms": summary.during_swaps.p50_ms,
+        "in_swaps_p99_ms": summary.during_swaps.p99_ms,
+        "without_p50_ms": summary.between_swaps.p50_ms,
+        "without_p99_ms": summary.between_swaps.p99_ms,
+        "p99_in_swaps_over_without": summary.during_swaps.p99_ms / summary.between_swaps.p99_ms,
+        "first_answer_ms": median(summary.first_response_ms),
+        "first_answer_most_ms": max(summary.first_response_ms),
     }
 
 
-def _deploy(mill: ModelContext, digest: str) -> int:
+def _deploy(ctx: ModelContext, digest: str) -> int:
     """Put this model into service by an entry of a person's; its version."""
 
     def entry(chain: Chain) -> Entry:
         seq, prev = chain.next_position
         return Entry(
-            mill.model, seq, "approve", digest, None, None, None, None, "benchmark", "a swap", prev
+            ctx.model, seq, "approve", digest, None, None, None, None, "benchmark", "a swap", prev
         )
 
-    appended = append_entry(mill, entry)
+    appended = append_entry(ctx, entry)
     assert appended is not None
     return appended.seq
 
 
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _children_cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ from attacks import attacked
 from tidemill.cli import beside
 from tidemill.serving.answers import RequestResult, TrafficSummary, summarize_traffic
 
-IDLE, SLOW, RATE, ROWS = 10_000, 200, 200, 500
+IDLE, SLOW, REQUESTS_PER_SECOND, ROWS = 10_000, 200, 200, 500
 GOALS = (Goal("p99_attacked_over_without", at_most=2), Goal("failed", at_most=0))
 
 
 def main() -> int:
-    told = arguments(__doc__).parse_args()
-    idle, slow, turns, seconds = (200, 20, 1, 2) if told.quick else (IDLE, SLOW, 3, 12)
+    args = arguments(__doc__).parse_args()
+    idle, slow, rounds, seconds = (200, 20, 1, 2) if args.quick else (IDLE, SLOW, 3, 12)
     with TemporaryDirectory(prefix="tidemill-attacked-") as scratch:
         home = Path(scratch)
         with through_the_steps(home, "2013-02-02") as year:
@@ -40,39 +40,39 @@ def main() -> int:
             with beside.prediction_server(settings, MODEL) as server:
                 assert server.wait_for_version(max(ledger))
                 process = psutil.Process(server.process.pid)
-                before, most = process.memory_info().rss, 0
-                quiet, under = list[RequestResult](), list[RequestResult]()
-                for number in range(turns):
-                    quiet += _asked(server, rows, seconds)
+                memory_before, peak_memory = process.memory_info().rss, 0
+                quiet, under_attack = list[RequestResult](), list[RequestResult]()
+                for number in range(rounds):
+                    quiet += _run_client(server, rows, seconds)
                     with attacked(server.url, f"/models/{MODEL}/predict", idle, slow):
-                        under += _asked(server, rows, seconds)
-                        most = max(most, process.memory_info().rss)
-                    say(f"turn {number + 1} of {turns}")
-                quiet += _asked(server, rows, seconds)
-    figures = _figures(summarize_traffic(quiet, ledger), summarize_traffic(under, ledger))
-    more = {"idle": idle, "slow": slow, "attack_mb": (most - before) / 1e6}
-    return finish("serving_attacked", figures | more, GOALS, told.quick)
+                        under_attack += _run_client(server, rows, seconds)
+                        peak_memory = max(peak_memory, process.memory_info().rss)
+                    say(f"turn {number + 1} of {rounds}")
+                quiet += _run_client(server, rows, seconds)
+    figures = _figures(summarize_traffic(quiet, ledger), summarize_traffic(under_attack, ledger))
+    attack_figures = {"idle": idle, "slow": slow, "attack_mb": (peak_memory - memory_before) / 1e6}
+    return finish("serving_attacked", figures | attack_figures, GOALS, args.quick)
 
 
-def _figures(quiet: TrafficSummary, under: TrafficSummary) -> dict[str, Figure]:
-    for fault in quiet.errors + under.errors:
+def _figures(quiet: TrafficSummary, under_attack: TrafficSummary) -> dict[str, Figure]:
+    for fault in quiet.errors + under_attack.errors:
         say(fault)
-    without, attacked = quiet.between_swaps, under.between_swaps
-    assert without.p99_ms is not None
-    assert attacked.p99_ms is not None
+    quiet_latency, attack_latency = quiet.between_swaps, under_attack.between_swaps
+    assert quiet_latency.p99_ms is not None
+    assert attack_latency.p99_ms is not None
     return {
-        "requests": quiet.requests + under.requests,
-        "failed": quiet.failed + under.failed,
-        "without_p50_ms": without.p50_ms,
-        "without_p99_ms": without.p99_ms,
-        "attacked_p50_ms": attacked.p50_ms,
-        "attacked_p99_ms": attacked.p99_ms,
-        "p99_attacked_over_without": attacked.p99_ms / without.p99_ms,
+        "requests": quiet.requests + under_attack.requests,
+        "failed": quiet.failed + under_attack.failed,
+        "without_p50_ms": quiet_latency.p50_ms,
+        "without_p99_ms": quiet_latency.p99_ms,
+        "attacked_p50_ms": attack_latency.p50_ms,
+        "attacked_p99_ms": attack_latency.p99_ms,
+        "p99_attacked_over_without": attack_latency.p99_ms / quiet_latency.p99_ms,
     }
 
 
-def _asked(server: beside.ServerProcess, rows: list[bytes], seconds: float) -> list[RequestResult]:
-    with beside.running_load_client(server, rows, RATE) as client:
+def _run_client(server: beside.ServerProcess, rows: list[bytes], seconds: float) -> list[RequestResult]:
+    with beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
         time.sleep(seconds)
     return client.responses
 

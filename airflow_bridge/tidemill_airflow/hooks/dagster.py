@@ -7,16 +7,16 @@ from airflow.sdk import BaseHook
 
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import (
-    AssetUnknown,
+    UnknownAsset,
     BridgeError,
-    DagsterRefused,
-    DagsterUnreached,
-    PartitionUnknown,
-    ReplyLost,
+    DagsterRejected,
+    DagsterUnreachable,
+    UnknownPartition,
+    ResponseLost,
 )
-from tidemill_airflow.hooks.endpoint import Endpoint, endpoint
-from tidemill_airflow.hooks.transport import Answer, aask, ask, latest_in, run_in
-from tidemill_airflow.runs import Attempt, Fault, Run, first_of
+from tidemill_airflow.hooks.endpoint import Endpoint, build_endpoint
+from tidemill_airflow.hooks.transport import JsonObject, aexecute, execute, extract_materialized_at, extract_run
+from tidemill_airflow.runs import Attempt, RunError, Run, oldest_and_duplicates
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -45,72 +45,72 @@ class DagsterHook(BaseHook):
     def get_conn(self) -> Endpoint:
         """Where Dagster is, by the connection."""
         if self._endpoint is None:
-            self._endpoint = _endpoint_of(self.get_connection(self.dagster_conn_id))
+            self._endpoint = _endpoint_from_connection(self.get_connection(self.dagster_conn_id))
         return self._endpoint
 
     async def aget_conn(self) -> Endpoint:
         """As `get_conn`, for triggers."""
         if self._endpoint is None:
-            self._endpoint = _endpoint_of(await self.aget_connection(self.dagster_conn_id))
+            self._endpoint = _endpoint_from_connection(await self.aget_connection(self.dagster_conn_id))
         return self._endpoint
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether Dagster answers, and what it says; the test button of the UI."""
         try:
-            return True, f"Dagster {self.ask(graphql.VERSION)['version']} answers."
+            return True, f"Dagster {self.execute(graphql.VERSION)['version']} answers."
         except BridgeError as error:
             return False, str(error)
 
-    def ask(self, document: str, **variables: object) -> Answer:
+    def execute(self, document: str, **variables: object) -> JsonObject:
         """The data of an answer."""
-        return ask(self.get_conn(), document, variables, self.timeout)
+        return execute(self.get_conn(), document, variables, self.timeout)
 
-    async def aask(self, document: str, **variables: object) -> Answer:
+    async def aexecute(self, document: str, **variables: object) -> JsonObject:
         """As `ask`, for triggers."""
-        return await aask(await self.aget_conn(), document, variables, self.timeout)
+        return await aexecute(await self.aget_conn(), document, variables, self.timeout)
 
-    def repository(self, assets: Sequence[str], partitions: Sequence[str]) -> Mapping[str, Any]:
+    def resolve_repository(self, assets: Sequence[str], partitions: Sequence[str]) -> Mapping[str, Any]:
         """The repository that holds all these assets, each of which has these partitions.
 
         Two partitions are the ends of a range, one is alone, none is for what has none. Raises
         `AssetUnknown`, `PartitionUnknown`: Dagster itself would run such a partition in vain, and
         call that a success.
         """
-        nodes = self.ask(graphql.ASSETS, keys=graphql.asset_keys(assets))["assetNodes"]
-        found = {"/".join(node["assetKey"]["path"]): node for node in nodes}
+        nodes = self.execute(graphql.ASSETS, keys=graphql.asset_key_inputs(assets))["assetNodes"]
+        nodes_by_key = {"/".join(node["assetKey"]["path"]): node for node in nodes}
         for asset in assets:
-            if not found.get(asset, {}).get("isMaterializable"):
-                self._check_loaded()
-                raise AssetUnknown(
-                    f"Dagster at {self.get_conn().address} has no asset {asset} to materialize.",
+            if not nodes_by_key.get(asset, {}).get("isMaterializable"):
+                self._check_locations_loaded()
+                raise UnknownAsset(
+                    f"Dagster at {self.get_conn().base_url} has no asset {asset} to materialize.",
                     "Compare its catalog; a key has slashes in it, such as flights/kafka_batch.",
                 )
-        homes = {str(node["repository"]): node["repository"] for node in found.values()}
-        if len(homes) != 1:
-            raise AssetUnknown(
-                f"The assets {', '.join(assets)} lie in {len(homes)} code locations.",
+        repositories = {str(node["repository"]): node["repository"] for node in nodes_by_key.values()}
+        if len(repositories) != 1:
+            raise UnknownAsset(
+                f"The assets {', '.join(assets)} lie in {len(repositories)} code locations.",
                 "One run works in one of them: make a task for each.",
             )
-        self._check_partitions([found[asset] for asset in assets], list(assets), partitions)
-        return next(iter(homes.values()))
+        self._check_partitions([nodes_by_key[asset] for asset in assets], list(assets), partitions)
+        return next(iter(repositories.values()))
 
-    def _check_loaded(self) -> None:
+    def _check_locations_loaded(self) -> None:
         """Raises `DagsterUnreached` while a code location is down: its assets are unknown then."""
-        gone = graphql.unloaded(self.ask(graphql.LOCATIONS)["workspaceOrError"])
-        if gone:
-            raise DagsterUnreached(
-                f"The code of {', '.join(gone)} is not loaded in Dagster.",
+        unloaded = graphql.unloaded_locations(self.execute(graphql.LOCATIONS)["workspaceOrError"])
+        if unloaded:
+            raise DagsterUnreachable(
+                f"The code of {', '.join(unloaded)} is not loaded in Dagster.",
                 "Its code server is down or broken; it is waited for. Reload it in Dagster.",
             )
 
     def _check_partitions(
-        self, nodes: Sequence[Answer], assets: Sequence[str], partitions: Sequence[str]
+        self, nodes: Sequence[JsonObject], assets: Sequence[str], partitions: Sequence[str]
     ) -> None:
         partitioned = [a for a, node in zip(assets, nodes, strict=True) if node["isPartitioned"]]
         if bool(partitioned) != bool(partitions) and (partitioned or assets):
-            what = f"{', '.join(partitioned or assets)} {'has' if partitioned else 'has no'}"
-            raise PartitionUnknown(
-                f"{what} partitions, and {'none was' if partitioned else 'one was'} asked for.",
+            subject = f"{', '.join(partitioned or assets)} {'has' if partitioned else 'has no'}"
+            raise UnknownPartition(
+                f"{subject} partitions, and {'none was' if partitioned else 'one was'} asked for.",
                 "Let the task's `partition` name one, such as PARTITION_KEY in a DAG scheduled by "
                 "CronPartitionTimetable."
                 if partitioned
@@ -118,32 +118,32 @@ class DagsterHook(BaseHook):
             )
         if not partitions:
             return
-        kinds = {(node["partitionDefinition"] or {}).get("type") for node in nodes}
-        keys = graphql.asset_keys(partitioned)
-        if kinds - {None} == {"TIME_WINDOW"}:
-            known = self._are_windows(keys, partitions)
+        partition_types = {(node["partitionDefinition"] or {}).get("type") for node in nodes}
+        keys = graphql.asset_key_inputs(partitioned)
+        if partition_types - {None} == {"TIME_WINDOW"}:
+            valid = self._are_time_partitions(keys, partitions)
         else:
-            told = self.ask(graphql.PARTITION_KEYS, keys=keys)["assetNodes"]
-            known = all(set(partitions) <= set(node["partitionKeys"]) for node in told)
-        if not known:
-            raise PartitionUnknown(
+            partition_nodes = self.execute(graphql.PARTITION_KEYS, keys=keys)["assetNodes"]
+            valid = all(set(partitions) <= set(node["partitionKeys"]) for node in partition_nodes)
+        if not valid:
+            raise UnknownPartition(
                 f"{' to '.join(p[:80] for p in partitions)!r} is no partition of "
                 f"{', '.join(partitioned)}.",
                 "Compare the key with Dagster's: the form, the time zone, whether it has ended by "
                 "the clock of Dagster's machine, and for a range its order.",
             )
 
-    def _are_windows(self, keys: list[dict[str, list[str]]], partitions: Sequence[str]) -> bool:
+    def _are_time_partitions(self, keys: list[dict[str, list[str]]], partitions: Sequence[str]) -> bool:
         """By a backfill's preview: some milliseconds, where listing 500,000 keys takes 19 s.
 
         Of a key that is no window's, Dagster makes the next that is, or fails.
         """
         params = {"assetSelection": keys, "partitionNames": list(dict.fromkeys(partitions))}
         try:
-            told = self.ask(graphql.WINDOWS, params=params)["assetBackfillPreview"]
-        except DagsterRefused:
+            preview = self.execute(graphql.BACKFILL_PREVIEW, params=params)["assetBackfillPreview"]
+        except DagsterRejected:
             return False
-        return graphql.ends_of(told) == {(partitions[0], partitions[-1])}
+        return graphql.partition_bounds(preview) == {(partitions[0], partitions[-1])}
 
     def launch(
         self,
@@ -154,77 +154,77 @@ class DagsterHook(BaseHook):
     ) -> Run:
         """Ask for one run, once. After `ReplyLost` there may be one; `find` tells."""
         params = graphql.launch_params(repository, assets, run_config, tags)
-        told = self.ask(graphql.LAUNCH, params=params)["launchPipelineExecution"]
-        if graphql.UNREACHABLE in graphql.why(told):
-            raise ReplyLost(f"Its code server is down: {graphql.why(told)}.", "Reload the code.")
-        if told["__typename"] != "LaunchRunSuccess":
-            raise DagsterRefused(
-                f"Dagster started no run of {', '.join(assets)}: {graphql.why(told)}.",
+        response = self.execute(graphql.LAUNCH, params=params)["launchPipelineExecution"]
+        if graphql.USER_CODE_UNREACHABLE in graphql.error_message(response):
+            raise ResponseLost(f"Its code server is down: {graphql.error_message(response)}.", "Reload the code.")
+        if response["__typename"] != "LaunchRunSuccess":
+            raise DagsterRejected(
+                f"Dagster started no run of {', '.join(assets)}: {graphql.error_message(response)}.",
                 "Mend what it names; its code location must be loaded.",
             )
-        return graphql.run_of(told["run"])
+        return graphql.parse_run(response["run"])
 
-    def find(self, attempt: Attempt) -> Run | None:
+    def find_run(self, attempt: Attempt) -> Run | None:
         """The run of this ask, if there is one. A second one, which must not be, is ended."""
         tags = [{"key": key, "value": value} for key, value in attempt.tags.items()]
-        told = self.ask(graphql.FIND, filter={"tags": tags})["runsOrError"]
-        if told["__typename"] != "Runs":
-            raise DagsterRefused(f"Dagster finds no runs: {graphql.why(told)}.", "Ask it yourself.")
-        run, others = first_of([graphql.run_of(result) for result in told["results"]])
-        for other in others:
-            if not other.status.is_terminal:
-                self.log.warning("Run %s doubles run %s and is ended.", other.id, run and run.id)
-                self.terminate(other.id)
+        response = self.execute(graphql.FIND_RUNS, filter={"tags": tags})["runsOrError"]
+        if response["__typename"] != "Runs":
+            raise DagsterRejected(f"Dagster finds no runs: {graphql.error_message(response)}.", "Ask it yourself.")
+        run, duplicates = oldest_and_duplicates([graphql.parse_run(result) for result in response["results"]])
+        for duplicate in duplicates:
+            if not duplicate.status.is_terminal:
+                self.log.warning("Run %s doubles run %s and is ended.", duplicate.id, run and run.id)
+                self.terminate(duplicate.id)
         return run
 
-    def run(self, run_id: str) -> Run:
+    def get_run(self, run_id: str) -> Run:
         """The run with this id."""
-        return run_in(self.ask(graphql.STATUS, id=run_id))
+        return extract_run(self.execute(graphql.RUN_STATUS, id=run_id))
 
-    async def arun(self, run_id: str) -> Run:
+    async def aget_run(self, run_id: str) -> Run:
         """As `run`, for triggers."""
-        return run_in(await self.aask(graphql.STATUS, id=run_id))
+        return extract_run(await self.aexecute(graphql.RUN_STATUS, id=run_id))
 
-    def terminate(self, run_id: str, *, at_once: bool = False) -> None:
+    def terminate(self, run_id: str, *, force: bool = False) -> None:
         """Tell a run to end, if it has not; `at_once` marks it so, whatever its process does."""
-        told = self.ask(graphql.TERMINATE, **_termination(run_id, at_once))["terminateRun"]
-        self.log.info("Run %s was told to end: %s", run_id, graphql.why(told))
+        response = self.execute(graphql.TERMINATE, **_terminate_variables(run_id, force))["terminateRun"]
+        self.log.info("Run %s was told to end: %s", run_id, graphql.error_message(response))
 
     async def aterminate(self, run_id: str) -> None:
         """As `terminate`, for triggers."""
-        await self.aask(graphql.TERMINATE, **_termination(run_id, False))
+        await self.aexecute(graphql.TERMINATE, **_terminate_variables(run_id, False))
 
-    def events(self, run_id: str) -> list[Answer]:
+    def run_events(self, run_id: str) -> list[JsonObject]:
         """All events of a run."""
-        found: list[Answer] = []
-        after: str | None = None
+        events: list[JsonObject] = []
+        cursor: str | None = None
         while True:
-            told = self.ask(graphql.EVENTS, id=run_id, after=after)["runOrError"]
-            if "eventConnection" not in told:
-                raise DagsterRefused(
-                    f"No events of run {run_id}: {graphql.why(told)}.", "Look there."
+            response = self.execute(graphql.RUN_EVENTS, id=run_id, after=cursor)["runOrError"]
+            if "eventConnection" not in response:
+                raise DagsterRejected(
+                    f"No events of run {run_id}: {graphql.error_message(response)}.", "Look there."
                 )
-            page = told["eventConnection"]
-            found += page["events"]
-            after = page["cursor"]
+            page = response["eventConnection"]
+            events += page["events"]
+            cursor = page["cursor"]
             if not page["hasMore"]:
-                return found
+                return events
 
-    def faults(self, run_id: str) -> list[Fault]:
+    def run_errors(self, run_id: str) -> list[RunError]:
         """The errors of a run."""
-        return graphql.faults_of(self.events(run_id))
+        return graphql.parse_errors(self.run_events(run_id))
 
     def materialized_at(self, asset: str, partition: str | None) -> float | None:
         """When the asset, or this partition of it, was last materialized; seconds since 1970."""
-        return latest_in(self.ask(graphql.LATEST, **_one(asset, partition)), asset)
+        return extract_materialized_at(self.execute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)), asset)
 
     async def amaterialized_at(self, asset: str, partition: str | None) -> float | None:
         """As `materialized_at`, for triggers."""
-        return latest_in(await self.aask(graphql.LATEST, **_one(asset, partition)), asset)
+        return extract_materialized_at(await self.aexecute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)), asset)
 
 
-def _endpoint_of(connection: "Connection") -> Endpoint:
-    return endpoint(
+def _endpoint_from_connection(connection: "Connection") -> Endpoint:
+    return build_endpoint(
         connection.conn_id,
         connection.host,
         connection.port,
@@ -234,11 +234,11 @@ def _endpoint_of(connection: "Connection") -> Endpoint:
     )
 
 
-def _termination(run_id: str, at_once: bool) -> dict[str, str]:
-    policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
+def _terminate_variables(run_id: str, force: bool) -> dict[str, str]:
+    policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
     return {"id": run_id, "policy": policy}
 
 
-def _one(asset: str, partition: str | None) -> dict[str, Any]:
-    (key,) = graphql.asset_keys([asset])
+def _latest_variables(asset: str, partition: str | None) -> dict[str, Any]:
+    (key,) = graphql.asset_key_inputs([asset])
     return {"key": key, "partitions": [partition] if partition else None}

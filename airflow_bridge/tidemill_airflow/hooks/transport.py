@@ -7,92 +7,92 @@ import httpx
 
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import (
-    AssetUnknown,
+    UnknownAsset,
     BridgeError,
-    DagsterRefused,
-    DagsterUnreached,
-    ReplyLost,
+    DagsterRejected,
+    DagsterUnreachable,
+    ResponseLost,
 )
 from tidemill_airflow.hooks.endpoint import Endpoint
 from tidemill_airflow.runs import Run
 
-Answer = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def ask(at: Endpoint, document: str, variables: Mapping[str, object], timeout: float) -> Answer:
+def execute(endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float) -> JsonObject:
     """The data of an answer. Raises `DagsterUnreached`, `ReplyLost`, `DagsterRefused`."""
     try:
-        with httpx.Client(**_client(at, timeout)) as client:
-            told = client.post(at.graphql, json=_question(document, variables))
+        with httpx.Client(**_client_kwargs(endpoint, timeout)) as client:
+            response = client.post(endpoint.graphql_url, json=_request_body(document, variables))
     except httpx.TransportError as error:
-        raise _unanswered(at, error) from error
-    return _data(at, told)
+        raise _translate_error(endpoint, error) from error
+    return _parse_response(endpoint, response)
 
 
-async def aask(
-    at: Endpoint, document: str, variables: Mapping[str, object], timeout: float
-) -> Answer:
+async def aexecute(
+    endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float
+) -> JsonObject:
     """As `ask`, for triggers."""
     try:
-        async with httpx.AsyncClient(**_client(at, timeout)) as client:
-            told = await client.post(at.graphql, json=_question(document, variables))
+        async with httpx.AsyncClient(**_client_kwargs(endpoint, timeout)) as client:
+            response = await client.post(endpoint.graphql_url, json=_request_body(document, variables))
     except httpx.TransportError as error:
-        raise _unanswered(at, error) from error
-    return _data(at, told)
+        raise _translate_error(endpoint, error) from error
+    return _parse_response(endpoint, response)
 
 
-def _client(at: Endpoint, timeout: float) -> dict[str, Any]:
+def _client_kwargs(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
     """Certificates are read where they are needed: that takes longer than most answers."""
-    secure = at.address.startswith("https:")
-    return {"headers": dict(at.headers), "timeout": timeout, "verify": secure}
+    verify = endpoint.base_url.startswith("https:")
+    return {"headers": dict(endpoint.headers), "timeout": timeout, "verify": verify}
 
 
-def _question(document: str, variables: Mapping[str, object]) -> dict[str, object]:
+def _request_body(document: str, variables: Mapping[str, object]) -> dict[str, object]:
     return {"query": document, "variables": variables}
 
 
-def _unanswered(at: Endpoint, error: httpx.TransportError) -> BridgeError:
-    told = str(error) or type(error).__name__
+def _translate_error(endpoint: Endpoint, error: httpx.TransportError) -> BridgeError:
+    detail = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
-        return DagsterUnreached(
-            f"Nobody answers at {at.address}: {told}.",
+        return DagsterUnreachable(
+            f"Nobody answers at {endpoint.base_url}: {detail}.",
             "See that dagster-webserver runs there, and look at the connection's host and port.",
         )
-    return ReplyLost(f"No answer came from {at.address}: {told}.", "It is asked again.")
+    return ResponseLost(f"No answer came from {endpoint.base_url}: {detail}.", "It is asked again.")
 
 
-def _data(at: Endpoint, told: httpx.Response) -> Answer:
+def _parse_response(endpoint: Endpoint, response: httpx.Response) -> JsonObject:
     """The data of an answer; Dagster sends a valid body with HTTP 500 too."""
-    if told.status_code in (401, 403):
-        raise DagsterRefused(
-            f"{at.address} refuses this token: HTTP {told.status_code}.",
+    if response.status_code in (401, 403):
+        raise DagsterRejected(
+            f"{endpoint.base_url} refuses this token: HTTP {response.status_code}.",
             "Put a valid one into the connection's password.",
         )
     try:
-        body = told.json()
+        body = response.json()
         data, errors = body.get("data"), body.get("errors")
     except (ValueError, AttributeError):
-        raise ReplyLost(
-            f"{at.address} answers HTTP {told.status_code} and no JSON.",
+        raise ResponseLost(
+            f"{endpoint.base_url} answers HTTP {response.status_code} and no JSON.",
             "Is it Dagster's webserver, and what is in front of it?",
         ) from None
     if errors or data is None:
-        raise DagsterRefused(f"{at.address} refuses: {graphql.why(body)}.", "Mend what it names.")
+        raise DagsterRejected(f"{endpoint.base_url} refuses: {graphql.error_message(body)}.", "Mend what it names.")
     return dict(data)
 
 
-def run_in(data: Answer) -> Run:
+def extract_run(data: JsonObject) -> Run:
     """The run that an answer tells of."""
-    told = data["runOrError"]
-    if told["__typename"] != "Run":
-        raise DagsterRefused(f"Dagster knows no such run: {graphql.why(told)}.", "Was it deleted?")
-    return graphql.run_of(told)
+    node = data["runOrError"]
+    if node["__typename"] != "Run":
+        raise DagsterRejected(f"Dagster knows no such run: {graphql.error_message(node)}.", "Was it deleted?")
+    return graphql.parse_run(node)
 
 
-def latest_in(data: Answer, asset: str) -> float | None:
+def extract_materialized_at(data: JsonObject, asset: str) -> float | None:
     """When an asset was materialized last, by an answer; seconds since 1970."""
-    told = data["assetNodeOrError"]
-    if told["__typename"] != "AssetNode":
-        raise AssetUnknown(f"Dagster has no asset {asset}.", "Compare its catalog.")
-    made = told["assetMaterializations"]
-    return float(made[0]["timestamp"]) / 1000 if made else None
+    node = data["assetNodeOrError"]
+    if node["__typename"] != "AssetNode":
+        raise UnknownAsset(f"Dagster has no asset {asset}.", "Compare its catalog.")
+    materializations = node["assetMaterializations"]
+    return float(materializations[0]["timestamp"]) / 1000 if materializations else None

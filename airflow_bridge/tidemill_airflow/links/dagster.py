@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-RUN_URL = "dagster_run_url"
+RUN_URL_KEY = "dagster_run_url"
 """The XCom that holds the address; pushed as soon as there is a run, so before any deferral."""
 
 
@@ -20,8 +20,8 @@ class DagsterRunLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        return RUN_URL
+        return RUN_URL_KEY
 
     def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
         """The address of the run; empty before there is one."""
-        return str(XCom.get_value(key=RUN_URL, ti_key=ti_key) or "")
+        return str(XCom.get_value(key=RUN_URL_KEY, ti_key=ti_key) or "")

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from tidemill_airflow import graphql
-from tidemill_airflow.errors import BridgeError, DagsterUnreached, ReplyLost
+from tidemill_airflow.errors import BridgeError, DagsterUnreachable, ResponseLost
 from tidemill_airflow.hooks.dagster import DagsterHook
-from tidemill_airflow.runs import Attempt, Place, Run, RunStatus, tags_of
+from tidemill_airflow.runs import Attempt, TaskIdentity, Run, RunStatus, identity_tags
 
-STORED = "dagster_attempt"
+STATE_KEY = "dagster_attempt"
 """Under this name the attempt lies in `task_state_store`, which all tries of a task share."""
-GLANCE = 0.5
+POLL_INTERVAL_SECONDS = 0.5
 """Seconds between two looks of a worker."""
 
 T = TypeVar("T")
 
 
-class Store(Protocol):
+class TaskStateStore(Protocol):
     """What is used of `context["task_state_store"]`."""
 
     def get(self, key: str) -> Any: ...
@@ -27,7 +27,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunRequest:
     """What a run shall be: these assets, and no, one, or the first and last of many partitions."""
 
     assets: Sequence[str]
@@ -38,110 +38,110 @@ class Wanted:
     @property
     def all_tags(self) -> dict[str, str]:
         """The run's tags; those that say which partitions it is for are Dagster's."""
-        alone = len(self.partitions) == 1
-        names = [graphql.PARTITION] if alone else [graphql.RANGE_START, graphql.RANGE_END]
-        return {**self.tags, **dict(zip(names, self.partitions, strict=False))}
+        is_single = len(self.partitions) == 1
+        tag_names = [graphql.PARTITION_TAG] if is_single else [graphql.RANGE_START_TAG, graphql.RANGE_END_TAG]
+        return {**self.tags, **dict(zip(tag_names, self.partitions, strict=False))}
 
 
 @dataclass(frozen=True)
-class Asking:
+class RunLauncher:
     """Asks until `deadline` (seconds since 1970), and lets `show` see each run that comes of it."""
 
     hook: DagsterHook
-    store: Store
-    wanted: Wanted
-    place: Place
+    state_store: TaskStateStore
+    request: RunRequest
+    identity: TaskIdentity
     deadline: float
-    show: Callable[[Run], None]
+    on_run: Callable[[Run], None]
 
-    def begin(self) -> Run:
+    def launch_or_resume(self) -> Run:
         """The run to follow: one asked for before that has not failed, else a new one."""
-        attempt = Attempt.stored(self.store.get(STORED))
-        if attempt is None or not attempt.goes_on(self.place):
-            return self._ask(Attempt.first(self.place, time.time()))
-        run = self._settled(attempt)
+        attempt = Attempt.from_json(self.state_store.get(STATE_KEY))
+        if attempt is None or not attempt.is_current(self.identity):
+            return self._launch(Attempt.first(self.identity, time.time()))
+        run = self._await_lost_launch(attempt)
         if run is None:
-            return self._ask(attempt.again(time.time()))
+            return self._launch(attempt.relaunched(time.time()))
         while run.status is RunStatus.CANCELING and time.time() < self.deadline:
-            time.sleep(GLANCE)  # by the clear that this try comes of
-            run = self.look(run)
+            time.sleep(POLL_INTERVAL_SECONDS)  # by the clear that this try comes of
+            run = self.refresh(run)
         if run.status in (RunStatus.FAILURE, RunStatus.CANCELED):
-            return self._ask(attempt.following(time.time()))
+            return self._launch(attempt.next_attempt(time.time()))
         self.hook.log.info("Going on with run %s, which was asked for before.", run.id)
-        return self._shown(run)
+        return self._announce(run)
 
-    def next(self) -> Run:
+    def launch_next(self) -> Run:
         """The run of the next ask under the same key."""
-        attempt = Attempt.stored(self.store.get(STORED)) or Attempt.first(self.place, time.time())
-        return self._ask(attempt.following(time.time()))
+        attempt = Attempt.from_json(self.state_store.get(STATE_KEY)) or Attempt.first(self.identity, time.time())
+        return self._launch(attempt.next_attempt(time.time()))
 
-    def look(self, run: Run) -> Run:
+    def refresh(self, run: Run) -> Run:
         """The run as it is now; as it was, where Dagster does not tell."""
         try:
-            return self.hook.run(run.id)
+            return self.hook.get_run(run.id)
         except BridgeError as error:
-            self._patience(error)
+            self._wait_or_raise(error)
             return run
 
-    def succeeded(self) -> None:
+    def mark_succeeded(self) -> None:
         """Remember that the success was seen: only a clear asks anew."""
-        attempt = Attempt.stored(self.store.get(STORED))
+        attempt = Attempt.from_json(self.state_store.get(STATE_KEY))
         if attempt is not None:
-            self.store.set(STORED, attempt.ended().json())
+            self.state_store.set(STATE_KEY, attempt.completed().to_json())
 
-    def answered(self, ask: Callable[[], T]) -> T:
+    def retrying(self, call: Callable[[], T]) -> T:
         """What is answered; asked again, until the deadline, while nobody hears or replies."""
         while True:
             try:
-                return ask()
-            except (DagsterUnreached, ReplyLost) as error:
-                self._patience(error)
+                return call()
+            except (DagsterUnreachable, ResponseLost) as error:
+                self._wait_or_raise(error)
 
-    def _ask(self, attempt: Attempt) -> Run:
+    def _launch(self, attempt: Attempt) -> Run:
         """Launch this ask. It is stored before; what came of a lost reply is looked for."""
-        wanted = self.wanted
-        home = self.answered(lambda: self.hook.repository(wanted.assets, wanted.partitions))
-        tags = {**wanted.all_tags, **tags_of(self.place), **attempt.tags}
-        lost = False
+        request = self.request
+        repository = self.retrying(lambda: self.hook.resolve_repository(request.assets, request.partitions))
+        tags = {**request.all_tags, **identity_tags(self.identity), **attempt.tags}
+        response_lost = False
         while True:
-            self.store.set(STORED, attempt.json())
+            self.state_store.set(STATE_KEY, attempt.to_json())
             try:
-                run = self.hook.launch(home, wanted.assets, wanted.run_config, tags)
-            except DagsterUnreached as error:
-                self._patience(error)
-            except ReplyLost as error:
-                lost = True
-                self._patience(error)
-                found = self._settled(attempt)
-                if found is not None:
-                    return self._shown(found)
+                run = self.hook.launch(repository, request.assets, request.run_config, tags)
+            except DagsterUnreachable as error:
+                self._wait_or_raise(error)
+            except ResponseLost as error:
+                response_lost = True
+                self._wait_or_raise(error)
+                existing = self._await_lost_launch(attempt)
+                if existing is not None:
+                    return self._announce(existing)
             except BridgeError:
-                found = self._found(attempt)
-                if found is None:
+                existing = self._find(attempt)
+                if existing is None:
                     raise
-                return self._shown(found)  # refused after the run was made
+                return self._announce(existing)  # refused after the run was made
             else:
-                return self._shown((lost and self._found(attempt)) or run)
-            attempt = attempt.again(time.time())
+                return self._announce((response_lost and self._find(attempt)) or run)
+            attempt = attempt.relaunched(time.time())
 
-    def _settled(self, attempt: Attempt) -> Run | None:
+    def _await_lost_launch(self, attempt: Attempt) -> Run | None:
         """The run of an ask; looked for until a launch that was lost cannot become one any more."""
         while True:
-            run = self._found(attempt)
-            if run is not None or not attempt.settles(time.time()):
+            run = self._find(attempt)
+            if run is not None or not attempt.lost_launch_seconds_left(time.time()):
                 return run
-            time.sleep(GLANCE)
+            time.sleep(POLL_INTERVAL_SECONDS)
 
-    def _found(self, attempt: Attempt) -> Run | None:
-        return self.answered(lambda: self.hook.find(attempt))
+    def _find(self, attempt: Attempt) -> Run | None:
+        return self.retrying(lambda: self.hook.find_run(attempt))
 
-    def _patience(self, error: BridgeError) -> None:
+    def _wait_or_raise(self, error: BridgeError) -> None:
         """Wait before Dagster is asked again. After the deadline the error is raised instead."""
         if time.time() >= self.deadline:
             raise error
         self.hook.log.warning("%s", error)
-        time.sleep(2 * GLANCE)
+        time.sleep(2 * POLL_INTERVAL_SECONDS)
 
-    def _shown(self, run: Run) -> Run:
-        self.show(run)
+    def _announce(self, run: Run) -> Run:
+        self.on_run(run)
         return run

@@ -10,10 +10,10 @@ from airflow.sdk import BaseOperator
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import BridgeError, RunFailed, RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
-from tidemill_airflow.links.dagster import RUN_URL, DagsterRunLink
-from tidemill_airflow.operators.asking import GLANCE, Asking, Wanted
-from tidemill_airflow.runs import Place, Run, RunStatus, followed, told
-from tidemill_airflow.schedule import asset_names, partition_key, refuse_guessing
+from tidemill_airflow.links.dagster import RUN_URL_KEY, DagsterRunLink
+from tidemill_airflow.operators.asking import POLL_INTERVAL_SECONDS, RunLauncher, RunRequest
+from tidemill_airflow.runs import TaskIdentity, Run, RunStatus, retryable_error, format_errors
+from tidemill_airflow.schedule import parse_asset_keys, validate_partition_key, require_partition_timetable
 from tidemill_airflow.triggers.dagster import DagsterRunTrigger, PauseTrigger
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class MaterializeAssetsOperator(BaseOperator):
         tags: Mapping[str, str] | None = None,
         dagster_conn_id: str = DagsterHook.default_conn_name,
         timeout: float | timedelta = timedelta(days=7),
-        follow: Sequence[str] = ("WindowOpen",),
-        follow_interval: float = 30.0,
+        retry_on_errors: Sequence[str] = ("WindowOpen",),
+        retry_interval: float = 30.0,
         deferrable: bool = True,
         worker_poll: float = 10.0,
         poll_interval: float = 2.0,
@@ -72,134 +72,134 @@ class MaterializeAssetsOperator(BaseOperator):
         self.tags = tags or {}
         self.dagster_conn_id = dagster_conn_id
         self.timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        self.follow = tuple(follow)
-        self.follow_interval = follow_interval
+        self.retry_on_errors = tuple(retry_on_errors)
+        self.retry_interval = retry_interval
         self.deferrable = deferrable
         self.worker_poll = worker_poll
         self.poll_interval = poll_interval
-        self.templated = "{{" in f"{partition}{partition_range}"
+        self.has_partition_template = "{{" in f"{partition}{partition_range}"
         self.dagster_run_id: str | None = None
         self.killed = False
-        if self.templated and self.has_dag():
-            refuse_guessing(self.dag, self.task_id)
+        if self.has_partition_template and self.has_dag():
+            require_partition_timetable(self.dag, self.task_id)
 
     def execute(self, context: "Context") -> str:
         """Ask for the run, or find the one that was asked for, and follow it."""
-        if self.templated:
-            refuse_guessing(self.dag, self.task_id)
-        asking = self._asking(context, time.time() + self._seconds())
-        return self._follow(context, asking, asking.begin())
+        if self.has_partition_template:
+            require_partition_timetable(self.dag, self.task_id)
+        launcher = self._make_launcher(context, time.time() + self._timeout_seconds())
+        return self._monitor(context, launcher, launcher.launch_or_resume())
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> str:
         """Go on after a deferral: with the run that was waited for, or with the next ask."""
-        asking = self._asking(context, event["deadline"])
+        launcher = self._make_launcher(context, event["deadline"])
         if event["status"] == "paused":
-            return self._follow(context, asking, asking.next())
+            return self._monitor(context, launcher, launcher.launch_next())
         self.dagster_run_id = event["run_id"]
-        run = asking.answered(lambda: asking.hook.run(event["run_id"]))
-        return self._follow(context, asking, run)
+        run = launcher.retrying(lambda: launcher.hook.get_run(event["run_id"]))
+        return self._monitor(context, launcher, run)
 
     def on_kill(self) -> None:
         """End the Dagster run, or the one that comes of a launch under way: nobody waits for it."""
         self.killed = True
         if self.dagster_run_id is not None:
-            self._end(DagsterHook(self.dagster_conn_id, timeout=5), self.dagster_run_id)
+            self._terminate(DagsterHook(self.dagster_conn_id, timeout=5), self.dagster_run_id)
 
-    def _asking(self, context: "Context", deadline: float) -> Asking:
-        spans = [self.partition] if self.partition is not None else []
-        spans = spans if self.partition_range is None else list(self.partition_range)
-        wanted = Wanted(
-            asset_names(self.assets), [partition_key(s) for s in spans], self.run_config, self.tags
+    def _make_launcher(self, context: "Context", deadline: float) -> RunLauncher:
+        partitions = [self.partition] if self.partition is not None else []
+        partitions = partitions if self.partition_range is None else list(self.partition_range)
+        request = RunRequest(
+            parse_asset_keys(self.assets), [validate_partition_key(s) for s in partitions], self.run_config, self.tags
         )
         hook = DagsterHook(self.dagster_conn_id)
 
-        def show(run: Run) -> None:
+        def on_run(run: Run) -> None:
             self.dagster_run_id = run.id
-            address = hook.get_conn().run(run.id)
-            self.log.info("Dagster run %s: %s", run.id, address)
+            url = hook.get_conn().run_url(run.id)
+            self.log.info("Dagster run %s: %s", run.id, url)
             if self.killed:
-                self._end(hook, run.id)
-            context["ti"].xcom_push(key=RUN_URL, value=address)
+                self._terminate(hook, run.id)
+            context["ti"].xcom_push(key=RUN_URL_KEY, value=url)
 
-        store: Any = context["task_state_store"]
-        return Asking(hook, store, wanted, _place(context), deadline, show)
+        state_store: Any = context["task_state_store"]
+        return RunLauncher(hook, state_store, request, _task_identity(context), deadline, on_run)
 
-    def _seconds(self) -> float:
+    def _timeout_seconds(self) -> float:
         limit = self.execution_timeout
         return min(self.timeout, limit.total_seconds()) if limit else self.timeout
 
-    def _follow(self, context: "Context", asking: Asking, run: Run) -> str:
+    def _monitor(self, context: "Context", launcher: RunLauncher, run: Run) -> str:
         """See the run to its end, and those that are asked for after it."""
-        leave = time.time() + self.worker_poll
+        defer_at = time.time() + self.worker_poll
         while True:
             now = time.time()
             if run.status is RunStatus.SUCCESS:
-                self._tell(context, asking, run)
-                asking.succeeded()
+                self._annotate_outlet_events(context, launcher, run)
+                launcher.mark_succeeded()
                 return run.id
             if run.status.is_terminal:
-                self._pause(asking, run)
-                run = asking.next()
+                self._wait_before_retry(launcher, run)
+                run = launcher.launch_next()
             elif run.is_stuck(now):
                 self.log.warning("Nobody starts run %s; it is asked for anew.", run.id)
-                self._end(asking.hook, run.id, at_once=True)
-                run = asking.next()
-            elif now >= asking.deadline:
-                self._end(asking.hook, run.id)
-                raise _late(f"Run {run.id} has not ended after {self._seconds():g} s.", "was ended")
-            elif self.deferrable and now >= leave:
-                conn, seconds = self.dagster_conn_id, self.poll_interval
-                trigger = DagsterRunTrigger(conn, run.id, asking.deadline, seconds)
+                self._terminate(launcher.hook, run.id, force=True)
+                run = launcher.launch_next()
+            elif now >= launcher.deadline:
+                self._terminate(launcher.hook, run.id)
+                raise _timeout_error(f"Run {run.id} has not ended after {self._timeout_seconds():g} s.", "was ended")
+            elif self.deferrable and now >= defer_at:
+                conn, interval = self.dagster_conn_id, self.poll_interval
+                trigger = DagsterRunTrigger(conn, run.id, launcher.deadline, interval)
                 self._defer(trigger)
             else:
-                time.sleep(GLANCE)
-                run = asking.look(run)
+                time.sleep(POLL_INTERVAL_SECONDS)
+                run = launcher.refresh(run)
 
-    def _pause(self, asking: Asking, run: Run) -> None:
+    def _wait_before_retry(self, launcher: RunLauncher, run: Run) -> None:
         """Wait for the moment of the next ask. Raises `RunFailed` where none is to follow."""
-        faults = asking.answered(lambda: asking.hook.faults(run.id))
-        cause = followed(faults, self.follow)
+        errors = launcher.retrying(lambda: launcher.hook.run_errors(run.id))
+        cause = retryable_error(errors, self.retry_on_errors)
         if run.status is not RunStatus.FAILURE or cause is None:
-            address = asking.hook.get_conn().run(run.id)
-            raise RunFailed(f"Dagster run {run.id} ended as {run.status}: {address}", told(faults))
-        moment = time.time() + self.follow_interval
-        if moment >= asking.deadline:
-            raise _late(f"After {self._seconds():g} s this still holds: {cause.text}", "failed")
-        self.log.info("It is asked again in %g s: %s", self.follow_interval, cause.text)
+            url = launcher.hook.get_conn().run_url(run.id)
+            raise RunFailed(f"Dagster run {run.id} ended as {run.status}: {url}", format_errors(errors))
+        retry_at = time.time() + self.retry_interval
+        if retry_at >= launcher.deadline:
+            raise _timeout_error(f"After {self._timeout_seconds():g} s this still holds: {cause.message}", "failed")
+        self.log.info("It is asked again in %g s: %s", self.retry_interval, cause.message)
         if self.deferrable:
-            self._defer(PauseTrigger(moment, asking.deadline))
-        time.sleep(self.follow_interval)
+            self._defer(PauseTrigger(retry_at, launcher.deadline))
+        time.sleep(self.retry_interval)
 
     def _defer(self, trigger: DagsterRunTrigger | PauseTrigger) -> NoReturn:
         self.defer(trigger=trigger, method_name="execute_complete")
 
-    def _end(self, hook: DagsterHook, run_id: str, *, at_once: bool = False) -> None:
+    def _terminate(self, hook: DagsterHook, run_id: str, *, force: bool = False) -> None:
         try:
-            hook.terminate(run_id, at_once=at_once)
+            hook.terminate(run_id, force=force)
         except BridgeError as error:
             self.log.error("Run %s could not be told to end: %s", run_id, error)
 
-    def _tell(self, context: "Context", asking: Asking, run: Run) -> None:
+    def _annotate_outlet_events(self, context: "Context", launcher: RunLauncher, run: Run) -> None:
         """Let the events of our outlets say what Dagster made of the asset."""
         if not self.outlets:
             return
-        made: Any = graphql.materialized(asking.answered(lambda: asking.hook.events(run.id)))
+        materializations: Any = graphql.materializations(launcher.retrying(lambda: launcher.hook.run_events(run.id)))
         for outlet in self.outlets:
             uri = str(getattr(outlet, "uri", ""))
             key = uri.removeprefix(f"dagster://{self.dagster_conn_id}/")
-            if key in made:
+            if key in materializations:
                 extra = context["outlet_events"][outlet].extra
                 extra["dagster_run_id"] = run.id
-                extra["materializations"] = made[key][-20:]
+                extra["materializations"] = materializations[key][-20:]
 
 
-def _late(what: str, how: str) -> RunTimeout:
-    return RunTimeout(what, f"The Dagster run {how}; give it more time by the task's `timeout`.")
+def _timeout_error(message: str, outcome: str) -> RunTimeout:
+    return RunTimeout(message, f"The Dagster run {outcome}; give it more time by the task's `timeout`.")
 
 
-def _place(context: "Context") -> Place:
+def _task_identity(context: "Context") -> TaskIdentity:
     """Where this try runs. What a clear changes, and no retry does, is the number of tries left."""
     ti: Any = context["ti"]
     index = -1 if ti.map_index is None else ti.map_index
-    lives = f"{ti.max_tries}/{ti.task.retries}"
-    return Place(ti.dag_id, ti.run_id, ti.task_id, index, ti.try_number, lives)
+    clear_marker = f"{ti.max_tries}/{ti.task.retries}"
+    return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, index, ti.try_number, clear_marker)

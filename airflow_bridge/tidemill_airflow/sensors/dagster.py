@@ -9,7 +9,7 @@ from airflow.sdk import BaseSensorOperator
 
 from tidemill_airflow.errors import RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
-from tidemill_airflow.schedule import asset_key, partition_key, refuse_guessing
+from tidemill_airflow.schedule import validate_asset_key, validate_partition_key, require_partition_timetable
 from tidemill_airflow.triggers.dagster import DagsterPartitionTrigger
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PartitionFreshSensor(BaseSensorOperator):
         self.dagster_conn_id = dagster_conn_id
         self.deferrable = deferrable
         if "{{" in str(partition) and self.has_dag():
-            refuse_guessing(self.dag, self.task_id)
+            require_partition_timetable(self.dag, self.task_id)
 
     def execute(self, context: "Context") -> None:
         if not self.deferrable:
@@ -51,14 +51,14 @@ class PartitionFreshSensor(BaseSensorOperator):
             return
         if self.poke(context):
             return
-        key = None if self.partition is None else partition_key(self.partition)
+        key = None if self.partition is None else validate_partition_key(self.partition)
         deadline = time.time() + self.timeout
         self.defer(
             trigger=DagsterPartitionTrigger(
                 self.dagster_conn_id,
-                asset_key(self.asset),
+                validate_asset_key(self.asset),
                 key,
-                self._since(),
+                self._since_timestamp(),
                 deadline,
                 min(self.poke_interval, 60.0),
             ),
@@ -73,14 +73,14 @@ class PartitionFreshSensor(BaseSensorOperator):
             )
 
     def poke(self, context: "Context") -> bool:
-        key = None if self.partition is None else partition_key(self.partition)
-        made = DagsterHook(self.dagster_conn_id).materialized_at(asset_key(self.asset), key)
-        return made is not None and made >= self._since()
+        key = None if self.partition is None else validate_partition_key(self.partition)
+        materialized_at = DagsterHook(self.dagster_conn_id).materialized_at(validate_asset_key(self.asset), key)
+        return materialized_at is not None and materialized_at >= self._since_timestamp()
 
-    def _since(self) -> float:
+    def _since_timestamp(self) -> float:
         if not self.since:
             return 0.0
-        told = (
+        since = (
             self.since if isinstance(self.since, datetime) else datetime.fromisoformat(self.since)
         )
-        return told.timestamp()
+        return since.timestamp()

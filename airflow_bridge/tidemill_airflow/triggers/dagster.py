@@ -10,7 +10,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from tidemill_airflow.errors import BridgeError
 from tidemill_airflow.hooks.dagster import DagsterHook
 
-HOLD = 6.0
+MIN_TRIGGER_SECONDS = 6.0
 """Seconds that a trigger lasts at least: a task that is resumed within five seconds of its deferral
 can be marked failed (Airflow 3.3: its issues 71580 and 72716)."""
 
@@ -45,16 +45,16 @@ class DagsterRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         hook = DagsterHook(self.dagster_conn_id)
-        until = time.monotonic() + HOLD
+        earliest_end = time.monotonic() + MIN_TRIGGER_SECONDS
         while (status := await self._status(hook)) is None:
             await asyncio.sleep(self.poll_interval)
-        await asyncio.sleep(max(0.0, until - time.monotonic()))
+        await asyncio.sleep(max(0.0, earliest_end - time.monotonic()))
         yield TriggerEvent({"run_id": self.run_id, "status": status, "deadline": self.deadline})
 
     async def _status(self, hook: DagsterHook) -> str | None:
         """How the run ended, or why it is waited for no longer; None while it goes on."""
         try:
-            run = await hook.arun(self.run_id)
+            run = await hook.aget_run(self.run_id)
         except BridgeError as error:
             self.log.warning("Dagster is asked again: %s", error)
         else:
@@ -74,16 +74,16 @@ class PauseTrigger(BaseTrigger):
     Its event: `status`, which is `paused`, and the `deadline` of the task, which it only keeps.
     """
 
-    def __init__(self, moment: float, deadline: float) -> None:
+    def __init__(self, resume_at: float, deadline: float) -> None:
         super().__init__()
-        self.moment = moment
+        self.resume_at = resume_at
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.PauseTrigger", {"moment": self.moment, "deadline": self.deadline}
+        return f"{__name__}.PauseTrigger", {"moment": self.resume_at, "deadline": self.deadline}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        await asyncio.sleep(max(HOLD, self.moment - time.time()))
+        await asyncio.sleep(max(MIN_TRIGGER_SECONDS, self.resume_at - time.time()))
         yield TriggerEvent({"status": "paused", "deadline": self.deadline})
 
 
@@ -111,22 +111,22 @@ class DagsterPartitionTrigger(BaseTrigger):
         self.poll_interval = poll_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        told = (
+        fields = (
             "dagster_conn_id", "asset", "partition", "since", "deadline", "poll_interval",
         )  # fmt: skip
-        return f"{__name__}.DagsterPartitionTrigger", {name: getattr(self, name) for name in told}
+        return f"{__name__}.DagsterPartitionTrigger", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         hook = DagsterHook(self.dagster_conn_id)
-        until, made = time.monotonic() + HOLD, None
+        earliest_end, materialized_at = time.monotonic() + MIN_TRIGGER_SECONDS, None
         while time.time() < self.deadline:
             try:
-                made = await hook.amaterialized_at(self.asset, self.partition)
+                materialized_at = await hook.amaterialized_at(self.asset, self.partition)
             except BridgeError as error:
                 self.log.warning("Dagster is asked again: %s", error)
-            if made is not None and made >= self.since:
+            if materialized_at is not None and materialized_at >= self.since:
                 break
-            made = None
+            materialized_at = None
             await asyncio.sleep(self.poll_interval)
-        await asyncio.sleep(max(0.0, until - time.monotonic()))
-        yield TriggerEvent({"materialized": made})
+        await asyncio.sleep(max(0.0, earliest_end - time.monotonic()))
+        yield TriggerEvent({"materialized": materialized_at})

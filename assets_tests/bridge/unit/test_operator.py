@@ -11,10 +11,10 @@ from airflow.sdk.exceptions import TaskDeferred
 from scripted_dagster import Script, Try
 from tidemill_airflow import runs
 from tidemill_airflow.errors import (
-    AssetUnknown,
-    DagsterRefused,
-    DagsterUnreached,
-    PartitionUnknown,
+    UnknownAsset,
+    DagsterRejected,
+    DagsterUnreachable,
+    UnknownPartition,
     RunFailed,
     RunTimeout,
 )
@@ -80,9 +80,9 @@ def test_a_run_is_asked_for_followed_and_returned(dagster: Script, attempt: Try)
 
 def test_the_attempt_is_written_before_dagster_is_asked(dagster: Script, attempt: Try) -> None:
     dagster.launches = [{"__typename": "UnauthorizedError", "message": "no"}]
-    with pytest.raises(DagsterRefused, match="no"):
+    with pytest.raises(DagsterRejected, match="no"):
         run(attempt)
-    assert attempt.store[asking.STORED]["ask"] == 1
+    assert attempt.store[asking.STATE_KEY]["ask"] == 1
     assert dagster.runs == []
 
 
@@ -220,13 +220,13 @@ def test_dagster_may_be_away_for_a_while(
     dagster: Script, attempt: Try, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
-    real = DagsterHook.ask
+    real = DagsterHook.execute
 
     def away(hook: DagsterHook, document: str, **told: Any) -> Any:
         nonlocal asked
         asked += 1
         if asked % 2:
-            raise DagsterUnreached("Nobody answers.", "Wait.")
+            raise DagsterUnreachable("Nobody answers.", "Wait.")
         return real(hook, document, **told)
 
     monkeypatch.setattr(DagsterHook, "ask", away)
@@ -237,7 +237,7 @@ def test_dagster_may_be_away_for_a_while(
 def test_a_key_that_is_no_window_is_refused(dagster: Script, attempt: Try) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "TIME_WINDOW"}}
     dagster.windows = [{"start": "2026-01-02", "end": "2026-01-02"}]  # what Dagster makes of it
-    with pytest.raises(PartitionUnknown, match="2026-01-01"):
+    with pytest.raises(UnknownPartition, match="2026-01-01"):
         run(attempt, partition="2026-01-01")
     assert run(attempt, partition="2026-01-02") == "run-1"
     assert dagster.runs[0]["tags"]["dagster/partition"] == "2026-01-02"
@@ -250,14 +250,14 @@ def test_a_range_is_one_run(dagster: Script, attempt: Try) -> None:
     tags = dagster.runs[0]["tags"]
     assert tags["dagster/asset_partition_range_start"] == "a"
     assert tags["dagster/asset_partition_range_end"] == "c"
-    with pytest.raises(PartitionUnknown):  # backwards, which Dagster would run in vain
+    with pytest.raises(UnknownPartition):  # backwards, which Dagster would run in vain
         run(Try(), partition_range=["c", "a"])
 
 
 def test_partitions_of_other_kinds_are_looked_up_by_name(dagster: Script, attempt: Try) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "STATIC"}}
     assert run(attempt, partition="red") == "run-1"
-    with pytest.raises(PartitionUnknown, match="blue"):
+    with pytest.raises(UnknownPartition, match="blue"):
         run(Try(), partition="blue")
 
 
@@ -266,14 +266,14 @@ def test_a_partition_is_named_where_there_are_some_and_nowhere_else(
     dagster: Script, attempt: Try, partitioned: bool, partition: str | None
 ) -> None:
     dagster.node = {"isPartitioned": partitioned}
-    with pytest.raises(PartitionUnknown):
+    with pytest.raises(UnknownPartition):
         run(attempt, partition=partition)
     assert dagster.runs == []
 
 
 def test_an_asset_that_cannot_be_materialized_is_refused(dagster: Script, attempt: Try) -> None:
     dagster.node = {"isMaterializable": False}
-    with pytest.raises(AssetUnknown, match="m/a"):
+    with pytest.raises(UnknownAsset, match="m/a"):
         run(attempt)
 
 

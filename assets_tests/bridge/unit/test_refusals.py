@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, CronPartitionTimetable, CronTriggerTimetable
 
-from tidemill_airflow.errors import InputRefused
-from tidemill_airflow.hooks.endpoint import endpoint
+from tidemill_airflow.errors import InvalidInput
+from tidemill_airflow.hooks.endpoint import build_endpoint
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
 from tidemill_airflow.schedule import (
     PARTITION_KEY,
-    asset_key,
-    asset_names,
+    validate_asset_key,
+    parse_asset_keys,
     dagster_asset,
-    partition_key,
-    windows,
+    validate_partition_key,
+    partition_timetable,
 )
 
 HOSTILE = [
@@ -26,22 +26,22 @@ HOSTILE = [
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_hostile_asset_key_is_refused(key: Any) -> None:
-    with pytest.raises(InputRefused, match="no key of a Dagster asset"):
-        asset_key(key)
-    with pytest.raises(InputRefused):
+    with pytest.raises(InvalidInput, match="no key of a Dagster asset"):
+        validate_asset_key(key)
+    with pytest.raises(InvalidInput):
         dagster_asset(key)
 
 
 @pytest.mark.parametrize("key", ["a\nb", "\x1b[31m", "a\x00", " a", "a ", "x" * 256, 7, "a\u2028b"])
 def test_a_hostile_partition_key_is_refused(key: Any) -> None:
-    with pytest.raises(InputRefused, match="no key of a partition"):
-        partition_key(key)
+    with pytest.raises(InvalidInput, match="no key of a partition"):
+        validate_partition_key(key)
 
 
 @pytest.mark.parametrize("key", ["", None])
 def test_a_run_without_a_partition_key_is_told_how_to_get_one(key: Any) -> None:
-    with pytest.raises(InputRefused, match=r"has no partition key.*partition_key"):
-        partition_key(key)
+    with pytest.raises(InvalidInput, match=r"has no partition key.*partition_key"):
+        validate_partition_key(key)
 
 
 FIELDS: dict[str, Any] = {
@@ -61,21 +61,21 @@ FIELDS: dict[str, Any] = {
     ],
 )  # fmt: skip
 def test_a_hostile_connection_is_refused_and_its_token_never_shown(field: str, value: Any) -> None:
-    with pytest.raises(InputRefused) as caught:
-        endpoint("dagster_default", **{**FIELDS, "token": "s3cr3t", field: value})
+    with pytest.raises(InvalidInput) as caught:
+        build_endpoint("dagster_default", **{**FIELDS, "token": "s3cr3t", field: value})
     assert "dagster_default" in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
     assert "sécret" not in str(caught.value)
 
 
 def test_a_connection_is_an_address() -> None:
-    at = endpoint("c", "d.internal", None, "https", "t0k", {"path": "/prod/", "ui": "https://see"})
-    assert at.graphql == "https://d.internal:443/prod/graphql"
-    assert at.run("1") == "https://see/runs/1"
+    at = build_endpoint("c", "d.internal", None, "https", "t0k", {"path": "/prod/", "ui": "https://see"})
+    assert at.graphql_url == "https://d.internal:443/prod/graphql"
+    assert at.run_url("1") == "https://see/runs/1"
     assert at.headers["Authorization"] == "Bearer t0k"
     assert at.headers["Dagster-Cloud-Api-Token"] == "t0k"
-    plain = endpoint("c", None, None, None, None, {})
-    assert (plain.graphql, plain.headers) == ("http://127.0.0.1:3000/graphql", {})
+    plain = build_endpoint("c", None, None, None, None, {})
+    assert (plain.graphql_url, plain.headers) == ("http://127.0.0.1:3000/graphql", {})
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_a_schedule_that_does_not_tell_the_partition_is_refused_with_the_remedy(
     schedule: Any,
 ) -> None:
     with (
-        pytest.raises(InputRefused, match="CronPartitionTimetable"),
+        pytest.raises(InvalidInput, match="CronPartitionTimetable"),
         DAG("d", schedule=schedule, start_date=datetime(2026, 1, 1, tzinfo=UTC)),
     ):
         MaterializeAssetsOperator(task_id="t", assets=["a"], partition=PARTITION_KEY)
 
 
-@pytest.mark.parametrize("schedule", [None, "@once", windows("0 0 * * *")])
+@pytest.mark.parametrize("schedule", [None, "@once", partition_timetable("0 0 * * *")])
 def test_other_schedules_are_taken(schedule: Any) -> None:
     with DAG("d", schedule=schedule, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
         MaterializeAssetsOperator(task_id="t", assets=["a"], partition=PARTITION_KEY)
@@ -101,13 +101,13 @@ def test_other_schedules_are_taken(schedule: Any) -> None:
 
 
 def test_a_selection_is_a_list_or_what_a_template_made_of_one() -> None:
-    assert asset_names("m/a, m/b,m/a") == ["m/a", "m/b"]
-    assert asset_names(["m/a", "m/b"]) == ["m/a", "m/b"]
-    with pytest.raises(InputRefused):
-        asset_names("")
+    assert parse_asset_keys("m/a, m/b,m/a") == ["m/a", "m/b"]
+    assert parse_asset_keys(["m/a", "m/b"]) == ["m/a", "m/b"]
+    with pytest.raises(InvalidInput):
+        parse_asset_keys("")
 
 
 def test_windows_of_hours_in_a_zone_are_refused() -> None:
-    with pytest.raises(InputRefused, match="in UTC"):
-        windows("0 */6 * * *", timezone="America/New_York")
-    assert isinstance(windows("0 0 * * *", timezone="America/New_York"), CronPartitionTimetable)
+    with pytest.raises(InvalidInput, match="in UTC"):
+        partition_timetable("0 */6 * * *", timezone="America/New_York")
+    assert isinstance(partition_timetable("0 0 * * *", timezone="America/New_York"), CronPartitionTimetable)

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill_airflow.graphql import faults_of
-from tidemill_airflow.runs import SETTLE, Attempt, Fault, Place, Run, RunStatus, first_of, followed
+from tidemill_airflow.graphql import parse_errors
+from tidemill_airflow.runs import LOST_LAUNCH_SECONDS, Attempt, RunError, TaskIdentity, Run, RunStatus, oldest_and_duplicates, retryable_error
 
-PLACE = Place("dag", "run", "task", -1, try_number=1, lives="2/2")
+PLACE = TaskIdentity("dag", "run", "task", -1, try_number=1, clear_marker="2/2")
 
 
 def test_only_three_statuses_are_an_end_and_an_unknown_one_is_none() -> None:
     ends = {status for status in RunStatus if status.is_terminal}
     assert ends == {RunStatus.SUCCESS, RunStatus.FAILURE, RunStatus.CANCELED}
-    assert RunStatus.of("SOMETHING_NEW") is RunStatus.UNKNOWN
-    assert not RunStatus.of("SOMETHING_NEW").is_terminal
+    assert RunStatus.from_name("SOMETHING_NEW") is RunStatus.UNKNOWN
+    assert not RunStatus.from_name("SOMETHING_NEW").is_terminal
 
 
 @pytest.mark.parametrize(
@@ -37,32 +37,32 @@ def test_a_name_cannot_be_split_into_another_place() -> None:
 
 
 def test_an_attempt_is_the_same_after_it_was_stored() -> None:
-    attempt = Attempt.first(PLACE, 12.5).following(13.5).ended()
-    assert Attempt.stored(attempt.json()) == attempt
-    assert Attempt.stored(None) is None
+    attempt = Attempt.first(PLACE, 12.5).next_attempt(13.5).completed()
+    assert Attempt.from_json(attempt.to_json()) == attempt
+    assert Attempt.from_json(None) is None
 
 
 def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
     attempt = Attempt.first(PLACE, 0.0)
     retried = replace(PLACE, try_number=2)
     cleared = replace(PLACE, try_number=2, lives="3/2")
-    assert attempt.goes_on(retried)
-    assert attempt.goes_on(cleared)  # its run may still be at work
-    assert attempt.ended().goes_on(retried)  # it died after the success, before it could say so
-    assert not attempt.ended().goes_on(cleared)
+    assert attempt.is_current(retried)
+    assert attempt.is_current(cleared)  # its run may still be at work
+    assert attempt.completed().is_current(retried)  # it died after the success, before it could say so
+    assert not attempt.completed().is_current(cleared)
 
 
 def test_a_lost_launch_settles() -> None:
     attempt = Attempt.first(PLACE, 100.0)
-    assert attempt.settles(100.0) == SETTLE
-    assert attempt.settles(100.0 + SETTLE) == 0.0
-    assert attempt.again(150.0).settles(150.0) == SETTLE
+    assert attempt.lost_launch_seconds_left(100.0) == LOST_LAUNCH_SECONDS
+    assert attempt.lost_launch_seconds_left(100.0 + LOST_LAUNCH_SECONDS) == 0.0
+    assert attempt.relaunched(150.0).lost_launch_seconds_left(150.0) == LOST_LAUNCH_SECONDS
 
 
 def test_of_two_runs_under_one_ask_the_first_counts() -> None:
     runs = [Run("b", RunStatus.STARTED, 2.0), Run("a", RunStatus.STARTED, 1.0)]
-    assert first_of(runs) == (runs[1], [runs[0]])
-    assert first_of([]) == (None, [])
+    assert oldest_and_duplicates(runs) == (runs[1], [runs[0]])
+    assert oldest_and_duplicates([]) == (None, [])
 
 
 def test_a_run_that_nobody_starts_is_stuck_after_a_minute() -> None:
@@ -80,23 +80,23 @@ def step(name: str | None, text: str) -> dict[str, object]:
 
 
 def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
-    open_, broken = Fault("WindowOpen", "open"), Fault("SchemaBroken", "broken")
-    assert followed([open_], ["WindowOpen"]) == open_
-    assert followed([open_, broken], ["WindowOpen"]) is None
-    assert followed([open_, Fault(None, "also")], ["WindowOpen"]) is None
-    assert followed([broken], ["WindowOpen"]) is None
-    assert followed([], ["WindowOpen"]) is None
-    assert followed([open_], []) is None
+    open_, broken = RunError("WindowOpen", "open"), RunError("SchemaBroken", "broken")
+    assert retryable_error([open_], ["WindowOpen"]) == open_
+    assert retryable_error([open_, broken], ["WindowOpen"]) is None
+    assert retryable_error([open_, RunError(None, "also")], ["WindowOpen"]) is None
+    assert retryable_error([broken], ["WindowOpen"]) is None
+    assert retryable_error([], ["WindowOpen"]) is None
+    assert retryable_error([open_], []) is None
 
 
 def test_the_errors_of_a_run_are_its_steps_or_else_its_own() -> None:
     ended = {"__typename": "RunFailureEvent", "message": "it died", "error": None}
-    assert faults_of([step("WindowOpen", "open"), ended]) == [Fault("WindowOpen", "open")]
-    assert faults_of([ended]) == [Fault(None, "it died")]
+    assert parse_errors([step("WindowOpen", "open"), ended]) == [RunError("WindowOpen", "open")]
+    assert parse_errors([ended]) == [RunError(None, "it died")]
     plain = {
         "__typename": "ExecutionStepFailureEvent",
         "stepKey": "s",
         "error": {"message": "ZeroDivisionError"},
         "failureMetadata": None,
     }
-    assert faults_of([plain]) == [Fault(None, "Step s: ZeroDivisionError")]
+    assert parse_errors([plain]) == [RunError(None, "Step s: ZeroDivisionError")]
