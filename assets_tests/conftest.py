@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bench import Bench, named
-from s3_hands import S3, s3_server
+from bench import ModelHarness, model_name_for
+from s3_hands import S3Server, running_s3_server
 from tidemill import failpoints
 from tidemill.adapters import broker
 
@@ -30,22 +30,22 @@ def kafka(kafka_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3-compatible server on a free port, with buckets that end with the session."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+    with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture
-def bench(kafka: str, tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
+def harness(kafka: str, tmp_path: Path, request: pytest.FixtureRequest) -> ModelHarness:
     """A fresh model `m…` with its defs.yaml and an empty topic, over the session's Kafka."""
-    made = Bench(kafka, tmp_path, named(request.node.nodeid))
-    made.define()
-    made.create_topic()
-    return made
+    new_harness = ModelHarness(kafka, tmp_path, model_name_for(request.node.nodeid))
+    new_harness.define()
+    new_harness.create_topic()
+    return new_harness
 
 
 @pytest.fixture(autouse=True)
-def _no_failpoint_is_left_armed() -> Iterator[None]:
+def _disarm_failpoints() -> Iterator[None]:
     yield
     failpoints.arm("")

@@ -62,8 +62,8 @@ def imports(path: Path) -> set[str]:
     """The first names of all that a module imports."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
-    of = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
-    return {name.split(".")[0] for name in plain | of}
+    from_imports = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    return {name.split(".")[0] for name in plain | from_imports}
 
 
 def test_no_pickle_anywhere() -> None:

@@ -28,14 +28,14 @@ def new_topic(kafka: str) -> Callable[..., str]:
 
 
 @pytest.fixture
-def bring(kafka: str, tmp_path: Path) -> Callable[..., ProduceResult]:
+def produce_events(kafka: str, tmp_path: Path) -> Callable[..., ProduceResult]:
     """`produce` to the real broker, in minutes of the stream's time from its first event on."""
 
     def run(
-        events: pl.DataFrame, topic: str, start: int = 0, end: int = 10**6, **told: Any
+        events: pl.DataFrame, topic: str, start: int = 0, end: int = 10**6, **options: Any
     ) -> ProduceResult:
-        told = {"locks": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **told}
+        options = {"locks": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **options}
         span = (start + 1) * MINUTE, (end + 1) * MINUTE
-        return produce(events, Cluster(kafka, 30), topic, *span, **told)
+        return produce(events, Cluster(kafka, 30), topic, *span, **options)
 
     return run

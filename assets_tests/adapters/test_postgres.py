@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from postgres_hands import Server, needs_postgres, postgres_at, reachable
+from postgres_hands import PostgresServer, require_postgres, running_postgres, world_accessible_folder
 from tidemill import bootstrap
 from tidemill.adapters.postgres import DATABASES, Postgres, server
 from tidemill.cli.instance import ensure_dagster_home
@@ -18,25 +18,25 @@ from tidemill.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Server]:
-    with reachable() as folder, postgres_at(folder / "a home" / "postgres") as running:
+def postgres_server() -> Iterator[PostgresServer]:
+    with world_accessible_folder() as folder, running_postgres(folder / "a home" / "postgres") as running:
         yield running
 
 
-def test_each_database_lets_in_its_own_user_by_its_password_alone(made: Server) -> None:
+def test_each_database_lets_in_its_own_user_by_its_password_alone(postgres_server: PostgresServer) -> None:
     for name in DATABASES:
-        assert made.asked(name, "select current_user") == [(name,)]
+        assert postgres_server.query(name, "select current_user") == [(name,)]
         for other in {*DATABASES, "postgres", "template1"} - {name}:
             with pytest.raises(OperationalError, match="permission denied for database"):
-                made.asked(name, "select 1", other)
-    lines = made.own.password_file.read_text()
-    assert made.own.password_file.stat().st_mode & 0o777 == 0o600
+                postgres_server.query(name, "select 1", other)
+    lines = postgres_server.postgres.password_file.read_text()
+    assert postgres_server.postgres.password_file.stat().st_mode & 0o777 == 0o600
     try:
-        made.own.password_file.write_text("")
+        postgres_server.postgres.password_file.write_text("")
         with pytest.raises(OperationalError, match="no password supplied"):
-            made.asked("dagster", "select 1")
+            postgres_server.query("dagster", "select 1")
     finally:
-        made.own.password_file.write_text(lines)
+        postgres_server.postgres.password_file.write_text(lines)
 
 
 def test_what_is_not_installed_is_named_with_the_command_that_mends_it(
@@ -63,7 +63,7 @@ def test_root_needs_the_user_of_debians_package(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_folder_where_that_user_may_not_go_is_named(tmp_path: Path) -> None:
-    needs_postgres()
+    require_postgres()
     if os.geteuid() != 0:
         pytest.skip("not run: only for root is it another user; run `make test` as root")
     closed = tmp_path / "closed"

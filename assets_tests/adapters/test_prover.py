@@ -14,7 +14,7 @@ import polars as pl
 import psutil
 import pytest
 
-from deployments import endless
+from deployments import with_excessive_golden_rows
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator
 from tidemill.adapters.prover.forked import ForkServerValidator
@@ -25,7 +25,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.ports import BundleValidator
 
 
-def made(trees: int = 30, function: FeatureFunction | None = None) -> bytes:
+def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> bytes:
     draw = np.random.default_rng(0)
     size = draw.normal(size=800)
     frame = pl.DataFrame(
@@ -63,88 +63,88 @@ def made(trees: int = 30, function: FeatureFunction | None = None) -> bytes:
 
 @pytest.fixture(scope="module")
 def bundle() -> bytes:
-    return made()
+    return make_bundle()
 
 
 @pytest.fixture(scope="module")
-def prover() -> Iterator[ForkServerValidator]:
+def validator() -> Iterator[ForkServerValidator]:
     with ForkServerValidator(timeout=10) as running:
         yield running
 
 
-def damaged(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
-    found, changes = re.subn(pattern, replacement, bundle, count=count)
+def substituted(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
+    result, changes = re.subn(pattern, replacement, bundle, count=count)
     assert changes
-    return found
+    return result
 
 
-def test_a_sound_bundle_is_proven_and_quickly(prover: ForkServerValidator, bundle: bytes) -> None:
-    prover.validate(bundle)
+def test_a_sound_bundle_is_proven_and_quickly(validator: ForkServerValidator, bundle: bytes) -> None:
+    validator.validate(bundle)
     started = time.perf_counter()
     for _ in range(5):
-        prover.validate(bundle)
+        validator.validate(bundle)
     assert (time.perf_counter() - started) / 5 < 1  # 30 ms on a quiet machine
 
 
 @pytest.fixture(params=["in a forked child", "in this process"])
-def either(request: pytest.FixtureRequest, prover: ForkServerValidator) -> BundleValidator:
+def any_validator(request: pytest.FixtureRequest, validator: ForkServerValidator) -> BundleValidator:
     """What every prover does, shown on the real one and on the one in memory."""
-    return InProcessValidator() if request.param == "in this process" else prover
+    return InProcessValidator() if request.param == "in this process" else validator
 
 
-def test_a_sound_bundle_is_proven(either: BundleValidator, bundle: bytes) -> None:
-    either.validate(bundle)
+def test_a_sound_bundle_is_proven(any_validator: BundleValidator, bundle: bytes) -> None:
+    any_validator.validate(bundle)
 
 
-def test_a_wrong_answer_comes_back_as_skew(either: BundleValidator, bundle: bytes) -> None:
+def test_a_wrong_answer_comes_back_as_skew(any_validator: BundleValidator, bundle: bytes) -> None:
     with pytest.raises(FeatureSkew, match="golden row 0"):
-        either.validate(damaged(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
+        any_validator.validate(substituted(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
 
 
-def test_what_is_no_bundle_is_unfit(either: BundleValidator) -> None:
+def test_what_is_no_bundle_is_unfit(any_validator: BundleValidator) -> None:
     with pytest.raises(BundleInvalid):
-        either.validate(b"no bundle")
+        any_validator.validate(b"no bundle")
 
 
-def test_trees_cut_together_with_their_sizes_are_skew(prover: ForkServerValidator, bundle: bytes) -> None:
+def test_trees_cut_together_with_their_sizes_are_skew(validator: ForkServerValidator, bundle: bytes) -> None:
     """LightGBM loads such a text without a word and predicts something else."""
     head, _, rest = bundle.partition(b"\nTree=29\n")
     assert rest
-    fewer = damaged(head + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
+    fewer = substituted(head + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
     with pytest.raises(FeatureSkew):
-        prover.validate(fewer)
+        validator.validate(fewer)
 
 
 def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
-    cyclic = damaged(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
-    cyclic = damaged(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
-    cyclic = damaged(cyclic, rb"tree_sizes=.*\n", b"")
+    cyclic = substituted(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
+    cyclic = substituted(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
+    cyclic = substituted(cyclic, rb"tree_sizes=.*\n", b"")
     with ForkServerValidator(timeout=1) as impatient, pytest.raises(BundleInvalid):
         impatient.validate(cyclic)
 
 
-def test_a_child_that_dies_is_named_by_its_signal(prover: ForkServerValidator, bundle: bytes) -> None:
-    wild = damaged(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
-    wild = damaged(wild, rb"tree_sizes=.*\n", b"")
+def test_a_child_that_dies_is_named_by_its_signal(validator: ForkServerValidator, bundle: bytes) -> None:
+    wild = substituted(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
+    wild = substituted(wild, rb"tree_sizes=.*\n", b"")
     with pytest.raises(BundleInvalid, match=r"SIGSEGV|SIGABRT|LightGBM"):
-        prover.validate(wild)
-    prover.validate(bundle)
+        validator.validate(wild)
+    validator.validate(bundle)
 
 
 def test_no_damage_reaches_the_asking_process(bundle: bytes) -> None:
     """Flipped bytes and cut tails, all over the bundle: refused, or the answers are the same."""
     with ForkServerValidator(timeout=2) as prover:
-        _damage_everywhere(prover, bundle)
+        _assert_damage_contained(prover, bundle)
 
 
-def _damage_everywhere(prover: ForkServerValidator, bundle: bytes) -> None:
+def _assert_damage_contained(prover: ForkServerValidator, bundle: bytes) -> None:
     draw = np.random.default_rng(1)
     survived = 0
     for _ in range(60):
-        at = int(draw.integers(0, len(bundle)))
+        position = int(draw.integers(0, len(bundle)))
         flipped = bytearray(bundle)
-        flipped[at] ^= 1 << int(draw.integers(0, 8))
-        for bad in (bytes(flipped), bundle[:at]):
+        flipped[position] ^= 1 << int(draw.integers(0, 8))
+        for bad in (bytes(flipped), bundle[:position]):
             try:
                 prover.validate(bad)
                 survived += 1
@@ -154,24 +154,24 @@ def _damage_everywhere(prover: ForkServerValidator, bundle: bytes) -> None:
     prover.validate(bundle)
 
 
-def test_a_killed_helper_is_replaced(prover: ForkServerValidator, bundle: bytes) -> None:
-    prover.validate(bundle)
-    was = prover.pid
+def test_a_killed_helper_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:
+    validator.validate(bundle)
+    was = validator.pid
     assert was is not None
     os.kill(was, signal.SIGKILL)
-    prover.validate(bundle)
-    assert prover.pid not in (None, was)
+    validator.validate(bundle)
+    assert validator.pid not in (None, was)
 
 
-def test_a_helper_killed_at_work_is_replaced(prover: ForkServerValidator, bundle: bytes) -> None:
-    prover.validate(bundle)
-    was = prover.pid
+def test_a_helper_killed_at_work_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:
+    validator.validate(bundle)
+    was = validator.pid
     assert was is not None
     killer = threading.Timer(0.02, os.kill, (was, signal.SIGKILL))
     killer.start()
-    while killer.is_alive() or prover.pid == was:
-        prover.validate(bundle)
-    assert prover.pid != was
+    while killer.is_alive() or validator.pid == was:
+        validator.validate(bundle)
+    assert validator.pid != was
 
 
 def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> None:
@@ -181,7 +181,7 @@ def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> No
         assert ending.pid is not None
         helper = psutil.Process(ending.pid)
         with ThreadPoolExecutor(1) as pool:
-            proof = pool.submit(ending.validate, endless(bundle))
+            proof = pool.submit(ending.validate, with_excessive_golden_rows(bundle))
             while not (children := helper.children()):
                 time.sleep(0.01)
             ending.abort()
@@ -217,7 +217,7 @@ def test_the_feature_function_is_loaded_in_the_child(
     source = "def f(frame):\n    return frame.with_columns(twice=frame['size'] * 2)\n"
     module = tmp_path / "proved_features.py"
     module.write_text(source)
-    bundle = made(5, load_feature_function("proved_features:f"))
+    bundle = make_bundle(5, load_feature_function("proved_features:f"))
     with ForkServerValidator() as prover:
         prover.validate(bundle)
         module.write_text(source + "# changed\n")

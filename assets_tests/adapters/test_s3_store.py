@@ -11,25 +11,25 @@ from pathlib import Path
 import pytest
 
 from dagster_ui import free_port
-from s3_hands import KEY, S3, SECRET, keys
-from tcp_proxy import Proxy, proxied
+from s3_hands import KEY, S3Server, SECRET, write_credentials
+from tcp_proxy import TcpProxy, running_tcp_proxy
 from tidemill.adapters.s3 import S3Store
 from tidemill.core.errors import SpecInvalid, StoreUnavailable
 
 
 @pytest.fixture
-def bucket(s3: S3) -> str:
-    return s3.bucket(uuid.uuid4().hex)
+def bucket(s3: S3Server) -> str:
+    return s3.create_bucket(uuid.uuid4().hex)
 
 
 @pytest.fixture
-def proxy(s3: S3) -> Iterator[Proxy]:
+def proxy(s3: S3Server) -> Iterator[TcpProxy]:
     """A proxy before the server."""
-    with proxied(int(s3.endpoint.rsplit(":", 1)[1]), free_port()) as made:
-        yield made
+    with running_tcp_proxy(int(s3.endpoint.rsplit(":", 1)[1]), free_port()) as running:
+        yield running
 
 
-def refuses_all(store: S3Store) -> str:
+def failure_message(store: S3Store) -> str:
     """That each method names the same fault; what it says."""
     calls = [
         lambda: store.get("m/a"),
@@ -38,17 +38,17 @@ def refuses_all(store: S3Store) -> str:
         lambda: store.names("m/"),
         lambda: store.delete("m/a"),
     ]
-    told = set()
+    messages = set()
     for call in calls:
         with pytest.raises(StoreUnavailable) as caught:
             call()
-        told.add(caught.value.message.partition(": ")[2] + " " + caught.value.remedy)
-    (one,) = told
-    return one
+        messages.add(caught.value.message.partition(": ")[2] + " " + caught.value.remedy)
+    (message,) = messages
+    return message
 
 
-def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3) -> None:
-    told = refuses_all(s3.store("no-such-bucket", "a"))
+def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3Server) -> None:
+    told = failure_message(s3.open_store("no-such-bucket", "a"))
     assert "NoSuchBucket" in told
     assert "change TIDEMILL_STORE" in told
 
@@ -58,29 +58,29 @@ def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3) -> None:
     [("nobody", "s3cr3t", "XAdminUserNotFound"), (KEY, "s3cr3t", "SignatureDoesNotMatch")],
 )
 def test_keys_that_are_not_let_in_are_named(
-    s3: S3, bucket: str, tmp_path: Path, key: str, secret: str, code: str
+    s3: S3Server, bucket: str, tmp_path: Path, key: str, secret: str, code: str
 ) -> None:
-    told = refuses_all(s3.store(bucket, credentials=keys(tmp_path / "keys", key, secret)))
+    told = failure_message(s3.open_store(bucket, credentials=write_credentials(tmp_path / "keys", key, secret)))
     assert code in told
     assert "TIDEMILL_S3__CREDENTIALS" in told
     assert secret not in told
 
 
-def test_a_wrong_region_is_named(s3: S3, bucket: str) -> None:
-    told = refuses_all(s3.store(bucket, region="eu-west-1"))
+def test_a_wrong_region_is_named(s3: S3Server, bucket: str) -> None:
+    told = failure_message(s3.open_store(bucket, region="eu-west-1"))
     assert 'expecting "us-east-1"' in told
     assert "TIDEMILL_S3__REGION" in told
 
 
-def test_where_nobody_listens_the_endpoint_is_named_within_its_time(s3: S3) -> None:
-    store = s3.store("bucket", timeout=0.3, endpoint=f"http://127.0.0.1:{free_port()}")
+def test_where_nobody_listens_the_endpoint_is_named_within_its_time(s3: S3Server) -> None:
+    store = s3.open_store("bucket", timeout=0.3, endpoint=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StoreUnavailable, match=r"no answer within 0.3 s.*TIDEMILL_S3__ENDPOINT"):
         store.get("m/a")
 
 
-def test_a_server_that_hangs_is_waited_for_no_longer_than_told(s3: S3) -> None:
+def test_a_server_that_hangs_is_waited_for_no_longer_than_told(s3: S3Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = s3.store(
+        store = s3.open_store(
             "bucket", timeout=1, endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"
         )
         begun = time.monotonic()
@@ -89,7 +89,7 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_told(s3: S3) -> None:
         assert time.monotonic() - begun < 10  # twice a second, on a machine that is busy
 
 
-def test_without_any_key_it_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_key_it_says_so(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{free_port()}")
@@ -98,7 +98,7 @@ def test_without_any_key_it_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_keys_and_region_come_from_aws_s_own_variables_too(
-    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -119,8 +119,8 @@ def test_a_file_of_keys_that_cannot_be_used_is_named_and_not_shown(
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_two_prefixes_of_a_bucket_are_two_stores(s3: S3, bucket: str) -> None:
-    one, other = s3.store(bucket, "one"), s3.store(bucket, "one-more")
+def test_two_prefixes_of_a_bucket_are_two_stores(s3: S3Server, bucket: str) -> None:
+    one, other = s3.open_store(bucket, "one"), s3.open_store(bucket, "one-more")
     assert one.put("m/a", b"1")
     assert other.put("m/a", b"2")
     assert one.get("m/a") == b"1"
@@ -128,26 +128,26 @@ def test_two_prefixes_of_a_bucket_are_two_stores(s3: S3, bucket: str) -> None:
 
 
 def test_a_put_whose_answer_is_lost_is_looked_for_and_not_taken_for_failed(
-    s3: S3, bucket: str, proxy: Proxy
+    s3: S3Server, bucket: str, proxy: TcpProxy
 ) -> None:
     """The request is carried out, then the connection ends: it is not known, until one looks."""
-    store = s3.store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=3)
-    proxy.after(1, proxy.reset_all)
+    store = s3.open_store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=3)
+    proxy.call_after(1, proxy.reset_all)
     assert store.put("m/a", b"mine")
-    assert s3.store(bucket).get("m/a") == b"mine"
-    proxy.after(1, proxy.reset_all)
+    assert s3.open_store(bucket).get("m/a") == b"mine"
+    proxy.call_after(1, proxy.reset_all)
     assert not store.put("m/a", b"other")
-    assert s3.store(bucket).get("m/a") == b"mine"
+    assert s3.open_store(bucket).get("m/a") == b"mine"
 
 
 def test_what_is_read_through_a_connection_that_breaks_is_whole(
-    s3: S3, bucket: str, proxy: Proxy
+    s3: S3Server, bucket: str, proxy: TcpProxy
 ) -> None:
     data = bytes(range(256)) * 20_000
-    s3.store(bucket).put("m/a", data)
-    store = s3.store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=5)
+    s3.open_store(bucket).put("m/a", data)
+    store = s3.open_store(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", timeout=5)
     for harm in (proxy.reset_all, proxy.close_all):
-        proxy.after(500_000, harm)
+        proxy.call_after(500_000, harm)
         assert store.get("m/a") == data
 
 
@@ -170,7 +170,7 @@ def test_storage_that_lets_the_last_writer_win_is_refused(tmp_path: Path) -> Non
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        store = S3Store("bucket", "", 5, endpoint, credentials=keys(tmp_path / "keys"))
+        store = S3Store("bucket", "", 5, endpoint, credentials=write_credentials(tmp_path / "keys"))
         try:
             with pytest.raises(StoreUnavailable, match="ignores `If-None-Match"):
                 store.recover("m")

@@ -9,7 +9,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from s3_hands import S3, keys
+from s3_hands import S3Server, write_credentials
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.memory.store import MemoryStore, OverlayStore
@@ -27,8 +27,8 @@ STORES: dict[str, Callable[[Path], Store]] = {
 @pytest.fixture(params=[*STORES, "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "s3":
-        server: S3 = request.getfixturevalue("s3")
-        return server.store(server.bucket(uuid.uuid4().hex), "in/here")
+        server: S3Server = request.getfixturevalue("s3")
+        return server.open_store(server.create_bucket(uuid.uuid4().hex), "in/here")
     return STORES[request.param](tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_a_deleted_name_is_free_again(store: Store) -> None:
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def durability_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The calls that make bytes and names durable, in their order, each with its file or folder."""
     calls: list[tuple[str, str]] = []
     fsync, link, replace = os.fsync, os.link, os.replace
@@ -134,15 +134,15 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
 
 
 def test_bytes_are_durable_before_they_have_a_name_and_the_name_before_the_call_ends(
-    tmp_path: Path, told: list[tuple[str, str]]
+    tmp_path: Path, durability_calls: list[tuple[str, str]]
 ) -> None:
     store = FileStore(tmp_path)
     store.put("m/plans/a", b"one")
-    assert told[-3:] == [("fsync", "draft"), ("link", "m/plans/a"), ("fsync", "m/plans")]
-    assert told[:-3] == [("fsync", "."), ("fsync", "m"), ("fsync", "m")]  # folders, each in its own
-    told.clear()
+    assert durability_calls[-3:] == [("fsync", "draft"), ("link", "m/plans/a"), ("fsync", "m/plans")]
+    assert durability_calls[:-3] == [("fsync", "."), ("fsync", "m"), ("fsync", "m")]  # folders, each in its own
+    durability_calls.clear()
     store.replace("m/plans/a", b"two")
-    assert told == [("fsync", "draft"), ("rename", "m/plans/a"), ("fsync", "m/plans")]
+    assert durability_calls == [("fsync", "draft"), ("rename", "m/plans/a"), ("fsync", "m/plans")]
 
 
 def test_a_writer_overtaken_after_it_looked_changes_nothing(
@@ -164,7 +164,7 @@ def test_a_writer_overtaken_after_it_looked_changes_nothing(
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
 def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
-    nowhere = S3Store("bucket", "", 1, "http://127.0.0.1:9", credentials=keys(tmp_path / "keys"))
+    nowhere = S3Store("bucket", "", 1, "http://127.0.0.1:9", credentials=write_credentials(tmp_path / "keys"))
     for store in (FileStore(tmp_path / "store"), nowhere):
         with pytest.raises(OperationNotAllowed):
             store.put(name, b"x")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_hands import MINUTE, PARTITIONS, frame, of_partitions, records, sequences, size
+from stream_hands import MINUTE, PARTITIONS, make_stream, sequences_by_partition, read_records, read_sequences, record_count
 from tidemill import failpoints
 from tidemill.adapters import broker
 from tidemill.adapters.kafka import Cluster, create_topic
@@ -40,12 +40,12 @@ produce(
 
 
 def test_every_event_stands_in_its_partition_with_its_key_time_and_bytes(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    told = bring(events, topic)
+    events, topic = make_stream(100), new_topic()
+    told = produce_events(events, topic)
     assert (told.produced, told.already_present, told.not_producible, told.backfilled) == (100, 0, 0, 0)
-    for partition, messages in records(kafka, topic).items():
+    for partition, messages in read_records(kafka, topic).items():
         wanted = events.filter(pl.col("partition") == partition)
         found = [
             (message.key().decode(), message.timestamp()[1], message.value().decode())
@@ -56,91 +56,91 @@ def test_every_event_stands_in_its_partition_with_its_key_time_and_bytes(
 
 
 def test_producing_again_adds_nothing_and_says_so(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    first = bring(events, topic)
-    again = bring(events, topic)
+    events, topic = make_stream(100), new_topic()
+    first = produce_events(events, topic)
+    again = produce_events(events, topic)
     assert (again.produced, again.already_present) == (0, 100)
     assert again.last_seq == first.last_seq
-    assert sequences(kafka, topic) == of_partitions(events)
+    assert read_sequences(kafka, topic) == sequences_by_partition(events)
 
 
 def test_ranges_one_after_another_are_one_stream(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    counts = [bring(events, topic, start, start + 30).produced for start in (0, 30, 60, 90)]
+    events, topic = make_stream(100), new_topic()
+    counts = [produce_events(events, topic, start, start + 30).produced for start in (0, 30, 60, 90)]
     assert counts == [30, 30, 30, 10]
-    assert sequences(kafka, topic) == of_partitions(events)
+    assert read_sequences(kafka, topic) == sequences_by_partition(events)
 
 
 def test_a_range_before_the_topics_first_event_adds_nothing_and_says_so(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    assert bring(events, topic, 50, 60).produced == 10
-    told = bring(events, topic, 20, 40)
+    events, topic = make_stream(100), new_topic()
+    assert produce_events(events, topic, 50, 60).produced == 10
+    told = produce_events(events, topic, 20, 40)
     assert (told.produced, told.already_present, told.not_producible) == (0, 0, 20)
-    assert sequences(kafka, topic) == of_partitions(events[50:60])
+    assert read_sequences(kafka, topic) == sequences_by_partition(events[50:60])
 
 
 def test_a_range_further_on_leaves_no_hole(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    bring(events, topic, 10, 20)
-    told = bring(events, topic, 50, 60)
+    events, topic = make_stream(100), new_topic()
+    produce_events(events, topic, 10, 20)
+    told = produce_events(events, topic, 50, 60)
     assert (told.produced, told.backfilled) == (40, 30)
-    assert sequences(kafka, topic) == of_partitions(events[10:60])
+    assert read_sequences(kafka, topic) == sequences_by_partition(events[10:60])
 
 
 def test_a_partition_that_had_nothing_yet_begins_where_its_topic_began(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(100), new_topic()
-    bring(events, topic, 10, 11)
-    bring(events, topic, 60, 70)
-    assert sequences(kafka, topic) == of_partitions(events[10:70])
+    events, topic = make_stream(100), new_topic()
+    produce_events(events, topic, 10, 11)
+    produce_events(events, topic, 60, 70)
+    assert read_sequences(kafka, topic) == sequences_by_partition(events[10:70])
 
 
 def test_a_range_without_events_is_no_fault(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    told = bring(frame(10), new_topic(), 500, 600)
+    told = produce_events(make_stream(10), new_topic(), 500, 600)
     assert (told.produced, told.already_present, told.not_producible) == (0, 0, 0)
     assert set(told.last_seq.values()) == {None}
 
 
 def test_kill_9_at_any_moment_leaves_a_prefix_and_the_next_run_goes_on(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult], tmp_path: Path
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult], tmp_path: Path
 ) -> None:
-    events, topic = frame(120_000, "x" * 300), new_topic(PARTITIONS)
-    whole = of_partitions(events)
+    events, topic = make_stream(120_000, "x" * 300), new_topic(PARTITIONS)
+    whole = sequences_by_partition(events)
     events.write_parquet(tmp_path / "events.parquet")
     chance = random.Random(2013)
     cut_short = 0
     # The first ends with 80,000 handed over, at most 50,000 of them under way; others by chance.
     for fault in ("stream.handed:kill:41", "", "", ""):
-        goal = events.height if fault else size(kafka, topic) + chance.randint(1, 25_000)
+        goal = events.height if fault else record_count(kafka, topic) + chance.randint(1, 25_000)
         command = [sys.executable, "-c", CHILD, kafka, topic, str(tmp_path), fault]
         with subprocess.Popen(command) as child:
-            while child.poll() is None and size(kafka, topic) < goal:
+            while child.poll() is None and record_count(kafka, topic) < goal:
                 time.sleep(0.002)
             child.kill()
-        found = sequences(kafka, topic)
+        found = read_sequences(kafka, topic)
         assert all(found[p] == whole[p][: len(found[p])] for p in whole)
         cut_short += 0 < sum(map(len, found.values())) < events.height
     assert cut_short > 0
-    already = size(kafka, topic)
-    assert bring(events, topic).produced == events.height - already
-    assert sequences(kafka, topic) == whole
+    already = record_count(kafka, topic)
+    assert produce_events(events, topic).produced == events.height - already
+    assert read_sequences(kafka, topic) == whole
 
 
 @pytest.mark.faults
 def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path: Path) -> None:
     """A broker started again forgets producers whose records are old, and with them what it has."""
-    events = frame(300_000, "x" * 300)
+    events = make_stream(300_000, "x" * 300)
     started = broker.start(tmp_path / "broker")
     at = Cluster(started.bootstrap_servers, 60)
     create_topic(at, "history", PARTITIONS)
@@ -162,18 +162,18 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
             run()
         failpoints.on_reached(None)
         broker.start(tmp_path / "broker")
-        assert 0 < size(at.servers, "history") < events.height
+        assert 0 < record_count(at.servers, "history") < events.height
         run()
-        assert sequences(at.servers, "history") == of_partitions(events)
+        assert read_sequences(at.servers, "history") == sequences_by_partition(events)
     finally:
         failpoints.on_reached(None)
         broker.stop(tmp_path / "broker")
 
 
 def test_an_interrupted_run_is_gone_on_with(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic, naps = frame(50), new_topic(), iter(range(20))
+    events, topic, naps = make_stream(50), new_topic(), iter(range(20))
 
     def sleep(_: float) -> None:
         time.sleep(0.02)
@@ -182,12 +182,12 @@ def test_an_interrupted_run_is_gone_on_with(
 
     now = iter(range(0, 10**9, MINUTE // 4))
     with pytest.raises(KeyboardInterrupt):
-        bring(events, topic, speed=1.0, clock=lambda: next(now), sleep=sleep)
-    found = sum(map(len, sequences(kafka, topic).values()))
+        produce_events(events, topic, speed=1.0, clock=lambda: next(now), sleep=sleep)
+    found = sum(map(len, read_sequences(kafka, topic).values()))
     assert 0 < found < 50
-    told = bring(events, topic, speed=1.0, clock=lambda: 10**9)
+    told = produce_events(events, topic, speed=1.0, clock=lambda: 10**9)
     assert (told.produced, told.already_present) == (50 - found, found)
-    assert sequences(kafka, topic) == of_partitions(events)
+    assert read_sequences(kafka, topic) == sequences_by_partition(events)
 
 
 @given(
@@ -198,22 +198,22 @@ def test_an_interrupted_run_is_gone_on_with(
 def test_what_remains_and_what_stands_are_the_stream_without_overlap(
     first: int, cuts: list[int], end: int
 ) -> None:
-    events = frame(60)
-    own = of_partitions(events[first:])
+    events = make_stream(60)
+    own = sequences_by_partition(events[first:])
     stands = {p: own[p][: cuts[p]] for p in own}
     last = {p: seqs[-1] if seqs else None for p, seqs in stands.items()}
-    left = of_partitions(remaining(events, first, last, (end + 1) * MINUTE))
+    left = sequences_by_partition(remaining(events, first, last, (end + 1) * MINUTE))
     for p, seqs in own.items():
         assert stands[p] + left[p] == [s for s in seqs if s < end or s in stands[p]]
 
 
 def test_a_month_of_flights_is_produced_once(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     events, topic = flights.events(), new_topic()
     first_of_february = 1_359_694_800_000  # midnight in New York
     end = first_of_february // MINUTE - 1
-    told = bring(events, topic, 0, end)
+    told = produce_events(events, topic, 0, end)
     assert told.produced == events.filter(pl.col("due") < first_of_february).height
-    assert bring(events, topic, 0, end).produced == 0
-    assert sequences(kafka, topic) == of_partitions(events[: told.produced])
+    assert produce_events(events, topic, 0, end).produced == 0
+    assert read_sequences(kafka, topic) == sequences_by_partition(events[: told.produced])

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_hands import frame, records
+from stream_hands import make_stream, read_records
 from tidemill.adapters.streams.ends import StreamOrigin
 from tidemill.adapters.streams.produce import ProduceResult
 from tidemill.core.errors import OperationNotAllowed
 
 
 def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(40), new_topic()
+    events, topic = make_stream(40), new_topic()
     today, speed = 1_700_000_000_000, 60.0
     now = today
 
@@ -23,38 +23,38 @@ def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
         nonlocal now
         now += round(seconds * 1000)
 
-    bring(events, topic, 10, 30, speed=speed, clock=lambda: now, sleep=sleep)
+    produce_events(events, topic, 10, 30, speed=speed, clock=lambda: now, sleep=sleep)
     assert now == today + 19_500  # the last of twenty minutes, sixty times as fast
-    stamps = sorted(m.timestamp()[1] for ms in records(kafka, topic).values() for m in ms)
+    stamps = sorted(m.timestamp()[1] for ms in read_records(kafka, topic).values() for m in ms)
     assert stamps == [today + 1000 * n for n in range(20)]
 
 
 def test_a_live_replay_keeps_its_start_and_catches_up(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
-    events, topic = frame(40), new_topic()
+    events, topic = make_stream(40), new_topic()
     today = 1_700_000_000_000
 
     def never(_: float) -> None:
         raise AssertionError("it slept although it was behind")
 
     clock = iter([today, *[today + 10**6] * 100])
-    bring(events, topic, 0, 20, speed=60.0, clock=lambda: next(clock), sleep=never)
-    bring(events, topic, 0, 40, speed=60.0, clock=lambda: today + 10**7, sleep=never)
-    stamps = sorted(m.timestamp()[1] for ms in records(kafka, topic).values() for m in ms)
+    produce_events(events, topic, 0, 20, speed=60.0, clock=lambda: next(clock), sleep=never)
+    produce_events(events, topic, 0, 40, speed=60.0, clock=lambda: today + 10**7, sleep=never)
+    stamps = sorted(m.timestamp()[1] for ms in read_records(kafka, topic).values() for m in ms)
     assert stamps == [today + 1000 * n for n in range(40)]
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 60.0), (60.0, 0.0), (60.0, 1440.0)])
 def test_a_topic_keeps_one_clock(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult], first: float, second: float
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult], first: float, second: float
 ) -> None:
-    events, topic = frame(40), new_topic()
+    events, topic = make_stream(40), new_topic()
     now = iter([10**12, *[10**13] * 100])
-    bring(events, topic, 0, 20, speed=first, clock=lambda: next(now))
-    bring(events, topic, 0, 20, speed=first, clock=lambda: 10**13)
+    produce_events(events, topic, 0, 20, speed=first, clock=lambda: next(now))
+    produce_events(events, topic, 0, 20, speed=first, clock=lambda: 10**13)
     with pytest.raises(OperationNotAllowed, match="mix its clocks"):
-        bring(events, topic, 20, 40, speed=second, clock=lambda: 10**13)
+        produce_events(events, topic, 20, 40, speed=second, clock=lambda: 10**13)
 
 
 @given(

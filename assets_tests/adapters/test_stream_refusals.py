@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from stream_hands import PARTITIONS, frame, of_partitions, records, sequences
+from stream_hands import PARTITIONS, make_stream, sequences_by_partition, read_records, read_sequences
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.streams.produce import ProduceResult, produce
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
@@ -32,7 +32,7 @@ from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired,
 def test_a_topic_of_other_records_is_refused_and_left_alone(
     kafka: str,
     new_topic: Callable[..., str],
-    bring: Callable[..., ProduceResult],
+    produce_events: Callable[..., ProduceResult],
     record: dict[str, Any],
 ) -> None:
     topic = new_topic(PARTITIONS)
@@ -40,21 +40,21 @@ def test_a_topic_of_other_records_is_refused_and_left_alone(
     producer.produce(topic, partition=1, **record)
     assert producer.flush(30) == 0
     with pytest.raises(OperationNotAllowed, match="not this stream's"):
-        bring(frame(10), topic)
-    assert [len(messages) for messages in records(kafka, topic).values()] == [0, 1, 0, 0]
+        produce_events(make_stream(10), topic)
+    assert [len(messages) for messages in read_records(kafka, topic).values()] == [0, 1, 0, 0]
 
 
 def test_a_changed_stream_is_refused(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
-    bring(frame(10), topic)
+    produce_events(make_stream(10), topic)
     with pytest.raises(OperationNotAllowed, match="differs from event"):
-        bring(frame(20, "changed"), topic)
+        produce_events(make_stream(20, "changed"), topic)
 
 
 def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic(PARTITIONS)
     producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
@@ -63,86 +63,86 @@ def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
     producer.produce(topic, b"{}", partition=0)
     producer.commit_transaction(30)
     with pytest.raises(OperationNotAllowed, match="not this stream's"):
-        bring(frame(10), topic)
+        produce_events(make_stream(10), topic)
 
 
 def test_a_topic_of_another_number_of_partitions_is_refused(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     with pytest.raises(OperationNotAllowed, match="has 3 partitions"):
-        bring(frame(10), new_topic(3))
+        produce_events(make_stream(10), new_topic(3))
 
 
 def test_a_topic_whose_last_records_are_deleted_is_named(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
-    bring(frame(20), topic)
+    produce_events(make_stream(20), topic)
     client = AdminClient({"bootstrap.servers": kafka})
     deleted = client.delete_records([TopicPartition(topic, 2, -1)])
     for done in deleted.values():
         done.result(30)
     with pytest.raises(OffsetsExpired, match="partition 2"):
-        bring(frame(20), topic)
+        produce_events(make_stream(20), topic)
 
 
 def test_a_missing_topic_is_created_to_be_kept_for_ever(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
-    bring(frame(10), topic)
+    produce_events(make_stream(10), topic)
     resource = ConfigResource(ResourceType.TOPIC, topic)
     client = AdminClient({"bootstrap.servers": kafka})
     asked = client.describe_configs([resource])
     config = {name: entry.value for name, entry in asked[resource].result(30).items()}
     assert (config["retention.ms"], config["cleanup.policy"]) == ("-1", "delete")
-    assert len(records(kafka, topic)) == PARTITIONS
+    assert len(read_records(kafka, topic)) == PARTITIONS
 
 
 def test_an_event_that_kafka_refuses_leaves_no_gap_behind_it(
-    kafka: str, new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic, size = new_topic(), 4_000
     create_topic(Cluster(kafka, 30), topic, PARTITIONS, {"max.message.bytes": "100000"})
     noise = random.Random(0).randbytes(300_000).hex()  # lz4 makes no less than 100 kB of it
     value = pl.when(pl.col("seq") == 2_000).then(pl.lit(noise)).otherwise("value")
-    events = frame(size).with_columns(value=value)
+    events = make_stream(size).with_columns(value=value)
     refused = events.row(2_000, named=True)["partition"]
     with pytest.raises(LogUnavailable, match=topic):
-        bring(events, topic)
-    found, whole = sequences(kafka, topic), of_partitions(events)
+        produce_events(events, topic)
+    found, whole = read_sequences(kafka, topic), sequences_by_partition(events)
     assert all(found[p] == whole[p][: len(found[p])] for p in whole)
     assert max(found[refused], default=-1) < 2_000
 
 
 def test_two_producers_at_once_are_one_too_many(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult]
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic()
 
     def sleep(_: float) -> None:
         with pytest.raises(AlreadyRunning, match=topic):
-            bring(frame(10), topic)
+            produce_events(make_stream(10), topic)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring(frame(10), topic, speed=1.0, clock=lambda: 0, sleep=sleep)
+        produce_events(make_stream(10), topic, speed=1.0, clock=lambda: 0, sleep=sleep)
 
 
 def test_a_producer_on_another_machine_is_found_out(
-    new_topic: Callable[..., str], bring: Callable[..., ProduceResult], tmp_path: Path
+    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult], tmp_path: Path
 ) -> None:
     """Another folder of locks stands for another machine."""
-    events, topic, now = frame(10), new_topic(), 0
+    events, topic, now = make_stream(10), new_topic(), 0
 
     def sleep(_: float) -> None:
         nonlocal now
         if now == 0:
-            bring(events, topic, locks=tmp_path / "elsewhere")
+            produce_events(events, topic, locks=tmp_path / "elsewhere")
         now = 10**9
 
     with pytest.raises(OperationNotAllowed, match="somebody else"):
-        bring(events, topic, speed=1.0, clock=lambda: now, sleep=sleep)
+        produce_events(events, topic, speed=1.0, clock=lambda: now, sleep=sleep)
 
 
 def test_a_broker_that_is_not_there_is_named_in_time(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_broker_that_is_not_there_is_named_in_time(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(LogUnavailable):
             produce(
-                frame(10), Cluster(servers, 1.0), "any", 0, 10,
+                make_stream(10), Cluster(servers, 1.0), "any", 0, 10,
                 lock_folder=tmp_path, clock=lambda: 0, sleep=time.sleep,
             )  # fmt: skip
         assert time.monotonic() - began < 10

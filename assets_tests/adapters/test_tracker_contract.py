@@ -21,7 +21,7 @@ from tidemill.ports import Tracker
 DIGESTS = ["a" * 64, "b" * 64]
 
 
-def window(digest: str = "1" * 64, **metrics: float) -> WindowRun:
+def window_run(digest: str = "1" * 64, **metrics: float) -> WindowRun:
     return WindowRun(
         model="tides",
         window="2024-01-01",
@@ -54,14 +54,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
         "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-    with (folder / "said.txt").open("wb") as said:
+    with (folder / "said.txt").open("wb") as log_file:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=said, stderr=said, start_new_session=True
+            command, cwd=folder, stdout=log_file, stderr=log_file, start_new_session=True
         )
     try:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
-        while not _answers(address):
+        while not _is_ready(address):
             assert time.monotonic() < deadline, (folder / "said.txt").read_text()
             time.sleep(0.2)
         yield MlflowTracker(address, None, address, 20)
@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
         process.wait(30)
 
 
-def _answers(address: str) -> bool:
+def _is_ready(address: str) -> bool:
     try:
         return requests.get(f"{address}/health", timeout=5).ok
     except requests.RequestException:
@@ -81,8 +81,8 @@ def _answers(address: str) -> bool:
 def tracker(request: pytest.FixtureRequest) -> Tracker:
     if request.param == "memory":
         return MemoryTracker()
-    found: Tracker = request.getfixturevalue(request.param)
-    return found
+    shared_tracker: Tracker = request.getfixturevalue(request.param)
+    return shared_tracker
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def model(request: pytest.FixtureRequest) -> str:
     return "m" + str(abs(hash(request.node.name)) % 10**9)
 
 
-def of(model: str, run: WindowRun) -> WindowRun:
+def with_model(model: str, run: WindowRun) -> WindowRun:
     from dataclasses import replace
 
     return replace(run, model=model)
 
 
-def recorded(tracker: Tracker, run: WindowRun, parent: str | None = None) -> str:
+def record_run(tracker: Tracker, run: WindowRun, parent: str | None = None) -> str:
     """The id of the run that shows this window now."""
     run_id = tracker.start_run(run.model, run.window, parent)
     tracker.record(run_id, run)
@@ -113,9 +113,9 @@ def test_a_window_that_was_not_recorded_is_unknown(tracker: Tracker, model: str)
 def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
     tracker: Tracker, model: str
 ) -> None:
-    first = recorded(tracker, of(model, window()))
+    first = record_run(tracker, with_model(model, window_run()))
     assert tracker.recorded_digest(model, "2024-01-01") == "1" * 64
-    again = recorded(tracker, of(model, window("2" * 64, auc=0.7)))
+    again = record_run(tracker, with_model(model, window_run("2" * 64, auc=0.7)))
     assert again == first
     assert tracker.recorded_digest(model, "2024-01-01") == "2" * 64
     assert first in tracker.run_url(first)
@@ -147,7 +147,7 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
 ) -> None:
     client = database._client
     parent = client.create_run(database.experiment_id(model)).info.run_id
-    run = client.get_run(recorded(database, of(model, window(auc=0.7)), parent))
+    run = client.get_run(record_run(database, with_model(model, window_run(auc=0.7)), parent))
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.tags["tidemill.verdict"] == "keep"
     assert len(run.data.params) == 122
@@ -156,7 +156,7 @@ def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["report.md"]
 
 
-def away() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
+def unavailable_trackers() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
     yield "memory", lambda _: MemoryTracker(unavailable=True)
     yield "refused", lambda _: MlflowTracker("http://127.0.0.1:1", None, "http://ui", 1)
     postgres = "postgresql+psycopg2://mlflow@127.0.0.1:1/mlflow"
@@ -167,7 +167,7 @@ def away() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
     )
 
 
-@pytest.mark.parametrize("broken", [pytest.param(make, id=name) for name, make in away()])
+@pytest.mark.parametrize("broken", [pytest.param(make, id=name) for name, make in unavailable_trackers()])
 def test_a_tracker_that_is_away_is_named_in_time(
     broken: Callable[[Path], Tracker], tmp_path: Path
 ) -> None:

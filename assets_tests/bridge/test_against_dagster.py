@@ -16,27 +16,27 @@ model_dags(Model("{model}", cron="*/5 * * * *", start=datetime(2026, 1, 1, tzinf
 def test_the_dags_of_a_model_materialize_its_assets_and_tell_what_came_of_it(
     bridge: Bridge,
 ) -> None:
-    bench, airflow = bridge.bench, bridge.airflow
+    bench, airflow = bridge.harness, bridge.airflow
     airflow.write(DAGS.format(model=bench.model))
     airflow.write(PACKAGED.read_text(), "flights.py")  # every run checks that all files load
-    begun = airflow.run(f"{bench.model}.initial_model")
+    begun = airflow.run_dag(f"{bench.model}.initial_model")
     assert begun.state == "success", begun.log
     window = bench.window(0).key
-    updated = airflow.run(f"{bench.model}.incremental_update", partition_key=window)
+    updated = airflow.run_dag(f"{bench.model}.incremental_update", partition_key=window)
     assert updated.state == "success", updated.log
 
     (run,) = bridge.runs("update")
     assert (run["runId"], run["status"]) == (updated.xcom("update"), "SUCCESS")
     assert run["tags"]["dagster/partition"] == window
     assert run["tags"]["airflow/dag_id"] == f"{bench.model}.incremental_update"
-    assert run["tags"]["airflow/run_id"] == updated.told["run_id"]
+    assert run["tags"]["airflow/run_id"] == updated.payload["run_id"]
     assert run["tags"]["airflow/ask"] == "1"
     address = f"{bridge.dagster.address}/runs/{run['runId']}"
     assert updated.xcom("update", "dagster_run_url") == address
-    with bench.mill() as mill:
+    with bench.open_model() as mill:
         head = mill.chain().head
         assert mill.repository.report(window) is not None
-    told = updated.told["events"][f"dagster://dagster_default/{bench.model}/deployed_model"]
+    told = updated.payload["events"][f"dagster://dagster_default/{bench.model}/deployed_model"]
     (made,) = told["materializations"]
     assert head is not None
     assert (made["partition"], made["digest"]) == (window, head.entry.digest)

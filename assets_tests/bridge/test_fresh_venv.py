@@ -7,24 +7,24 @@ from shutil import which
 
 import pytest
 
-from commands import environ
+from commands import clean_env
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "assets_tests" / "bridge" / "unit"
 SUPPORT = ROOT / "assets_tests" / "support"
 
 
-def run(*words: str, cwd: Path, seconds: float = 900) -> str:
-    done = subprocess.run(
-        words,
+def run_command(*command: str, cwd: Path, timeout: float = 900) -> str:
+    result = subprocess.run(
+        command,
         cwd=cwd,
-        env=environ({"AIRFLOW_HOME": str(cwd / "airflow")}),
+        env=clean_env({"AIRFLOW_HOME": str(cwd / "airflow")}),
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=timeout,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def uv() -> str:
@@ -37,29 +37,29 @@ def test_the_bridges_own_tests_pass_with_airflow_and_nothing_of_ours_beside_it(
     tmp_path: Path,
 ) -> None:
     python = str(tmp_path / "venv" / "bin" / "python")
-    run(
+    run_command(
         uv(), "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT / "airflow_bridge"), cwd=ROOT
     )
     (wheel,) = tmp_path.glob("tidemill_airflow-*.whl")
-    locked = run(
+    locked = run_command(
         uv(), "export", "--locked", "--no-hashes", "--no-emit-workspace", "--package",
         "tidemill-airflow", cwd=ROOT,
     )  # fmt: skip
     (tmp_path / "constraints.txt").write_text(locked)
-    run(uv(), "venv", "--python", sys.executable, str(tmp_path / "venv"), cwd=tmp_path)
-    run(
+    run_command(uv(), "venv", "--python", sys.executable, str(tmp_path / "venv"), cwd=tmp_path)
+    run_command(
         uv(), "pip", "install", "--python", python, "-c", str(tmp_path / "constraints.txt"),
         str(wheel), "pytest", cwd=tmp_path,
     )  # fmt: skip
-    there = run(uv(), "pip", "list", "--python", python, cwd=tmp_path).split()
+    there = run_command(uv(), "pip", "list", "--python", python, cwd=tmp_path).split()
     assert "tidemill-airflow" in there
     assert not {"dagster", "tidemill", "dagster-graphql"} & set(there)
-    told = run(
+    told = run_command(
         python, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(UNIT), "--confcutdir",
         str(UNIT), "--import-mode", "importlib", "-o", f"pythonpath={SUPPORT}", "-p",
         "no:cacheprovider", str(UNIT), cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in told.splitlines()[-1]
     assert "failed" not in told.splitlines()[-1]
-    providers = run(str(Path(python).parent / "airflow"), "providers", "list", cwd=tmp_path)
+    providers = run_command(str(Path(python).parent / "airflow"), "providers", "list", cwd=tmp_path)
     assert "tidemill-airflow" in providers

@@ -23,15 +23,15 @@ CALENDARS = [
 
 
 def first_windows(calendar: Calendar, count: int = 6) -> list[Window]:
-    found = [calendar.first]
-    while len(found) < count:
-        found.append(calendar.after(found[-1]))
-    return found
+    result = [calendar.first]
+    while len(result) < count:
+        result.append(calendar.after(result[-1]))
+    return result
 
 
 def timetable(calendar: Calendar, offset: int = -1) -> Any:
-    told = partition_timetable(calendar.cron, timezone=calendar.timezone, offset=offset)
-    return coerce_to_core_timetable(told)
+    schedule = partition_timetable(calendar.cron, timezone=calendar.timezone, offset=offset)
+    return coerce_to_core_timetable(schedule)
 
 
 @pytest.mark.parametrize("calendar", CALENDARS, ids=lambda c: c.cron + str(c.start.date()))

@@ -17,7 +17,7 @@ from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
 
 
-def spec(**told: Any) -> ModelSpec:
+def spec(**overrides: Any) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "topic": "t",
@@ -26,7 +26,7 @@ def spec(**told: Any) -> ModelSpec:
             "windows": {"start": "2013-02-01"},
             "learner": {"retrain": {"trees": 8, "rate": 0.1, "min_rows": 20}},
         }
-        | told
+        | overrides
     )
 
 
@@ -45,7 +45,7 @@ def rows(count: int = 400) -> pl.DataFrame:
     )
 
 
-def made(function: FeatureFunction | None = None, frame: pl.DataFrame | None = None) -> bytes:
+def make_bundle(function: FeatureFunction | None = None, frame: pl.DataFrame | None = None) -> bytes:
     frame = rows() if frame is None else frame
     return learner.fit(
         spec(features=function.reference if function else None),
@@ -76,9 +76,9 @@ def function(run: Callable[[pl.DataFrame], Any], source: str = "a" * 64) -> Feat
 
 
 def test_a_bundle_says_what_it_is_and_answers_its_golden_rows() -> None:
-    bundle = made()
+    bundle = make_bundle()
     model = load(bundle)
-    assert bundle == made()
+    assert bundle == make_bundle()
     assert model.digest == canonical.digest(bundle)
     assert (model.num_iterations, model.window) == (8, "2013-02-01")
     assert [name for name, _ in model.header.fields] == ["place", "size"]
@@ -87,7 +87,7 @@ def test_a_bundle_says_what_it_is_and_answers_its_golden_rows() -> None:
 
 
 def test_golden_rows_are_the_answers_to_raw_rows() -> None:
-    model, frame = load(made()), rows()
+    model, frame = load(make_bundle()), rows()
     whole = model.predict(frame)
     raw = [golden.row for golden in model.header.golden]
     answers = [golden.prediction for golden in model.header.golden]
@@ -108,7 +108,7 @@ def test_golden_rows_are_spread_and_hold_rows_with_nulls() -> None:
 
 
 def test_nothing_is_parsed_before_the_digest_is_right() -> None:
-    bundle = made()
+    bundle = make_bundle()
     for damaged in (b"", bundle[:-1], bundle + b" ", b"x" + bundle[1:]):
         with pytest.raises(DigestMismatch):
             Model.load(damaged, canonical.digest(bundle), None)
@@ -118,7 +118,7 @@ def test_a_wrong_golden_answer_is_skew_and_is_named() -> None:
     def change(header: dict[str, Any]) -> None:
         header["golden"][5]["prediction"] *= 1 + 1e-8
 
-    model = load(with_header(made(), change))
+    model = load(with_header(make_bundle(), change))
     with pytest.raises(FeatureSkew, match="golden row 5 with"):
         model.validate()
 
@@ -127,7 +127,7 @@ def test_a_difference_by_rounding_is_none() -> None:
     def change(header: dict[str, Any]) -> None:
         header["golden"][5]["prediction"] *= 1 + 1e-11
 
-    load(with_header(made(), change)).validate()
+    load(with_header(make_bundle(), change)).validate()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_parts_that_do_not_fit_together_are_refused(
     change: Callable[[dict[str, Any]], None],
 ) -> None:
     with pytest.raises(BundleInvalid):
-        load(with_header(made(), change))
+        load(with_header(make_bundle(), change))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\xff\n\xff", b"{}\ntree", b"\n"])
@@ -155,19 +155,19 @@ def test_bytes_that_are_no_bundle_are_refused(damaged: bytes) -> None:
 
 def test_another_source_of_the_feature_function_is_skew() -> None:
     was = function(lambda frame: frame)
-    bundle = made(was)
+    bundle = make_bundle(was)
     load(bundle, was).validate()
     for now in (function(lambda frame: frame, "b" * 64), None):
         with pytest.raises(FeatureSkew, match="was trained with the feature function shop:feat"):
             load(bundle, now)
     with pytest.raises(FeatureSkew):
-        load(made(), was)
+        load(make_bundle(), was)
 
 
 def test_a_function_that_reads_something_else_when_serving_is_skew() -> None:
     shift = 0.0
     moved = function(lambda frame: frame.with_columns(pl.col("size") + shift))
-    model = load(made(moved), moved)
+    model = load(make_bundle(moved), moved)
     model.validate()
     shift = 1.0
     with pytest.raises(FeatureSkew, match="golden row"):

@@ -21,8 +21,8 @@ def evidence(
     return LossDifferences(tuple(range(clusters)), rows, tuple(gains), (16 * loss,) * clusters)
 
 
-def guard(found: LossDifferences, gate: GateSpec | None = None) -> Comparison:
-    return guard_test("window", PAIR, [found], gate or GateSpec(), WORSE, better=True)
+def guard(differences: LossDifferences, gate: GateSpec | None = None) -> Comparison:
+    return guard_test("window", PAIR, [differences], gate or GateSpec(), WORSE, better=True)
 
 
 @pytest.mark.parametrize("loss", [0.25, 1.0, 4.0])

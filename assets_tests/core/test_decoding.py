@@ -12,7 +12,7 @@ from tidemill.core.errors import RowInvalid
 from tidemill.core.spec import ModelSpec
 
 
-def spec(**told: Any) -> ModelSpec:
+def spec(**overrides: Any) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "topic": "t",
@@ -20,7 +20,7 @@ def spec(**told: Any) -> ModelSpec:
             "label": "late",
             "windows": {"start": "2013-02-01"},
         }
-        | told
+        | overrides
     )
 
 

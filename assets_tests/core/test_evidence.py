@@ -23,7 +23,7 @@ LOSS = st.floats(0, 1e6, allow_subnormal=False)
 ROWS = st.lists(st.tuples(LOSS, LOSS, st.integers(0, 5)), min_size=1, max_size=60)
 
 
-def of(rows: list[tuple[float, float, int]]) -> LossDifferences:
+def differences_of(rows: list[tuple[float, float, int]]) -> LossDifferences:
     reference, challenger, clusters = zip(*rows, strict=True)
     return cluster_differences(
         np.array(reference, dtype=float), np.array(challenger, dtype=float), np.array(clusters)
@@ -33,7 +33,7 @@ def of(rows: list[tuple[float, float, int]]) -> LossDifferences:
 def test_the_formula_gives_the_numbers_worked_out_by_hand() -> None:
     # Clusters of 2, 1 and 1 rows with gain sums 3, 1 and 0: m = 4/4 = 1; residuals 1, 0, -1;
     # se = sqrt(3/2 * 2)/4 = sqrt(3)/4; t = 4/sqrt(3).
-    found = estimate(of([(2, 1, 0), (2, 0, 0), (2, 1, 7), (2, 2, 9)]))
+    found = estimate(differences_of([(2, 1, 0), (2, 0, 0), (2, 1, 7), (2, 2, 9)]))
     assert (found.n, found.clusters, found.dof) == (4, 3, 2)
     assert found.m == 1
     assert found.loss == 2
@@ -45,7 +45,7 @@ def test_the_formula_gives_the_numbers_worked_out_by_hand() -> None:
 def test_every_estimate_is_what_a_naive_reading_of_the_design_gives(
     rows: list[tuple[float, float, int]],
 ) -> None:
-    found, n = estimate(of(rows)), len(rows)
+    found, n = estimate(differences_of(rows)), len(rows)
     mean = sum(r - c for r, c, _ in rows) / n
     assert found.m == pytest.approx(mean, rel=1e-9, abs=1e-6)
     assert found.loss == pytest.approx(sum(r for r, _, _ in rows) / n)
@@ -115,7 +115,7 @@ def test_the_order_of_rows_does_not_matter(
 ) -> None:
     mixed = list(rows)
     shuffler.shuffle(mixed)
-    one, other = of(rows), of(mixed)
+    one, other = differences_of(rows), differences_of(mixed)
     assert (one.clusters, one.rows) == (other.clusters, other.rows)
     assert one.gains == pytest.approx(other.gains, abs=1e-6)
     assert one.losses == pytest.approx(other.losses)
@@ -125,7 +125,7 @@ def test_the_order_of_rows_does_not_matter(
 def test_pooled_evidence_is_the_evidence_of_all_rows_together(
     one: list[tuple[float, float, int]], other: list[tuple[float, float, int]]
 ) -> None:
-    together, whole = pool_differences([of(one), of(other)]), of(one + other)
+    together, whole = pool_differences([differences_of(one), differences_of(other)]), differences_of(one + other)
     assert (together.clusters, together.rows) == (whole.clusters, whole.rows)
     assert together.gains == pytest.approx(whole.gains, abs=1e-6)
     assert together.losses == pytest.approx(whole.losses)

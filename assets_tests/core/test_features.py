@@ -55,13 +55,13 @@ def test_numbers_pass_and_categories_become_codes_and_null_is_nan() -> None:
     assert given_.dtype == np.float64
 
 
-words = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=10).map(
+category_frames = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=10).map(
     lambda told: pl.DataFrame({"place": pl.Series(told, dtype=pl.String)})
 )
 PLACE = (Column("place", "category"),)
 
 
-@given(st.lists(words, max_size=4))
+@given(st.lists(category_frames, max_size=4))
 def test_a_vocabulary_only_grows_and_known_values_keep_their_codes(
     batches: list[pl.DataFrame],
 ) -> None:

@@ -15,16 +15,16 @@ from tidemill.core.evidence import LossDifferences
 from tidemill.core.gate import GateInputs, GateState, AppliedEntry, Verdict, decide, guarded_pair
 from tidemill.core.sections import GateSpec
 
-LINE = "line"
+LINEAGE = "line"
 Policy = Literal["guarded", "always", "manual"]
 
 
 def evidence(gain: float, n: int = 480, clusters: int = 24, spread: float = 0.1) -> LossDifferences:
     """A mean gain on a mean loss of 1, in even clusters that are `spread` above and below it."""
-    each = n // clusters
-    gains = [each * (gain + (spread if k % 2 else -spread)) for k in range(clusters)]
+    cluster_rows = n // clusters
+    gains = [cluster_rows * (gain + (spread if k % 2 else -spread)) for k in range(clusters)]
     return LossDifferences(
-        tuple(range(clusters)), (each,) * clusters, tuple(gains), (float(each),) * clusters
+        tuple(range(clusters)), (cluster_rows,) * clusters, tuple(gains), (float(cluster_rows),) * clusters
     )
 
 
@@ -33,33 +33,33 @@ TAIL_LOST = evidence(0.0005, 96, 4)
 MUCH_WORSE, WORSE, EVEN, BETTER = (evidence(g) for g in (-0.3, -0.05, 0.0, 0.05))
 
 
-def served(champion: str = "c", baseline: str = "b", **more: Any) -> GateState:
+def following_state(champion: str = "c", baseline: str = "b", **fields: Any) -> GateState:
     """A state as `before` leaves it."""
-    state = GateState(champion, baseline, **more)
-    return gate.opening_state(replace(state, line=LINE, spec=_spec_digest()), (), GateSpec(), LINE)
+    state = GateState(champion, baseline, **fields)
+    return gate.opening_state(replace(state, line=LINEAGE, spec=_spec_digest()), (), GateSpec(), LINEAGE)
 
 
 def _spec_digest() -> str | None:
-    return gate.opening_state(gate.initial_state("x"), (), GateSpec(), LINE).spec
+    return gate.opening_state(gate.initial_state("x"), (), GateSpec(), LINEAGE).spec
 
 
-def at(
+def verdict_for(
     state: GateState,
     on_window: LossDifferences | None = EVEN,
     on_tail: LossDifferences | None = TAIL_LOST,
     w: int = 1,
     spec: GateSpec | None = None,
-    **other: Any,
+    **overrides: Any,
 ) -> Verdict:
     """The verdict of window `w`, whose candidate is `k<w>`."""
-    facts = GateInputs(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", on_window, on_tail)
-    return decide(state, spec or GateSpec(), replace(facts, **other))
+    inputs = GateInputs(f"w{w}", f"k{w}", f"k{w - 1}", f"h{w}", on_window, on_tail)
+    return decide(state, spec or GateSpec(), replace(inputs, **overrides))
 
 
-def after(state: GateState, *windows: LossDifferences) -> GateState:
+def state_after(state: GateState, *windows: LossDifferences) -> GateState:
     """The state after these windows on the pair that the guard judges, and lost entry tests."""
-    for w, found in enumerate(windows, 1):
-        state = at(state, found, w=w).state
+    for w, differences in enumerate(windows, 1):
+        state = verdict_for(state, differences, w=w).state
     return state
 
 
@@ -67,7 +67,7 @@ def after(state: GateState, *windows: LossDifferences) -> GateState:
 
 
 def test_a_holdout_fit_that_wins_the_tail_brings_in_the_finished_candidate() -> None:
-    verdict = at(gate.initial_state("i"), None, TAIL_WON)
+    verdict = verdict_for(gate.initial_state("i"), None, TAIL_WON)
     assert verdict.verdict == "promote"
     assert verdict.state == GateState("k1", "i")
     assert "judged was the holdout fit h1" in verdict.reasons[-1]
@@ -78,31 +78,31 @@ def test_a_gain_of_just_the_minimal_effect_does_not_enter() -> None:
     asked = GateSpec(min_effect=0.0625)  # a binary fraction: the threshold is exact
     for gain, verdict in ((0.0625, "keep"), (0.0626, "promote")):
         tail = evidence(gain, 64, 4, spread=0)
-        assert at(gate.initial_state("i"), None, tail, spec=asked).verdict == verdict
+        assert verdict_for(gate.initial_state("i"), None, tail, spec=asked).verdict == verdict
 
 
 def test_a_minimal_effect_of_zero_is_the_literal_outperforms() -> None:
     literal = GateSpec(min_effect=0)
-    assert at(gate.initial_state("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict == "promote"
-    assert at(gate.initial_state("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict == "keep"
+    assert verdict_for(gate.initial_state("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict == "promote"
+    assert verdict_for(gate.initial_state("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict == "keep"
 
 
 def test_the_entry_test_needs_thirty_rows() -> None:
-    assert at(gate.initial_state("i"), None, evidence(0.1, 29, 29)).verdict == "keep"
-    assert at(gate.initial_state("i"), None, evidence(0.1, 30, 30)).verdict == "promote"
-    assert at(gate.initial_state("i"), None, LossDifferences()).comparisons[0].outcome == "no evidence"
+    assert verdict_for(gate.initial_state("i"), None, evidence(0.1, 29, 29)).verdict == "keep"
+    assert verdict_for(gate.initial_state("i"), None, evidence(0.1, 30, 30)).verdict == "promote"
+    assert verdict_for(gate.initial_state("i"), None, LossDifferences()).comparisons[0].outcome == "no evidence"
 
 
 def test_without_a_holdout_fit_the_champion_stays_and_the_report_says_why() -> None:
-    verdict = at(served(), EVEN, None, holdout=None)
+    verdict = verdict_for(following_state(), EVEN, None, holdout=None)
     assert (verdict.verdict, verdict.state.champion) == ("keep", "c")
     assert "no holdout fit" in verdict.reasons[-1]
-    for half in (at(served(), EVEN, None), at(served(), EVEN, TAIL_WON, holdout=None)):
+    for half in (verdict_for(following_state(), EVEN, None), verdict_for(following_state(), EVEN, TAIL_WON, holdout=None)):
         assert (half.verdict, half.reasons) == (verdict.verdict, verdict.reasons)
 
 
 def test_a_candidate_that_is_the_champion_is_not_promoted() -> None:
-    verdict = at(served("k1"), EVEN, TAIL_WON)
+    verdict = verdict_for(following_state("k1"), EVEN, TAIL_WON)
     assert verdict.verdict == "keep"
     assert verdict.state.champion == "k1"
 
@@ -112,15 +112,15 @@ def test_a_candidate_that_is_the_champion_is_not_promoted() -> None:
 
 def test_the_guard_rests_while_the_champion_is_the_baseline() -> None:
     assert guarded_pair(gate.initial_state("i"), GateSpec(), "k0") is None
-    verdict = at(gate.initial_state("i"), None)
+    verdict = verdict_for(gate.initial_state("i"), None)
     assert verdict.reasons[0] == "the guard had nothing to judge: the champion is the baseline"
     assert verdict.state.pool == ()
 
 
 def test_a_champion_much_worse_on_one_window_is_rolled_back_and_nothing_enters() -> None:
-    verdict = at(served(), MUCH_WORSE, TAIL_WON)
+    verdict = verdict_for(following_state(), MUCH_WORSE, TAIL_WON)
     assert verdict.verdict == "roll_back"
-    assert verdict.state == served("b", "b", mode="RECOVERY")
+    assert verdict.state == following_state("b", "b", mode="RECOVERY")
     assert [found.scope for found in verdict.comparisons] == ["window"]
 
 
@@ -132,54 +132,54 @@ def _gain_at_t(t: float, clusters: int = 24, spread: float = 0.1) -> float:
 def test_a_window_alone_is_judged_at_one_percent_and_behind_others_at_half_a_percent() -> None:
     between = (stdtrit(23, 0.99) + stdtrit(23, 0.995)) / 2
     doubtful = evidence(-_gain_at_t(between))
-    assert at(served(), doubtful).verdict == "roll_back"
-    second = at(after(served(), evidence(0.2)), doubtful, w=2)
+    assert verdict_for(following_state(), doubtful).verdict == "roll_back"
+    second = verdict_for(state_after(following_state(), evidence(0.2)), doubtful, w=2)
     assert second.verdict == "keep"
     assert second.comparisons[0].t_below == pytest.approx(-stdtrit(23, 0.995))
 
 
 def test_a_certain_but_small_loss_on_a_window_is_no_reason_to_roll_back() -> None:
-    assert at(served(), evidence(-0.0099, spread=0.001)).verdict == "keep"
-    assert at(served(), evidence(-0.0101, spread=0.001)).verdict == "roll_back"
+    assert verdict_for(following_state(), evidence(-0.0099, spread=0.001)).verdict == "keep"
+    assert verdict_for(following_state(), evidence(-0.0101, spread=0.001)).verdict == "roll_back"
 
 
 def test_a_pool_of_two_finds_what_no_window_shows() -> None:
     slow = evidence(-0.0075, spread=0.001)
-    state = after(served(), slow)
+    state = state_after(following_state(), slow)
     assert state.champion == "c"
-    verdict = at(state, slow, w=2)
+    verdict = verdict_for(state, slow, w=2)
     assert verdict.verdict == "roll_back"
     assert [found.outcome for found in verdict.comparisons] == ["neither", "worse"]
-    assert at(after(served(), evidence(-0.0049, spread=0.001)), evidence(-0.0049, spread=0.001),
+    assert verdict_for(state_after(following_state(), evidence(-0.0049, spread=0.001)), evidence(-0.0049, spread=0.001),
               w=2).verdict == "keep"  # fmt: skip
 
 
 def test_a_few_lucky_windows_do_not_replace_the_baseline_but_a_full_pool_does() -> None:
-    five = after(served(), *[BETTER] * 5)
+    five = state_after(following_state(), *[BETTER] * 5)
     assert (five.baseline, len(five.pool)) == ("b", 5)
-    verdict = at(five, BETTER, w=6)
+    verdict = verdict_for(five, BETTER, w=6)
     assert verdict.verdict == "keep"
     assert (verdict.state.baseline, verdict.state.pool) == ("c", ())
     assert "takes its place: pool of" in verdict.reasons[0]
 
 
 def test_a_full_pool_that_is_not_better_moves_on_window_by_window() -> None:
-    state = after(served(), *[EVEN] * 9)
+    state = state_after(following_state(), *[EVEN] * 9)
     assert state.baseline == "b"
     assert [part.window for part in state.pool] == [f"w{w}" for w in range(4, 10)]
 
 
 def test_a_promotion_leaves_the_pool_and_the_baseline_as_they_are() -> None:
-    verdict = at(after(served(), EVEN), EVEN, TAIL_WON, w=2)
+    verdict = verdict_for(state_after(following_state(), EVEN), EVEN, TAIL_WON, w=2)
     assert verdict.verdict == "promote"
     assert (verdict.state.champion, verdict.state.baseline) == ("k2", "b")
     assert [part.pair.challenger for part in verdict.state.pool] == ["c", "c"]
 
 
 def test_small_steps_down_end_at_the_baseline_and_not_at_the_champion_before() -> None:
-    state, w = served("k0", "b"), 1
+    state, w = following_state("k0", "b"), 1
     while state.mode == "FOLLOW":
-        verdict = at(state, evidence(-0.004 * w, spread=0.001), TAIL_WON, w=w)
+        verdict = verdict_for(state, evidence(-0.004 * w, spread=0.001), TAIL_WON, w=w)
         state, w = verdict.state, w + 1
         assert w < 9
     assert state.champion == "b"
@@ -194,7 +194,7 @@ def test_small_steps_down_end_at_the_baseline_and_not_at_the_champion_before() -
     ],
 )
 def test_too_few_rows_or_clusters_or_no_spread_give_no_guard_verdict(poor: LossDifferences) -> None:
-    verdict = at(served(), poor)
+    verdict = verdict_for(following_state(), poor)
     assert verdict.comparisons[0].outcome == "no evidence"
     assert verdict.comparisons[0].t_below is None
     assert (verdict.verdict, verdict.state.mode) == ("keep", "FOLLOW")
@@ -204,14 +204,14 @@ def test_too_few_rows_or_clusters_or_no_spread_give_no_guard_verdict(poor: LossD
 def test_windows_too_small_for_a_verdict_give_one_together() -> None:
     small = [evidence(-0.3, 150, 10)] * 2
     shifted = replace(small[1], clusters=tuple(range(100, 110)))
-    first = at(served(), small[0])
+    first = verdict_for(following_state(), small[0])
     assert first.verdict == "keep"
-    assert at(first.state, shifted, w=2).verdict == "roll_back"
+    assert verdict_for(first.state, shifted, w=2).verdict == "roll_back"
 
 
 def test_a_window_without_rows_is_not_judged_and_does_not_join_the_pool() -> None:
-    state = after(served(), EVEN)
-    verdict = at(state, LossDifferences(), None, w=2, holdout=None)
+    state = state_after(following_state(), EVEN)
+    verdict = verdict_for(state, LossDifferences(), None, w=2, holdout=None)
     assert (verdict.verdict, verdict.state) == ("keep", state)
 
 
@@ -219,68 +219,68 @@ def test_a_window_without_rows_is_not_judged_and_does_not_join_the_pool() -> Non
 
 
 def test_in_recovery_nothing_enters_until_the_candidates_are_better_than_the_baseline() -> None:
-    state = served("b", "b", mode="RECOVERY")
+    state = following_state("b", "b", mode="RECOVERY")
     assert guarded_pair(state, GateSpec(), "k0") == ModelPair("b", "k0")
-    still = at(state, EVEN, TAIL_WON)
+    still = verdict_for(state, EVEN, TAIL_WON)
     assert (still.verdict, still.state.mode, len(still.state.pool)) == ("keep", "RECOVERY", 1)
     assert [found.scope for found in still.comparisons] == ["pool"]
-    second = at(still.state, EVEN, TAIL_WON, w=2)
+    second = verdict_for(still.state, EVEN, TAIL_WON, w=2)
     assert second.comparisons[0].pair == ModelPair("b", "k1")  # the newest of those in the pool
 
 
 def test_recovery_ends_with_an_empty_pool_and_the_entry_test_of_the_same_window() -> None:
-    state = served("b", "b", mode="RECOVERY")
-    verdict = at(state, BETTER, TAIL_WON)
+    state = following_state("b", "b", mode="RECOVERY")
+    verdict = verdict_for(state, BETTER, TAIL_WON)
     assert verdict.verdict == "promote"
-    assert verdict.state == served("k1", "b")
-    assert at(state, BETTER, TAIL_LOST).state == served("b", "b")
+    assert verdict.state == following_state("k1", "b")
+    assert verdict_for(state, BETTER, TAIL_LOST).state == following_state("b", "b")
 
 
 def test_a_gain_below_two_thousandths_does_not_end_a_recovery() -> None:
-    state = served("b", "b", mode="RECOVERY")
-    assert at(state, evidence(0.0019, spread=0.001)).state.mode == "RECOVERY"
-    assert at(state, evidence(0.0021, spread=0.001)).state.mode == "FOLLOW"
+    state = following_state("b", "b", mode="RECOVERY")
+    assert verdict_for(state, evidence(0.0019, spread=0.001)).state.mode == "RECOVERY"
+    assert verdict_for(state, evidence(0.0021, spread=0.001)).state.mode == "FOLLOW"
 
 
 def test_no_evidence_does_not_end_a_recovery() -> None:
-    state = served("b", "b", mode="RECOVERY")
+    state = following_state("b", "b", mode="RECOVERY")
     for poor in (evidence(0.5, 280, 14), evidence(0.5, spread=0), LossDifferences(), None):
-        assert at(state, poor, TAIL_WON).state.mode == "RECOVERY"
+        assert verdict_for(state, poor, TAIL_WON).state.mode == "RECOVERY"
 
 
 # Persons, specs and lines.
 
 
 def test_a_persons_rollback_puts_the_model_in_both_places_and_starts_a_recovery() -> None:
-    state = replace(after(served(), EVEN), pending="k0")
-    back = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "rollback", "d")], GateSpec(), LINE)
-    assert back == served("d", "d", mode="RECOVERY")
+    state = replace(state_after(following_state(), EVEN), pending="k0")
+    back = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "rollback", "d")], GateSpec(), LINEAGE)
+    assert back == following_state("d", "d", mode="RECOVERY")
 
 
 def test_an_approval_serves_the_model_and_leaves_the_baseline() -> None:
-    state = replace(after(served("b", "b", mode="RECOVERY"), EVEN), pending="d")
+    state = replace(state_after(following_state("b", "b", mode="RECOVERY"), EVEN), pending="d")
     manual = GateSpec(policy="manual")
-    approved = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "approve", "d")], manual, LINE)
+    approved = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "approve", "d")], manual, LINEAGE)
     assert (approved.champion, approved.baseline, approved.mode) == ("d", "b", "FOLLOW")
     assert (approved.pool, approved.pending) == ((), None)
 
 
 def test_entries_are_taken_in_the_ledgers_order() -> None:
     entries = [AppliedEntry(3, "f" * 64, "rollback", "d"), AppliedEntry(4, "e" * 64, "approve", "a")]
-    taken = gate.opening_state(served(), entries, GateSpec(), LINE)
+    taken = gate.opening_state(following_state(), entries, GateSpec(), LINEAGE)
     assert (taken.champion, taken.baseline, taken.mode) == ("a", "d", "FOLLOW")
-    taken = gate.opening_state(served(), entries[::-1], GateSpec(), LINE)
+    taken = gate.opening_state(following_state(), entries[::-1], GateSpec(), LINEAGE)
     assert (taken.champion, taken.baseline, taken.mode) == ("d", "d", "RECOVERY")
 
 
 @pytest.mark.parametrize(
-    ("spec", "line"), [(GateSpec(min_effect=0.01), LINE), (GateSpec(), "another line")]
+    ("spec", "line"), [(GateSpec(min_effect=0.01), LINEAGE), (GateSpec(), "another line")]
 )
 @pytest.mark.parametrize("mode", ["FOLLOW", "RECOVERY"])
 def test_a_new_gate_spec_or_line_empties_the_pool_and_nothing_else(
     spec: GateSpec, line: str, mode: gate.Mode
 ) -> None:
-    state = after(served("b" if mode == "RECOVERY" else "c", "b", mode=mode), EVEN)
+    state = state_after(following_state("b" if mode == "RECOVERY" else "c", "b", mode=mode), EVEN)
     assert state.pool
     changed = gate.opening_state(state, (), spec, line)
     assert (changed.champion, changed.baseline) == (state.champion, state.baseline)
@@ -293,20 +293,20 @@ def test_a_new_gate_spec_or_line_empties_the_pool_and_nothing_else(
 
 def test_always_serves_every_candidate_untested() -> None:
     always = GateSpec(policy="always")
-    verdict = at(gate.initial_state("i"), None, TAIL_LOST, spec=always)
+    verdict = verdict_for(gate.initial_state("i"), None, TAIL_LOST, spec=always)
     assert verdict.verdict == "promote"
     assert (verdict.state.champion, verdict.state.baseline) == ("k1", "k1")
     assert verdict.comparisons == ()
     assert verdict.reasons[0] == "the guard had nothing to judge: policy always"
-    again = at(verdict.state, None, spec=always, candidate="k1", w=2)
+    again = verdict_for(verdict.state, None, spec=always, candidate="k1", w=2)
     assert (again.verdict, again.state) == ("keep", verdict.state)
 
 
 def test_always_after_a_persons_rollback_recovers_as_guarded_does() -> None:
-    always, state = GateSpec(policy="always"), served("d", "d", mode="RECOVERY")
+    always, state = GateSpec(policy="always"), following_state("d", "d", mode="RECOVERY")
     assert guarded_pair(state, always, "k0") == ModelPair("d", "k0")
-    assert at(state, EVEN, spec=always).state.champion == "d"
-    verdict = at(state, BETTER, spec=always)
+    assert verdict_for(state, EVEN, spec=always).state.champion == "d"
+    verdict = verdict_for(state, BETTER, spec=always)
     assert (verdict.verdict, verdict.state.champion, verdict.state.mode) == (
         "promote",
         "k1",
@@ -316,23 +316,23 @@ def test_always_after_a_persons_rollback_recovers_as_guarded_does() -> None:
 
 def test_manual_keeps_the_newest_passed_candidate_pending_until_it_is_approved() -> None:
     manual = GateSpec(policy="manual")
-    first = at(served(), EVEN, TAIL_WON, spec=manual)
+    first = verdict_for(following_state(), EVEN, TAIL_WON, spec=manual)
     assert (first.verdict, first.state.champion, first.state.pending) == ("keep", "c", "k1")
     assert "awaits approval of k1" in first.reasons
     assert not any("deployed is" in reason for reason in first.reasons)
-    second = at(first.state, EVEN, TAIL_LOST, w=2, spec=manual)
+    second = verdict_for(first.state, EVEN, TAIL_LOST, w=2, spec=manual)
     assert second.state.pending == "k1"
-    assert at(second.state, EVEN, TAIL_WON, w=3, spec=manual).state.pending == "k3"
+    assert verdict_for(second.state, EVEN, TAIL_WON, w=3, spec=manual).state.pending == "k3"
 
 
 def test_manual_still_rolls_back_a_harmful_champion() -> None:
-    assert at(served(), MUCH_WORSE, TAIL_WON, spec=GateSpec(policy="manual")).verdict == "roll_back"
+    assert verdict_for(following_state(), MUCH_WORSE, TAIL_WON, spec=GateSpec(policy="manual")).verdict == "roll_back"
 
 
 def test_nothing_awaits_approval_under_another_policy() -> None:
-    state = replace(served(), pending="k1")
-    assert gate.opening_state(state, (), GateSpec(), LINE).pending is None
-    assert gate.opening_state(state, (), GateSpec(policy="manual"), LINE).pending == "k1"
+    state = replace(following_state(), pending="k1")
+    assert gate.opening_state(state, (), GateSpec(), LINEAGE).pending is None
+    assert gate.opening_state(state, (), GateSpec(policy="manual"), LINEAGE).pending == "k1"
 
 
 def test_people_read_the_first_twelve_digits_of_a_digest() -> None:
@@ -349,59 +349,59 @@ class Reference:
     a cluster. It shares no code with the gate."""
 
     def __init__(self, policy: Policy) -> None:
-        self.policy, self.c, self.b, self.mode = policy, "i", "i", "FOLLOW"
-        self.h: Gains = []
+        self.policy, self.champion, self.baseline, self.mode = policy, "i", "i", "FOLLOW"
+        self.pooled_gains: Gains = []
         self.pending: str | None = None
 
     def entry(self, kind: str, d: str) -> None:
-        self.c, self.h = d, []
+        self.champion, self.pooled_gains = d, []
         if kind == "rollback":
-            self.b, self.mode = d, "RECOVERY"
+            self.baseline, self.mode = d, "RECOVERY"
         else:
             self.mode, self.pending = "FOLLOW", None
 
     def window(self, w: int, gains: list[float], tail: float) -> str:
-        if self.mode == "FOLLOW" and self.c != self.b and self.policy != "always":
-            self.h = [*self.h, gains][-6:]
-            alpha = 0.01 if len(self.h) == 1 else 0.005
+        if self.mode == "FOLLOW" and self.champion != self.baseline and self.policy != "always":
+            self.pooled_gains = [*self.pooled_gains, gains][-6:]
+            alpha = 0.01 if len(self.pooled_gains) == 1 else 0.005
             worse = self.worse(gains, alpha, 0.01)
-            if worse or (len(self.h) > 1 and self.worse(self.pool(), 0.005, 0.005)):
-                self.c, self.mode, self.h = self.b, "RECOVERY", []
+            if worse or (len(self.pooled_gains) > 1 and self.worse(self.pool(), 0.005, 0.005)):
+                self.champion, self.mode, self.pooled_gains = self.baseline, "RECOVERY", []
                 return "roll_back"
-            if len(self.h) == 6 and self.better(self.pool()):
-                self.b, self.h = self.c, []
+            if len(self.pooled_gains) == 6 and self.better(self.pool()):
+                self.baseline, self.pooled_gains = self.champion, []
         elif self.mode == "RECOVERY":
-            self.h = [*self.h, gains][-6:]
+            self.pooled_gains = [*self.pooled_gains, gains][-6:]
             if not self.better(self.pool()):
                 return "keep"
-            self.mode, self.h = "FOLLOW", []
+            self.mode, self.pooled_gains = "FOLLOW", []
         if self.policy == "always":
-            self.c = self.b = f"k{w}"
-            self.h = []
+            self.champion = self.baseline = f"k{w}"
+            self.pooled_gains = []
             return "promote"
         if tail <= 0.001:
             return "keep"
         if self.policy == "manual":
             self.pending = f"k{w}"
             return "keep"
-        self.c = f"k{w}"
+        self.champion = f"k{w}"
         return "promote"
 
     def pool(self) -> list[float]:
-        return [gain for gains in self.h for gain in gains]
+        return [gain for gains in self.pooled_gains for gain in gains]
 
-    def t(self, gains: list[float]) -> tuple[float, float, int] | None:
+    def t_statistic(self, gains: list[float]) -> tuple[float, float, int] | None:
         g, m = len(gains), sum(gains) / len(gains)
         se = sqrt(g / (g - 1) * sum((20 * d - m * 20) ** 2 for d in gains)) / (20 * g)
         return (m, m / se, g - 1) if se > 0 else None
 
     def worse(self, gains: list[float], alpha: float, effect: float) -> bool:
-        found = self.t(gains)
-        return found is not None and found[1] < -stdtrit(found[2], 1 - alpha) and found[0] < -effect
+        statistic = self.t_statistic(gains)
+        return statistic is not None and statistic[1] < -stdtrit(statistic[2], 1 - alpha) and statistic[0] < -effect
 
     def better(self, gains: list[float]) -> bool:
-        found = self.t(gains)
-        return found is not None and found[1] > stdtrit(found[2], 0.95) and found[0] > 0.002
+        statistic = self.t_statistic(gains)
+        return statistic is not None and statistic[1] > stdtrit(statistic[2], 0.95) and statistic[0] > 0.002
 
 
 WINDOWS = st.tuples(
@@ -426,7 +426,7 @@ def test_over_any_stream_the_gate_does_what_the_design_says(
             entries.append(AppliedEntry(w, "f" * 64, kind, f"p{w}"))  # type: ignore[arg-type]
             naive.entry(kind, f"p{w}")
         gains = [gain + spread * ((k + phase) % 7 - 3) / 4 for k in range(24)]
-        state = gate.opening_state(state, entries, spec, LINE)
+        state = gate.opening_state(state, entries, spec, LINEAGE)
         pair = guarded_pair(state, spec, f"k{w - 1}")
         found = LossDifferences(
             tuple(range(100 * w, 100 * w + 24)),
@@ -439,6 +439,6 @@ def test_over_any_stream_the_gate_does_what_the_design_says(
         verdict = decide(state, spec, facts)
         state = verdict.state
         assert verdict.verdict == naive.window(w, gains, tail)
-        assert (state.champion, state.baseline, state.mode) == (naive.c, naive.b, naive.mode)
-        assert (len(state.pool), state.pending) == (len(naive.h), naive.pending)
+        assert (state.champion, state.baseline, state.mode) == (naive.champion, naive.baseline, naive.mode)
+        assert (len(state.pool), state.pending) == (len(naive.pooled_gains), naive.pending)
         assert verdict.reasons

@@ -22,7 +22,7 @@ LEARNER = {
 }
 
 
-def spec(**told: Any) -> ModelSpec:
+def spec(**overrides: Any) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "topic": "t",
@@ -31,17 +31,17 @@ def spec(**told: Any) -> ModelSpec:
             "windows": {"start": "2013-02-01"},
             "learner": LEARNER,
         }
-        | told
+        | overrides
     )
 
 
 def rows(count: int, seed: int = 0, labels: str = "binary") -> pl.DataFrame:
     """Rows whose label depends on their fields; 5 % of the values are null."""
-    draw = np.random.default_rng(seed)
-    place, size = draw.integers(0, 6, count), draw.normal(size=count)
-    drawn = size + (place == 3) + draw.normal(size=count)
-    label = drawn > 0.5 if labels == "binary" else np.exp(drawn)
-    label = np.digitize(drawn, [0, 1]) if labels == "multiclass" else label
+    rng = np.random.default_rng(seed)
+    place, size = rng.integers(0, 6, count), rng.normal(size=count)
+    score = size + (place == 3) + rng.normal(size=count)
+    label = score > 0.5 if labels == "binary" else np.exp(score)
+    label = np.digitize(score, [0, 1]) if labels == "multiclass" else label
     frame = pl.DataFrame(
         {
             "_partition": pl.Series(np.arange(count) % 4, dtype=pl.Int32),
@@ -54,14 +54,14 @@ def rows(count: int, seed: int = 0, labels: str = "binary") -> pl.DataFrame:
         }
     )
     nulls = [
-        pl.when(pl.Series(draw.random(count) >= 0.05)).then(pl.col(name)).alias(name)
+        pl.when(pl.Series(rng.random(count) >= 0.05)).then(pl.col(name)).alias(name)
         for name in ("place", "size", "wet")
     ]
     return frame.with_columns(nulls)
 
 
-def fit(frame: pl.DataFrame, model: ModelSpec | None = None, **told: Any) -> bytes:
-    given_: dict[str, Any] = {
+def fit(frame: pl.DataFrame, model: ModelSpec | None = None, **overrides: Any) -> bytes:
+    defaults: dict[str, Any] = {
         "parent": None,
         "continue_": False,
         "golden": learner.sort_canonical(frame),
@@ -69,7 +69,7 @@ def fit(frame: pl.DataFrame, model: ModelSpec | None = None, **told: Any) -> byt
         "seed": 1,
         "num_threads": 1,
     }
-    return learner.fit(model or spec(), frame, **(given_ | told))
+    return learner.fit(model or spec(), frame, **(defaults | overrides))
 
 
 def load(bundle: bytes, function: FeatureFunction | None = None) -> Model:

@@ -9,12 +9,12 @@ from tidemill.core.log import LedgerRecord
 
 
 def entry(
-    after: Chain, digest: str = "d", kind: EntryKind = "deploy", as_of_ms: int | None = None,
+    previous: Chain, digest: str = "d", kind: EntryKind = "deploy", as_of_ms: int | None = None,
     evidence: str | None = "report",
 ) -> Entry:  # fmt: skip
-    seq, prev = after.next_position
+    seq, prev = previous.next_position
     return Entry(
-        model=after.model, seq=seq, kind=kind, digest=digest, as_of=None, as_of_ms=as_of_ms,
+        model=previous.model, seq=seq, kind=kind, digest=digest, as_of=None, as_of_ms=as_of_ms,
         verdict=None, evidence=evidence, actor="test", reason="a test", prev=prev,
     )  # fmt: skip
 
@@ -23,7 +23,7 @@ def records(*values: bytes) -> list[LedgerRecord]:
     return [LedgerRecord(offset, value) for offset, value in enumerate(values)]
 
 
-def grown(*digests: str, model: str = "m") -> list[bytes]:
+def ledger_values(*digests: str, model: str = "m") -> list[bytes]:
     values: list[bytes] = []
     for digest in digests:
         values.append(canonical.encode(entry(build_chain(model, records(*values)), digest)))
@@ -31,14 +31,14 @@ def grown(*digests: str, model: str = "m") -> list[bytes]:
 
 
 def test_entries_that_follow_one_another_stand() -> None:
-    standing = build_chain("m", records(*grown("a", "b", "c")))
+    standing = build_chain("m", records(*ledger_values("a", "b", "c")))
     assert [s.entry.digest for s in standing.entries] == ["a", "b", "c"]
     assert standing.head is not None
     assert standing.head.entry.seq == 2
 
 
 def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
-    first = grown("a")
+    first = ledger_values("a")
     head = build_chain("m", records(*first))
     left, right = canonical.encode(entry(head, "l")), canonical.encode(entry(head, "r"))
     after = build_chain("m", records(*first, left, right))
@@ -50,14 +50,14 @@ def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
 
 
 def test_the_same_bytes_again_are_void() -> None:
-    values = grown("a", "b")
+    values = ledger_values("a", "b")
     again = build_chain("m", records(*values, values[-1]))
     assert len(again.entries) == 2
     assert [v.offset for v in again.invalid_records] == [2]
 
 
 def test_an_edited_entry_voids_what_follows_it() -> None:
-    values = grown("a", "b", "c")
+    values = ledger_values("a", "b", "c")
     edited = values[1].replace(b'"b"', b'"x"')
     assert [s.entry.digest for s in build_chain("m", records(values[0], edited, values[2])).entries] == [
         "a",
@@ -66,7 +66,7 @@ def test_an_edited_entry_voids_what_follows_it() -> None:
 
 
 def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
-    ours, theirs = grown("a", "b"), grown("z", model="n")
+    ours, theirs = ledger_values("a", "b"), ledger_values("z", model="n")
     mixed = records(ours[0], b"\xff\x00", theirs[0], b"{}", ours[1])
     assert [s.entry.digest for s in build_chain("m", mixed).entries] == ["a", "b"]
     assert [s.entry.digest for s in build_chain("n", mixed).entries] == ["z"]
@@ -88,7 +88,7 @@ def test_a_ledger_read_in_two_goes_gives_the_same_chain(
 
 @given(st.lists(st.sampled_from("mn"), max_size=12))
 def test_interleaving_of_models_never_matters(order: list[str]) -> None:
-    values = {model: grown(*(f"{model}{i}" for i in range(order.count(model))), model=model)
+    values = {model: ledger_values(*(f"{model}{i}" for i in range(order.count(model))), model=model)
               for model in "mn"}  # fmt: skip
     queues = {model: iter(values[model]) for model in "mn"}
     mixed = records(*(next(queues[model]) for model in order))
@@ -99,7 +99,7 @@ def test_interleaving_of_models_never_matters(order: list[str]) -> None:
 
 
 def test_a_report_takes_persons_entries_once_in_order_and_not_before_their_time() -> None:
-    values = grown("a")
+    values = ledger_values("a")
     for kind, as_of in (("rollback", 100), ("deploy", 150), ("approve", 300), ("rollback", 100)):
         at = build_chain("m", records(*values))
         by_gate = kind == "deploy"

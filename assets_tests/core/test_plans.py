@@ -14,13 +14,13 @@ def boundary(timestamps: list[int], confirm: int = 4) -> int | None:
     return search.boundary
 
 
-def rest(timestamps: list[int], confirm: int = 4) -> int | None:
+def boundary_at_end(timestamps: list[int], confirm: int = 4) -> int | None:
     search = BoundarySearch(END, confirm)
     search.feed(enumerate(timestamps))
     return search.at_end_of_log()
 
 
-def naive(timestamps: list[int], confirm: int, complete: bool) -> int | None:
+def naive_boundary(timestamps: list[int], confirm: int, complete: bool) -> int | None:
     """DESIGN's words, record by record."""
     for i, timestamp in enumerate(timestamps):
         if timestamp < END:
@@ -55,13 +55,13 @@ def test_half_of_the_following_records_confirm_it_without_waiting_for_the_rest()
 
 def test_without_a_record_behind_the_end_there_is_none() -> None:
     assert boundary([1, 2, 3]) is None
-    assert rest([1, 2, 3]) is None
+    assert boundary_at_end([1, 2, 3]) is None
 
 
 def test_for_a_finished_stream_the_records_that_are_there_decide() -> None:
-    assert rest([999, 1000, 1001]) == 1
-    assert rest([999, 1000]) == 1
-    assert rest([9999, 998, 998, 1000]) == 3
+    assert boundary_at_end([999, 1000, 1001]) == 1
+    assert boundary_at_end([999, 1000]) == 1
+    assert boundary_at_end([9999, 998, 998, 1000]) == 3
 
 
 @given(
@@ -71,10 +71,10 @@ def test_for_a_finished_stream_the_records_that_are_there_decide() -> None:
 def test_the_streaming_search_finds_what_the_definition_says(
     timestamps: list[int], confirm: int
 ) -> None:
-    found = naive(timestamps, confirm, complete=False)
+    found = naive_boundary(timestamps, confirm, complete=False)
     assert boundary(timestamps, confirm) == found
     if found is None:
-        assert rest(timestamps, confirm) == naive(timestamps, confirm, complete=True)
+        assert boundary_at_end(timestamps, confirm) == naive_boundary(timestamps, confirm, complete=True)
 
 
 @given(st.lists(st.integers(990, 1010), max_size=60), st.integers(1, 7))

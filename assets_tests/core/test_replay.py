@@ -18,9 +18,9 @@ tables = st.dictionaries(identities, st.integers(0, 100 * DAY), max_size=30)
 
 def frame(rows: dict[tuple[int, int, int], int]) -> pl.DataFrame:
     schema = {"_epoch": pl.Int32, "_partition": pl.Int32, "_offset": pl.Int64}
-    told = [(*identity, time, float(time)) for identity, time in rows.items()]
+    records = [(*identity, time, float(time)) for identity, time in rows.items()]
     return pl.DataFrame(
-        told, schema=schema | {"_timestamp": pl.Int64, "x": pl.Float64}, orient="row"
+        records, schema=schema | {"_timestamp": pl.Int64, "x": pl.Float64}, orient="row"
     )
 
 

@@ -26,21 +26,21 @@ from tidemill.core.windows import Window
 N, HOUR = 960, 3_600_000
 
 
-def spec_of(**changes: Any) -> ModelSpec:
-    told: dict[str, Any] = {
+def make_spec(**changes: Any) -> ModelSpec:
+    attributes: dict[str, Any] = {
         "topic": "tides",
         "fields": {"sky": "category", "height": "number"},
         "label": "flood",
         "windows": {"start": "2024-01-01"},
         "gate": {"slices": ["sky"]},
     }
-    return ModelSpec.model_validate(told | changes)
+    return ModelSpec.model_validate(attributes | changes)
 
 
-SPEC = spec_of()
+SPEC = make_spec()
 
 
-def candidate_of(window: Window, digest: str, parent: str, holdout: str | None) -> Candidate:
+def make_candidate(window: Window, digest: str, parent: str, holdout: str | None) -> Candidate:
     return Candidate(
         model="floods", lineage="line", window=window.key, kind="continue", batch="0" * 64,
         parent=parent, digest=digest, num_iterations=1, tree_digest="0" * 64, holdout=holdout,
@@ -49,20 +49,20 @@ def candidate_of(window: Window, digest: str, parent: str, holdout: str | None) 
     )  # fmt: skip
 
 
-def case_of(window: Window, previous: Report | None = None, **changes: Any) -> EvaluationInputs:
-    candidate = candidate_of(window, f"k{window.key}", changes.pop("parent", "initial"), "holdout")
-    case = EvaluationInputs(
+def make_inputs(window: Window, previous: Report | None = None, **changes: Any) -> EvaluationInputs:
+    candidate = make_candidate(window, f"k{window.key}", changes.pop("parent", "initial"), "holdout")
+    inputs = EvaluationInputs(
         model="floods", spec=SPEC, window=window, candidate=candidate, initial="initial",
         previous=previous, input_digests=InputDigests(None, "1" * 64, "2" * 64),
     )  # fmt: skip
-    return replace(case, **changes)
+    return replace(inputs, **changes)
 
 
-def first() -> Window:
+def first_window() -> Window:
     return SPEC.calendar.first
 
 
-def rows_of(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> EvaluationRows:
+def make_rows(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> EvaluationRows:
     n = len(label)
     times = window.start + np.arange(n, dtype=np.int64) * (24 * HOUR // max(n, 1))
     values = ["clear", "rain", None, "fog"] * (n // 4) if sky is None else sky
@@ -70,22 +70,22 @@ def rows_of(window: Window, label: Array, sky: Sequence[str | None] | None = Non
     return EvaluationRows(label, times, tail, {"sky": pl.Series(values, dtype=pl.String)})
 
 
-class Sea:
+class SyntheticLabels:
     """Binary labels of which each model knows a share of the logit, from the fit it made."""
 
     def __init__(self, seed: int) -> None:
-        self.draw = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
 
     def window(self) -> tuple[Array, Array]:
-        logit = self.draw.normal(-1, 1.5, N)
-        return logit, (self.draw.random(N) < 1 / (1 + np.exp(-logit))).astype(float)
+        logit = self.rng.normal(-1, 1.5, N)
+        return logit, (self.rng.random(N) < 1 / (1 + np.exp(-logit))).astype(float)
 
     @staticmethod
-    def told(logit: Array, knows: float) -> Array:
+    def predictions(logit: Array, knows: float) -> Array:
         return np.asarray(1 / (1 + np.exp(-(knows * logit - 1 * (1 - knows)))))
 
 
-def turn(
+def judge_windows(
     windows: int,
     knows: Callable[[int], float],
     seed: int = 1,
@@ -94,24 +94,24 @@ def turn(
 ) -> list[Report]:
     """Judge a stream; the candidate of window w knows `knows(w)` of the truth, the initial model
     `knows(0)`, and the holdout fit what its candidate knows."""
-    sea, made = Sea(seed), {"initial": knows(0)}
+    labels, skill_by_digest = SyntheticLabels(seed), {"initial": knows(0)}
     reports: list[Report] = []
-    window, parent = first(), "initial"
+    window, parent = first_window(), "initial"
     for w in range(1, windows + 1):
-        logit, label = sea.window()
-        label = sea.draw.permutation(label) if permuted else label
+        logit, label = labels.window()
+        label = labels.rng.permutation(label) if permuted else label
         digest = f"k{w:03}"
-        made[digest] = knows(w)
-        case = case_of(
+        skill_by_digest[digest] = knows(w)
+        inputs = make_inputs(
             window,
             reports[-1] if reports else None,
-            candidate=candidate_of(window, digest, parent, f"h{w:03}"),
+            candidate=make_candidate(window, digest, parent, f"h{w:03}"),
             entries=(entries or {}).get(w, ()),
         )
-        rows = rows_of(window, label)
-        predictions = {d: sea.told(logit, made[d]) for d in report.scored_roles(case).values()}
-        on_tail = sea.told(logit[rows.tail], knows(w))
-        reports.append(report.build_report(case, rows, predictions, on_tail))
+        rows = make_rows(window, label)
+        predictions = {d: labels.predictions(logit, skill_by_digest[d]) for d in report.scored_roles(inputs).values()}
+        on_tail = labels.predictions(logit[rows.tail], knows(w))
+        reports.append(report.build_report(inputs, rows, predictions, on_tail))
         window, parent = SPEC.calendar.after(window), digest
     return reports
 
@@ -125,14 +125,14 @@ def verdicts(reports: list[Report]) -> list[str]:
 
 def test_a_model_against_itself_is_never_promoted() -> None:
     for seed in range(3):
-        reports = turn(30, lambda w: 0.7, seed)
+        reports = judge_windows(30, lambda w: 0.7, seed)
         assert verdicts(reports) == ["keep"] * 30
         assert {made.state.champion for made in reports} == {"initial"}
         assert all(made.comparisons[-1].estimate.t is None for made in reports)
 
 
 def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
-    reports = turn(24, lambda w: min(1.0, 0.2 + w / 10))
+    reports = judge_windows(24, lambda w: min(1.0, 0.2 + w / 10))
     assert verdicts(reports)[0] == "promote"
     assert "roll_back" not in verdicts(reports)
     assert reports[-1].state.baseline != "initial"
@@ -141,7 +141,7 @@ def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
 
 
 def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out() -> None:
-    reports = turn(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approved("k012", 14))
+    reports = judge_windows(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approval("k012", 14))
     back = verdicts(reports).index("roll_back")
     assert back == 13  # window 14 judges the model that a person let in before it
     assert reports[back].opening_state.champion == "k012"
@@ -150,19 +150,19 @@ def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out(
     assert verdicts(reports)[back + 1 :] == ["keep"] * (20 - back - 1)
 
 
-def _approved(digest: str, w: int) -> dict[int, tuple[AppliedEntry, ...]]:
+def _approval(digest: str, w: int) -> dict[int, tuple[AppliedEntry, ...]]:
     return {w: (AppliedEntry(7, "f" * 64, "approve", digest),)}
 
 
 def test_a_few_lucky_windows_do_not_replace_the_baseline() -> None:
-    reports = turn(10, lambda w: 0.9 if 2 <= w <= 4 else 0.5)
+    reports = judge_windows(10, lambda w: 0.9 if 2 <= w <= 4 else 0.5)
     assert "promote" in verdicts(reports)[:4]
     assert {made.state.baseline for made in reports[:7]} == {"initial"}
 
 
 def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
     entries = {6: (AppliedEntry(5, "e" * 64, "rollback", "initial"),)}
-    reports = turn(14, lambda w: 0.2 if w == 0 else 0.9, entries=entries)
+    reports = judge_windows(14, lambda w: 0.2 if w == 0 else 0.9, entries=entries)
     taken = reports[5]
     assert taken.previous_state.champion != "initial"
     assert (taken.opening_state.champion, taken.opening_state.mode) == ("initial", "RECOVERY")
@@ -174,8 +174,8 @@ def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
 
 
 def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
-    silent = [made.permutation_check.alarm for made in turn(20, lambda w: 0.8)]
-    alarmed = [made.permutation_check.alarm for made in turn(20, lambda w: 0.8, permuted=True)]
+    silent = [made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8)]
+    alarmed = [made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8, permuted=True)]
     assert silent == [False] * 20
     assert sum(alarm is True for alarm in alarmed) >= 17
 
@@ -183,33 +183,33 @@ def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
 # What a report holds.
 
 
-def one(window: Window | None = None, label: Array | None = None, **changes: Any) -> Report:
+def first_report(window: Window | None = None, label: Array | None = None, **changes: Any) -> Report:
     """The report of the first window; the initial model is champion, baseline and challenger."""
-    logit, drawn = Sea(4).window()
-    label = drawn if label is None else label
-    rows = rows_of(first(), label)
-    predictions = {"initial": Sea.told(logit, 0.5)[: len(label)]}
-    on_tail = Sea.told(logit, 0.9)[: len(label)][rows.tail]
-    return report.build_report(case_of(window or first(), **changes), rows, predictions, on_tail)
+    logit, generated = SyntheticLabels(4).window()
+    label = generated if label is None else label
+    rows = make_rows(first_window(), label)
+    predictions = {"initial": SyntheticLabels.predictions(logit, 0.5)[: len(label)]}
+    on_tail = SyntheticLabels.predictions(logit, 0.9)[: len(label)][rows.tail]
+    return report.build_report(make_inputs(window or first_window(), **changes), rows, predictions, on_tail)
 
 
 def test_the_same_case_gives_the_same_bytes() -> None:
-    assert canonical.encode(one()) == canonical.encode(one())
+    assert canonical.encode(first_report()) == canonical.encode(first_report())
 
 
 def test_a_report_read_back_is_the_report_and_reads_the_same() -> None:
-    made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    made = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
     back = canonical.decode(canonical.encode(made), Report)
     assert back == made
     assert report.render_markdown(back) == report.render_markdown(made)
 
 
 def test_every_model_is_scored_on_the_same_rows() -> None:
-    logit, label = Sea(4).window()
-    rows = rows_of(first(), label)
-    made = one()
-    whole = scoring.row_losses("binary", label, Sea.told(logit, 0.5), {})
-    tail = scoring.row_losses("binary", label[rows.tail], Sea.told(logit, 0.9)[rows.tail], {})
+    logit, label = SyntheticLabels(4).window()
+    rows = make_rows(first_window(), label)
+    made = first_report()
+    whole = scoring.row_losses("binary", label, SyntheticLabels.predictions(logit, 0.5), {})
+    tail = scoring.row_losses("binary", label[rows.tail], SyntheticLabels.predictions(logit, 0.9)[rows.tail], {})
     for role in ("initial", "champion", "baseline", "challenger"):
         assert made.losses[role] == pytest.approx(whole.mean())
     assert made.losses["champion_on_tail"] == pytest.approx(whole[rows.tail].mean())
@@ -225,7 +225,7 @@ def test_every_model_is_scored_on_the_same_rows() -> None:
 
 
 def test_the_holdout_fit_is_entered_against_the_champion_and_not_the_baseline() -> None:
-    made = turn(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
+    made = judge_windows(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
     tail = made.comparisons[-1]
     assert made.opening_state.champion != made.opening_state.baseline
     assert (tail.scope, tail.pair.reference) == ("tail", made.opening_state.champion)
@@ -234,7 +234,7 @@ def test_the_holdout_fit_is_entered_against_the_champion_and_not_the_baseline() 
 
 
 def test_running_losses_are_the_sums_over_all_windows() -> None:
-    reports = turn(8, lambda w: min(1.0, 0.3 + w / 10))
+    reports = judge_windows(8, lambda w: min(1.0, 0.3 + w / 10))
     for role in ("initial", "champion", "baseline", "challenger"):
         total = sum((made.losses[role] or 0) * made.rows for made in reports)
         assert reports[-1].cumulative_losses.sums[role] == pytest.approx(total)
@@ -242,19 +242,19 @@ def test_running_losses_are_the_sums_over_all_windows() -> None:
 
 
 def test_ages_and_digests_are_told_by_role() -> None:
-    made = one(ages={"initial": 3})
+    made = first_report(ages={"initial": 3})
     assert made.models["champion"] == report.ModelInRole("initial", 3)
-    assert made.models["candidate"] == report.ModelInRole(f"k{first().key}", None)
+    assert made.models["candidate"] == report.ModelInRole(f"k{first_window().key}", None)
     assert made.models["holdout"].digest == "holdout"
 
 
 def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
-    window = first()
-    candidate = candidate_of(window, "initial", "initial", None)
+    window = first_window()
+    candidate = make_candidate(window, "initial", "initial", None)
     rows = EvaluationRows(
         np.zeros(0), np.zeros(0, dtype=np.int64), None, {"sky": pl.Series([], dtype=pl.String)}
     )
-    made = report.build_report(case_of(window, candidate=candidate), rows, {"initial": np.zeros(0)})
+    made = report.build_report(make_inputs(window, candidate=candidate), rows, {"initial": np.zeros(0)})
     assert (made.verdict, made.rows, made.clusters, made.tail_rows) == ("keep", 0, 0, 0)
     assert set(made.losses.values()) == {None}
     assert (made.base_rate, made.auc, made.calibration, made.permutation_check.alarm) == (None,) * 4
@@ -264,7 +264,7 @@ def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
 
 
 def test_a_window_of_one_class_has_no_auc_and_raises_no_alarm() -> None:
-    made = one(label=np.zeros(N))
+    made = first_report(label=np.zeros(N))
     assert made.auc is None
     assert made.permutation_check.alarm is None
     assert made.base_rate == 0
@@ -272,17 +272,17 @@ def test_a_window_of_one_class_has_no_auc_and_raises_no_alarm() -> None:
 
 
 def test_a_holdout_fit_without_predictions_is_an_error_and_not_a_missing_fit() -> None:
-    logit, label = Sea(4).window()
-    rows = rows_of(first(), label)
+    logit, label = SyntheticLabels(4).window()
+    rows = make_rows(first_window(), label)
     with pytest.raises(ScoreInvalid, match="holdout fit holdout of window 2024-01-01"):
-        report.build_report(case_of(first()), rows, {"initial": Sea.told(logit, 0.5)})
+        report.build_report(make_inputs(first_window()), rows, {"initial": SyntheticLabels.predictions(logit, 0.5)})
 
 
 def test_no_bytes_of_a_report_are_not_a_number() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    for made in (*turn(7, lambda w: 0.3 + w / 10), one(label=np.ones(N))):
+    for made in (*judge_windows(7, lambda w: 0.3 + w / 10), first_report(label=np.ones(N))):
         json.loads(canonical.encode(made), parse_constant=refuse)
 
 
@@ -294,19 +294,19 @@ def test_a_cluster_is_an_hour_or_a_24th_of_the_window_unless_told(
     cron: str, cluster: str | None, expected: int
 ) -> None:
     gate = {"cluster": cluster, "slices": ["sky"]}
-    spec = spec_of(windows={"start": "2024-01-01", "cron": cron}, gate=gate)
-    assert one(spec.calendar.first, spec=spec).cluster_length == expected
+    spec = make_spec(windows={"start": "2024-01-01", "cron": cron}, gate=gate)
+    assert first_report(spec.calendar.first, spec=spec).cluster_length == expected
 
 
 @pytest.mark.parametrize("objective", ["multiclass", "regression", "poisson"])
 def test_other_objectives_are_judged_in_the_same_way(objective: str) -> None:
-    spec = spec_of(objective=objective, classes=["a", "b"] if objective == "multiclass" else [])
-    logit, label = Sea(4).window()
-    rows = rows_of(first(), label)
-    poor, good = Sea.told(logit, 0.1), Sea.told(logit, 0.9)
+    spec = make_spec(objective=objective, classes=["a", "b"] if objective == "multiclass" else [])
+    logit, label = SyntheticLabels(4).window()
+    rows = make_rows(first_window(), label)
+    poor, good = SyntheticLabels.predictions(logit, 0.1), SyntheticLabels.predictions(logit, 0.9)
     if objective == "multiclass":
         poor, good = np.stack([1 - poor, poor], 1), np.stack([1 - good, good], 1)
-    made = report.build_report(case_of(first(), spec=spec), rows, {"initial": poor}, good[rows.tail])
+    made = report.build_report(make_inputs(first_window(), spec=spec), rows, {"initial": poor}, good[rows.tail])
     assert made.verdict == "promote"
     assert (made.auc, made.base_rate) == (None, None)
     assert (made.calibration is None) == (objective == "multiclass")
@@ -320,7 +320,7 @@ HOSTILE = "<script>alert(1)</script>|[x](http://a.b)\n# h `c` **b** &amp; \u202e
 
 
 def test_what_came_from_a_topic_is_escaped_in_markdown() -> None:
-    made = replace(one(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),))
+    made = replace(first_report(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),))
     shown = report.render_markdown(made)
     assert "<script" not in shown
     assert "](http" not in shown
@@ -345,7 +345,7 @@ def test_escaped_text_is_one_line_in_which_no_mark_is_live(text: str) -> None:
 
 
 def test_a_report_in_markdown_says_verdict_reasons_and_numbers() -> None:
-    made = turn(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    made = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
     shown = report.render_markdown(made)
     assert shown.startswith(f"# floods, 2024-01-09: {made.verdict.replace('_', ' ')}\n")
     heads = [line for line in shown.splitlines() if line.startswith("## ")]

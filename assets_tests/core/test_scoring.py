@@ -23,7 +23,7 @@ COUNTS = st.lists(
 )
 
 
-def world(objective: Objective, n: int = 400) -> tuple[Array, Array]:
+def synthetic_data(objective: Objective, n: int = 400) -> tuple[Array, Array]:
     """Features and labels that any learner can learn something from."""
     draw = np.random.default_rng(7)
     x = draw.normal(size=(n, 3))
@@ -54,7 +54,7 @@ def world(objective: Objective, n: int = 400) -> tuple[Array, Array]:
 def test_the_mean_loss_is_what_lightgbm_says_of_its_own_model(
     objective: Objective, metric: str, parameters: dict[str, Scalar]
 ) -> None:
-    x, y = world(objective)
+    x, y = synthetic_data(objective)
     told: dict[str, dict[str, list[float]]] = {}
     data = lgb.Dataset(x, y, free_raw_data=False)
     settings = {"objective": objective, "metric": metric, "verbosity": -1, "num_threads": 1}
@@ -173,7 +173,7 @@ def test_no_rows_have_no_losses_and_no_prior(objective: Objective) -> None:
     ["binary", "regression", "regression_l1", "huber", "quantile", "poisson", "gamma", "tweedie"],
 )
 def test_no_constant_does_better_than_the_prior_and_one_does_as_well(objective: Objective) -> None:
-    _, y = world(objective, 105)
+    _, y = synthetic_data(objective, 105)
     prior = scoring.constant_prior(objective, y, {})
     constants = np.linspace(y.min() + 1e-3, y.max() - 1e-3, 4001)
     losses = [

@@ -27,10 +27,10 @@ attributes:
 """
 
 
-def complaint(right: str, wrong: str) -> str:
-    assert right in GOOD
+def error_message(valid_text: str, invalid_text: str) -> str:
+    assert valid_text in GOOD
     with pytest.raises(SpecInvalid) as raised:
-        parse(GOOD.replace(right, wrong), "clicks/defs.yaml")
+        parse(GOOD.replace(valid_text, invalid_text), "clicks/defs.yaml")
     return raised.value.message
 
 
@@ -66,11 +66,11 @@ def test_what_is_not_said_has_a_default_that_works() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place(right: str, wrong: str, told: str) -> None:
-    assert told in complaint(right, wrong)
+    assert told in error_message(right, wrong)
 
 
 def test_every_mistake_is_named_at_once() -> None:
-    told = complaint("label: bought", "lable: bought\n  objective: binery").splitlines()
+    told = error_message("label: bought", "lable: bought\n  objective: binery").splitlines()
     assert [line.split(" ")[0] for line in told] == [
         "clicks/defs.yaml:2:",
         "clicks/defs.yaml:5:",

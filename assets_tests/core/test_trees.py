@@ -12,15 +12,15 @@ from tidemill.core.trees import check_trees
 
 
 @pytest.fixture(scope="module")
-def text() -> str:
+def model_text() -> str:
     """Three trees over two features."""
     rows = np.random.default_rng(0).normal(size=(400, 2))
-    told = {"objective": "binary", "num_leaves": 5, "verbose": -1, "num_threads": 1}
+    params = {"objective": "binary", "num_leaves": 5, "verbose": -1, "num_threads": 1}
     data = lightgbm.Dataset(rows, (rows[:, 0] > 0.2).astype(float))
-    return str(lightgbm.train(told, data, 3).model_to_string())
+    return str(lightgbm.train(params, data, 3).model_to_string())
 
 
-def altered(text: str, name: str, values: str) -> str:
+def with_last_tree_line(text: str, name: str, values: str) -> str:
     """The text with this line in its last tree, and without sizes that would no longer fit."""
     before, _, last = text.rpartition("Tree=")
     last, changes = re.subn(rf"(?m)^{name}=.*$", f"{name}={values}", last, count=1)
@@ -28,8 +28,8 @@ def altered(text: str, name: str, values: str) -> str:
     return re.sub(r"tree_sizes=.*\n", "", f"{before}Tree={last}")
 
 
-def test_trees_of_lightgbm_are_trees(text: str) -> None:
-    check_trees(load_booster(text))
+def test_trees_of_lightgbm_are_trees(model_text: str) -> None:
+    check_trees(load_booster(model_text))
 
 
 def test_a_tree_of_one_leaf_is_one() -> None:
@@ -47,6 +47,6 @@ def test_a_tree_of_one_leaf_is_one() -> None:
     ],
 )
 def test_what_leads_in_circles_is_no_tree(text: str, left: str, right: str) -> None:
-    wrong = altered(altered(text, "left_child", left), "right_child", right)
+    wrong = with_last_tree_line(with_last_tree_line(text, "left_child", left), "right_child", right)
     with pytest.raises(BundleInvalid, match="Tree 2 of a bundle is no tree"):
         check_trees(load_booster(wrong))

@@ -16,38 +16,38 @@ from tidemill.core.watch import (
 MINUTE = 60_000
 
 
-def failed(times: int, error: str = "LogUnavailable") -> FailureState:
-    trouble: FailureState | None = None
+def failure_state(times: int, error: str = "LogUnavailable") -> FailureState:
+    state: FailureState | None = None
     for _ in range(times):
-        trouble = next_state(trouble, WindowFailure("w", error, "It broke."), 1_000, "as it is")
-    assert trouble is not None
-    return trouble
+        state = next_state(state, WindowFailure("w", error, "It broke."), 1_000, "as it is")
+    assert state is not None
+    return state
 
 
 def test_each_wait_is_twice_the_one_before() -> None:
-    waits = [failed(times).next_attempt_ms - 1_000 for times in range(1, MAX_ATTEMPTS)]
+    waits = [failure_state(times).next_attempt_ms - 1_000 for times in range(1, MAX_ATTEMPTS)]
     assert waits == [MINUTE, 2 * MINUTE, 4 * MINUTE, 8 * MINUTE]
     assert waits[0] == INITIAL_BACKOFF_MS
 
 
 def test_the_last_attempt_gives_the_window_up() -> None:
-    assert not failed(MAX_ATTEMPTS - 1).given_up
-    assert failed(MAX_ATTEMPTS).given_up
-    assert str(failed(MAX_ATTEMPTS)) == "Window w failed 5 times: It broke."
+    assert not failure_state(MAX_ATTEMPTS - 1).given_up
+    assert failure_state(MAX_ATTEMPTS).given_up
+    assert str(failure_state(MAX_ATTEMPTS)) == "Window w failed 5 times: It broke."
 
 
 @pytest.mark.parametrize("error", sorted(NON_RETRYABLE))
 def test_what_only_a_person_can_mend_is_given_up_at_once(error: str) -> None:
-    assert failed(1, error).given_up
+    assert failure_state(1, error).given_up
 
 
 @pytest.mark.parametrize("error", sorted(EXPECTED_OUTCOMES))
 def test_a_window_that_is_open_or_in_other_hands_did_not_fail(error: str) -> None:
-    assert next_state(failed(2), WindowFailure("w", error, "Not now."), 2_000, "as it is") is None
+    assert next_state(failure_state(2), WindowFailure("w", error, "Not now."), 2_000, "as it is") is None
 
 
 def test_another_window_begins_anew() -> None:
-    trouble = next_state(failed(3), WindowFailure("v", "LogUnavailable", "It broke."), 2_000, "as it is")
+    trouble = next_state(failure_state(3), WindowFailure("v", "LogUnavailable", "It broke."), 2_000, "as it is")
     assert trouble is not None
     assert (trouble.window, trouble.attempts, trouble.failed_at_ms) == ("v", 1, 2_000)
 

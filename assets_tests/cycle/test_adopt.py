@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench import SPEC, run, turn, window
-from memory_stream import TOPIC, changed, files, flow, flowing, right
+from bench import SPEC, run_windows, run_window, window
+from memory_stream import TOPIC, with_changes, stored_files, produce, make_memory_model, assert_verified
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (
@@ -42,93 +42,93 @@ from tidemill.cycle.verify import verify
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
 """`visits` is dropped, `coupon` is new."""
 SEED = SPEC["learner"] | {"seed": 7}
-DONE = 4
+COMPLETED_WINDOWS = 4
 """Windows 0 to 3 are done under the first line in most tests; this is the first unplanned."""
 
 
-def coupon(at: int) -> float:
-    return float(at % 5)
+def coupon(index: int) -> float:
+    return float(index % 5)
 
 
 @pytest.fixture
-def mill() -> ModelContext:
+def ctx() -> ModelContext:
     """A model with four windows done, and events of four more."""
-    made = flowing()
-    flow(made, -2, DONE - 1)
-    flow(made, DONE, DONE + 4, coupon=coupon)
-    run(made, 0, DONE - 1)
-    return made
+    model = make_memory_model()
+    produce(model, -2, COMPLETED_WINDOWS - 1)
+    produce(model, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 4, coupon=coupon)
+    run_windows(model, 0, COMPLETED_WINDOWS - 1)
+    return model
 
 
-def at(mill: ModelContext, number: int) -> Window:
+def window_at(mill: ModelContext, number: int) -> Window:
     return window(mill.spec, number)
 
 
-def go_on(mill: ModelContext, number: int = DONE) -> AdoptionResult:
-    return adopt(mill, at(mill, number), "ada", "the world changed")
+def adopt_at(mill: ModelContext, number: int = COMPLETED_WINDOWS) -> AdoptionResult:
+    return adopt(mill, window_at(mill, number), "ada", "the world changed")
 
 
-def candidate(mill: ModelContext, number: int) -> Candidate:
-    return require_candidate(mill, at(mill, number))
+def candidate_at(mill: ModelContext, number: int) -> Candidate:
+    return require_candidate(mill, window_at(mill, number))
 
 
-def log_of(mill: ModelContext) -> MemoryLog:
+def memory_log(mill: ModelContext) -> MemoryLog:
     assert isinstance(mill.event_log, MemoryLog)
     return mill.event_log
 
 
-def entries(mill: ModelContext) -> list[Entry]:
+def valid_entries(mill: ModelContext) -> list[Entry]:
     return [standing.entry for standing in mill.chain().entries]
 
 
 # Another learning spec.
 
 
-def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(mill: ModelContext) -> None:
-    mill = changed(mill, fields=COUPON)
-    before = files(mill)
-    told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {at(mill, DONE)} --why"
+def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, fields=COUPON)
+    before = stored_files(ctx)
+    told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"
     for _ in range(2):
         with pytest.raises(LineageChanged, match=told):
-            extract(mill, at(mill, DONE))
-    for decide in (lambda: close(mill, at(mill, DONE), "ada"), lambda: turn(mill, DONE - 1)):
+            extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    for decide in (lambda: close(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada"), lambda: run_window(ctx, COMPLETED_WINDOWS - 1)):
         with pytest.raises(LineageChanged):
             decide()
-    assert files(mill) == before
-    assert right(mill).recomputed == DONE  # what stands was made by the spec of its own line
+    assert stored_files(ctx) == before
+    assert assert_verified(ctx).recomputed == COMPLETED_WINDOWS  # what stands was made by the spec of its own line
 
 
-def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(mill: ModelContext) -> None:
-    old, head = candidate(mill, DONE - 1), mill.chain().head
+def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(ctx: ModelContext) -> None:
+    old, head = candidate_at(ctx, COMPLETED_WINDOWS - 1), ctx.chain().head
     assert head is not None
-    mill = changed(mill, fields=COUPON)
-    done = go_on(mill)
+    ctx = with_changes(ctx, fields=COUPON)
+    done = adopt_at(ctx)
     assert (done.changed_keys, done.topic_changed, done.epoch) == (("fields.coupon", "fields.visits"), False, 0)
-    entry = entries(mill)[-1]
+    entry = valid_entries(ctx)[-1]
     assert (entry.kind, entry.digest, entry.seq) == ("adopt", head.entry.digest, done.seq)
-    assert (entry.as_of, entry.actor) == (at(mill, DONE - 1).key, "ada")
+    assert (entry.as_of, entry.actor) == (window_at(ctx, COMPLETED_WINDOWS - 1).key, "ada")
     assert not entry.is_manual
-    for number in (DONE, DONE + 1):
-        turn(mill, number)
-    first, second = candidate(mill, DONE), candidate(mill, DONE + 1)
+    for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
+        run_window(ctx, number)
+    first, second = candidate_at(ctx, COMPLETED_WINDOWS), candidate_at(ctx, COMPLETED_WINDOWS + 1)
     assert (first.kind, first.parent, first.lineage) == ("retrain", old.digest, done.lineage)
     assert (second.kind, second.parent, second.lineage) == ("continue", first.digest, done.lineage)
     assert old.lineage != done.lineage
-    sample = from_parquet(mill.repository.file(first.sample.snapshot))
+    sample = from_parquet(ctx.repository.file(first.sample.snapshot))
     new = set(sample.filter(sample["coupon"].is_not_null())["_timestamp"])
-    assert new == {t for t in sample["_timestamp"] if t >= at(mill, DONE).start}
+    assert new == {t for t in sample["_timestamp"] if t >= window_at(ctx, COMPLETED_WINDOWS).start}
     assert "visits" not in sample.columns
-    right(mill)
+    assert_verified(ctx)
 
 
-def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: ModelContext) -> None:
-    before = mill.repository.report(at(mill, DONE - 1).key)
+def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(ctx: ModelContext) -> None:
+    before = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS - 1).key)
     assert before is not None
     assert before.state.pool
-    mill = changed(mill, learner=SEED)
-    go_on(mill)
-    turn(mill, DONE)
-    report = mill.repository.report(at(mill, DONE).key)
+    ctx = with_changes(ctx, learner=SEED)
+    adopt_at(ctx)
+    run_window(ctx, COMPLETED_WINDOWS)
+    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS).key)
     assert report is not None
     was, judged = before.state, report.opening_state
     assert (judged.champion, judged.baseline, judged.mode) == (was.champion, was.baseline, was.mode)
@@ -136,127 +136,127 @@ def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(mill: ModelContex
     assert report.previous_state.pool_size == len(was.pool)
 
 
-def test_a_field_of_another_type_is_null_to_the_models_of_before(mill: ModelContext) -> None:
+def test_a_field_of_another_type_is_null_to_the_models_of_before(ctx: ModelContext) -> None:
     for number in (5, 6, 7):
-        flow(mill, DONE + number, DONE + number, visits=lambda at: f"v{at % 3}")
-    for number in range(DONE, DONE + 5):
-        turn(mill, number)
-    mill = changed(mill, fields={**SPEC["fields"], "visits": "category?"})
-    go_on(mill, DONE + 5)
-    turn(mill, DONE + 5)
-    turn(mill, DONE + 6)
-    sample = from_parquet(mill.repository.file(candidate(mill, DONE + 5).sample.snapshot))
+        produce(ctx, COMPLETED_WINDOWS + number, COMPLETED_WINDOWS + number, visits=lambda at: f"v{at % 3}")
+    for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 5):
+        run_window(ctx, number)
+    ctx = with_changes(ctx, fields={**SPEC["fields"], "visits": "category?"})
+    adopt_at(ctx, COMPLETED_WINDOWS + 5)
+    run_window(ctx, COMPLETED_WINDOWS + 5)
+    run_window(ctx, COMPLETED_WINDOWS + 6)
+    sample = from_parquet(ctx.repository.file(candidate_at(ctx, COMPLETED_WINDOWS + 5).sample.snapshot))
     assert set(sample["visits"]) == {None, "v0", "v1", "v2"}
-    right(mill)
+    assert_verified(ctx)
 
 
-def test_a_window_without_rows_leaves_the_retraining_to_the_next(mill: ModelContext) -> None:
-    mill = changed(mill, fields=COUPON)
-    go_on(mill)
-    skip(mill, at(mill, DONE), "ada", "not this one")
-    for number in (DONE, DONE + 1):
-        turn(mill, number)
-    kinds = [candidate(mill, number).kind for number in (DONE, DONE + 1)]
+def test_a_window_without_rows_leaves_the_retraining_to_the_next(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, fields=COUPON)
+    adopt_at(ctx)
+    skip(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada", "not this one")
+    for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
+        run_window(ctx, number)
+    kinds = [candidate_at(ctx, number).kind for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1)]
     assert kinds == ["carry", "retrain"]
-    right(mill)
+    assert_verified(ctx)
 
 
-def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(mill: ModelContext) -> None:
-    mill = changed(mill, fields=COUPON)
-    go_on(mill)
-    turn(mill, DONE)
-    before = files(mill)
-    initial(mill)
-    for number in range(DONE + 1):
-        turn(mill, number)
-    assert files(mill) == before
-    store, old = mill.repository.store, candidate(mill, 1)
-    manifest = mill.repository.manifest(at(mill, 1).key)
+def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, fields=COUPON)
+    adopt_at(ctx)
+    run_window(ctx, COMPLETED_WINDOWS)
+    before = stored_files(ctx)
+    initial(ctx)
+    for number in range(COMPLETED_WINDOWS + 1):
+        run_window(ctx, number)
+    assert stored_files(ctx) == before
+    store, old = ctx.repository.store, candidate_at(ctx, 1)
+    manifest = ctx.repository.manifest(window_at(ctx, 1).key)
     assert manifest is not None
     assert manifest.rows_file is not None
     for name in (manifest.rows_file.name, f"models/{old.digest}.bundle"):
         store.replace(f"m/{name}", b"damaged")
-    fresh = changed(mill, fields=COUPON)
-    turn(fresh, 1)
-    assert files(fresh) == before
+    fresh = with_changes(ctx, fields=COUPON)
+    run_window(fresh, 1)
+    assert stored_files(fresh) == before
 
 
-def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(mill: ModelContext) -> None:
-    one = changed(mill, learner=SEED)
-    done = go_on(one)
-    before = files(one)
-    assert go_on(one).number == go_on(one).number == done.number == 1
-    assert files(one) == before
-    two = changed(mill, fields=COUPON)
+def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(ctx: ModelContext) -> None:
+    one = with_changes(ctx, learner=SEED)
+    done = adopt_at(one)
+    before = stored_files(one)
+    assert adopt_at(one).number == adopt_at(one).number == done.number == 1
+    assert stored_files(one) == before
+    two = with_changes(ctx, fields=COUPON)
     with pytest.raises(LineageChanged):
-        extract(two, at(two, DONE))
-    assert go_on(two).number == 2  # nothing of window 4 was made by the other
-    turn(two, DONE)
-    assert candidate(two, DONE).parent == candidate(two, DONE - 1).digest
-    assert go_on(two).number == 2
-    assert [entry.kind for entry in entries(two)].count("adopt") == 2
-    right(two)
-    back = changed(mill)
-    go_on(back, DONE + 1)
-    turn(back, DONE + 1)
-    assert candidate(back, DONE + 1).kind == "retrain"
-    right(back)
+        extract(two, window_at(two, COMPLETED_WINDOWS))
+    assert adopt_at(two).number == 2  # nothing of window 4 was made by the other
+    run_window(two, COMPLETED_WINDOWS)
+    assert candidate_at(two, COMPLETED_WINDOWS).parent == candidate_at(two, COMPLETED_WINDOWS - 1).digest
+    assert adopt_at(two).number == 2
+    assert [entry.kind for entry in valid_entries(two)].count("adopt") == 2
+    assert_verified(two)
+    back = with_changes(ctx)
+    adopt_at(back, COMPLETED_WINDOWS + 1)
+    run_window(back, COMPLETED_WINDOWS + 1)
+    assert candidate_at(back, COMPLETED_WINDOWS + 1).kind == "retrain"
+    assert_verified(back)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
-    "nothing changed": ({"gate": {"min_rows": 60}}, DONE, "nothing to adopt"),
-    "another label": ({"label": "paid"}, DONE, "`label` differ.*a new name"),
-    "another objective": ({"objective": "regression"}, DONE, "`objective` differ.*a new name"),
-    "planned already": ({"learner": SEED}, DONE - 1, "planned already.*--from {first} --why"),
-    "too late": ({"learner": SEED}, DONE + 1, "not planned; .*--from {first} --why"),
+    "nothing changed": ({"gate": {"min_rows": 60}}, COMPLETED_WINDOWS, "nothing to adopt"),
+    "another label": ({"label": "paid"}, COMPLETED_WINDOWS, "`label` differ.*a new name"),
+    "another objective": ({"objective": "regression"}, COMPLETED_WINDOWS, "`objective` differ.*a new name"),
+    "planned already": ({"learner": SEED}, COMPLETED_WINDOWS - 1, "planned already.*--from {first} --why"),
+    "too late": ({"learner": SEED}, COMPLETED_WINDOWS + 1, "not planned; .*--from {first} --why"),
 }
 
 
 @pytest.mark.parametrize(("changes", "number", "told"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
-    mill: ModelContext, changes: dict[str, Any], number: int, told: str
+    ctx: ModelContext, changes: dict[str, Any], number: int, told: str
 ) -> None:
-    mill = changed(mill, **changes)
-    before, known = files(mill), entries(mill)
-    with pytest.raises(OperationNotAllowed, match=told.format(first=at(mill, DONE))):
-        go_on(mill, number)
-    assert (files(mill), entries(mill)) == (before, known)
+    ctx = with_changes(ctx, **changes)
+    before, known = stored_files(ctx), valid_entries(ctx)
+    with pytest.raises(OperationNotAllowed, match=told.format(first=window_at(ctx, COMPLETED_WINDOWS))):
+        adopt_at(ctx, number)
+    assert (stored_files(ctx), valid_entries(ctx)) == (before, known)
 
 
-def test_windows_that_are_planned_must_be_done_first(mill: ModelContext) -> None:
-    plan_window(mill, at(mill, DONE + 1))
-    other = changed(mill, learner=SEED)
-    left = f"Windows {at(mill, DONE)} to {at(mill, DONE + 1)} .*tidemill backfill m"
+def test_windows_that_are_planned_must_be_done_first(ctx: ModelContext) -> None:
+    plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
+    other = with_changes(ctx, learner=SEED)
+    left = f"Windows {window_at(ctx, COMPLETED_WINDOWS)} to {window_at(ctx, COMPLETED_WINDOWS + 1)} .*tidemill backfill m"
     with pytest.raises(OperationNotAllowed, match=left):
-        go_on(other, DONE + 2)
-    turn(mill, DONE)
+        adopt_at(other, COMPLETED_WINDOWS + 2)
+    run_window(ctx, COMPLETED_WINDOWS)
     for step in (extract, update, evaluate):
-        step(mill, at(mill, DONE + 1))
-    if mill.repository.report(at(mill, DONE + 1).key).verdict == "promote":  # type: ignore[union-attr]
-        with pytest.raises(OperationNotAllowed, match=f"Windows {at(mill, DONE + 1)} to"):
-            go_on(other, DONE + 2)
-    turn(mill, DONE + 1)
-    go_on(other, DONE + 2)
-    turn(other, DONE + 2)
-    right(other)
+        step(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
+    if ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS + 1).key).verdict == "promote":  # type: ignore[union-attr]
+        with pytest.raises(OperationNotAllowed, match=f"Windows {window_at(ctx, COMPLETED_WINDOWS + 1)} to"):
+            adopt_at(other, COMPLETED_WINDOWS + 2)
+    run_window(ctx, COMPLETED_WINDOWS + 1)
+    adopt_at(other, COMPLETED_WINDOWS + 2)
+    run_window(other, COMPLETED_WINDOWS + 2)
+    assert_verified(other)
 
 
 def test_without_an_initial_model_there_is_nothing_to_go_on() -> None:
-    made = flowing()
-    flow(made, -2, 2)
+    made = make_memory_model()
+    produce(made, -2, 2)
     with pytest.raises(PredecessorMissing, match="no initial model"):
-        go_on(made, 0)
+        adopt_at(made, 0)
 
 
 def test_a_spec_may_be_adopted_before_the_first_window_is_planned() -> None:
-    made = flowing()
-    flow(made, -2, 2, coupon=coupon)
+    made = make_memory_model()
+    produce(made, -2, 2, coupon=coupon)
     first = initial(made)
-    made = changed(made, fields=COUPON)
-    go_on(made, 0)
-    run(made, 0, 1)
-    assert (candidate(made, 0).kind, candidate(made, 0).parent) == ("retrain", first.digest)
-    right(made)
+    made = with_changes(made, fields=COUPON)
+    adopt_at(made, 0)
+    run_windows(made, 0, 1)
+    assert (candidate_at(made, 0).kind, candidate_at(made, 0).parent) == ("retrain", first.digest)
+    assert_verified(made)
 
 
 # Another topic.
@@ -265,98 +265,98 @@ def test_a_spec_may_be_adopted_before_the_first_window_is_planned() -> None:
 @pytest.mark.parametrize("name", [TOPIC, "other"], ids=["recreated", "renamed"])
 @pytest.mark.parametrize("changes", [{}, {"fields": COUPON}], ids=["alone", "with a spec"])
 def test_on_another_topic_the_next_window_starts_as_the_first_did(
-    mill: ModelContext, name: str, changes: dict[str, Any]
+    ctx: ModelContext, name: str, changes: dict[str, Any]
 ) -> None:
-    line = lineage_id_for(mill, at(mill, DONE - 1))
-    log_of(mill).create_topic(name, 3)
-    flow(mill, DONE - 2, DONE + 2, name, 3, coupon=coupon)
-    mill = changed(mill, topic=name, **changes)
-    before = files(mill)
+    line = lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS - 1))
+    memory_log(ctx).create_topic(name, 3)
+    produce(ctx, COMPLETED_WINDOWS - 2, COMPLETED_WINDOWS + 2, name, 3, coupon=coupon)
+    ctx = with_changes(ctx, topic=name, **changes)
+    before = stored_files(ctx)
     missing = TopicRecreated if not changes else LineageChanged
-    with pytest.raises(missing, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
-        extract(mill, at(mill, DONE))
+    with pytest.raises(missing, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"):
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     with pytest.raises(TopicRecreated):
-        compute_backlog(mill)
-    assert files(mill) == before
-    done = go_on(mill)
+        compute_backlog(ctx)
+    assert stored_files(ctx) == before
+    done = adopt_at(ctx)
     assert (done.topic_changed, done.epoch, done.topic) == (True, 1, name)
     assert (done.lineage == line) == (not changes)
-    seen = compute_backlog(mill)
-    assert (seen.first, seen.closed) == (at(mill, DONE), at(mill, DONE + 1))
-    for number in (DONE, DONE + 1):
-        turn(mill, number)
-    planned = plan_window(mill, at(mill, DONE))
+    seen = compute_backlog(ctx)
+    assert (seen.first, seen.closed) == (window_at(ctx, COMPLETED_WINDOWS), window_at(ctx, COMPLETED_WINDOWS + 1))
+    for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
+        run_window(ctx, number)
+    planned = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
     assert {r.partition: r.start for r in planned.ranges} == {0: 108, 1: 106, 2: 106}
     assert (planned.epoch, planned.topic, planned.adoption) == (1, name, 1)
-    manifest = mill.repository.manifest(at(mill, DONE).key)
+    manifest = ctx.repository.manifest(window_at(ctx, COMPLETED_WINDOWS).key)
     assert manifest is not None
     assert (manifest.epoch, manifest.rows) == (1, 160)
-    found = right(mill)
-    assert found.recomputed == DONE + 2
+    found = assert_verified(ctx)
+    assert found.recomputed == COMPLETED_WINDOWS + 2
     assert (len(found.taken_as_archived) > 0) == (name == TOPIC)
 
 
-def test_rows_of_two_topics_are_told_apart_by_their_epoch(mill: ModelContext) -> None:
-    log_of(mill).create_topic(TOPIC, 2)
-    flow(mill, DONE - 4, DONE + 3)
-    go_on(mill)
-    for number in (DONE, DONE + 1):  # window 5 retrains
-        turn(mill, number)
-    made = candidate(mill, DONE + 1)
+def test_rows_of_two_topics_are_told_apart_by_their_epoch(ctx: ModelContext) -> None:
+    memory_log(ctx).create_topic(TOPIC, 2)
+    produce(ctx, COMPLETED_WINDOWS - 4, COMPLETED_WINDOWS + 3)
+    adopt_at(ctx)
+    for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):  # window 5 retrains
+        run_window(ctx, number)
+    made = candidate_at(ctx, COMPLETED_WINDOWS + 1)
     assert made.kind == "retrain"
-    sample = from_parquet(mill.repository.file(made.sample.snapshot))
+    sample = from_parquet(ctx.repository.file(made.sample.snapshot))
     assert set(sample["_epoch"]) == {0, 1}
     places = ["_partition", "_offset"]
     assert sample.select(places).n_unique() < sample.height  # both topics have these offsets
     assert sample.select("_epoch", *places).n_unique() == sample.height
-    right(mill)
+    assert_verified(ctx)
 
 
-def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(mill: ModelContext) -> None:
+def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(ctx: ModelContext) -> None:
     """Row 9."""
-    end = plan_window(mill, at(mill, DONE - 1)).end_offsets
+    end = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS - 1)).end_offsets
     for partition in end:
-        log_of(mill).truncate(TOPIC, partition, end[partition] - 30)
-    with pytest.raises(LogTruncated, match=f"tidemill adopt m --from {at(mill, DONE)} --why"):
-        extract(mill, at(mill, DONE))
-    done = go_on(mill)
+        memory_log(ctx).truncate(TOPIC, partition, end[partition] - 30)
+    with pytest.raises(LogTruncated, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"):
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    done = adopt_at(ctx)
     assert (done.topic_changed, done.epoch) == (True, 1)
     with pytest.raises(WindowOpen):
-        extract(mill, at(mill, DONE))
-    flow(mill, DONE, DONE + 1)
-    turn(mill, DONE)
-    assert plan_window(mill, at(mill, DONE)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
-    right(mill)
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    produce(ctx, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1)
+    run_window(ctx, COMPLETED_WINDOWS)
+    assert plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
+    assert_verified(ctx)
 
 
 def test_a_topic_recreated_again_before_anything_was_planned_on_it_is_adopted_again(
-    mill: ModelContext,
+    ctx: ModelContext,
 ) -> None:
-    log_of(mill).create_topic(TOPIC, 2)
-    go_on(mill)
-    log_of(mill).create_topic(TOPIC, 2)
-    flow(mill, DONE - 1, DONE + 1)
+    memory_log(ctx).create_topic(TOPIC, 2)
+    adopt_at(ctx)
+    memory_log(ctx).create_topic(TOPIC, 2)
+    produce(ctx, COMPLETED_WINDOWS - 1, COMPLETED_WINDOWS + 1)
     with pytest.raises(TopicRecreated):
-        extract(mill, at(mill, DONE))
-    assert (go_on(mill).epoch, go_on(mill).number) == (2, 2)
-    turn(mill, DONE)
-    assert plan_window(mill, at(mill, DONE)).epoch == 2
-    right(mill)
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    assert (adopt_at(ctx).epoch, adopt_at(ctx).number) == (2, 2)
+    run_window(ctx, COMPLETED_WINDOWS)
+    assert plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS)).epoch == 2
+    assert_verified(ctx)
 
 
-def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(mill: ModelContext) -> None:
-    plan_window(mill, at(mill, DONE))
-    log_of(mill).create_topic(TOPIC, 2)
-    flow(mill, DONE, DONE + 3)
-    with pytest.raises(TopicRecreated, match=f"--from {at(mill, DONE + 1)}"):
-        extract(mill, at(mill, DONE))
+def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(ctx: ModelContext) -> None:
+    plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    memory_log(ctx).create_topic(TOPIC, 2)
+    produce(ctx, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 3)
+    with pytest.raises(TopicRecreated, match=f"--from {window_at(ctx, COMPLETED_WINDOWS + 1)}"):
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     with pytest.raises(OperationNotAllowed, match="tidemill skip"):
-        go_on(mill, DONE + 1)
-    skip(mill, at(mill, DONE), "ada", "its topic is gone")
-    turn(mill, DONE)
-    go_on(mill, DONE + 1)
-    turn(mill, DONE + 1)
-    right(mill)
+        adopt_at(ctx, COMPLETED_WINDOWS + 1)
+    skip(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada", "its topic is gone")
+    run_window(ctx, COMPLETED_WINDOWS)
+    adopt_at(ctx, COMPLETED_WINDOWS + 1)
+    run_window(ctx, COMPLETED_WINDOWS + 1)
+    assert_verified(ctx)
 
 
 # Feature functions.
@@ -379,66 +379,66 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def shop(modules: Path) -> ModelContext:
+def shop_ctx(modules: Path) -> ModelContext:
     """A model with a feature function, and four windows done."""
-    made = changed(flowing(), features="shop_one:features")
-    flow(made, -2, DONE + 4)
-    run(made, 0, DONE - 1)
-    return made
+    model = with_changes(make_memory_model(), features="shop_one:features")
+    produce(model, -2, COMPLETED_WINDOWS + 4)
+    run_windows(model, 0, COMPLETED_WINDOWS - 1)
+    return model
 
 
-def test_each_model_is_scored_through_its_own_function(shop: ModelContext) -> None:
-    mill = changed(shop, features="shop_two:features")
-    done = go_on(mill)
+def test_each_model_is_scored_through_its_own_function(shop_ctx: ModelContext) -> None:
+    mill = with_changes(shop_ctx, features="shop_two:features")
+    done = adopt_at(mill)
     assert done.changed_keys == ("features", "features_source")
-    for number in (DONE, DONE + 1):
-        turn(mill, number)
-    champion, new = entries(mill)[0].digest, candidate(mill, DONE).digest
+    for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
+        run_window(mill, number)
+    champion, new = valid_entries(mill)[0].digest, candidate_at(mill, COMPLETED_WINDOWS).digest
     told = [mill.load(digest).header.features for digest in (champion, new)]
     assert [reference for reference, _ in filter(None, told)] == [
         "shop_one:features",
         "shop_two:features",
     ]
-    right(mill)
-    plain = changed(mill)
-    go_on(plain, DONE + 2)
-    turn(plain, DONE + 2)
-    assert plain.load(candidate(plain, DONE + 2).digest).header.features is None
-    right(plain)
+    assert_verified(mill)
+    plain = with_changes(mill)
+    adopt_at(plain, COMPLETED_WINDOWS + 2)
+    run_window(plain, COMPLETED_WINDOWS + 2)
+    assert plain.load(candidate_at(plain, COMPLETED_WINDOWS + 2).digest).header.features is None
+    assert_verified(plain)
 
 
 def test_a_function_edited_in_its_own_module_is_refused_for_its_models_are_scored_yet(
-    shop: ModelContext, modules: Path
+    shop_ctx: ModelContext, modules: Path
 ) -> None:
     file = modules / "shop_one.py"
     was = file.read_text()
     file.write_text(_FUNCTION.format(factor=5))
-    edited = changed(shop, features="shop_one:features")
-    before, known = files(edited), entries(edited)
+    edited = with_changes(shop_ctx, features="shop_one:features")
+    before, known = stored_files(edited), valid_entries(edited)
     with pytest.raises(LineageChanged, match="`features_source` differ"):
-        extract(edited, at(edited, DONE))
+        extract(edited, window_at(edited, COMPLETED_WINDOWS))
     with pytest.raises(FeatureSkew, match=r"shop_one.*a module of another name"):
-        go_on(edited)
-    assert (files(edited), entries(edited)) == (before, known)
+        adopt_at(edited)
+    assert (stored_files(edited), valid_entries(edited)) == (before, known)
     file.write_text(was)
-    moved = changed(shop, features="shop_two:features")
-    go_on(moved)
-    turn(moved, DONE)
+    moved = with_changes(shop_ctx, features="shop_two:features")
+    adopt_at(moved)
+    run_window(moved, COMPLETED_WINDOWS)
     file.unlink()
-    gone = changed(moved, features="shop_two:features")
+    gone = with_changes(moved, features="shop_two:features")
     with pytest.raises(FeatureSkew, match="shop_one"):
-        turn(gone, DONE + 1)
+        run_window(gone, COMPLETED_WINDOWS + 1)
 
 
 # Others at work, and what else looks at the past.
 
 
 @dataclass
-class Between:
+class InterposedLedger:
     """A ledger that lets something happen right before the first append is made."""
 
     real: MemoryLedger
-    happens: Any
+    before_append: Any
 
     def identity(self) -> tuple[str, str]:
         return self.real.identity()
@@ -447,123 +447,123 @@ class Between:
         return self.real.read()
 
     def append(self, model: str, value: bytes) -> int:
-        happens, self.happens = self.happens, lambda: None
-        happens()
+        before_append, self.before_append = self.before_append, lambda: None
+        before_append()
         return self.real.append(model, value)
 
 
-def disturbed(mill: ModelContext, happens: Any) -> ModelContext:
+def with_interposed_append(mill: ModelContext, before_append: Any) -> ModelContext:
     assert isinstance(mill.ledger, MemoryLedger)
-    return replace(mill, ledger=Between(mill.ledger, happens))
+    return replace(mill, ledger=InterposedLedger(mill.ledger, before_append))
 
 
-def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(mill: ModelContext) -> None:
-    other = changed(mill, learner=SEED)
-    mine = disturbed(other, lambda: adopt(other, at(other, DONE), "bob", "me first"))
-    done = go_on(mine)
+def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(ctx: ModelContext) -> None:
+    other = with_changes(ctx, learner=SEED)
+    mine = with_interposed_append(other, lambda: adopt(other, window_at(other, COMPLETED_WINDOWS), "bob", "me first"))
+    done = adopt_at(mine)
     assert (done.number, done.actor, done.reason) == (1, "bob", "me first")
-    assert [entry.kind for entry in entries(other)].count("adopt") == 1
-    turn(other, DONE)
-    right(other)
+    assert [entry.kind for entry in valid_entries(other)].count("adopt") == 1
+    run_window(other, COMPLETED_WINDOWS)
+    assert_verified(other)
 
 
-def test_of_two_who_adopt_differently_one_is_refused(mill: ModelContext) -> None:
-    theirs, mine = changed(mill, fields=COUPON), changed(mill, learner=SEED)
+def test_of_two_who_adopt_differently_one_is_refused(ctx: ModelContext) -> None:
+    theirs, mine = with_changes(ctx, fields=COUPON), with_changes(ctx, learner=SEED)
     with pytest.raises(OperationNotAllowed, match="Somebody else adopted"):
-        go_on(disturbed(mine, lambda: go_on(theirs)))
-    turn(theirs, DONE)
-    assert candidate(theirs, DONE).kind == "retrain"
-    right(theirs)
+        adopt_at(with_interposed_append(mine, lambda: adopt_at(theirs)))
+    run_window(theirs, COMPLETED_WINDOWS)
+    assert candidate_at(theirs, COMPLETED_WINDOWS).kind == "retrain"
+    assert_verified(theirs)
 
 
-def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(mill: ModelContext) -> None:
-    late = changed(mill, learner=SEED)
+def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(ctx: ModelContext) -> None:
+    late = with_changes(ctx, learner=SEED)
     with pytest.raises(OperationNotAllowed, match=r"planned .* at the same time"):
-        go_on(disturbed(late, lambda: plan_window(mill, at(mill, DONE))))
-    turn(mill, DONE)
-    assert lineage_id_for(mill, at(mill, DONE)) == lineage_id_for(mill, at(mill, 0))
-    go_on(late, DONE + 1)
-    turn(late, DONE + 1)
-    assert plan_window(late, at(late, DONE + 1)).adoption == 2
-    right(late)
+        adopt_at(with_interposed_append(late, lambda: plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))))
+    run_window(ctx, COMPLETED_WINDOWS)
+    assert lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS)) == lineage_id_for(ctx, window_at(ctx, 0))
+    adopt_at(late, COMPLETED_WINDOWS + 1)
+    run_window(late, COMPLETED_WINDOWS + 1)
+    assert plan_window(late, window_at(late, COMPLETED_WINDOWS + 1)).adoption == 2
+    assert_verified(late)
 
 
-def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(mill: ModelContext) -> None:
-    back = rollback(mill, entries(mill)[0].digest, "ada", "I liked that one")
-    mill = changed(mill, learner=SEED)
-    go_on(mill)
-    turn(mill, DONE)
-    report = mill.repository.report(at(mill, DONE).key)
+def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(ctx: ModelContext) -> None:
+    back = rollback(ctx, valid_entries(ctx)[0].digest, "ada", "I liked that one")
+    ctx = with_changes(ctx, learner=SEED)
+    adopt_at(ctx)
+    run_window(ctx, COMPLETED_WINDOWS)
+    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS).key)
     assert report is not None
     assert [taken.seq for taken in report.entries] == [back.seq]
-    assert turn(mill, DONE - 1).status == "superseded"
-    right(mill)
+    assert run_window(ctx, COMPLETED_WINDOWS - 1).status == "superseded"
+    assert_verified(ctx)
 
 
-def test_pruning_goes_over_it_and_what_is_kept_is_made_again(mill: ModelContext) -> None:
-    mill = changed(mill, fields=COUPON, keep_windows=2)
-    go_on(mill)
-    for number in range(DONE, DONE + 4):
-        turn(mill, number)
-        prune(mill, at(mill, number))
-    mark = mill.repository.prune_marker()
+def test_pruning_goes_over_it_and_what_is_kept_is_made_again(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, fields=COUPON, keep_windows=2)
+    adopt_at(ctx)
+    for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 4):
+        run_window(ctx, number)
+        prune(ctx, window_at(ctx, number))
+    mark = ctx.repository.prune_marker()
     assert mark is not None
-    assert mark.window == at(mill, DONE).key
-    found = right(mill)
+    assert mark.window == window_at(ctx, COMPLETED_WINDOWS).key
+    found = assert_verified(ctx)
     assert (found.pruned, found.recomputed) == (mark.window, 3)
 
 
-def test_the_same_gate_again_over_both_lines_makes_the_same_reports(mill: ModelContext) -> None:
-    mill = changed(mill, fields=COUPON)
-    go_on(mill)
-    turn(mill, DONE)
-    scratch = ModelRepository(OverlayStore(mill.repository.store, "m/reports/"), "m")
-    told = backtest(mill, mill.spec, scratch, windows_to_backtest(mill, None, None), lambda _: None)
+def test_the_same_gate_again_over_both_lines_makes_the_same_reports(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, fields=COUPON)
+    adopt_at(ctx)
+    run_window(ctx, COMPLETED_WINDOWS)
+    scratch = ModelRepository(OverlayStore(ctx.repository.store, "m/reports/"), "m")
+    told = backtest(ctx, ctx.spec, scratch, windows_to_backtest(ctx, None, None), lambda _: None)
     assert (told.verdict_changes, told.committed) == ((), told.backtested)
-    assert told.committed.windows == DONE + 1
+    assert told.committed.windows == COMPLETED_WINDOWS + 1
 
 
-def test_a_stream_that_ended_on_the_new_topic_is_closed(mill: ModelContext) -> None:
-    log_of(mill).create_topic(TOPIC, 2)
-    flow(mill, DONE - 1, DONE)
-    go_on(mill)
-    with pytest.raises(WindowOpen, match=f"Window {at(mill, DONE)} of"):
-        extract(mill, at(mill, DONE))
-    closed = close(mill, at(mill, DONE), "ada")
+def test_a_stream_that_ended_on_the_new_topic_is_closed(ctx: ModelContext) -> None:
+    memory_log(ctx).create_topic(TOPIC, 2)
+    produce(ctx, COMPLETED_WINDOWS - 1, COMPLETED_WINDOWS)
+    adopt_at(ctx)
+    with pytest.raises(WindowOpen, match=f"Window {window_at(ctx, COMPLETED_WINDOWS)} of"):
+        extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    closed = close(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada")
     assert closed.offset_ranges == {0: (80, 160), 1: (80, 160)}
-    turn(mill, DONE)
-    right(mill)
+    run_window(ctx, COMPLETED_WINDOWS)
+    assert_verified(ctx)
 
 
 def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own() -> None:
     """Also where a field goes that the gate of before looked at."""
-    made = changed(flowing(), gate={"min_rows": 50, "slices": ["country"]})
-    flow(made, -2, 4)
-    run(made, 0, 0)
-    other = changed(made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, keep_windows=9)
-    turn(other, 1)
-    assert lineage_id_for(other, at(other, 1)) == lineage_id_for(made, at(made, 0))
-    right(other)
-    without = changed(other, fields={"price": "number", "visits": "number?"})
-    go_on(without, 2)
-    turn(without, 2)
-    right(without)
+    made = with_changes(make_memory_model(), gate={"min_rows": 50, "slices": ["country"]})
+    produce(made, -2, 4)
+    run_windows(made, 0, 0)
+    other = with_changes(made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, keep_windows=9)
+    run_window(other, 1)
+    assert lineage_id_for(other, window_at(other, 1)) == lineage_id_for(made, window_at(made, 0))
+    assert_verified(other)
+    without = with_changes(other, fields={"price": "number", "visits": "number?"})
+    adopt_at(without, 2)
+    run_window(without, 2)
+    assert_verified(without)
 
 
-def test_a_damaged_or_lost_adoption_is_named(mill: ModelContext) -> None:
-    mill = changed(mill, learner=SEED)
-    go_on(mill)
-    turn(mill, DONE)
-    store, name = mill.repository.store, "m/adoptions/1.json"
+def test_a_damaged_or_lost_adoption_is_named(ctx: ModelContext) -> None:
+    ctx = with_changes(ctx, learner=SEED)
+    adopt_at(ctx)
+    run_window(ctx, COMPLETED_WINDOWS)
+    store, name = ctx.repository.store, "m/adoptions/1.json"
     whole = store.get(name) or b""
     store.replace(name, whole.replace(b"ada", b"bob"))
     for step in (update, evaluate):
         with pytest.raises(DigestMismatch, match=name):
-            step(mill, at(mill, DONE + 1))
-    assert any(name in finding for finding in verify(mill).findings)
+            step(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
+    assert any(name in finding for finding in verify(ctx).findings)
     store.delete(name)
     with pytest.raises(DigestMismatch, match=name):
-        update(mill, at(mill, DONE))
-    assert any("goes by adoption 1, which is missing" in told for told in verify(mill).findings)
+        update(ctx, window_at(ctx, COMPLETED_WINDOWS))
+    assert any("goes by adoption 1, which is missing" in told for told in verify(ctx).findings)
     store.put(name, whole)
-    right(mill)
+    assert_verified(ctx)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import SPEC, START, events, window
-from in_memory import mill_in_memory
+from in_memory import make_memory_context
 from tidemill.adapters.memory.log import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
@@ -19,28 +19,28 @@ TAIL = 40
 """The last fifth of a window's rows."""
 
 
-def learned(number: int, changed: range) -> tuple[ModelContext, Candidate]:
+def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
     """The candidate of a window in which the labels of some rows, by number, are the opposite."""
     log = MemoryLog()
     log.create_topic("tides", 1)
-    mill = mill_in_memory(ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START)
-    for at in range(-2, number + 2):
-        for row, (timestamp, value) in enumerate(events(at, ROWS)):
+    ctx = make_memory_context(ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START)
+    for index in range(-2, number + 2):
+        for row, (timestamp, value) in enumerate(events(index, ROWS)):
             event = json.loads(value)
-            event["bought"] ^= at == number and row in changed
+            event["bought"] ^= index == number and row in changed
             log.append("tides", 0, json.dumps(event).encode(), timestamp)
-    train(mill)
-    for at in range(number + 1):
-        extract(mill, window(mill.spec, at))
-        candidate = update(mill, window(mill.spec, at))
-    return mill, candidate
+    train(ctx)
+    for index in range(number + 1):
+        extract(ctx, window(ctx.spec, index))
+        candidate = update(ctx, window(ctx.spec, index))
+    return ctx, candidate
 
 
 @pytest.mark.parametrize(("number", "kind"), [(0, "continue"), (2, "retrain")])
 def test_the_holdout_fit_is_the_same_whatever_the_tail_says(number: int, kind: str) -> None:
     trees = []
     for changed in (range(0), range(ROWS - TAIL, ROWS), range(ROWS - TAIL - 40, ROWS - TAIL)):
-        mill, candidate = learned(number, changed)
+        mill, candidate = learn_window(number, changed)
         assert candidate.kind == kind
         assert candidate.tail_rows == TAIL
         assert candidate.holdout is not None

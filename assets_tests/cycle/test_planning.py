@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from bench import MINUTE, START, window
-from in_memory import mill_in_memory
+from in_memory import make_memory_context
 from reference import Counts, Cut, Partition, Record, Reference
 from tidemill.adapters.memory.log import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
@@ -34,7 +34,7 @@ from tidemill.cycle.plan import plan_window
 from tidemill.cycle.verify import verify
 
 TOPIC = "events"
-FIVE = 5 * MINUTE
+WINDOW_MS = 5 * MINUTE
 
 stamps = st.sampled_from(
     [None, None, None, *(MINUTE * after for after in (-16, -8, -6, -3, -1, 0, 0, 1, 2, 6, 11, 43))]
@@ -44,40 +44,40 @@ records = st.lists(st.tuples(stamps, st.booleans()), min_size=1, max_size=6)
 """Timestamp, and whether the value can be decoded."""
 
 
-Odd = tuple[int, int, int | None, bool]
-odd_ones = st.tuples(st.integers(0, 3), st.integers(0, 40), stamps, st.booleans())
+OddRecord = tuple[int, int, int | None, bool]
+odd_records = st.tuples(st.integers(0, 3), st.integers(0, 40), stamps, st.booleans())
 """Partition and minute of a record before these."""
 
 
-class Planning(RuleBasedStateMachine):
+class PlanningMachine(RuleBasedStateMachine):
     """A stream in memory, fed and harmed at random, and a mill that cuts it into windows."""
 
     @initialize(
         partitions=st.integers(1, 3),
         confirm=st.integers(2, 5),
         silent=st.sampled_from([None, 7 * MINUTE, 20 * MINUTE]),
-        odd=st.lists(odd_ones, max_size=8),
+        odd=st.lists(odd_records, max_size=8),
     )
-    def begin(self, partitions: int, confirm: int, silent: int | None, odd: list[Odd]) -> None:
-        self.log, self.now, self.tide = MemoryLog(), 1_900_000_000_000, START - FIVE
+    def set_up(self, partitions: int, confirm: int, silent: int | None, odd: list[OddRecord]) -> None:
+        self.log, self.now, self.event_time = MemoryLog(), 1_900_000_000_000, START - WINDOW_MS
         self.log.create_topic(TOPIC, partitions)
-        held = [Partition() for _ in range(partitions)]
-        self.right = Reference(confirm, 10 * MINUTE, silent, held)
+        partition_logs = [Partition() for _ in range(partitions)]
+        self.reference = Reference(confirm, 10 * MINUTE, silent, partition_logs)
         windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": confirm}
-        told = {"topic": TOPIC, "fields": {"x": "number"}, "label": "y", "max_reject_share": 1}
+        attributes = {"topic": TOPIC, "fields": {"x": "number"}, "label": "y", "max_reject_share": 1}
         idle = {"idle_timeout": "10m", "close_when_silent": silent}
-        self.spec = ModelSpec.model_validate(told | {"windows": windows | idle})
-        self.mill = mill_in_memory(self.spec, self.log, lambda: self.now)
-        self.committed: dict[str, str | None] = {}
-        self.looked_at = 0
-        self._flow(40, odd)
+        self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
+        self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
+        self.stored_hashes: dict[str, str | None] = {}
+        self.windows_checked = 0
+        self._produce(40, odd)
 
     # What happens to the log.
 
-    @rule(minutes=st.integers(5, 40), odd=st.lists(odd_ones, max_size=8))
-    def the_tide_rises(self, minutes: int, odd: list[Odd]) -> None:
+    @rule(minutes=st.integers(5, 40), odd=st.lists(odd_records, max_size=8))
+    def the_tide_rises(self, minutes: int, odd: list[OddRecord]) -> None:
         """A record a minute in each partition, and odd ones between."""
-        self._flow(minutes, odd)
+        self._produce(minutes, odd)
 
     @rule(data=st.data(), told=records, open_=st.booleans())
     def records_come(
@@ -86,38 +86,38 @@ class Planning(RuleBasedStateMachine):
         """Plain ones, or those of a transaction that stays open."""
         p = self._some_partition(data)
         for after, usable in told:
-            self._put(
-                p, None if after is None else self.tide + after, usable, "open" if open_ else "data"
+            self._append(
+                p, None if after is None else self.event_time + after, usable, "open" if open_ else "data"
             )
 
     @rule(data=st.data(), commit=st.booleans())
     def a_transaction_ends(self, data: st.DataObject, commit: bool) -> None:
         p = self._some_partition(data)
         self.log.end_transaction(TOPIC, p, commit=commit, timestamp=self.now)
-        self.right.partitions[p].settle(commit=commit)
+        self.reference.partitions[p].end_transaction(commit=commit)
 
     @precondition(lambda self: len(self.right.partitions) < 4)
     @rule(expired=st.integers(0, 2))
     def a_partition_is_added(self, expired: int) -> None:
         """Its first records may be gone before it takes part in a plan."""
         self.log.add_partition(TOPIC)
-        self.right.partitions.append(Partition(low=expired))
+        self.reference.partitions.append(Partition(low=expired))
         for _ in range(expired):
-            self._put(len(self.right.partitions) - 1, self.tide, True, "data")
-        self.log.delete_before(TOPIC, len(self.right.partitions) - 1, expired)
+            self._append(len(self.reference.partitions) - 1, self.event_time, True, "data")
+        self.log.delete_before(TOPIC, len(self.reference.partitions) - 1, expired)
 
     @rule(data=st.data())
     def retention_passes(self, data: st.DataObject) -> None:
         p = self._some_partition(data)
-        held = self.right.partitions[p]
-        held.low = data.draw(st.integers(held.low, min(held.low + 9, held.stable)))
-        self.log.delete_before(TOPIC, p, held.low)
+        partition = self.reference.partitions[p]
+        partition.low = data.draw(st.integers(partition.low, min(partition.low + 9, partition.stable_end)))
+        self.log.delete_before(TOPIC, p, partition.low)
 
     # What is asked of the mill.
 
     @rule(ahead=st.sampled_from([1, 2, 4, 8]))
     def a_window_is_planned(self, ahead: int) -> None:
-        self._try(ahead, lambda at: plan_window(self.mill, at))
+        self._attempt(ahead, lambda at: plan_window(self.ctx, at))
 
     @rule(
         ahead=st.sampled_from([1, 2, 4]),
@@ -126,14 +126,14 @@ class Planning(RuleBasedStateMachine):
     def planning_is_tried_while_the_stream_stands_still(self, ahead: int, waits: list[int]) -> None:
         """For so many minutes on the host's clock, which may go back."""
         for wait in waits:
-            self._try(ahead, lambda at: plan_window(self.mill, at))
+            self._attempt(ahead, lambda at: plan_window(self.ctx, at))
             self.now += wait * MINUTE
-        self._try(ahead, lambda at: plan_window(self.mill, at))
+        self._attempt(ahead, lambda at: plan_window(self.ctx, at))
 
-    @precondition(lambda self: START + (len(self.right.windows) - 1) * FIVE < self.tide)
+    @precondition(lambda self: START + (len(self.right.windows) - 1) * WINDOW_MS < self.tide)
     @rule()
     def a_person_closes_the_stream(self) -> None:
-        self._try(1, lambda at: close(self.mill, at, "ada"), closed=True)
+        self._attempt(1, lambda at: close(self.ctx, at, "ada"), closed=True)
 
     @rule(windows=st.integers(1, 8))
     def windows_are_extracted(self, windows: int) -> None:
@@ -144,140 +144,140 @@ class Planning(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 9))
     def a_window_is_extracted_again(self, number: int) -> None:
-        self._extract(min(number, max(1, len(self.right.windows))))
+        self._extract(min(number, max(1, len(self.reference.windows))))
 
     @precondition(lambda self: self.right.windows and self._manifest(0) is None)
     @rule()
     def the_history_is_extracted(self) -> None:
         planned = self._plan(0)
         assert planned is not None
-        if not self.right.expired(self.right.windows[0]):
-            self._holds_its_records(0, extract_plan(self.mill, planned))
+        if not self.reference.expired(self.reference.windows[0]):
+            self._assert_counts(0, extract_plan(self.ctx, planned))
 
     @rule(number=st.sampled_from([3, 7, 8]))
     def a_window_is_skipped(self, number: int) -> None:
-        number = min(number, max(1, len(self.right.windows)))
-        standing = self._manifest(number)
-        if standing is not None and standing.skipped is None:
+        number = min(number, max(1, len(self.reference.windows)))
+        manifest = self._manifest(number)
+        if manifest is not None and manifest.skipped is None:
             with pytest.raises(OperationNotAllowed):
-                skip(self.mill, self._window(number), "ada", "why not")
+                skip(self.ctx, self._window(number), "ada", "why not")
         else:
-            ahead = number + 1 - len(self.right.windows)
-            self._try(ahead, lambda at: skip(self.mill, at, "ada", "why not"))
+            ahead = number + 1 - len(self.reference.windows)
+            self._attempt(ahead, lambda at: skip(self.ctx, at, "ada", "why not"))
 
     # What must hold after each of these.
 
     @invariant()
     def windows_tile_every_partition(self) -> None:
-        for before, after in pairwise(self.right.windows):
+        for before, after in pairwise(self.reference.windows):
             for p, cut in after.items():
                 assert cut.start == (before[p].end if p in before else 0)
                 assert cut.start <= cut.end
-        for number in range(self.looked_at, len(self.right.windows)):
-            cuts, planned = self.right.windows[number], self._plan(number)
+        for number in range(self.windows_checked, len(self.reference.windows)):
+            cuts, planned = self.reference.windows[number], self._plan(number)
             assert planned is not None
-            told = {r.partition: Cut(r.start, r.end, r.end_reason) for r in planned.ranges}
-            assert told == cuts
-        assert self._plan(len(self.right.windows)) is None
-        self.looked_at = len(self.right.windows)  # committed: the next invariant watches them
+            planned_cuts = {r.partition: Cut(r.start, r.end, r.end_reason) for r in planned.ranges}
+            assert planned_cuts == cuts
+        assert self._plan(len(self.reference.windows)) is None
+        self.windows_checked = len(self.reference.windows)  # committed: the next invariant watches them
 
     @invariant()
     def what_is_committed_never_changes(self) -> None:
-        names = self.mill.repository.names("")
-        found = {
-            name: self.mill.repository.hash(name) for name in names if name != "observations.json"
+        names = self.ctx.repository.names("")
+        hashes = {
+            name: self.ctx.repository.hash(name) for name in names if name != "observations.json"
         }
-        assert found | self.committed == found
-        self.committed = found
+        assert hashes | self.stored_hashes == hashes
+        self.stored_hashes = hashes
 
     def teardown(self) -> None:
         if not hasattr(self, "mill"):
             return
         missing = "The batch of window"  # not all are made
-        assert [one for one in verify(self.mill).findings if not one.startswith(missing)] == []
-        self._batches_come_out_the_same_again()
+        assert [one for one in verify(self.ctx).findings if not one.startswith(missing)] == []
+        self._assert_batches_recompute()
 
     # Hands.
 
     def _extract(self, number: int) -> None:
-        at, standing = self._window(number), self._manifest(number)
-        gone = self.right.expired(self.right.windows[number]) if self._planned(number) else {}
-        if standing is not None:
-            assert extract(self.mill, at) == standing
-        elif gone:
+        target, manifest = self._window(number), self._manifest(number)
+        expired = self.reference.expired(self.reference.windows[number]) if self._planned(number) else {}
+        if manifest is not None:
+            assert extract(self.ctx, target) == manifest
+        elif expired:
             with pytest.raises(OffsetsExpired) as error:
-                extract(self.mill, at)
-            first, last, p = next((a, b, p) for p, (a, b) in gone.items())
+                extract(self.ctx, target)
+            first, last, p = next((a, b, p) for p, (a, b) in expired.items())
             assert f"offsets {first} to {last} of partition {p}" in error.value.message
             assert self._manifest(number) is None
         elif self._planned(number) or not self._expires_when_planned():
-            self._try(number + 1 - len(self.right.windows), lambda at: extract(self.mill, at))
+            self._attempt(number + 1 - len(self.reference.windows), lambda target: extract(self.ctx, target))
 
-    def _batches_come_out_the_same_again(self) -> None:
-        again = self.mill.with_repository(ModelRepository(MemoryStore(), "m"))
-        for number in range(len(self.right.windows)):
-            planned, standing = self._plan(number), self._manifest(number)
+    def _assert_batches_recompute(self) -> None:
+        scratch = self.ctx.with_repository(ModelRepository(MemoryStore(), "m"))
+        for number in range(len(self.reference.windows)):
+            planned, manifest = self._plan(number), self._manifest(number)
             assert planned is not None
-            again.repository.commit_plan(planned)
-            gone = self.right.expired(self.right.windows[number])
-            if standing is not None and standing.skipped is None and not gone:
-                assert extract_plan(again, planned) == standing
+            scratch.repository.commit_plan(planned)
+            expired = self.reference.expired(self.reference.windows[number])
+            if manifest is not None and manifest.skipped is None and not expired:
+                assert extract_plan(scratch, planned) == manifest
 
     def _expires_when_planned(self) -> bool:
         """Whether the next window begins with offsets that are gone."""
-        before = self.right.windows[-1] if self.right.windows else None
-        lows = {p: held.low for p, held in enumerate(self.right.partitions)}
+        before = self.reference.windows[-1] if self.reference.windows else None
+        lows = {p: held.low for p, held in enumerate(self.reference.partitions)}
         return before is not None and any(
             low > (before[p].end if p in before else 0) for p, low in lows.items()
         )
 
-    def _try(
+    def _attempt(
         self, ahead: int, act: Callable[[Window], Plan | Manifest], *, closed: bool = False
     ) -> None:
         """Do what needs the plan of a window so far behind the newest, if that is not open."""
-        number = max(1, len(self.right.windows) - 1 + ahead)
+        number = max(1, len(self.reference.windows) - 1 + ahead)
         while not self._planned(number):
-            end = START + len(self.right.windows) * FIVE
-            if self.right.cut(end, self.now, closed=closed) is None:
+            end = START + len(self.reference.windows) * WINDOW_MS
+            if self.reference.cut(end, self.now, closed=closed) is None:
                 with pytest.raises(WindowOpen):
                     act(self._window(number))
                 return
-        told = act(self._window(number))
-        if isinstance(told, Manifest):
-            self._holds_its_records(number, told)
+        result = act(self._window(number))
+        if isinstance(result, Manifest):
+            self._assert_counts(number, result)
 
-    def _holds_its_records(self, number: int, told: Manifest) -> None:
-        cuts, start = self.right.windows[number], START + (number - 1) * FIVE if number else 0
-        right = self.right.counts(cuts, start, START + number * FIVE)
-        if told.skipped is not None:
-            assert (told.rows, told.rejected, told.gaps) == (0, 0, right.all)
+    def _assert_counts(self, number: int, manifest: Manifest) -> None:
+        cuts, start = self.reference.windows[number], START + (number - 1) * WINDOW_MS if number else 0
+        expected = self.reference.counts(cuts, start, START + number * WINDOW_MS)
+        if manifest.skipped is not None:
+            assert (manifest.rows, manifest.rejected, manifest.gaps) == (0, 0, expected.all)
             return
-        assert right == Counts(told.rows, told.rejected, told.gaps, told.late, told.early)
-        rows = load_rows(self.mill, told)
-        assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.right.rows(cuts)
+        assert expected == Counts(manifest.rows, manifest.rejected, manifest.gaps, manifest.late, manifest.early)
+        rows = load_rows(self.ctx, manifest)
+        assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.reference.rows(cuts)
 
-    def _put(
+    def _append(
         self, p: int, timestamp: int | None, usable: bool, kind: Literal["data", "open"]
     ) -> None:
         value = json.dumps({"x": 1.5, "y": True}).encode() if usable else b"{"
         self.log.append(TOPIC, p, value, timestamp, transaction=kind == "open")
-        self.right.partitions[p].records.append(Record(kind, timestamp, usable))
+        self.reference.partitions[p].records.append(Record(kind, timestamp, usable))
 
-    def _flow(self, minutes: int, odd: list[Odd]) -> None:
+    def _produce(self, minutes: int, odd: list[OddRecord]) -> None:
         for minute in range(minutes):
-            self.tide += MINUTE
-            for p in range(len(self.right.partitions)):
-                self._put(p, self.tide + p, True, "data")
-            for p, then, after, usable in odd:
-                if minute == then:
-                    at = None if after is None else self.tide + after
-                    self._put(p % len(self.right.partitions), at, usable, "data")
+            self.event_time += MINUTE
+            for p in range(len(self.reference.partitions)):
+                self._append(p, self.event_time + p, True, "data")
+            for p, odd_minute, after, usable in odd:
+                if minute == odd_minute:
+                    timestamp = None if after is None else self.event_time + after
+                    self._append(p % len(self.reference.partitions), timestamp, usable, "data")
 
     def _some_partition(self, data: st.DataObject) -> int:
-        return data.draw(st.integers(0, len(self.right.partitions) - 1))
+        return data.draw(st.integers(0, len(self.reference.partitions) - 1))
 
     def _planned(self, number: int) -> bool:
-        return number < len(self.right.windows)
+        return number < len(self.reference.windows)
 
     def _key(self, number: int) -> str:
         return self._window(number).key if number else INITIAL_KEY
@@ -287,12 +287,12 @@ class Planning(RuleBasedStateMachine):
         return window(self.spec, number - 1)
 
     def _plan(self, number: int) -> Plan | None:
-        return self.mill.repository.plan(self._key(number))
+        return self.ctx.repository.plan(self._key(number))
 
     def _manifest(self, number: int) -> Manifest | None:
-        return self.mill.repository.manifest(self._key(number))
+        return self.ctx.repository.manifest(self._key(number))
 
 
 def test_windows_tile_and_batches_hold_their_records_whatever_happens() -> None:
     """Records in any order, transactions, new partitions, retention, clocks and commands."""
-    run_state_machine_as_test(Planning, settings=settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(PlanningMachine, settings=settings(max_examples=60, stateful_step_count=40))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import Bench, run, turn, window
-from children import KILLED, outcome_of, places_in
-from kept import kept, stamps
+from bench import ModelHarness, run_windows, run_window, window
+from children import KILLED, exit_code_of, failpoints_in
+from kept import take_snapshot, file_stamps
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
@@ -26,133 +26,133 @@ KEEP = 3
 
 
 @pytest.fixture
-def turned(bench: Bench) -> Bench:
+def trained_harness(harness: ModelHarness) -> ModelHarness:
     """Nine windows, of which 2, 5 and 8 are retrainings; nothing is pruned yet."""
-    bench.define(keep_windows=KEEP, gate={"min_rows": 50, "policy": "manual"})
-    bench.feed(-2, LAST + 2, rows=160)
-    with bench.mill() as mill:
-        run(mill, 0, LAST)
-        kinds = [candidate(mill, number).kind for number in range(LAST + 1)]
+    harness.define(keep_windows=KEEP, gate={"min_rows": 50, "policy": "manual"})
+    harness.produce_windows(-2, LAST + 2, rows=160)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, LAST)
+        kinds = [candidate_at(ctx, number).kind for number in range(LAST + 1)]
     assert kinds == [*("continue", "continue", "retrain") * 3]
-    return bench
+    return harness
 
 
-def candidate(mill: ModelContext, number: int) -> Candidate:
-    return require_candidate(mill, window(mill.spec, number))
+def candidate_at(ctx: ModelContext, number: int) -> Candidate:
+    return require_candidate(ctx, window(ctx.spec, number))
 
 
-def prune_last(mill: ModelContext) -> PruneMarker | None:
+def prune_last(ctx: ModelContext) -> PruneMarker | None:
     """Prune as after the deployment of the last window."""
-    return prune(mill, window(mill.spec, LAST))
+    return prune(ctx, window(ctx.spec, LAST))
 
 
-def names(bench: Bench) -> set[str]:
-    return set(FileStore(bench.settings.store).names(f"{bench.model}/"))
+def stored_names(harness: ModelHarness) -> set[str]:
+    return set(FileStore(harness.settings.store).names(f"{harness.model}/"))
 
 
-def test_what_no_kept_window_needs_goes_and_all_records_stay(turned: Bench) -> None:
+def test_what_no_kept_window_needs_goes_and_all_records_stay(trained_harness: ModelHarness) -> None:
     """Windows 6 to 8 are kept. They start from the retraining of window 5, whose batch goes."""
-    before = names(turned)
-    with turned.mill() as mill:
+    before = stored_names(trained_harness)
+    with trained_harness.open_model() as mill:
         mark = prune_last(mill)
         assert mark is not None
-        assert mark.window == turned.window(5).key
+        assert mark.window == trained_harness.window(5).key
         assert verify(mill).findings == []
         assert verify(mill).pruned == mark.window
-        start, made = candidate(mill, 5), mill.repository.initial_model()
-        fallen = [candidate(mill, number) for number in range(5)]
-        for digest in (start.digest, candidate(mill, 6).digest, made.digest if made else ""):
+        start, made = candidate_at(mill, 5), mill.repository.initial_model()
+        fallen = [candidate_at(mill, number) for number in range(5)]
+        for digest in (start.digest, candidate_at(mill, 6).digest, made.digest if made else ""):
             assert mill.repository.bundle(digest)
         for gone in fallen:
             with pytest.raises(ModelPruned):
                 mill.repository.bundle(gone.digest)
         assert mill.repository.file(start.sample.snapshot)
-    gone = before - names(turned)
+    gone = before - stored_names(trained_harness)
     assert {name.split("/")[1] for name in gone} == {"batches", "models", "samples"}
     assert not any(name.endswith(".json") for name in gone)
     assert len(gone) == 6 + 5 + 6 + 1  # batches, models, holdout fits, window 2's snapshot
-    assert names(turned) - before == {f"{turned.model}/pruned.json"}
+    assert stored_names(trained_harness) - before == {f"{trained_harness.model}/pruned.json"}
 
 
 @pytest.mark.faults
 def test_the_stream_goes_on_and_what_is_kept_is_made_again_digest_for_digest(
-    turned: Bench,
+    trained_harness: ModelHarness,
 ) -> None:
-    twin = turned.twin("unpruned")
-    with twin.mill() as mill:
-        run(mill, 0, LAST + 1)
-    with turned.mill() as mill:
+    twin = trained_harness.twin("unpruned")
+    with twin.open_model() as mill:
+        run_windows(mill, 0, LAST + 1)
+    with trained_harness.open_model() as mill:
         prune_last(mill)
-        turn(mill, LAST + 1)
-        assert prune(mill, turned.window(LAST + 1)) == mill.repository.prune_marker()
-    found = oracle.check(turned)
+        run_window(mill, LAST + 1)
+        assert prune(mill, trained_harness.window(LAST + 1)) == mill.repository.prune_marker()
+    found = oracle.assert_consistent(trained_harness)
     assert found.recomputed == 4  # windows 6 to 9
-    mine, others = kept(turned), kept(twin)
-    mine.files.pop(f"{turned.model}/pruned.json")
+    mine, others = take_snapshot(trained_harness), take_snapshot(twin)
+    mine.files.pop(f"{trained_harness.model}/pruned.json")
     assert mine.files.items() <= others.files.items()
     assert mine.entries == others.entries
 
 
-def test_an_old_window_run_again_is_left_as_it_is(turned: Bench) -> None:
-    with turned.mill() as mill:
+def test_an_old_window_run_again_is_left_as_it_is(trained_harness: ModelHarness) -> None:
+    with trained_harness.open_model() as mill:
         prune_last(mill)
-        before = stamps(turned)
+        before = file_stamps(trained_harness)
         for number in (0, 4, 5):
-            assert turn(mill, number).status in ("unchanged", "superseded")
-            prune(mill, turned.window(number))
-    assert stamps(turned) == before
+            assert run_window(mill, number).status in ("unchanged", "superseded")
+            prune(mill, trained_harness.window(number))
+    assert file_stamps(trained_harness) == before
 
 
 @pytest.mark.faults
-def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(turned: Bench) -> None:
-    with turned.mill(by="ann") as mill:
-        deployed, waiting = candidate(mill, 1).digest, candidate(mill, LAST).digest
+def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(trained_harness: ModelHarness) -> None:
+    with trained_harness.open_model(by="ann") as mill:
+        deployed, waiting = candidate_at(mill, 1).digest, candidate_at(mill, LAST).digest
         approve(mill, deployed, "ann", "a good one")
         prune_last(mill)
         assert mill.repository.bundle(deployed)
         assert mill.repository.bundle(waiting)
         assert verify(mill).findings == []
-        with pytest.raises(ModelPruned, match=turned.window(2).key):
-            rollback(mill, candidate(mill, 2).digest, "ann", "back")
+        with pytest.raises(ModelPruned, match=trained_harness.window(2).key):
+            rollback(mill, candidate_at(mill, 2).digest, "ann", "back")
         with pytest.raises(ModelPruned):
-            approve(mill, candidate(mill, 2).digest, "ann", "this one")
-    oracle.check(turned)
+            approve(mill, candidate_at(mill, 2).digest, "ann", "this one")
+    oracle.assert_consistent(trained_harness)
 
 
 @pytest.mark.faults
-def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(turned: Bench) -> None:
+def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(trained_harness: ModelHarness) -> None:
     """Held is what only the gate needed; the windows that made it are not looked at again."""
-    with turned.mill() as mill:
-        first = mill.repository.report(turned.window(LAST).key)
+    with trained_harness.open_model() as mill:
+        first = mill.repository.report(trained_harness.window(LAST).key)
         assert first is not None
         prune_last(mill)
         mark = mill.repository.prune_marker()
         assert mark is not None
-        start = f"models/{candidate(mill, 5).digest}.bundle"
+        start = f"models/{candidate_at(mill, 5).digest}.bundle"
         assert start in mark.retained
         for number in range(LAST + 1, LAST + 4):
-            turned.feed(number + 2, number + 2, rows=160)
-            turn(mill, number)
-            prune(mill, turned.window(number))
+            trained_harness.produce_windows(number + 2, number + 2, rows=160)
+            run_window(mill, number)
+            prune(mill, trained_harness.window(number))
         after = mill.repository.prune_marker()
         assert after is not None
-        assert after.window == turned.window(8).key
+        assert after.window == trained_harness.window(8).key
         assert start in after.deleted
         assert mill.repository.hash(start) is None
-    oracle.check(turned)
+    oracle.assert_consistent(trained_harness)
 
 
 @pytest.mark.faults
-def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(turned: Bench) -> None:
-    twin = turned.twin("killed")
-    with twin.mill() as mill:
-        run(mill, 0, LAST)
+def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(trained_harness: ModelHarness) -> None:
+    twin = trained_harness.twin("killed")
+    with twin.open_model() as mill:
+        run_windows(mill, 0, LAST)
     reached: list[str] = []
     failpoints.on_reached(reached.append)
-    with turned.mill() as mill:
+    with trained_harness.open_model() as mill:
         prune_last(mill)
     failpoints.on_reached(None)
-    assert {place for place in reached if "prune." in place} == places_in([Path(pruning.__file__)])
+    assert {place for place in reached if "prune." in place} == failpoints_in([Path(pruning.__file__)])
     assert {"put.written", "put.synced", "put.replaced"} < set(reached)  # the mark
     again, deletes = partial(prune, window=twin.window(LAST)), reached.count("prune.deleted")
     hits = [(place, 1) for place in sorted(set(reached))]
@@ -161,9 +161,9 @@ def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(turned: Bench) 
     for place, hit in [*hits, ("prune.deleted", deletes // 2), ("prune.deleted", deletes)]:
         shutil.rmtree(twin.settings.store)
         shutil.copytree(before, twin.settings.store)
-        assert outcome_of(twin, again, f"{place}:kill:{hit}") == KILLED
-        with twin.mill() as mill:
+        assert exit_code_of(twin, again, f"{place}:kill:{hit}") == KILLED
+        with twin.open_model() as mill:
             assert verify(mill).findings == [], place
-        assert outcome_of(twin, again) == 0
-        assert kept(twin) == kept(turned), place
-    oracle.check(twin)
+        assert exit_code_of(twin, again) == 0
+        assert take_snapshot(twin) == take_snapshot(trained_harness), place
+    oracle.assert_consistent(twin)

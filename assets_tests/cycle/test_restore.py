@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from in_memory import mill_in_memory
+from in_memory import make_memory_context
 from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
@@ -17,127 +17,127 @@ from tidemill.cycle.restore import restore
 DIGESTS = "abcd"
 
 
-def entry(chain: Chain, digest: str, by: str = "tests") -> Entry:
+def entry(chain: Chain, digest: str, actor: str = "tests") -> Entry:
     seq, prev = chain.next_position
-    return Entry(chain.model, seq, "deploy", digest, None, None, None, None, by, "why not", prev)
+    return Entry(chain.model, seq, "deploy", digest, None, None, None, None, actor, "why not", prev)
 
 
-def ledger_of(mill: ModelContext) -> MemoryLedger:
+def memory_ledger(mill: ModelContext) -> MemoryLedger:
     assert isinstance(mill.ledger, MemoryLedger)
     return mill.ledger
 
 
 @pytest.fixture
-def mill() -> ModelContext:
+def ctx() -> ModelContext:
     """A model with four entries, each copied."""
     windows = {"start": "2026-01-01"}
-    told = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
-    made = mill_in_memory(ModelSpec.model_validate(told), MemoryLog(), lambda: 0)
+    attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
+    model = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
     for digest in DIGESTS:
-        append_entry(made, lambda chain, digest=digest: entry(chain, digest))
-    return made
+        append_entry(model, lambda chain, digest=digest: entry(chain, digest))
+    return model
 
 
-def lost(mill: ModelContext) -> list[bytes]:
+def lose_topic(mill: ModelContext) -> list[bytes]:
     """Recreate the topic, as a process sees it that comes later; what stood in it."""
     values = [record.value for record in mill.ledger.read()]
-    ledger_of(mill).recreate()
-    ledger_of(mill).reattach()
+    memory_ledger(mill).recreate()
+    memory_ledger(mill).reattach()
     return values
 
 
-def values(mill: ModelContext) -> list[bytes]:
+def ledger_values(mill: ModelContext) -> list[bytes]:
     return [record.value for record in mill.ledger.read()]
 
 
-def test_a_ledger_that_is_whole_is_left_alone(mill: ModelContext) -> None:
-    before = values(mill)
-    done = restore(mill)
+def test_a_ledger_that_is_whole_is_left_alone(ctx: ModelContext) -> None:
+    before = ledger_values(ctx)
+    done = restore(ctx)
     assert (done.entries, done.appended, done.moved) == (4, 0, False)
-    assert values(mill) == before
+    assert ledger_values(ctx) == before
 
 
-def test_a_model_without_entries_has_nothing_to_bring_back(mill: ModelContext) -> None:
-    other = replace(mill, model="n", archive=replace(mill.repository, model="n"))
+def test_a_model_without_entries_has_nothing_to_bring_back(ctx: ModelContext) -> None:
+    other = replace(ctx, model="n", archive=replace(ctx.repository, model="n"))
     assert restore(other).entries == 0
-    assert len(values(mill)) == 4
+    assert len(ledger_values(ctx)) == 4
 
 
-def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(mill: ModelContext) -> None:
-    before = lost(mill)
+def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(ctx: ModelContext) -> None:
+    before = lose_topic(ctx)
     with pytest.raises(LedgerLost):
-        read_chain(mill)
-    done = restore(mill)
+        read_chain(ctx)
+    done = restore(ctx)
     assert (done.entries, done.appended, done.moved) == (4, 4, True)
-    assert (done.cluster_id, done.topic_id) == mill.ledger.identity() == mill.repository.ledger_topic()
-    assert values(mill) == before
-    assert append_entry(mill, lambda chain: entry(chain, "e") if len(chain.entries) == 4 else None)
-    assert restore(mill).appended == 0
+    assert (done.cluster_id, done.topic_id) == ctx.ledger.identity() == ctx.repository.ledger_topic()
+    assert ledger_values(ctx) == before
+    assert append_entry(ctx, lambda chain: entry(chain, "e") if len(chain.entries) == 4 else None)
+    assert restore(ctx).appended == 0
 
 
-def test_each_model_of_a_shared_topic_is_brought_back_by_itself(mill: ModelContext) -> None:
-    other = replace(mill, model="n", archive=replace(mill.repository, model="n"))
+def test_each_model_of_a_shared_topic_is_brought_back_by_itself(ctx: ModelContext) -> None:
+    other = replace(ctx, model="n", archive=replace(ctx.repository, model="n"))
     append_entry(other, lambda chain: entry(chain, "z"))
-    before = lost(mill)
+    before = lose_topic(ctx)
     assert restore(other).appended == 1
     with pytest.raises(LedgerLost):
-        read_chain(mill)
-    assert restore(mill).appended == 4
-    assert values(mill) == [before[-1], *before[:-1]]
-    assert len(read_chain(mill).entries) == 4
+        read_chain(ctx)
+    assert restore(ctx).appended == 4
+    assert ledger_values(ctx) == [before[-1], *before[:-1]]
+    assert len(read_chain(ctx).entries) == 4
     assert len(read_chain(other).entries) == 1
 
 
-def test_an_entry_whose_acknowledgement_is_lost_is_not_appended_twice(mill: ModelContext) -> None:
-    before = lost(mill)
-    ledger_of(mill).lose_acknowledgement = True
-    assert restore(mill).entries == 4
-    assert values(mill) == before
+def test_an_entry_whose_acknowledgement_is_lost_is_not_appended_twice(ctx: ModelContext) -> None:
+    before = lose_topic(ctx)
+    memory_ledger(ctx).lose_acknowledgement = True
+    assert restore(ctx).entries == 4
+    assert ledger_values(ctx) == before
 
 
-def test_an_unreachable_ledger_is_named_and_asked_again_later(mill: ModelContext) -> None:
-    before = lost(mill)
-    ledger_of(mill).unavailable = True
+def test_an_unreachable_ledger_is_named_and_asked_again_later(ctx: ModelContext) -> None:
+    before = lose_topic(ctx)
+    memory_ledger(ctx).unavailable = True
     with pytest.raises(LogUnavailable):
-        restore(mill)
-    ledger_of(mill).unavailable = False
-    restore(mill)
-    assert values(mill) == before
+        restore(ctx)
+    memory_ledger(ctx).unavailable = False
+    restore(ctx)
+    assert ledger_values(ctx) == before
 
 
-def test_entries_that_others_made_meanwhile_are_named_and_nothing_is_appended(mill: ModelContext) -> None:
-    before = lost(mill)
-    mill.ledger.append("m", before[0])
-    mill.ledger.append("m", canonical.encode(entry(mill.chain(), "x" * 64, "mallory")))
-    there = values(mill)
+def test_entries_that_others_made_meanwhile_are_named_and_nothing_is_appended(ctx: ModelContext) -> None:
+    before = lose_topic(ctx)
+    ctx.ledger.append("m", before[0])
+    ctx.ledger.append("m", canonical.encode(entry(ctx.chain(), "x" * 64, "mallory")))
+    there = ledger_values(ctx)
     with pytest.raises(LedgerBroken, match=r"entry 1 .*offset 1, deploy of x{64} by mallory"):
-        restore(mill)
-    assert values(mill) == there
+        restore(ctx)
+    assert ledger_values(ctx) == there
     with pytest.raises(LedgerLost):
-        read_chain(mill)
+        read_chain(ctx)
 
 
-def test_entries_that_go_on_from_the_copies_are_taken_as_they_are(mill: ModelContext) -> None:
+def test_entries_that_go_on_from_the_copies_are_taken_as_they_are(ctx: ModelContext) -> None:
     """Somebody restored it before and went on: their entries name ours."""
-    for value in lost(mill):
-        mill.ledger.append("m", value)
-    mill.ledger.append("m", canonical.encode(entry(mill.chain(), "e")))
-    assert restore(mill).entries == 5
-    assert len(read_chain(mill).entries) == 5
-    assert mill.repository.entry(4) == values(mill)[4]
+    for value in lose_topic(ctx):
+        ctx.ledger.append("m", value)
+    ctx.ledger.append("m", canonical.encode(entry(ctx.chain(), "e")))
+    assert restore(ctx).entries == 5
+    assert len(read_chain(ctx).entries) == 5
+    assert ctx.repository.entry(4) == ledger_values(ctx)[4]
 
 
 @pytest.mark.parametrize("seq", [0, 2])
 @pytest.mark.parametrize("damage", ["missing", "edited"])
 def test_copies_that_are_no_chain_are_refused_before_anything_is_appended(
-    mill: ModelContext, seq: int, damage: str
+    ctx: ModelContext, seq: int, damage: str
 ) -> None:
-    lost(mill)
+    lose_topic(ctx)
     name = f"m/ledger/{seq:08d}.json"
-    copy = mill.repository.store.get(name) or b""
-    mill.repository.store.delete(name)
+    copy = ctx.repository.store.get(name) or b""
+    ctx.repository.store.delete(name)
     if damage == "edited":
-        mill.repository.store.put(name, copy.replace(b"why not", b"because"))
+        ctx.repository.store.put(name, copy.replace(b"why not", b"because"))
     with pytest.raises(LedgerBroken, match=rf"(entries {seq} and|entry {seq} of)"):
-        restore(mill)
-    assert values(mill) == []
+        restore(ctx)
+    assert ledger_values(ctx) == []

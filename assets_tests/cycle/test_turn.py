@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import Bench, events, run, turn
+from bench import ModelHarness, events, run_windows, run_window
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.cli.instance import ensure_dagster_home
@@ -18,10 +18,10 @@ from tidemill.cycle.update import update
 from tidemill.cycle.verify import verify
 
 
-def test_six_windows_are_learned_judged_and_found_right(bench: Bench) -> None:
-    bench.feed(-3, 6)
-    with bench.mill() as mill:
-        run(mill, 0, 5)
+def test_six_windows_are_learned_judged_and_found_right(harness: ModelHarness) -> None:
+    harness.produce_windows(-3, 6)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 5)
         found = verify(mill)
         assert found.findings == []
         assert (found.plans, found.reports) == (7, 6)
@@ -30,55 +30,55 @@ def test_six_windows_are_learned_judged_and_found_right(bench: Bench) -> None:
         assert found.recomputed == 6
 
 
-def test_a_repeat_writes_nothing(bench: Bench) -> None:
-    bench.feed(-3, 3)
-    with bench.mill() as mill:
-        run(mill, 0, 2)
-        before = {path: path.stat().st_mtime_ns for path in bench.home.rglob("*") if path.is_file()}
-        run(mill, 0, 2)
-        after = {path: path.stat().st_mtime_ns for path in bench.home.rglob("*") if path.is_file()}
+def test_a_repeat_writes_nothing(harness: ModelHarness) -> None:
+    harness.produce_windows(-3, 3)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 2)
+        before = {path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()}
+        run_windows(mill, 0, 2)
+        after = {path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()}
         assert before == after
         assert mill.chain().invalid_records == ()
 
 
-def test_a_window_stays_open_until_the_log_has_passed_it(bench: Bench) -> None:
-    bench.feed(-3, 0)
-    with bench.mill() as mill:
+def test_a_window_stays_open_until_the_log_has_passed_it(harness: ModelHarness) -> None:
+    harness.produce_windows(-3, 0)
+    with harness.open_model() as mill:
         initial(mill)
         with pytest.raises(WindowOpen, match=r"is still open.*tidemill close"):
-            turn(mill, 0)
-        bench.feed(1, 1)
-        turn(mill, 0)
+            run_window(mill, 0)
+        harness.produce_windows(1, 1)
+        run_window(mill, 0)
 
 
-def test_a_finished_stream_is_closed_by_a_person(bench: Bench) -> None:
-    bench.feed(-3, 1)
-    with bench.mill() as mill:
+def test_a_finished_stream_is_closed_by_a_person(harness: ModelHarness) -> None:
+    harness.produce_windows(-3, 1)
+    with harness.open_model() as mill:
         initial(mill)
-        turn(mill, 0)
-        plan = close(mill, bench.window(1), "ada")
+        run_window(mill, 0)
+        plan = close(mill, harness.window(1), "ada")
         assert plan.closed_by == "ada"
         assert {r.end_reason for r in plan.ranges} == {"closed"}
-        turn(mill, 1)
+        run_window(mill, 1)
 
 
-def test_windows_are_taken_in_order(bench: Bench) -> None:
-    bench.feed(-3, 3)
-    with bench.mill() as mill:
+def test_windows_are_taken_in_order(harness: ModelHarness) -> None:
+    harness.produce_windows(-3, 3)
+    with harness.open_model() as mill:
         initial(mill)
-        extract(mill, bench.window(2))
+        extract(mill, harness.window(2))
         with pytest.raises(PredecessorMissing, match="has no candidate"):
-            turn(mill, 2)
+            run_window(mill, 2)
 
 
-def test_the_initial_model_may_come_from_a_file_of_history(bench: Bench) -> None:
+def test_the_initial_model_may_come_from_a_file_of_history(harness: ModelHarness) -> None:
     past = [{"at": at, **json.loads(value)} for at, value in events(-2, 400)]
-    bench.define(initial={"file": "past.jsonl", "time": "at"})
-    file = bench.home / "models" / bench.model / "past.jsonl"
+    harness.define(initial={"file": "past.jsonl", "time": "at"})
+    file = harness.home / "models" / harness.model / "past.jsonl"
     file.write_text("\n".join(map(json.dumps, past)))
-    bench.feed(-1, 2)
-    with bench.mill() as mill:
-        run(mill, 0, 1)
+    harness.produce_windows(-1, 2)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 1)
         first = initial(mill)
         assert first.rows == 400
         assert verify(mill).findings == []
@@ -88,42 +88,42 @@ def test_the_initial_model_may_come_from_a_file_of_history(bench: Bench) -> None
         file.write_text(json.dumps(past[0]))
         with pytest.raises(LineageChanged, match=r"`initial\.file` differ"):
             initial(mill)
-    assert {path.name for path in bench.home.rglob("plans/*")} == {
+    assert {path.name for path in harness.home.rglob("plans/*")} == {
         "initial.json",
-        f"{bench.window(0).key}.json",
-        f"{bench.window(1).key}.json",
+        f"{harness.window(0).key}.json",
+        f"{harness.window(1).key}.json",
     }
 
 
 def test_another_learning_spec_is_refused_and_the_same_model_again_changes_nothing(
-    bench: Bench,
+    harness: ModelHarness,
 ) -> None:
-    bench.feed(-3, 3)
-    with bench.mill() as mill:
-        run(mill, 0, 1)
+    harness.produce_windows(-3, 3)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 1)
         assert initial(mill) == initial(mill)
-    bench.define(objective="binary", min_rows=5, gate={"min_rows": 60})
-    with bench.mill() as mill:
-        turn(mill, 2)
-    bench.define(fields={"country": "category", "price": "number"})
-    with bench.mill() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits` differ"):
-        update(mill, bench.window(2))
+    harness.define(objective="binary", min_rows=5, gate={"min_rows": 60})
+    with harness.open_model() as mill:
+        run_window(mill, 2)
+    harness.define(fields={"country": "category", "price": "number"})
+    with harness.open_model() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits` differ"):
+        update(mill, harness.window(2))
 
 
 # Dagster itself calls functions that pydantic has deprecated.
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 def test_an_initial_model_that_was_made_but_not_deployed_is_deployed_by_a_backfill(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: ModelHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.feed(-3, 1)
-    with bench.mill() as mill:
+    harness.produce_windows(-3, 1)
+    with harness.open_model() as mill:
         train(mill)  # a crash came before its entry
         assert mill.chain().head is None
-    for name, value in bench.environment.items():
+    for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(bench.settings)))
-    first = bench.window(0).key
-    run_backfill(bench.settings, bench.model, bench.spec_of(), first, first, quiet=True)
-    with bench.mill() as mill:
+    monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(harness.settings)))
+    first = harness.window(0).key
+    run_backfill(harness.settings, harness.model, harness.load_spec(), first, first, quiet=True)
+    with harness.open_model() as mill:
         assert mill.chain().entries[0].entry.reason == "the initial model"
         assert mill.repository.report(first) is not None

@@ -32,36 +32,36 @@ def digest_of(window: Window) -> str:
 
 
 @dataclass
-class FakeMills:
+class FakeTidemillResource:
     """Stands in for `Mills`. Every candidate is promoted; `before` may raise in a step's place."""
 
     folder: Path
-    before: Callable[[str, Window], None] = lambda step, window: None
+    before_step: Callable[[str, Window], None] = lambda step, window: None
     rows: int = 500
-    held: bool = False
+    is_locked: bool = False
     calls: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
     def open(self, model: str, spec: ModelSpec) -> Iterator[SimpleNamespace]:
-        if self.held:
+        if self.is_locked:
             raise AlreadyRunning("Model tides is being worked on.", "Wait until it ends.")
-        archive = SimpleNamespace(
+        repository = SimpleNamespace(
             initial=lambda: self._exists("initial"),
             plan=lambda key: None,
             bundle=lambda digest: digest.encode(),
         )
-        prover = SimpleNamespace(prove=lambda bundle: None)
+        validator = SimpleNamespace(prove=lambda bundle: None)
         head = self._exists("initial")
         yield SimpleNamespace(
             model=model,
             spec=spec,
-            archive=archive,
-            prover=prover,
+            archive=repository,
+            prover=validator,
             chain=lambda: SimpleNamespace(head=head),
         )
 
-    def keeper(self, mill: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
-        return RunTracker(mill, TrackedRun(run, instance, ""), lambda: None)
+    def run_tracker(self, ctx: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+        return RunTracker(ctx, TrackedRun(run, instance, ""), lambda: None)
 
     def steps(self) -> Steps:
         steps = self._initial, self._extract, self._update, self._evaluate, self._deploy
@@ -78,35 +78,35 @@ class FakeMills:
 
     def _call(self, step: str, window: Window) -> None:
         self.calls.append((step, window.key))
-        self.before(step, window)
+        self.before_step(step, window)
 
-    def _initial(self, mill: SimpleNamespace) -> InitialModel:
+    def _initial(self, ctx: SimpleNamespace) -> InitialModel:
         (self.folder / "initial").touch()
-        return InitialModel(mill.model, INITIAL, {}, INITIAL, 200, INITIAL, 1000, 0, SAMPLE, {})
+        return InitialModel(ctx.model, INITIAL, {}, INITIAL, 200, INITIAL, 1000, 0, SAMPLE, {})
 
-    def _extract(self, mill: SimpleNamespace, window: Window) -> Manifest:
+    def _extract(self, ctx: SimpleNamespace, window: Window) -> Manifest:
         self._call("extract", window)
         return Manifest(
-            mill.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4,
+            ctx.model, window.key, 0, INITIAL, self.rows, 1, 2, 3, 4,
             TimestampCounts(self.rows + 1), {}, {"not JSON": 1}, None, None, INITIAL,
         )  # fmt: skip
 
-    def _update(self, mill: SimpleNamespace, window: Window) -> Candidate:
+    def _update(self, ctx: SimpleNamespace, window: Window) -> Candidate:
         self._call("update", window)
         digest = digest_of(window)
         return Candidate(
-            mill.model, "l" * 64, window.key, "continue", INITIAL, INITIAL, digest, 210, digest,
+            ctx.model, "l" * 64, window.key, "continue", INITIAL, INITIAL, digest, 210, digest,
             None, 0, 1, SAMPLE, 0, {},
         )  # fmt: skip
 
-    def _evaluate(self, mill: SimpleNamespace, window: Window) -> Report:
+    def _evaluate(self, ctx: SimpleNamespace, window: Window) -> Report:
         self._call("evaluate", window)
         digest = digest_of(window)
-        seats = GateSnapshot(INITIAL, INITIAL, "FOLLOW", 0)
+        snapshot = GateSnapshot(INITIAL, INITIAL, "FOLLOW", 0)
         return Report(
-            model=mill.model, window=window.key, lineage="l" * 64, policy="always",
+            model=ctx.model, window=window.key, lineage="l" * 64, policy="always",
             verdict="promote", reasons=("it is newer",), inputs=InputDigests(None, INITIAL, INITIAL),
-            entries=(), ledger_seq=-1, previous_state=seats, opening_state=seats,
+            entries=(), ledger_seq=-1, previous_state=snapshot, opening_state=snapshot,
             state=GateState(digest, INITIAL), models={}, rows=self.rows,
             timestamps=TimestampCounts(self.rows + 1), clusters=24,
             cluster_length=3_600_000, tail_rows=100, base_rate=0.2,
@@ -115,15 +115,15 @@ class FakeMills:
             cumulative_losses=CumulativeLosses(),
         )  # fmt: skip
 
-    def _deploy(self, mill: SimpleNamespace, window: Window, final: bool) -> Deployment:
+    def _deploy(self, ctx: SimpleNamespace, window: Window, final: bool) -> Deployment:
         self._call("deploy", window)
-        done = self.ledger
+        deployed = self.ledger
         if not final:
-            return Deployment("deferred", INITIAL, len(done), "a later window decides")
-        if window.key not in done:
-            done.append(window.key)
-            (self.folder / "ledger.json").write_text(json.dumps(done))
-        return Deployment("deployed", digest_of(window), len(done), "it is newer")
+            return Deployment("deferred", INITIAL, len(deployed), "a later window decides")
+        if window.key not in deployed:
+            deployed.append(window.key)
+            (self.folder / "ledger.json").write_text(json.dumps(deployed))
+        return Deployment("deployed", digest_of(window), len(deployed), "it is newer")
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture
-def mills(tmp_path: Path) -> FakeMills:
+def tidemill_resource(tmp_path: Path) -> FakeTidemillResource:
     folder = tmp_path / "world"
     folder.mkdir()
-    return FakeMills(folder)
+    return FakeTidemillResource(folder)
 
 
 @pytest.fixture

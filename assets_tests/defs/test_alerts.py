@@ -14,46 +14,46 @@ from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, evaluation
 MODEL = "tides"
 
 
-class Taker:
+class FakeAlertSender:
     """Somebody who is told; `ill` times they do not take it."""
 
     def __init__(self) -> None:
         self.alerts: list[Mapping[str, Any]] = []
-        self.ill = 0
+        self.failures_left = 0
 
     def __call__(self, alert: Mapping[str, object]) -> None:
-        if self.ill:
-            self.ill -= 1
+        if self.failures_left:
+            self.failures_left -= 1
             raise AlertFailed("The alert was not taken.", "It is sent again.")
         self.alerts.append(alert)
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
 
 
-def reported(instance: dg.DagsterInstance, window: str, verdict: str) -> None:
+def report_verdict(instance: dg.DagsterInstance, window: str, verdict: str) -> None:
     key = dg.AssetKey([MODEL, "evaluation_report"])
-    told = {"verdict": verdict, "reasons": "the champion is worse than the baseline"}
-    made = dg.AssetMaterialization(key, partition=window, metadata=told)
-    instance.report_runless_asset_event(made)
+    metadata = {"verdict": verdict, "reasons": "the champion is worse than the baseline"}
+    materialization = dg.AssetMaterialization(key, partition=window, metadata=metadata)
+    instance.report_runless_asset_event(materialization)
 
 
-def fresh(instance: dg.DagsterInstance, passed: bool, trouble: FailureState | None = None) -> None:
-    told = {"given up": str(trouble)} if trouble else {}
+def report_freshness(instance: dg.DagsterInstance, passed: bool, failure_state: FailureState | None = None) -> None:
+    metadata = {"given up": str(failure_state)} if failure_state else {}
     key = dg.AssetKey([MODEL, "deployed_model"])
     instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
-            asset_key=key, check_name="fresh", passed=passed, description="Behind.", metadata=told
+            asset_key=key, check_name="fresh", passed=passed, description="Behind.", metadata=metadata
         )
     )
 
 
 def test_the_past_is_no_news(instance: dg.DagsterInstance) -> None:
-    taker = Taker()
-    reported(instance, "2024-01-01", "roll_back")
+    taker = FakeAlertSender()
+    report_verdict(instance, "2024-01-01", "roll_back")
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     send_new_alerts(instance, MODEL, cursor, taker)
     assert taker.alerts == []
@@ -62,10 +62,10 @@ def test_the_past_is_no_news(instance: dg.DagsterInstance) -> None:
 def test_a_roll_back_is_told_once_with_its_window_reason_and_command(
     instance: dg.DagsterInstance,
 ) -> None:
-    taker = Taker()
+    taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
-    reported(instance, "2024-01-01", "promote")
-    reported(instance, "2024-01-02", "roll_back")
+    report_verdict(instance, "2024-01-01", "promote")
+    report_verdict(instance, "2024-01-02", "roll_back")
     for _ in range(2):
         cursor, _ = send_new_alerts(instance, MODEL, cursor, taker)
     (alert,) = taker.alerts
@@ -77,7 +77,7 @@ def test_a_roll_back_is_told_once_with_its_window_reason_and_command(
 def test_rejects_and_permuted_labels_are_told_and_a_check_that_could_not_judge_is_not(
     instance: dg.DagsterInstance,
 ) -> None:
-    taker = Taker()
+    taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     not_judged = {"not judged": dg.MetadataValue.text("too few rows")}
     for day, check, passed, told in (
@@ -93,31 +93,31 @@ def test_rejects_and_permuted_labels_are_told_and_a_check_that_could_not_judge_i
 
 
 def test_a_stale_model_is_told_once_until_it_was_fresh_again(instance: dg.DagsterInstance) -> None:
-    taker = Taker()
-    fresh(instance, True)
+    taker = FakeAlertSender()
+    report_freshness(instance, True)
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     for passed in (False, False, True, False):
-        fresh(instance, passed)
+        report_freshness(instance, passed)
         cursor, _ = send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "stale"]
 
 
 def test_a_window_given_up_is_told_apart_from_a_stale_model(instance: dg.DagsterInstance) -> None:
-    taker = Taker()
+    taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
-    fresh(instance, False)
-    fresh(instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, ""))
+    report_freshness(instance, False)
+    report_freshness(instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, ""))
     send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "given_up"]
     assert "The line changed." in taker.alerts[1]["what"]
 
 
 def test_what_nobody_took_is_told_again_and_nothing_is_lost(instance: dg.DagsterInstance) -> None:
-    taker = Taker()
+    taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     for window in ("2024-01-02", "2024-01-03"):
-        reported(instance, window, "roll_back")
-    taker.ill = 1
+        report_verdict(instance, window, "roll_back")
+    taker.failures_left = 1
     cursor, why = send_new_alerts(instance, MODEL, cursor, taker)
     assert "not taken" in why
     cursor, why = send_new_alerts(instance, MODEL, cursor, taker)
@@ -126,9 +126,9 @@ def test_what_nobody_took_is_told_again_and_nothing_is_lost(instance: dg.Dagster
 
 
 def test_a_long_sentence_is_cut(instance: dg.DagsterInstance) -> None:
-    taker = Taker()
+    taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     long = FailureState("w", "SchemaBroken", "x" * 100_000, 1, 0, "")
-    fresh(instance, False, long)
+    report_freshness(instance, False, long)
     send_new_alerts(instance, MODEL, cursor, taker)
     assert len(taker.alerts[0]["what"]) == 2000

@@ -30,85 +30,85 @@ CHECKS = {
 DAYS = [f"2024-01-0{day}" for day in range(1, 6)]
 
 
-def materializations(instance: dg.DagsterInstance) -> Counter[tuple[str, str]]:
-    found: Counter[tuple[str, str]] = Counter()
+def materialization_counts(instance: dg.DagsterInstance) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
     for asset in ASSETS:
         key = dg.AssetKey(["tides", asset])
         records = instance.fetch_materializations(key, limit=1000).records
-        found.update((asset, str(r.partition_key)) for r in records)
-    return found
+        counts.update((asset, str(r.partition_key)) for r in records)
+    return counts
 
 
 def evaluations(instance: dg.DagsterInstance) -> list[tuple[str, str, bool]]:
     """Check, window and whether it passed."""
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     logs = [e for r in instance.get_runs() for e in instance.all_logs(r.run_id, of_type=kind)]
-    told = [e.dagster_event.asset_check_evaluation_data for e in logs]
-    return [(e.check_name, str(e.partition), e.passed) for e in told]
+    results = [e.dagster_event.asset_check_evaluation_data for e in logs]
+    return [(e.check_name, str(e.partition), e.passed) for e in results]
 
 
-def failing(step: str, key: str, error: Exception):
-    def before(at: str, window: Window) -> None:
-        if (at, window.key) == (step, key):
+def failing_at(step: str, key: str, error: Exception):
+    def before_step(current_step: str, window: Window) -> None:
+        if (current_step, window.key) == (step, key):
             raise error
 
-    return before
+    return before_step
 
 
-def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(instance, spec, mills):
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
+def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(instance, spec, tidemill_resource):
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert outcome.success
     assert outcome.error is None
-    assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
+    assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
     told = evaluations(instance)
     assert sorted(told) == sorted((check, day, True) for check in CHECKS for day in DAYS)
     runs = instance.get_runs()
     assert [r.status for r in runs] == [dg.DagsterRunStatus.SUCCESS] * 2  # one is initial_model's
-    assert mills.ledger == [DAYS[4]]
+    assert tidemill_resource.ledger == [DAYS[4]]
 
 
-def test_windows_are_worked_through_row_by_row(instance, spec, mills):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], tidemill=mills)
+def test_windows_are_worked_through_row_by_row(instance, spec, tidemill_resource):
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], tidemill=tidemill_resource)
     steps = ["extract", "update", "evaluate", "deploy"]
-    assert mills.calls == [(s, d) for d in DAYS[:2] for s in steps]
+    assert tidemill_resource.calls == [(s, d) for d in DAYS[:2] for s in steps]
 
 
-def test_the_initial_model_is_made_once(instance, spec, mills):
+def test_the_initial_model_is_made_once(instance, spec, tidemill_resource):
     for day in DAYS[:2]:
-        backfill(instance, "tides", spec, day, day, tidemill=mills)
+        backfill(instance, "tides", spec, day, day, tidemill=tidemill_resource)
     key = dg.AssetKey(["tides", "initial_model"])
     assert len(instance.fetch_materializations(key, limit=10).records) == 1
 
 
-def test_only_selected_assets_are_run(instance, spec, mills):
+def test_only_selected_assets_are_run(instance, spec, tidemill_resource):
     chosen = ["evaluation_report", "kafka_batch"]
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=mills)
-    assert {step for step, _ in mills.calls} == {"extract", "evaluate"}
-    assert {asset for asset, _ in materializations(instance)} == set(chosen)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource)
+    assert {step for step, _ in tidemill_resource.calls} == {"extract", "evaluate"}
+    assert {asset for asset, _ in materialization_counts(instance)} == set(chosen)
 
 
-def test_each_window_deploys_where_that_is_asked_for(instance, spec, mills):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", tidemill=mills)
-    assert mills.ledger == DAYS[:3]
+def test_each_window_deploys_where_that_is_asked_for(instance, spec, tidemill_resource):
+    backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", tidemill=tidemill_resource)
+    assert tidemill_resource.ledger == DAYS[:3]
 
 
-def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(instance, spec, mills):
-    mills.before = failing("extract", DAYS[2], WindowOpen("It is open.", "Wait for the log."))
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
+def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(instance, spec, tidemill_resource):
+    tidemill_resource.before = failing_at("extract", DAYS[2], WindowOpen("It is open.", "Wait for the log."))
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert not outcome.success
     assert isinstance(outcome.error, WindowOpen)
-    assert mills.ledger == [DAYS[1]]
-    assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
+    assert tidemill_resource.ledger == [DAYS[1]]
+    assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
 
-    mills.before = lambda step, window: None
-    assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], tidemill=mills).success
-    assert materializations(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
-    assert mills.ledger == [DAYS[1], DAYS[4]]
+    tidemill_resource.before = lambda step, window: None
+    assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], tidemill=tidemill_resource).success
+    assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
+    assert tidemill_resource.ledger == [DAYS[1], DAYS[4]]
 
 
-def test_a_failure_names_window_error_and_remedy(instance, spec, mills):
-    mills.before = failing("update", DAYS[1], WindowOpen("It is open.", "Wait for the log."))
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
+def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resource):
+    tidemill_resource.before = failing_at("update", DAYS[1], WindowOpen("It is open.", "Wait for the log."))
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     logs = instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     failure = logs[0].dagster_event.step_failure_data.user_failure_data
     assert failure.description == f"Window {DAYS[1]}: WindowOpen: It is open. Wait for the log."
@@ -125,73 +125,73 @@ def test_a_failure_names_window_error_and_remedy(instance, spec, mills):
         ("deploy", FeatureSkew("It differs.", "Mend it."), "golden_rows"),
     ],
 )
-def test_a_blocking_check_fails_with_its_step(instance, spec, mills, step, error, check):
-    mills.before = failing(step, DAYS[1], error)
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
+def test_a_blocking_check_fails_with_its_step(instance, spec, tidemill_resource, step, error, check):
+    tidemill_resource.before = failing_at(step, DAYS[1], error)
+    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
-    assert (CHECKS[check], DAYS[1]) not in materializations(instance)
+    assert (CHECKS[check], DAYS[1]) not in materialization_counts(instance)
 
 
-def test_an_interruption_that_kafkas_client_wraps_is_one(instance, spec, mills):
+def test_an_interruption_that_kafkas_client_wraps_is_one(instance, spec, tidemill_resource):
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = DagsterExecutionInterruptedError()
-    mills.before = failing("extract", DAYS[1], wrapped)
+    tidemill_resource.before = failing_at("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=mills)
-    assert materializations(instance) == Counter((a, DAYS[0]) for a in ASSETS)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
+    assert materialization_counts(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
-def test_few_rows_warn_and_stop_nothing(instance, spec, mills):
-    mills.rows = spec.min_rows - 1
-    assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=mills).success
+def test_few_rows_warn_and_stop_nothing(instance, spec, tidemill_resource):
+    tidemill_resource.rows = spec.min_rows - 1
+    assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource).success
     assert ("few_rows", DAYS[0], False) in evaluations(instance)
 
 
-def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, mills):
+def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, tidemill_resource):
     told: list[Materialized] = []
     seen: list[int] = []
 
     def progress(one: Materialized) -> None:
         told.append(one)
-        seen.append(len(mills.calls))
+        seen.append(len(tidemill_resource.calls))
 
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=mills)
+    backfill(instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource)
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
     assert [(one.asset, one.window) for one in told] == expected
     assert seen == list(range(9))
-    assert told[1].metadata["rows"] == mills.rows
+    assert told[1].metadata["rows"] == tidemill_resource.rows
 
 
 @pytest.mark.parametrize("key", ["2024-01-1", "2023-12-31", "2999-01-01", "../../etc"])
-def test_a_key_outside_the_definition_is_refused_before_any_run(instance, spec, mills, key):
+def test_a_key_outside_the_definition_is_refused_before_any_run(instance, spec, tidemill_resource, key):
     with pytest.raises(UnknownWindow):
-        backfill(instance, "tides", spec, DAYS[0], key, tidemill=mills)
+        backfill(instance, "tides", spec, DAYS[0], key, tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
-def test_a_second_run_of_the_model_stops_at_once(instance, spec, mills):
-    mills.held = True
+def test_a_second_run_of_the_model_stops_at_once(instance, spec, tidemill_resource):
+    tidemill_resource.held = True
     with pytest.raises(AlreadyRunning):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=mills)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
-def test_an_interrupt_leaves_the_run_ended(instance, spec, mills):
+def test_an_interrupt_leaves_the_run_ended(instance, spec, tidemill_resource):
     def interrupt(step: str, window: Window) -> None:
         if window.key == DAYS[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
-    mills.before = interrupt
+    tidemill_resource.before = interrupt
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
+        backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert all(run.is_finished for run in instance.get_runs())
-    assert {day for _, day in materializations(instance)} == {DAYS[0]}
+    assert {day for _, day in materialization_counts(instance)} == {DAYS[0]}
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later
 def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
-    instance, spec, mills, tmp_path: Path
+    instance, spec, tidemill_resource, tmp_path: Path
 ):
     def die(step: str, window: Window) -> None:
         if (step, window.key) == ("evaluate", DAYS[2]):
@@ -199,18 +199,18 @@ def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
 
     child = os.fork()
     if child == 0:
-        mills.before = die
+        tidemill_resource.before = die
         with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as own:
-            backfill(own, "tides", spec, DAYS[0], DAYS[4], tidemill=mills)
+            backfill(own, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    done = materializations(instance)
+    done = materialization_counts(instance)
     assert all(done[asset, day] == 1 for asset in ASSETS for day in DAYS[:2])
     assert done["candidate_model", DAYS[2]] == 1
 
     rest = [day for day in DAYS if ("deployed_model", day) not in done]
-    assert backfill(instance, "tides", spec, rest[0], rest[-1], tidemill=mills).success
-    assert set(materializations(instance)) == {(a, d) for a in ASSETS for d in DAYS}
+    assert backfill(instance, "tides", spec, rest[0], rest[-1], tidemill=tidemill_resource).success
+    assert set(materialization_counts(instance)) == {(a, d) for a in ASSETS for d in DAYS}
     ended = Counter(run.status for run in instance.get_runs())
     assert ended[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED
-    assert mills.ledger == [DAYS[4]]
+    assert tidemill_resource.ledger == [DAYS[4]]

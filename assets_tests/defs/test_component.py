@@ -43,12 +43,12 @@ def write(folder: Path, model: str, text: str = GOOD) -> Path:
     return file
 
 
-def run(*command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run(*command: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     bin_ = Path(sys.executable).parent
     return subprocess.run(
         [str(bin_ / command[0]), *command[1:]],
         cwd=cwd,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "300", **environment},
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "300", **env},
         capture_output=True,
         text=True,
         timeout=120,
@@ -56,18 +56,18 @@ def run(*command: str, cwd: Path, **environment: str) -> "subprocess.CompletedPr
 
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
-    whole = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": TidemillResource()}))
-    return {spec.key.to_user_string() for spec in whole.resolve_all_asset_specs()}
+    merged = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": TidemillResource()}))
+    return {spec.key.to_user_string() for spec in merged.resolve_all_asset_specs()}
 
 
-def described(assets: list[dg.AssetsDefinition]) -> dict[str, object]:
+def describe_assets(assets: list[dg.AssetsDefinition]) -> dict[str, object]:
     """Everything about the specs that a reader or another asset can rely on."""
-    found: dict[str, object] = {}
+    description: dict[str, object] = {}
     for definition in assets:
         for spec in definition.specs:
-            found[spec.key.to_user_string()] = {
+            description[spec.key.to_user_string()] = {
                 "description": spec.description,
-                "deps": {d.asset_key.to_user_string(): mapping(d) for d in spec.deps},
+                "deps": {d.asset_key.to_user_string(): mapping_label(d) for d in spec.deps},
                 "group": spec.group_name,
                 "kinds": sorted(spec.kinds),
                 "owners": list(spec.owners),
@@ -80,19 +80,19 @@ def described(assets: list[dg.AssetsDefinition]) -> dict[str, object]:
             }
         for check in definition.check_specs:
             name = f"{check.asset_key.to_user_string()}:{check.name}"
-            found[name] = {"description": check.description, "blocking": check.blocking}
-    return dict(sorted(found.items()))
+            description[name] = {"description": check.description, "blocking": check.blocking}
+    return dict(sorted(description.items()))
 
 
-def mapping(dep: dg.AssetDep) -> str:
-    found = dep.partition_mapping
-    if found is None:
+def mapping_label(dep: dg.AssetDep) -> str:
+    partition_mapping = dep.partition_mapping
+    if partition_mapping is None:
         return "same window, or all"
-    return f"from {found.start_offset} to {found.end_offset} windows"
+    return f"from {partition_mapping.start_offset} to {partition_mapping.end_offset} windows"
 
 
 def test_the_asset_specs_are_those_of_the_snapshot(spec):
-    found = json.dumps(described(build_assets("tides", spec)), indent=2) + "\n"
+    found = json.dumps(describe_assets(build_assets("tides", spec)), indent=2) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(found)
     assert found == SNAPSHOT.read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from bench import Bench
+from bench import ModelHarness
 from tidemill.cli import main
 from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets
@@ -33,26 +33,26 @@ START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_ran
 
 
 @pytest.fixture
-def here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def process_harness(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> ModelHarness:
     """The bench, as the settings of this process."""
-    for name, value in bench.environment.items():
+    for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_HOME", str(bench.home / "dagster"))
-    return bench
+    monkeypatch.setenv("DAGSTER_HOME", str(harness.home / "dagster"))
+    return harness
 
 
-def said(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+def exit_code_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     """The exit code of a command in this process."""
-    monkeypatch.setattr(sys, "argv", ["tidemill", *words])
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr(sys, "argv", ["tidemill", *args])
+    with pytest.raises(SystemExit) as raised:
         main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    assert isinstance(raised.value.code, int)
+    return raised.value.code
 
 
-def written(bench: Bench) -> set[str]:
+def written_files(harness: ModelHarness) -> set[str]:
     """All files below the bench, but Dagster's own databases and the model's definition."""
-    paths = (path.relative_to(bench.home) for path in bench.home.rglob("*") if path.is_file())
+    paths = (path.relative_to(harness.home) for path in harness.home.rglob("*") if path.is_file())
     return {str(path) for path in paths if path.parts[0] not in ("dagster", "models", "locks")}
 
 
@@ -65,11 +65,11 @@ def test_a_hostile_key_is_refused_by_every_command(here, monkeypatch, capsys, ke
         ("skip", model, "--why", "it is bad", "--", key),
         ("close", model, f"--through={key}"),
     ):
-        assert said(monkeypatch, *words) == 1
+        assert exit_code_of(monkeypatch, *words) == 1
         told = capsys.readouterr().err
         assert told.startswith("UnknownWindow: ")
         assert len(told) < 500
-    assert written(here) == set()
+    assert written_files(here) == set()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -83,7 +83,7 @@ def test_a_hostile_model_name_is_refused_by_every_command(here, monkeypatch, cap
         ("verify", "--", model),
         ("history", "--", model),
     ):
-        assert said(monkeypatch, *words) == 1
+        assert exit_code_of(monkeypatch, *words) == 1
         told = capsys.readouterr().err
         assert told.startswith("UnknownModel: ")
         assert len(told) < 500
@@ -106,25 +106,25 @@ def test_a_run_for_a_hostile_key_never_succeeds(here, key):
         if isinstance(ended.value, dg.Failure):
             assert isinstance(ended.value.__cause__, UnknownWindow)
         assert not instance.fetch_materializations(batch[0], limit=1).records
-    assert written(here) == set()
+    assert written_files(here) == set()
 
 
-def test_a_window_of_the_future_is_refused(here):
-    spec, key = here.spec_of(), "2999-01-01T0000Z"
-    assets = build_assets(here.model, spec)
+def test_a_window_of_the_future_is_refused(process_harness):
+    spec, key = process_harness.spec_of(), "2999-01-01T0000Z"
+    assets = build_assets(process_harness.model, spec)
     with pytest.raises((dg.DagsterError, dg.Failure, TidemillError)):
         dg.materialize(
             assets,
             partition_key=key,
-            selection=[dg.AssetKey([here.model, "kafka_batch"])],
+            selection=[dg.AssetKey([process_harness.model, "kafka_batch"])],
             resources={"mills": TidemillResource()},
         )
-    assert written(here) == set()
+    assert written_files(process_harness) == set()
 
 
-def test_a_store_name_never_leaves_the_store(here):
-    with here.mill() as mill:
+def test_a_store_name_never_leaves_the_store(process_harness):
+    with process_harness.mill() as mill:
         for name in ("../../x", "a/../../x", "/x", "a//x", ".", "a/.tmp/x"):
             with pytest.raises(TidemillError):
-                mill.archive.store.put(f"{here.model}/{name}", b"x")
-    assert not Path(here.home / "x").exists()
+                mill.archive.store.put(f"{process_harness.model}/{name}", b"x")
+    assert not Path(process_harness.home / "x").exists()

@@ -22,7 +22,7 @@ CALENDARS = st.one_of(
 )
 
 
-def windows(calendar: Calendar, count: int) -> list[Window]:
+def first_windows(calendar: Calendar, count: int) -> list[Window]:
     def walk():
         window = calendar.first
         while True:
@@ -38,7 +38,7 @@ def windows(calendar: Calendar, count: int) -> list[Window]:
 @example(Calendar("*/5 * * * *", datetime(2013, 3, 10, 5, tzinfo=UTC)))
 @settings(max_examples=60)
 def test_keys_and_bounds_are_the_same(calendar):
-    expected, partitions = windows(calendar, 25), partitions_of(calendar)
+    expected, partitions = first_windows(calendar, 25), partitions_of(calendar)
     assert partitions.get_first_partition_key() == expected[0].key
     in_range = dg.PartitionKeyRange(expected[0].key, expected[-1].key)
     assert list(partitions.get_partition_keys_in_range(in_range)) == [w.key for w in expected]

@@ -32,41 +32,41 @@ from tidemill.defs.resources import TidemillResource
 from tidemill.defs.waiting import WAIT_TAG, wait_until_closed, seconds_to_wait
 
 DAY = 86_400_000
-AN_HOUR = 3600.0  # longer than a test may last
+HOUR_SECONDS = 3600.0  # longer than a test may last
 START = to_ms(datetime.fromisoformat("2024-01-01T00:00+00:00"))
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
 @dataclass
-class MemoryMills:
+class MemoryTidemillResource:
     """`Mills` with every port in memory, and a real prover."""
 
     log: MemoryLog
     store: MemoryStore
     ledger: MemoryLedger
-    prover: ForkServerValidator
+    validator: ForkServerValidator
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
 
     @contextmanager
     def open(self, model: str, spec: ModelSpec) -> Iterator[ModelContext]:
-        archive = ModelRepository(self.store, model)
-        yield ModelContext(model, spec, self.log, archive, self.ledger, self.prover, clock=lambda: START)
+        repository = ModelRepository(self.store, model)
+        yield ModelContext(model, spec, self.log, repository, self.ledger, self.validator, clock=lambda: START)
 
     steps = TidemillResource.steps
 
-    def keeper(self, mill: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
-        return RunTracker(mill, TrackedRun(run, instance, "http://dagster"), lambda: self.tracker)
+    def run_tracker(self, ctx: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+        return RunTracker(ctx, TrackedRun(run, instance, "http://dagster"), lambda: self.tracker)
 
 
 def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
     """Days from START on, `rows` an each; a flood is likely where the height is large."""
-    dice = random.Random(first_day)
+    rng = random.Random(first_day)
     for day in range(first_day, last_day):
         for i in range(rows):
-            height = dice.random()
-            value = {"height": height, "flood": dice.random() < height}
-            at = START + day * DAY + i * DAY // rows
-            log.append("tides", i % 2, json.dumps(value).encode(), at)
+            height = rng.random()
+            value = {"height": height, "flood": rng.random() < height}
+            timestamp_ms = START + day * DAY + i * DAY // rows
+            log.append("tides", i % 2, json.dumps(value).encode(), timestamp_ms)
 
 
 @pytest.fixture
@@ -84,42 +84,42 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture
-def mills() -> Iterator[MemoryMills]:
+def tidemill_resource() -> Iterator[MemoryTidemillResource]:
     log = MemoryLog()
     log.create_topic("tides", 2)
     produce(log, -3, 4)
-    with ForkServerValidator() as prover:
-        yield MemoryMills(log, MemoryStore(), MemoryLedger(), prover)
+    with ForkServerValidator() as validator:
+        yield MemoryTidemillResource(log, MemoryStore(), MemoryLedger(), validator)
 
 
-def told(instance: dg.DagsterInstance, asset: str, window: str) -> dict[str, object]:
+def asset_metadata(instance: dg.DagsterInstance, asset: str, window: str) -> dict[str, object]:
     key = dg.AssetKey(["tides", asset])
     filters = dg.AssetRecordsFilter(key, asset_partitions=[window])
-    found = instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
-    return {name: value.value for name, value in found.metadata.items()}
+    materialization = instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
+    return {name: value.value for name, value in materialization.metadata.items()}
 
 
-def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, mills):
+def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, tidemill_resource):
     first, with_next = spec.calendar.first, spec.calendar.after(spec.calendar.first)
-    log = mills.log = MemoryLog()
+    log = tidemill_resource.log = MemoryLog()
     log.create_topic("tides", 2)
     produce(log, -3, 1)
-    with mills.open("tides", spec) as mill:
-        wait_until_closed(mill, first, AN_HOUR)  # there is no initial model, so it is not its turn
+    with tidemill_resource.open("tides", spec) as mill:
+        wait_until_closed(mill, first, HOUR_SECONDS)  # there is no initial model, so it is not its turn
         assert mill.archive.plan(first.key) is None
         initial(mill)
         threading.Timer(0.5, produce, (log, 1, 2)).start()
-        wait_until_closed(mill, first, AN_HOUR)
+        wait_until_closed(mill, first, HOUR_SECONDS)
         assert mill.archive.plan(first.key) is not None
-        wait_until_closed(mill, with_next, AN_HOUR)  # nor before the first is worked through
+        wait_until_closed(mill, with_next, HOUR_SECONDS)  # nor before the first is worked through
         assert mill.archive.plan(with_next.key) is None
 
 
-def test_a_window_that_stays_open_is_waited_for_no_longer_than_told(spec, mills):
+def test_a_window_that_stays_open_is_waited_for_no_longer_than_told(spec, tidemill_resource):
     open_one = spec.calendar.window("2024-01-04")
-    with mills.open("tides", spec) as mill:
+    with tidemill_resource.open("tides", spec) as mill:
         initial(mill)
-        run(mill, ("2024-01-01", "2024-01-02", "2024-01-03"))
+        run_steps(mill, ("2024-01-01", "2024-01-02", "2024-01-03"))
         wait_until_closed(mill, open_one, 0.1)
         assert mill.archive.plan(open_one.key) is None
 
@@ -130,17 +130,17 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(told: str) -> None:
         seconds_to_wait(dg.DagsterRun(job_name="j", tags={WAIT_TAG: told}))
 
 
-def run(mill: ModelContext, keys: tuple[str, ...]) -> None:
+def run_steps(ctx: ModelContext, keys: tuple[str, ...]) -> None:
     for key in keys:
-        window = mill.spec.calendar.window(key)
+        window = ctx.spec.calendar.window(key)
         for step in (extract, update, evaluate):
-            step(mill, window)
+            step(ctx, window)
 
 
-def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):
+def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemill_resource):
     seen: list[Materialized] = []
     outcome = backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, tidemill=mills
+        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, tidemill=tidemill_resource
     )
     assert outcome.error is None
     batch = next(t for t in seen if (t.asset, t.window) == ("kafka_batch", "2024-01-02"))
@@ -148,143 +148,143 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, mills):
         (0, 200),
         (1, 200),
     ]
-    assert told(instance, "kafka_batch", "2024-01-02")["rows"] == 400
-    kinds = [told(instance, "candidate_model", f"2024-01-0{d}")["kind"] for d in (1, 2, 3)]
+    assert asset_metadata(instance, "kafka_batch", "2024-01-02")["rows"] == 400
+    kinds = [asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["kind"] for d in (1, 2, 3)]
     assert kinds == ["continue", "continue", "retrain"]
-    report = told(instance, "evaluation_report", "2024-01-02")
+    report = asset_metadata(instance, "evaluation_report", "2024-01-02")
     assert report["verdict"] in ("promote", "keep", "roll_back")
     assert "2024-01-02" in report["report"]
-    deployed = told(instance, "deployed_model", "2024-01-03")
-    assert deployed["seq"] == len(mills.ledger.read()) - 1
+    deployed = asset_metadata(instance, "deployed_model", "2024-01-03")
+    assert deployed["seq"] == len(tidemill_resource.ledger.read()) - 1
 
 
-def test_running_a_range_again_changes_nothing(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills)
-    names, entries = set(mills.store.names("")), mills.ledger.read()
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
-    assert set(mills.store.names("")) == names
-    assert mills.ledger.read() == entries
+def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource)
+    names, entries = set(tidemill_resource.store.names("")), tidemill_resource.ledger.read()
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert set(tidemill_resource.store.names("")) == names
+    assert tidemill_resource.ledger.read() == entries
 
 
 def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
-    instance, spec, mills
+    instance, spec, tidemill_resource
 ):
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=mills)
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=tidemill_resource)
     assert isinstance(outcome.error, WindowOpen)
-    assert told(instance, "deployed_model", "2024-01-03")["status"] in ("deferred", "unchanged")
-    produce(mills.log, 4, 5)
-    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=mills).success
+    assert asset_metadata(instance, "deployed_model", "2024-01-03")["status"] in ("deferred", "unchanged")
+    produce(tidemill_resource.log, 4, 5)
+    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=tidemill_resource).success
 
 
-def test_a_window_of_rejects_is_not_learned(instance, spec, mills):
+def test_a_window_of_rejects_is_not_learned(instance, spec, tidemill_resource):
     for i in range(200):
-        mills.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
-    produce(mills.log, 4, 6)
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=mills)
+        tidemill_resource.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
+    produce(tidemill_resource.log, 4, 6)
+    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource)
     assert isinstance(outcome.error, TooManyRejects)
 
 
-def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, mills):
+def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, tidemill_resource):
     """A backfill from the UI may arrive asset by asset."""
     for asset in ASSETS:
         assert backfill(
-            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], tidemill=mills
+            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], tidemill=tidemill_resource
         ).success
-    by_columns = {n: mills.store.get(n) for n in mills.store.names("tides/") if "batches" in n}
-    again = MemoryMills(mills.log, MemoryStore(), MemoryLedger(), mills.prover)
+    by_columns = {n: tidemill_resource.store.get(n) for n in tidemill_resource.store.names("tides/") if "batches" in n}
+    again = MemoryTidemillResource(tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.prover)
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=again)
     assert by_columns == {n: again.store.get(n) for n in by_columns}
     reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
-    assert [mills.store.get(n) for n in reports] == [again.store.get(n) for n in reports]
+    assert [tidemill_resource.store.get(n) for n in reports] == [again.store.get(n) for n in reports]
 
 
-def test_another_learning_spec_is_refused(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=mills)
+def test_another_learning_spec_is_refused(instance, spec, tidemill_resource):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=mills)
+    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=tidemill_resource)
     assert isinstance(outcome.error, LineageChanged)
     assert "learner.seed" in str(outcome.error)
 
 
-def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance, spec, mills):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=mills)
+def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance, spec, tidemill_resource):
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    with mills.open("tides", changed) as mill:
+    with tidemill_resource.open("tides", changed) as mill:
         line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
-    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=mills).success
-    lines = [told(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
+    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource).success
+    lines = [asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
     assert lines[0] != lines[1] == lines[2] == line
-    runs = [mills.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
+    runs = [tidemill_resource.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
     assert [run.params["learner.seed"] for run in runs] == ["0", "1"]
     assert [run.tags["line"] for run in runs] == lines[:2]
     assert [run.tags["epoch"] for run in runs] == ["0", "0"]
 
 
-def answers(instance, check):
+def check_evaluations(instance, check):
     """How a check of the deployed model was answered, the newest first."""
     key = dg.AssetCheckKey(dg.AssetKey(["tides", "deployed_model"]), check)
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
-    found = [record.event.dagster_event.event_specific_data for record in history]
-    return [answer for answer in found if isinstance(answer, dg.AssetCheckEvaluation)]
+    results = [record.event.dagster_event.event_specific_data for record in history]
+    return [answer for answer in results if isinstance(answer, dg.AssetCheckEvaluation)]
 
 
 @dataclass
-class WatchedTracker(MemoryTracker):
+class RecordingTracker(MemoryTracker):
     """Notes, whenever the alias is set, to which model, and what the ledger's head is then."""
 
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    set_to: list[tuple[str, str]] = field(default_factory=list)
+    alias_moves: list[tuple[str, str]] = field(default_factory=list)
 
     def set_champion(self, model: str, digest: str) -> None:
         head = json.loads(self.ledger.read()[-1].value)["digest"]
-        self.set_to.append((digest, head))
+        self.alias_moves.append((digest, head))
         super().set_champion(model, digest)
 
 
-def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, mills):
-    mills.tracker = WatchedTracker(ledger=mills.ledger)
+def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, tidemill_resource):
+    tidemill_resource.tracker = RecordingTracker(ledger=tidemill_resource.ledger)
     always = spec.model_copy(update={"gate": GateSpec(policy="always")})
-    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=mills).success
-    assert told(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
-    head = json.loads(mills.ledger.read()[-1].value)["digest"]
-    assert mills.tracker.champion("tides") == head
-    assert mills.tracker.set_to[-1] == (head, head)
-    assert all(digest == standing for digest, standing in mills.tracker.set_to)
-    (answer,) = answers(instance, "record")
+    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert asset_metadata(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
+    head = json.loads(tidemill_resource.ledger.read()[-1].value)["digest"]
+    assert tidemill_resource.tracker.champion("tides") == head
+    assert tidemill_resource.tracker.alias_moves[-1] == (head, head)
+    assert all(digest == standing for digest, standing in tidemill_resource.tracker.alias_moves)
+    (answer,) = check_evaluations(instance, "record")
     assert answer.passed
 
 
-def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, mills):
-    mills.tracker.away = True
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
-    assert "mlflow" not in told(instance, "evaluation_report", "2024-01-02")
-    (answer,) = answers(instance, "record")
+def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, tidemill_resource):
+    tidemill_resource.tracker.away = True
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert "mlflow" not in asset_metadata(instance, "evaluation_report", "2024-01-02")
+    (answer,) = check_evaluations(instance, "record")
     assert not answer.passed
     assert answer.metadata["remedy"].value == "tidemill verify tides --repair"
-    mills.tracker.away = False
-    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=mills).success
-    windows = [window for _, window in mills.tracker.runs]
+    tidemill_resource.tracker.away = False
+    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource).success
+    windows = [window for _, window in tidemill_resource.tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
-    assert answers(instance, "record")[0].passed
+    assert check_evaluations(instance, "record")[0].passed
 
 
-def test_the_topic_is_observed_once_a_run(instance, spec, mills):
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=mills).success
+def test_the_topic_is_observed_once_a_run(instance, spec, tidemill_resource):
+    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
     found = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
     (seen,) = [record.asset_observation.metadata for record in found]
     assert seen["planned through"].value == "2024-01-02"
     assert seen["unplanned"].value == 800
 
 
-def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance, spec, mills):
-    produce(mills.log, 4, 8)
+def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance, spec, tidemill_resource):
+    produce(tidemill_resource.log, 4, 8)
     kept = spec.model_copy(update={"keep_windows": 2})
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=mills).success
-    mark = ModelRepository(mills.store, "tides").prune_marker()
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=tidemill_resource).success
+    mark = ModelRepository(tidemill_resource.store, "tides").prune_marker()
     assert mark is not None
     assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
-    names = set(mills.store.names(""))
+    names = set(tidemill_resource.store.names(""))
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=mills).success
-    assert set(mills.store.names("")) == names
+    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=tidemill_resource).success
+    assert set(tidemill_resource.store.names("")) == names

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bench import MINUTE, SPEC, Bench, run
+from bench import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
 from tidemill.cycle.adopt import adopt
 from tidemill.defs import sensors, watching
@@ -19,259 +19,259 @@ START_TAG, END_TAG = "dagster/asset_partition_range_start", "dagster/asset_parti
 
 
 @dataclass
-class Ticks:
+class SensorDriver:
     """A sensor's ticks, one after another, with the cursor between them and a clock by hand."""
 
-    bench: Bench
+    harness: ModelHarness
     instance: dg.DagsterInstance
     cursor: str | None = None
-    later: int = 0
+    clock_offset_ms: int = 0
 
     def tick(self) -> dg.SensorResult:
-        sensor = window_closed_sensor(self.bench.model, self.bench.spec_of(), "stopped")
+        sensor = window_closed_sensor(self.harness.model, self.harness.load_spec(), "stopped")
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         result = sensor(context)
         assert isinstance(result, dg.SensorResult)
         self.cursor = result.cursor or self.cursor
         return result
 
-    def range(self) -> tuple[str, str]:
+    def requested_range(self) -> tuple[str, str]:
         """The windows that the only run request of a tick asks for."""
         (request,) = self.tick().run_requests or []
-        assert request.tags[SENSOR_TAG] == self.bench.model
+        assert request.tags[SENSOR_TAG] == self.harness.model
         return request.tags[START_TAG], request.tags[END_TAG]
 
-    def why(self) -> str:
+    def skip_reason(self) -> str:
         result = self.tick()
         assert not result.run_requests
         return str(result.skip_reason.skip_message if result.skip_reason else "")
 
-    def ended(self, error: str, window: int, status: str = "FAILURE") -> None:
+    def record_run(self, error: str, window: int, status: str = "FAILURE") -> None:
         """A run of the sensor that ended so, as the daemon would have had it."""
 
         @dg.op(name="windows")
         def windows() -> None:
-            told = {"error": error, "window": self.bench.window(window).key}
+            metadata = {"error": error, "window": self.harness.window(window).key}
             if status == "FAILURE":
-                raise dg.Failure(f"{error}: it broke.", metadata=told)
+                raise dg.Failure(f"{error}: it broke.", metadata=metadata)
 
         @dg.job(name="of_the_sensor")
         def job() -> None:
             windows()
 
         job.execute_in_process(
-            instance=self.instance, tags={SENSOR_TAG: self.bench.model}, raise_on_error=False
+            instance=self.instance, tags={SENSOR_TAG: self.harness.model}, raise_on_error=False
         )
 
 
 @pytest.fixture
-def ticks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticks]:
-    for name, value in bench.environment.items():
+def sensor_driver(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Iterator[SensorDriver]:
+    for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sensors, "AGAIN", 0.0)
     with dg.DagsterInstance.ephemeral() as instance:
-        made = Ticks(bench, instance)
+        driver = SensorDriver(harness, instance)
         real = bootstrap.open_model
 
-        def with_clock(*args: Any, **told: Any) -> Any:
-            return _clocked(real(*args, **told), made)
+        def with_clock(*args: Any, **kwargs: Any) -> Any:
+            return _with_clock_offset(real(*args, **kwargs), driver)
 
         monkeypatch.setattr(bootstrap, "open_mill", with_clock)
-        yield made
-        watching._CONNECTIONS.pop(bench.model).close()
+        yield driver
+        watching._CONNECTIONS.pop(harness.model).close()
 
 
-def _clocked(opened: Any, ticks: Ticks) -> Any:
+def _with_clock_offset(opened: Any, driver: SensorDriver) -> Any:
     from contextlib import contextmanager
     from dataclasses import replace
 
     @contextmanager
     def clocked() -> Iterator[Any]:
-        with opened as mill:
-            now = mill.now
-            yield replace(mill, now=lambda: now() + ticks.later)
+        with opened as ctx:
+            now = ctx.now
+            yield replace(ctx, now=lambda: now() + driver.clock_offset_ms)
 
     return clocked()
 
 
-def checks(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
+def check_evaluations(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
     events = result.asset_events or ()
     return [event for event in events if isinstance(event, dg.AssetCheckEvaluation)]
 
 
-def served(ticks: Ticks, windows: int) -> None:
+def run_first_windows(driver: SensorDriver, windows: int) -> None:
     """The initial model and the first windows, worked through."""
-    with ticks.bench.mill() as mill:
-        run(mill, 0, windows - 1)
+    with driver.harness.open_model() as ctx:
+        run_windows(ctx, 0, windows - 1)
 
 
-def test_before_the_first_window_has_begun_nothing_is_started(ticks: Ticks) -> None:
-    assert "is still open" in ticks.why()
+def test_before_the_first_window_has_begun_nothing_is_started(sensor_driver: SensorDriver) -> None:
+    assert "is still open" in sensor_driver.skip_reason()
 
 
-def test_the_initial_model_comes_first(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 1)
-    (request,) = ticks.tick().run_requests or []
-    assert request.asset_selection == [dg.AssetKey([ticks.bench.model, "initial_model"])]
+def test_the_initial_model_comes_first(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 1)
+    (request,) = sensor_driver.tick().run_requests or []
+    assert request.asset_selection == [dg.AssetKey([sensor_driver.harness.model, "initial_model"])]
 
 
-def test_all_windows_that_are_closed_are_one_run(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 3)
-    served(ticks, 1)
-    assert ticks.range() == (ticks.bench.window(1).key, ticks.bench.window(2).key)
+def test_all_windows_that_are_closed_are_one_run(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 3)
+    run_first_windows(sensor_driver, 1)
+    assert sensor_driver.requested_range() == (sensor_driver.harness.window(1).key, sensor_driver.harness.window(2).key)
 
 
-def test_a_tick_that_is_repeated_asks_for_the_same_run(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
-    keys = {request.run_key for _ in range(2) for request in ticks.tick().run_requests or []}
+def test_a_tick_that_is_repeated_asks_for_the_same_run(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    keys = {request.run_key for _ in range(2) for request in sensor_driver.tick().run_requests or []}
     assert len(keys) == 1
 
 
-def test_while_somebody_else_works_on_the_model_nothing_is_started(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
-    with bootstrap.exclusive_lock(ticks.bench.model, ticks.bench.settings):
-        assert "Somebody else is at work" in ticks.why()
-    assert ticks.range()
+def test_while_somebody_else_works_on_the_model_nothing_is_started(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    with bootstrap.exclusive_lock(sensor_driver.harness.model, sensor_driver.harness.settings):
+        assert "Somebody else is at work" in sensor_driver.skip_reason()
+    assert sensor_driver.requested_range()
 
 
 def test_a_window_that_fails_is_tried_again_after_a_minute_then_two_and_given_up_after_five(
-    ticks: Ticks,
+    sensor_driver: SensorDriver,
 ) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
     for wait in (1, 2, 4, 8):
-        ticks.ended("LogUnavailable", 1)
-        assert "It is tried again at" in ticks.why()
-        ticks.later += wait * MINUTE - 10_000
-        assert "It is tried again at" in ticks.why()
-        ticks.later += 10_000
-        assert ticks.range()
-    ticks.ended("LogUnavailable", 1)
-    told = ticks.why()
-    assert told.startswith(f"Given up. Window {ticks.bench.window(1)} failed 5 times: Log")
+        sensor_driver.record_run("LogUnavailable", 1)
+        assert "It is tried again at" in sensor_driver.skip_reason()
+        sensor_driver.clock_offset_ms += wait * MINUTE - 10_000
+        assert "It is tried again at" in sensor_driver.skip_reason()
+        sensor_driver.clock_offset_ms += 10_000
+        assert sensor_driver.requested_range()
+    sensor_driver.record_run("LogUnavailable", 1)
+    told = sensor_driver.skip_reason()
+    assert told.startswith(f"Given up. Window {sensor_driver.harness.window(1)} failed 5 times: Log")
 
 
-def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
-    ticks.ended("TooManyRejects", 1)
-    result = ticks.tick()
-    (check,) = checks(result)
+def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.record_run("TooManyRejects", 1)
+    result = sensor_driver.tick()
+    (check,) = check_evaluations(result)
     assert not check.passed
     assert "TooManyRejects: it broke." in str(check.metadata["given up"].value)
-    assert "Given up." in ticks.why()
-    ticks.bench.define(max_reject_share=0.5)
-    assert ticks.range()
+    assert "Given up." in sensor_driver.skip_reason()
+    sensor_driver.harness.define(max_reject_share=0.5)
+    assert sensor_driver.requested_range()
 
 
-def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(ticks: Ticks) -> None:
-    bench = ticks.bench
-    bench.feed(-1, 2)
-    served(ticks, 1)
+def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(sensor_driver: SensorDriver) -> None:
+    bench = sensor_driver.harness
+    bench.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
     bench.define(learner=SPEC["learner"] | {"seed": 1})
-    assert ticks.range() == (bench.window(1).key,) * 2
-    ticks.ended("LineChanged", 1)
-    assert "Given up." in ticks.why()
-    with bench.mill() as mill:
+    assert sensor_driver.requested_range() == (bench.window(1).key,) * 2
+    sensor_driver.record_run("LineChanged", 1)
+    assert "Given up." in sensor_driver.skip_reason()
+    with bench.open_model() as mill:
         adopt(mill, bench.window(1), "ada", "another seed")
-    assert ticks.range() == (bench.window(1).key,) * 2
+    assert sensor_driver.requested_range() == (bench.window(1).key,) * 2
 
 
-def test_a_window_in_other_hands_is_no_failure(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
-    ticks.ended("AlreadyRunning", 1)
-    assert ticks.range()
+def test_a_window_in_other_hands_is_no_failure(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.record_run("AlreadyRunning", 1)
+    assert sensor_driver.requested_range()
 
 
-def test_a_canceled_run_is_not_started_again_by_itself(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 2)
-    served(ticks, 1)
-    ticks.ended("", 1, "SUCCESS")
-    (run_,) = ticks.instance.get_runs()
-    ticks.instance.report_run_canceled(run_)
-    assert "was canceled" in ticks.why()
+def test_a_canceled_run_is_not_started_again_by_itself(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.record_run("", 1, "SUCCESS")
+    (run_,) = sensor_driver.instance.get_runs()
+    sensor_driver.instance.report_run_canceled(run_)
+    assert "was canceled" in sensor_driver.skip_reason()
 
 
-def test_trouble_is_over_when_somebody_has_worked_the_window_through(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 3)
-    served(ticks, 1)
-    ticks.ended("TooManyRejects", 1)
-    assert "Given up." in ticks.why()
-    served(ticks, 2)
-    assert ticks.range() == (ticks.bench.window(2).key,) * 2
+def test_trouble_is_over_when_somebody_has_worked_the_window_through(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 3)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.record_run("TooManyRejects", 1)
+    assert "Given up." in sensor_driver.skip_reason()
+    run_first_windows(sensor_driver, 2)
+    assert sensor_driver.requested_range() == (sensor_driver.harness.window(2).key,) * 2
 
 
 def test_kafka_that_is_away_is_a_reason_and_no_crash(
-    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+    sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("TIDEMILL_KAFKA__TIMEOUT", "1")
-    assert ticks.why().startswith("LogUnavailable: ")
+    assert sensor_driver.skip_reason().startswith("LogUnavailable: ")
 
 
 def test_a_sensor_never_starts_the_embedded_broker(
-    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+    sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS")
-    assert "Start it by `tidemill kafka start`" in ticks.why()
+    assert "Start it by `tidemill kafka start`" in sensor_driver.skip_reason()
 
 
-def test_freshness_is_told_when_it_changes_and_every_five_minutes(ticks: Ticks) -> None:
-    ticks.bench.define(freshness={"clock": "log"})
-    ticks.bench.feed(-1, 1)
-    served(ticks, 1)
-    told = [checks(ticks.tick()) for _ in range(2)]
+def test_freshness_is_told_when_it_changes_and_every_five_minutes(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.define(freshness={"clock": "log"})
+    sensor_driver.harness.produce_windows(-1, 1)
+    run_first_windows(sensor_driver, 1)
+    told = [check_evaluations(sensor_driver.tick()) for _ in range(2)]
     assert [len(each) for each in told] == [1, 0]
-    ticks.later = sensors._REPORT_EVERY_MS
-    (check,) = checks(ticks.tick())
+    sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
+    (check,) = check_evaluations(sensor_driver.tick())
     assert check.passed
     assert check.metadata["lag"].value == 0
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
-def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(ticks: Ticks) -> None:
+def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(sensor_driver: SensorDriver) -> None:
     """2013 or any other past: by the wall clock this model is years behind."""
-    ticks.bench.feed(-1, 2)
-    served(ticks, 2)
-    (before,) = checks(ticks.tick())
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 2)
+    (before,) = check_evaluations(sensor_driver.tick())
     with dg.DagsterInstance.ephemeral() as instance:
-        old = ticks.bench.window(0).key
-        assert backfill(instance, ticks.bench.model, ticks.bench.spec_of(), old, old).success
-    ticks.later = sensors._REPORT_EVERY_MS
-    (again,) = checks(ticks.tick())
+        old = sensor_driver.harness.window(0).key
+        assert backfill(instance, sensor_driver.harness.model, sensor_driver.harness.load_spec(), old, old).success
+    sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
+    (again,) = check_evaluations(sensor_driver.tick())
     for check in (before, again):
         assert not check.passed
-        assert check.metadata["newest window done"].value == ticks.bench.window(1).key
+        assert check.metadata["newest window done"].value == sensor_driver.harness.window(1).key
 
 
 def test_the_topics_watermarks_are_told_when_they_move_and_at_most_once_a_minute(
-    ticks: Ticks,
+    sensor_driver: SensorDriver,
 ) -> None:
-    ticks.bench.feed(-1, 1)
-    served(ticks, 1)
+    sensor_driver.harness.produce_windows(-1, 1)
+    run_first_windows(sensor_driver, 1)
 
     def seen() -> list[dg.AssetObservation]:
-        events = ticks.tick().asset_events or ()
+        events = sensor_driver.tick().asset_events or ()
         return [event for event in events if isinstance(event, dg.AssetObservation)]
 
     (first,) = seen()
-    assert first.asset_key == dg.AssetKey(["kafka", ticks.bench.model])
+    assert first.asset_key == dg.AssetKey(["kafka", sensor_driver.harness.model])
     assert first.metadata["stable end"].value == 600
     assert first.metadata["unplanned"].value == 200
-    ticks.bench.feed(2, 2)
+    sensor_driver.harness.produce_windows(2, 2)
     assert seen() == []
-    ticks.later = 61_000
+    sensor_driver.clock_offset_ms = 61_000
     (second,) = seen()
     assert second.metadata["stable end"].value == 800
-    ticks.later = 122_000
+    sensor_driver.clock_offset_ms = 122_000
     assert seen() == []
 
 
-def test_a_cursor_is_plain_json(ticks: Ticks) -> None:
-    ticks.bench.feed(-1, 1)
-    served(ticks, 1)
-    ticks.tick()
-    assert json.loads(ticks.cursor or "")["done"] == ticks.bench.window(0).key
+def test_a_cursor_is_plain_json(sensor_driver: SensorDriver) -> None:
+    sensor_driver.harness.produce_windows(-1, 1)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.tick()
+    assert json.loads(sensor_driver.cursor or "")["done"] == sensor_driver.harness.window(0).key

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from stream_hands import records, sequences
+from stream_hands import read_records, read_sequences
 from tidemill.adapters.streams.pace import TimeScale
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.stretch import build_simulated_events
@@ -15,30 +15,30 @@ from tidemill.defs.stretch import build_simulated_events
 DAY = 86_400_000
 
 
-def spec_of(topic: str, **windows: Any) -> ModelSpec:
-    told = {"topic": topic, "fields": {"hour": "number"}, "label": "late", "windows": windows}
-    return ModelSpec.model_validate(told)
+def make_spec(topic: str, **windows: Any) -> ModelSpec:
+    attributes = {"topic": topic, "fields": {"hour": "number"}, "label": "late", "windows": windows}
+    return ModelSpec.model_validate(attributes)
 
 
 def test_a_model_of_the_flights_own_year_gets_them_as_they_were() -> None:
-    spec = spec_of("flights", start="2013-02-01", timezone="America/New_York")
+    spec = make_spec("flights", start="2013-02-01", timezone="America/New_York")
     pace, end = TimeScale.for_spec(spec), spec.calendar.first.end
     assert (pace.speed, pace.flights_time(end)) == (0.0, end)
 
 
 def test_on_a_clock_of_its_own_a_window_is_a_day_and_january_lies_before_the_first() -> None:
-    spec = spec_of("flights-live", start="2026-01-01T00:00:00", cron="*/5 * * * *")
+    spec = make_spec("flights-live", start="2026-01-01T00:00:00", cron="*/5 * * * *")
     pace, first = TimeScale.for_spec(spec), spec.calendar.first
     assert pace.speed == 288.0
-    feb = TimeScale.for_spec(spec_of("flights", start="2013-02-01", timezone="America/New_York")).origin
+    feb = TimeScale.for_spec(make_spec("flights", start="2013-02-01", timezone="America/New_York")).origin
     assert pace.flights_time(first.start) == feb
     assert pace.flights_time(first.end) == feb + DAY
     assert first.start - pace.starts_at == 31 * 300_000
 
 
 def test_a_topic_of_any_other_name_has_no_stretches() -> None:
-    assert build_simulated_events("m", spec_of("clicks", start="2026-01-01")) == []
-    assert build_simulated_events("m", spec_of("flightsim", start="2026-01-01")) == []
+    assert build_simulated_events("m", make_spec("clicks", start="2026-01-01")) == []
+    assert build_simulated_events("m", make_spec("flightsim", start="2026-01-01")) == []
 
 
 def test_stretch_follows_stretch_and_a_repeat_produces_nothing(
@@ -47,7 +47,7 @@ def test_stretch_follows_stretch_and_a_repeat_produces_nothing(
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
     monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", kafka)
     topic = f"flights-{uuid.uuid4().hex[:8]}"
-    spec = spec_of(topic, start="2026-01-01T00:00:00", cron="*/5 * * * *")
+    spec = make_spec(topic, start="2026-01-01T00:00:00", cron="*/5 * * * *")
     first = spec.calendar.first
     second = spec.calendar.after(first)
     (asset,) = build_simulated_events("m", spec)
@@ -59,13 +59,13 @@ def test_stretch_follows_stretch_and_a_repeat_produces_nothing(
         return int(made.metadata["produced"].value)
 
     history = produced(first.key)
-    stamps = [m.timestamp()[1] for ms in records(kafka, topic).values() for m in ms]
+    stamps = [m.timestamp()[1] for ms in read_records(kafka, topic).values() for m in ms]
     assert len(stamps) == history > 25_000  # January and the 1st of February
     assert min(stamps) >= first.start - 31 * 300_000 - 3_000  # reported up to ten minutes late
     assert first.end - 60_000 < max(stamps) < first.end
     assert produced(first.key) == 0
     assert 300 < produced(second.key) < 1200  # a day
-    for seqs in sequences(kafka, topic).values():
+    for seqs in read_sequences(kafka, topic).values():
         assert seqs == sorted(set(seqs))
 
 
@@ -73,7 +73,7 @@ def test_a_window_that_has_not_begun_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    (asset,) = build_simulated_events("m", spec_of("flights", start="2026-01-01"))
+    (asset,) = build_simulated_events("m", make_spec("flights", start="2026-01-01"))
     tags = {"dagster/partition": "2999-01-01"}
     with (
         dg.DagsterInstance.ephemeral() as instance,

@@ -15,37 +15,37 @@ from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-READ = ("--env-file", os.devnull, "--profile", "*", "config", "--no-env-resolution")
+CONFIG_OPTIONS = ("--env-file", os.devnull, "--profile", "*", "config", "--no-env-resolution")
 
 
-def read() -> Any:
+def read_config() -> Any:
     """The file as Compose itself reads it where nothing is set."""
     compose = Path(sys.executable).with_name("docker-compose")
-    words = [compose, "-f", DEPLOY / "compose.yaml", *READ, "--format", "json"]
-    nothing = {"PATH": os.defpath}
-    return json.loads(subprocess.run(words, env=nothing, capture_output=True, check=True).stdout)
+    command = [compose, "-f", DEPLOY / "compose.yaml", *CONFIG_OPTIONS, "--format", "json"]
+    env = {"PATH": os.defpath}
+    return json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
 
 
-FILE: dict[str, Any] = read()
-SERVICES: dict[str, dict[str, Any]] = FILE["services"]
-OURS = {name: each for name, each in SERVICES.items() if "build" in each}
+CONFIG: dict[str, Any] = read_config()
+SERVICES: dict[str, dict[str, Any]] = CONFIG["services"]
+BUILT_SERVICES = {name: each for name, each in SERVICES.items() if "build" in each}
 IMAGES = ("airflow", "platform", "serving")
 
 one_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def built(name: str) -> DockerfileParser:
+def parse_dockerfile(name: str) -> DockerfileParser:
     return DockerfileParser(str(DEPLOY / "docker" / f"{name}.Dockerfile"))
 
 
-def ends(service: dict[str, Any]) -> bool:
+def is_one_shot(service: dict[str, Any]) -> bool:
     """Whether it is done some day, and not begun again then."""
     return service["restart"] != "unless-stopped"
 
 
 @one_service
 def test_a_service_tells_its_health_or_ends_by_itself(name: str) -> None:
-    assert ("healthcheck" in SERVICES[name]) != ends(SERVICES[name])
+    assert ("healthcheck" in SERVICES[name]) != is_one_shot(SERVICES[name])
 
 
 def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> None:
@@ -54,12 +54,12 @@ def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> N
     assert set(order) == set(SERVICES)
     for asked in waits.values():
         for name, how in asked.items():
-            done = "completed_successfully" if ends(SERVICES[name]) else "healthy"
+            done = "completed_successfully" if is_one_shot(SERVICES[name]) else "healthy"
             assert how == {"condition": f"service_{done}", "required": True}
     # `up --wait` takes a service that has ended for a failure unless another waits for its end.
     always = [name for name, each in SERVICES.items() if "profiles" not in each]
     awaited = {name for asked in waits.values() for name in asked}
-    assert {name for name in always if ends(SERVICES[name])} <= awaited
+    assert {name for name in always if is_one_shot(SERVICES[name])} <= awaited
 
 
 def test_only_the_uis_and_the_server_are_published_on_the_loopback() -> None:
@@ -102,11 +102,11 @@ def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> 
     if name == "postgres":
         needed |= {f"postgres_{user}" for user in ("dagster", "airflow", "mlflow")}
     assert {each["source"] for each in service.get("secrets", [])} == needed
-    assert needed <= set(FILE["secrets"])
+    assert needed <= set(CONFIG["secrets"])
 
 
 def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
-    writers: dict[str, set[str]] = {name: set() for name in FILE["volumes"]}
+    writers: dict[str, set[str]] = {name: set() for name in CONFIG["volumes"]}
     for name, each in SERVICES.items():
         for volume in each.get("volumes", []):
             if volume["type"] == "volume" and not volume.get("read_only"):
@@ -126,27 +126,27 @@ def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
     }
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", BUILT_SERVICES)
 def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
-    image = OURS[name]["image"].removeprefix("tidemill-")
-    assert OURS[name]["build"]["dockerfile"] == f"deploy/docker/{image}.Dockerfile"
-    runs = [step["value"] for step in built(image).structure if step["instruction"] == "RUN"]
+    image = BUILT_SERVICES[name]["image"].removeprefix("tidemill-")
+    assert BUILT_SERVICES[name]["build"]["dockerfile"] == f"deploy/docker/{image}.Dockerfile"
+    runs = [step["value"] for step in parse_dockerfile(image).structure if step["instruction"] == "RUN"]
     (folders,) = (run.split("install --directory")[1] for run in runs if "install --di" in run)
     assert folders.split()[:2] == ["--owner=10001", "--group=10001"]
-    targets = {volume["target"] for volume in OURS[name].get("volumes", [])}
+    targets = {volume["target"] for volume in BUILT_SERVICES[name].get("volumes", [])}
     assert targets <= set(folders.split())
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_nobodys_and_made_of_pinned_things(image: str) -> None:
-    last = {step["instruction"]: step["value"] for step in built(image).structure}
-    assert last["USER"] == OURS["setup"]["user"] == "10001:10001"
-    assert {*built(image).parent_images} == {"python:3.11.15-slim-bookworm"}
+    last = {step["instruction"]: step["value"] for step in parse_dockerfile(image).structure}
+    assert last["USER"] == BUILT_SERVICES["setup"]["user"] == "10001:10001"
+    assert {*parse_dockerfile(image).parent_images} == {"python:3.11.15-slim-bookworm"}
     uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert uv is not None
-    assert f"uv=={uv[1]}\n" in built(image).content
+    assert f"uv=={uv[1]}\n" in parse_dockerfile(image).content
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    labels = built(image).labels
+    labels = parse_dockerfile(image).labels
     assert labels["org.opencontainers.image.version"] == told["version"]
     assert labels["org.opencontainers.image.licenses"] == told["license"]
 

@@ -31,14 +31,14 @@ FIXED = {
 
 def defaults() -> dict[str, object]:
     """Every setting of tidemill with its default."""
-    told: dict[str, object] = {}
+    result: dict[str, object] = {}
     for name, field in Settings.model_fields.items():
         if isinstance(group := field.default, BaseModel):
             for inner in type(group).model_fields:
-                told[f"TIDEMILL_{name}__{inner}".upper()] = getattr(group, inner)
+                result[f"TIDEMILL_{name}__{inner}".upper()] = getattr(group, inner)
         else:
-            told[f"TIDEMILL_{name}".upper()] = field.get_default()
-    return told
+            result[f"TIDEMILL_{name}".upper()] = field.get_default()
+    return result
 
 
 def test_the_example_has_every_setting_that_is_not_fixed() -> None:
@@ -77,26 +77,26 @@ def test_nothing_in_the_example_is_overruled_by_the_compose_file() -> None:
         assert told is None or f"${{{name}:-" in told[1], name
 
 
-def entered(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run_entrypoint(*command: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """What the images' entry point does with these words."""
     return subprocess.run(
-        [DEPLOY / "docker" / "entrypoint.sh", *words],
-        env={"PATH": os.defpath, **environment}, capture_output=True, text=True, check=False,
+        [DEPLOY / "docker" / "entrypoint.sh", *command],
+        env={"PATH": os.defpath, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
 def test_a_secret_that_is_not_there_is_named_and_nothing_runs() -> None:
-    done = entered("echo", "ran", PGPASSWORD_FILE="/run/secrets/no-such-secret")
+    done = run_entrypoint("echo", "ran", PGPASSWORD_FILE="/run/secrets/no-such-secret")
     assert (done.returncode, done.stdout) == (1, "")
     assert "/run/secrets/no-such-secret: deploy/secrets.sh draws" in done.stderr
 
 
 def test_what_names_no_secret_is_left_as_it_is() -> None:
-    done = entered("sh", "-c", 'echo "$A_FILE ${A-unset} $1"', "sh", "a b", A_FILE="/tmp/a")
+    done = run_entrypoint("sh", "-c", 'echo "$A_FILE ${A-unset} $1"', "sh", "a b", A_FILE="/tmp/a")
     assert done.stdout == "/tmp/a unset a b\n"
 
 
-def secrets(folder: Path) -> dict[str, str]:
+def generate_secrets(folder: Path) -> dict[str, str]:
     """The secrets, as they are after drawing those that are missing."""
     subprocess.run([DEPLOY / "secrets.sh", folder], check=True, stdout=subprocess.DEVNULL)
     return {file.name: file.read_text() for file in folder.iterdir()}
@@ -104,13 +104,13 @@ def secrets(folder: Path) -> dict[str, str]:
 
 def test_secrets_are_drawn_once_and_only_their_owner_comes_near_them(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
-    drawn = secrets(folder)
+    drawn = generate_secrets(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert set(drawn) == set(re.findall(r"\{file: secrets/(\w+)\}", COMPOSE))
     assert len(set(drawn.values())) == len(drawn)
     assert len(json.loads(drawn["airflow_admin"])["admin"]) == 16
     (folder / "serve_token").unlink()
-    again = secrets(folder)
+    again = generate_secrets(folder)
     assert {name for name, told in again.items() if told != drawn[name]} == {"serve_token"}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import command
-from tools import needs
+from commands import run_command
+from tools import require_tools
 
 _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 
@@ -20,8 +20,8 @@ def test_a_quick_benchmark_ends_with_a_line_of_json_that_judges_nothing(
     tmp_path: Path, name: str
 ) -> None:
     if name == "serving":
-        needs("wrk")
-    done = command(
+        require_tools("wrk")
+    done = run_command(
         {"TIDEMILL_HOME": str(tmp_path)}, "python", str(_FOLDER / f"{name}.py"), "--quick"
     )
     assert done.returncode == 0, done.stderr

@@ -6,11 +6,11 @@ import signal
 import psutil
 import pytest
 
-from bench import Bench, turn
-from commands import at_work_in, begun, command, said, until
-from event_log import ASSETS, checked, materialized, runs
-from kept import Kept, kept
-from oracle import check
+from bench import ModelHarness, run_window
+from commands import processes_under, background, run_command, output, wait_until
+from event_log import ASSETS, check_counts, materialization_counts, run_status_counts
+from kept import StoreSnapshot, take_snapshot
+from oracle import assert_consistent
 from tidemill.cycle.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -19,103 +19,103 @@ LAST = 3
 
 
 @pytest.fixture
-def fed(bench: Bench) -> Bench:
-    bench.define(gate={"min_rows": 50, "policy": "always"})  # every window has one to deploy
-    bench.feed(-3, LAST + 1)
-    return bench
+def fed_harness(harness: ModelHarness) -> ModelHarness:
+    harness.define(gate={"min_rows": 50, "policy": "always"})  # every window has one to deploy
+    harness.produce_windows(-3, LAST + 1)
+    return harness
 
 
-def words(bench: Bench) -> tuple[str, ...]:
-    first, last = bench.window(0).key, bench.window(LAST).key
-    return "tidemill", "backfill", bench.model, "--from", first, "--to", last
+def backfill_command(harness: ModelHarness) -> tuple[str, ...]:
+    first, last = harness.window(0).key, harness.window(LAST).key
+    return "tidemill", "backfill", harness.model, "--from", first, "--to", last
 
 
-def undisturbed(bench: Bench) -> Kept:
+def run_undisturbed(harness: ModelHarness) -> StoreSnapshot:
     """What is kept where nothing happened: a twin, taken through the steps without Dagster."""
-    twin = bench.twin("twin")
-    with twin.mill() as mill:
-        initial(mill)
+    twin = harness.twin("twin")
+    with twin.open_model() as ctx:
+        initial(ctx)
         for number in range(LAST + 1):
-            turn(mill, number, final=number == LAST)
-    return kept(twin)
+            run_window(ctx, number, final=number == LAST)
+    return take_snapshot(twin)
 
 
-def cells(bench: Bench, first: int, last: int, assets: tuple[str, ...] = ASSETS) -> set[object]:
-    keys = [bench.window(number).key for number in range(first, last + 1)]
+def expected_cells(harness: ModelHarness, first: int, last: int, assets: tuple[str, ...] = ASSETS) -> set[object]:
+    keys = [harness.window(number).key for number in range(first, last + 1)]
     return {(asset, key) for asset in assets for key in keys}
 
 
-def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(fed: Bench) -> None:
+def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(fed_harness: ModelHarness) -> None:
     """FAULTS 1."""
-    killed = fed.environment | {"TIDEMILL_FAILPOINTS": "report.before:kill:3"}
-    assert command(killed, *words(fed)).returncode == -signal.SIGKILL
-    done = cells(fed, 0, 1) | cells(fed, 2, 2, ASSETS[:2])
-    assert materialized(fed) == dict.fromkeys(done, 1)
-    until(lambda: at_work_in(fed.home) == [])  # the prover's helper follows its master
+    killed = fed_harness.env | {"TIDEMILL_FAILPOINTS": "report.before:kill:3"}
+    assert run_command(killed, *backfill_command(fed_harness)).returncode == -signal.SIGKILL
+    done = expected_cells(fed_harness, 0, 1) | expected_cells(fed_harness, 2, 2, ASSETS[:2])
+    assert materialization_counts(fed_harness) == dict.fromkeys(done, 1)
+    wait_until(lambda: processes_under(fed_harness.home) == [])  # the prover's helper follows its master
 
-    again = command(fed.environment, *words(fed))
+    again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
-    told = materialized(fed)
-    assert set(told) == cells(fed, 0, LAST)
+    told = materialization_counts(fed_harness)
+    assert set(told) == expected_cells(fed_harness, 0, LAST)
     assert {cell for cell, times in told.items() if times > 1} <= done  # verified, told once more
-    assert max(checked(fed).values()) == 2
-    assert runs(fed) == {"SUCCESS": 2, "FAILURE": 1}  # the dead run is not left STARTED
-    assert kept(fed) == undisturbed(fed)
-    check(fed)
+    assert max(check_counts(fed_harness).values()) == 2
+    assert run_status_counts(fed_harness) == {"SUCCESS": 2, "FAILURE": 1}  # the dead run is not left STARTED
+    assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
+    assert_consistent(fed_harness)
 
 
-def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed: Bench) -> None:
-    interrupt(fed, "report.before:stop:2")
-    assert runs(fed) == {"SUCCESS": 1, "FAILURE": 1}  # so Dagster takes what nobody asked it for
-    assert materialized(fed) == dict.fromkeys(cells(fed, 0, 0) | cells(fed, 1, 1, ASSETS[:2]), 1)
+def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed_harness: ModelHarness) -> None:
+    interrupt(fed_harness, "report.before:stop:2")
+    assert run_status_counts(fed_harness) == {"SUCCESS": 1, "FAILURE": 1}  # so Dagster takes what nobody asked it for
+    assert materialization_counts(fed_harness) == dict.fromkeys(expected_cells(fed_harness, 0, 0) | expected_cells(fed_harness, 1, 1, ASSETS[:2]), 1)
 
-    again = command(fed.environment, *words(fed))
+    again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
-    assert kept(fed) == undisturbed(fed)
-    check(fed)
+    assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
+    assert_consistent(fed_harness)
 
 
 @pytest.mark.parametrize(
     "place", ["fit.before:stop", "plan.before:stop:3", "put.synced:stop:9", "append.after:stop:2"]
 )
-def test_ctrl_c_inside_a_step_loses_nothing(fed: Bench, place: str) -> None:
+def test_ctrl_c_inside_a_step_loses_nothing(fed: ModelHarness, place: str) -> None:
     """In the initial model, while planning, while writing, and after an entry was appended."""
     interrupt(fed, place)
-    assert "STARTED" not in runs(fed)
-    again = command(fed.environment, *words(fed))
+    assert "STARTED" not in run_status_counts(fed)
+    again = run_command(fed.env, *backfill_command(fed))
     assert again.returncode == 0, again.stderr
-    assert kept(fed) == undisturbed(fed)
+    assert take_snapshot(fed) == run_undisturbed(fed)
 
 
-def interrupt(bench: Bench, place: str) -> None:
+def interrupt(harness: ModelHarness, failpoint: str) -> None:
     """Ctrl-C while a backfill is at this place: it says so, and leaves no process behind."""
-    faulty = bench.environment | {"TIDEMILL_FAILPOINTS": place}
-    with begun(faulty, *words(bench)) as process:
-        until(lambda: stopped(process.pid), told=lambda: said(faulty))
+    env = harness.env | {"TIDEMILL_FAILPOINTS": failpoint}
+    with background(env, *backfill_command(harness)) as process:
+        wait_until(lambda: is_stopped(process.pid), on_timeout=lambda: output(env))
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)
-        assert process.wait(60) == 130, said(faulty)
-    assert "Interrupted." in said(faulty)
-    assert "Traceback" not in said(faulty)
-    assert at_work_in(bench.home) == []
+        assert process.wait(60) == 130, output(env)
+    assert "Interrupted." in output(env)
+    assert "Traceback" not in output(env)
+    assert processes_under(harness.home) == []
 
 
-def stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     return psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
 
-def test_a_second_backfill_of_a_model_is_already_running(fed: Bench) -> None:
+def test_a_second_backfill_of_a_model_is_already_running(fed_harness: ModelHarness) -> None:
     """FAULTS 6."""
-    halted = fed.environment | {"TIDEMILL_FAILPOINTS": "candidate.before:stop:2"}
-    with begun(halted, *words(fed)) as process:
-        until(lambda: stopped(process.pid), told=lambda: said(halted))
-        second = command(fed.environment, *words(fed))
+    halted = fed_harness.env | {"TIDEMILL_FAILPOINTS": "candidate.before:stop:2"}
+    with background(halted, *backfill_command(fed_harness)) as process:
+        wait_until(lambda: is_stopped(process.pid), on_timeout=lambda: output(halted))
+        second = run_command(fed_harness.env, *backfill_command(fed_harness))
         os.kill(process.pid, signal.SIGCONT)
         assert second.returncode == 1
-        assert f"AlreadyRunning: Model {fed.model}" in second.stderr
+        assert f"AlreadyRunning: Model {fed_harness.model}" in second.stderr
         assert str(process.pid) in second.stderr
-        assert process.wait(120) == 0, said(halted)
-    assert materialized(fed) == dict.fromkeys(cells(fed, 0, LAST), 1)
-    assert runs(fed) == {"SUCCESS": 2}
-    assert kept(fed) == undisturbed(fed)
-    check(fed)
+        assert process.wait(120) == 0, output(halted)
+    assert materialization_counts(fed_harness) == dict.fromkeys(expected_cells(fed_harness, 0, LAST), 1)
+    assert run_status_counts(fed_harness) == {"SUCCESS": 2}
+    assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
+    assert_consistent(fed_harness)

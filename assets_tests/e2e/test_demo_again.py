@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from browser import browser
-from commands import at_work_in, begun, command, said, until
-from dagster_ui import ROOT, served
+from commands import processes_under, background, run_command, output, wait_until
+from dagster_ui import ROOT, running_dagster
 from tidemill.adapters.files import FileStore
 
 pytestmark = pytest.mark.faults
@@ -23,19 +23,19 @@ PICTURE = ROOT / "platform" / "docs" / "lineage.png"
 
 
 @pytest.fixture(scope="module")
-def turned(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def completed_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The environment of a demo that has taken three days."""
-    environment = {"TIDEMILL_HOME": str(tmp_path_factory.mktemp("demo"))}
-    done = command(environment, "tidemill", "demo", "--until", "2013-02-03")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return environment
+    env = {"TIDEMILL_HOME": str(tmp_path_factory.mktemp("demo"))}
+    result = run_command(env, "tidemill", "demo", "--until", "2013-02-03")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return env
 
 
 @pytest.fixture
-def demo(turned: Demo, tmp_path: Path) -> Demo:
+def demo(completed_demo: Demo, tmp_path: Path) -> Demo:
     """A copy of that demo's folder, for one test to do with as it likes."""
     home = tmp_path / "demo"
-    shutil.copytree(turned["TIDEMILL_HOME"], home)
+    shutil.copytree(completed_demo["TIDEMILL_HOME"], home)
     return {"TIDEMILL_HOME": str(home)}
 
 
@@ -43,13 +43,13 @@ def summary(demo: Demo) -> Any:
     return json.loads((Path(demo["TIDEMILL_HOME"]) / "demo" / "summary.json").read_bytes())
 
 
-def store(demo: Demo) -> dict[str, bytes]:
+def store_files(demo: Demo) -> dict[str, bytes]:
     root = FileStore(Path(demo["TIDEMILL_HOME"]) / "store")
     return {name: root.get(name) or b"" for name in root.names("flights/")}
 
 
-def test_the_summary_is_right_and_no_process_is_left(turned: Demo) -> None:
-    told = summary(turned)
+def test_the_summary_is_right_and_no_process_is_left(completed_demo: Demo) -> None:
+    told = summary(completed_demo)
     came = told["summary"]
     assert (came["first"], came["last"], came["windows"]) == ("2013-02-01", "2013-02-03", 3)
     assert sum(came["verdicts"].values()) == 3
@@ -57,7 +57,7 @@ def test_the_summary_is_right_and_no_process_is_left(turned: Demo) -> None:
     assert came["rows"] > 2000
     assert told["events_present"] == 0
     assert told["events_produced"] > came["rows"]
-    history = command(turned, "tidemill", "history", "flights", "--json")
+    history = run_command(completed_demo, "tidemill", "history", "flights", "--json")
     entries = json.loads(history.stdout)
     assert len(entries) == came["deployments"]
     assert entries[-1]["digest"] == came["champion"]
@@ -68,12 +68,12 @@ def test_the_summary_is_right_and_no_process_is_left(turned: Demo) -> None:
     spans = served["in_swaps"], served["between"]
     assert sum(span["requests"] for span in spans) == served["requests"] > 100
     assert all(0 < span["p50"] <= span["p99"] for span in spans)
-    assert at_work_in(Path(turned["TIDEMILL_HOME"])) == []
+    assert processes_under(Path(completed_demo["TIDEMILL_HOME"])) == []
 
 
 def test_a_second_demo_produces_nothing_and_changes_nothing(demo: Demo) -> None:
-    first, kept = summary(demo), store(demo)
-    done = command(demo, "tidemill", "demo", "--until", "2013-02-03")
+    first, kept = summary(demo), store_files(demo)
+    done = run_command(demo, "tidemill", "demo", "--until", "2013-02-03")
     assert done.returncode == 0, done.stderr
     again = summary(demo)
     assert again["events_produced"] == 0
@@ -82,42 +82,42 @@ def test_a_second_demo_produces_nothing_and_changes_nothing(demo: Demo) -> None:
     assert (again["serving"]["failed"], again["serving"]["swaps"]) == (0, 0)
     assert again["serving"]["requests"] > 0
     assert "none: what is in service now was so before" in done.stdout
-    assert store(demo) == kept
-    assert at_work_in(Path(demo["TIDEMILL_HOME"])) == []
+    assert store_files(demo) == kept
+    assert processes_under(Path(demo["TIDEMILL_HOME"])) == []
 
 
 def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) -> None:
     home = Path(demo["TIDEMILL_HOME"])
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
-    with begun(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
-        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    with background(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         for part in ("kafka.Kafka", "serve --host", "tidemill.serving.client"):
-            assert any(part in words for words in at_work_in(home)), part
+            assert any(part in words for words in processes_under(home)), part
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)
-        assert process.wait(60) == 130, said(demo)
-    assert "Traceback" not in said(demo)
-    assert at_work_in(home) == []
-    done = command(demo, "tidemill", "demo", "--until", "2013-02-04")
+        assert process.wait(60) == 130, output(demo)
+    assert "Traceback" not in output(demo)
+    assert processes_under(home) == []
+    done = run_command(demo, "tidemill", "demo", "--until", "2013-02-04")
     assert done.returncode == 0, done.stderr
     assert summary(demo)["summary"]["windows"] == 4
-    assert command(demo, "tidemill", "verify", "flights").returncode == 0
+    assert run_command(demo, "tidemill", "verify", "flights").returncode == 0
 
 
 def test_a_server_that_dies_fails_the_demo_and_leaves_nothing_behind(demo: Demo) -> None:
     home = Path(demo["TIDEMILL_HOME"])
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
-    with begun(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
+    with background(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
         at_work = psutil.Process(process.pid)
-        until(lambda: at_work.status() == psutil.STATUS_STOPPED)
+        wait_until(lambda: at_work.status() == psutil.STATUS_STOPPED)
         [server] = [child for child in at_work.children() if "serve" in child.cmdline()]
         server.kill()
         os.killpg(process.pid, signal.SIGCONT)
-        assert process.wait(120) == 1, said(demo)
-    assert "RequestsFailed" in said(demo)
+        assert process.wait(120) == 1, output(demo)
+    assert "RequestsFailed" in output(demo)
     assert summary(demo)["serving"]["failed"] > 0
-    assert "Traceback" not in said(demo)
-    assert at_work_in(home) == []
+    assert "Traceback" not in output(demo)
+    assert processes_under(home) == []
 
 
 def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
@@ -126,13 +126,13 @@ def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
     data = bytearray(plan.read_bytes())
     data[len(data) // 2] ^= 1
     plan.write_bytes(data)
-    kept = store(demo)
-    done = command(demo, "tidemill", "demo", "--until", "2013-02-03")
+    kept = store_files(demo)
+    done = run_command(demo, "tidemill", "demo", "--until", "2013-02-03")
     assert done.returncode == 1
     assert "plans/2013-02-02.json" in done.stderr
     assert "Traceback" not in done.stderr
-    assert store(demo) == kept
-    assert at_work_in(home) == []
+    assert store_files(demo) == kept
+    assert processes_under(home) == []
 
 
 def test_the_lineage_page_shows_where_everything_comes_from_and_a_window_its_verdict(
@@ -140,14 +140,14 @@ def test_the_lineage_page_shows_where_everything_comes_from_and_a_window_its_ver
 ) -> None:
     """Dagster's real UI in a real browser. `KEEP_PICTURE=1` renews the picture of the README."""
     names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
-    with served(demo, daemon=False) as ui, browser(2000, 760) as page:
+    with running_dagster(demo, daemon=False) as ui, browser(2000, 760) as page:
         page.open(
             f"{ui.address}/locations/tidemill/asset-groups/flights/lineage",
             *names, "deployed_model", "flights", "Passed", "filled",
         )  # fmt: skip
         time.sleep(1)  # the graph glides into its place
         picture = tmp_path / "lineage.png"
-        picture.write_bytes(page.picture())
+        picture.write_bytes(page.screenshot())
         if os.environ.get("KEEP_PICTURE"):
             PICTURE.write_bytes(picture.read_bytes())
         assert picture.stat().st_size > 20_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands import command
+from commands import run_command
 from second_model import AIR_TIME, DEPARTURES, User, air_times, departures, flights
 
 pytestmark = pytest.mark.faults
@@ -19,29 +19,29 @@ def user(kafka: str, tmp_path: Path) -> User:
     return User(kafka, tmp_path, uuid.uuid4().hex[:8])
 
 
-def told(user: User, *words: str) -> Any:
+def run_json(user: User, *args: str) -> Any:
     """What a command says as JSON."""
-    done = command(user.environment, "tidemill", *words, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    result = run_command(user.env, "tidemill", *args, "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(result.stdout)
 
 
-def taken_through(user: User, model: str, first: str, last: str) -> dict[str, Any]:
+def backfill_and_inspect(user: User, model: str, first: str, last: str) -> dict[str, Any]:
     """Check, backfill, and look from every side; the reports by window."""
-    assert told(user, "check", model) == {"models": [model], "complaints": []}
-    done = told(user, "backfill", model, "--from", first, "--to", last)
-    assert set(done["windows"]) >= {first, last}
-    (status,) = told(user, "status", model)
-    history = told(user, "history", model)
+    assert run_json(user, "check", model) == {"models": [model], "complaints": []}
+    backfill_result = run_json(user, "backfill", model, "--from", first, "--to", last)
+    assert set(backfill_result["windows"]) >= {first, last}
+    (status,) = run_json(user, "status", model)
+    history = run_json(user, "history", model)
     assert status["in_service"] == history[-1]["digest"]
     assert status["newest_window"] == last
     assert [entry["seq"] for entry in history] == list(range(len(history)))
-    verified = told(user, "verify", model, "--recompute")
+    verified = run_json(user, "verify", model, "--recompute")
     assert verified["findings"] == []
-    assert verified["recomputed"] == verified["reports"] == len(done["windows"])
-    again = told(user, "backfill", model, "--from", first, "--to", last)
-    assert again["run_id"] != done["run_id"]
-    assert told(user, "history", model) == history
+    assert verified["recomputed"] == verified["reports"] == len(backfill_result["windows"])
+    repeated = run_json(user, "backfill", model, "--from", first, "--to", last)
+    assert repeated["run_id"] != backfill_result["run_id"]
+    assert run_json(user, "history", model) == history
     folder = user.home / "store" / model / "reports"
     return {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.iterdir())}
 
@@ -50,7 +50,7 @@ def test_a_multiclass_model_of_six_hour_windows_needs_only_its_defs_yaml(user: U
     user.define("departures", DEPARTURES)
     events = departures(flights())
     user.produce(user.topic(DEPARTURES), events)
-    reports = taken_through(user, "departures", "2013-03-04T0000Z", "2013-03-05T1200Z")
+    reports = backfill_and_inspect(user, "departures", "2013-03-04T0000Z", "2013-03-05T1200Z")
     assert len(reports) == 7
     starts = [f"2013-03-0{day}T{hour}00Z" for day in (4, 5) for hour in ("00", "06", "12", "18")]
     assert list(reports) == starts[:7]
@@ -78,11 +78,11 @@ def test_a_regression_model_beside_it_shares_ledger_and_store(user: User) -> Non
         user.define(model, attributes)
         user.produce(user.topic(attributes), events)
     first, last = "2013-03-04T0000Z", "2013-03-05T0000Z"
-    assert len(taken_through(user, "departures", first, last)) == 5
-    reports = taken_through(user, "air_time", first, last)
+    assert len(backfill_and_inspect(user, "departures", first, last)) == 5
+    reports = backfill_and_inspect(user, "air_time", first, last)
     assert len(reports) == 3
     for report in reports.values():
         assert report["rows"] > 100
         assert report["losses"]["champion"] < report["losses"]["prior"] / 2
         assert report["calibration"]["bins"] == []
-    assert {row["model"] for row in told(user, "status")} >= {"departures", "air_time"}
+    assert {row["model"] for row in run_json(user, "status")} >= {"departures", "air_time"}

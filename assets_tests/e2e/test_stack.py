@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from containers import Container
-from oracle import check_archive
-from stack_hands import Stack, stack
+from oracle import assert_repository_matches_log
+from stack_hands import ComposeStack, running_stack
 from tidemill.adapters.broker.jars import pinned_digests, lockfile_folder
 from tidemill.adapters.files import FileStore
 from tidemill.cli.up.model import TOPIC
@@ -25,96 +25,96 @@ _INNER = {"postgres": 5432, "kafka": 9092, "dagster-code": 4000}
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with stack(tmp_path_factory.mktemp("stack")) as up:
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as up:
         yield up
 
 
-def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: Stack) -> None:
+def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
     pinned = next(pin for pin in pinned_digests(lockfile_folder()) if pin.startswith("org.apache.kafka:kafka_"))
     assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 
-def test_each_service_comes_up_well_and_has_no_right_but_its_own(platform: Stack) -> None:
-    for name in platform.lasting:
+def test_each_service_comes_up_well_and_has_no_right_but_its_own(platform: ComposeStack) -> None:
+    for name in platform.long_running:
         container = platform.composed.container(name)
         first, processes = container.pid, container.processes()
         assert (Path("/proc") / str(first) / "mounts").read_text().split()[3].startswith("ro,")
         for process in processes:
-            told = status(process.pid)
+            told = process_status(process.pid)
             assert told["Uid"].split() == [str(container.wanted.user[0])] * 4 != ["0"] * 4
             assert told["NoNewPrivs"] == "1"
             assert {int(told[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd")} == {0}
 
 
-def status(pid: int) -> dict[str, str]:
+def process_status(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: told.strip() for name, _, told in (line.partition(":") for line in lines)}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_each_listens_where_others_need_it_and_nowhere_else(platform: Stack) -> None:
+def test_each_listens_where_others_need_it_and_nowhere_else(platform: ComposeStack) -> None:
     published = {
-        name: {port for *_, port in platform.services[name].ports} for name in platform.lasting
+        name: {port for *_, port in platform.services[name].ports} for name in platform.long_running
     }
-    for name in platform.lasting:
+    for name in platform.long_running:
         inner = {_INNER[name]} if name in _INNER else set()
-        assert listening(platform.composed.container(name)) == published[name] | inner, name
-    memory = platform.memory()
+        assert external_ports(platform.composed.container(name)) == published[name] | inner, name
+    memory = platform.memory_mb()
     print({name: round(size) for name, size in memory.items()}, f"{sum(memory.values()):.0f} MB")
 
 
-def listening(container: Container) -> set[int]:
+def external_ports(container: Container) -> set[int]:
     """The ports at which it listens for more than itself."""
-    found = set()
+    ports = set()
     for kind in ("tcp", "tcp6"):
         for line in Path(f"/proc/{container.pid}/net/{kind}").read_text().splitlines()[1:]:
             (address, port), state = line.split()[1].split(":"), line.split()[3]
             if state == "0A" and not address.endswith(("0100007F", "01000000")):
-                found.add(int(port, 16))
-    return found
+                ports.add(int(port, 16))
+    return ports
 
 
-def test_a_window_goes_from_an_airflow_dag_to_an_answer(platform: Stack) -> None:
-    platform.until(lambda: platform.airflow("dags")["total_entries"] == len(DAGS))
+def test_a_window_goes_from_an_airflow_dag_to_an_answer(platform: ComposeStack) -> None:
+    platform.wait_until(lambda: platform.call_airflow("dags")["total_entries"] == len(DAGS))
     for dag in DAGS:
-        assert platform.airflow(f"dags/{dag}", "GET")["is_paused"]
-        assert not platform.airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
-    digest = platform.serves(1)
+        assert platform.call_airflow(f"dags/{dag}", "GET")["is_paused"]
+        assert not platform.call_airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
+    digest = platform.wait_for_version(1)
     assert requests.get(f"{platform.address('SERVE__PORT')}/models", timeout=30).status_code == 401
     entry = next(each for each in platform.history() if each["digest"] == digest)
     assert entry["kind"] == "deploy"
     assert entry["seq"] >= 1
-    platform.until(lambda: platform.windows() >= 1)
-    run = platform.runs(_UPDATE)[-1]["dag_run_id"]
+    platform.wait_until(lambda: platform.completed_windows() >= 1)
+    run = platform.successful_runs(_UPDATE)[-1]["dag_run_id"]
     xcom = f"dags/{_UPDATE}/dagRuns/{run}/taskInstances/update/xcomEntries/return_value"
-    launched = platform.airflow(xcom)["value"]
+    launched = platform.call_airflow(xcom)["value"]
     assert platform.sql("dagster", f"SELECT status FROM runs WHERE run_id = '{launched}'") == [
         "SUCCESS"
     ]
     assert platform.sql("mlflow", "SELECT name FROM registered_models") == [MODEL]
-    platform.until(lambda: platform.alias() == (platform.served() or [None])[0], platform.alias)
+    platform.wait_until(lambda: platform.champion_digest() == (platform.served_model() or [None])[0], platform.champion_digest)
 
 
-def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(platform: Stack) -> None:
-    before, chance = platform.windows(), random.Random(_SEED)
-    order = chance.sample(platform.lasting, len(platform.lasting))
+def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(platform: ComposeStack) -> None:
+    before, chance = platform.completed_windows(), random.Random(_SEED)
+    order = chance.sample(platform.long_running, len(platform.long_running))
     killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *chance.sample(order, 2)}
     platform.composed.stop(order, killed)
     for name in chance.sample(order, len(order)):
         platform.composed.start(name)
-    platform.composed.up(platform.names)
-    platform.until(
-        lambda: platform.windows() > before,
-        lambda: str(platform.airflow(f"dags/{_UPDATE}/dagRuns")),
+    platform.composed.up(platform.service_names)
+    platform.wait_until(
+        lambda: platform.completed_windows() > before,
+        lambda: str(platform.call_airflow(f"dags/{_UPDATE}/dagRuns")),
     )
-    platform.rest()
-    print(platform.call("verify", MODEL, "--recompute"))  # which fails where it finds anything
-    platform.serves(platform.history()[-1]["seq"])
+    platform.quiesce()
+    print(platform.run_cli("verify", MODEL, "--recompute"))  # which fails where it finds anything
+    platform.wait_for_version(platform.history()[-1]["seq"])
     partitions = sorted(platform.volumes.glob(f"kafka/{TOPIC}-*"))
-    assert check_archive(ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions) > 0
+    assert assert_repository_matches_log(ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions) > 0
 
 
-def test_the_simulated_stream_is_a_service_too(platform: Stack) -> None:
+def test_the_simulated_stream_is_a_service_too(platform: ComposeStack) -> None:
     platform.composed.up(["stream"])
-    before = platform.written()
-    platform.until(lambda: platform.written() > before, platform.composed.container("stream").said)
+    before = platform.stream_bytes()
+    platform.wait_until(lambda: platform.stream_bytes() > before, platform.composed.container("stream").said)

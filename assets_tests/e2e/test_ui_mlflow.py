@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import requests
 
-from bench import Bench
-from commands import at_work_in, begun, interrupted, said, until
-from dagster_ui import ROOT, answering, free_port
+from bench import ModelHarness
+from commands import processes_under, background, interrupt, output, wait_until
+from dagster_ui import ROOT, wait_for_webserver, free_port
 
 pytestmark = pytest.mark.faults
 
 
-def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(bench: Bench) -> None:
-    bench = replace(bench, tracking=None)
+def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(harness: ModelHarness) -> None:
+    harness = replace(harness, tracking=None)
     port, mlflow_port = free_port(), free_port()
     words = ("tidemill", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port))
 
@@ -23,8 +23,8 @@ def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(bench
         except requests.RequestException:
             return False
 
-    with begun(bench.environment, *words, cwd=ROOT) as process:
-        answering(bench.environment, port, "said")
-        until(answers, 120, lambda: said(bench.environment))
-        assert interrupted(process) == 130, said(bench.environment)
-    until(lambda: at_work_in(bench.home) == [], 1)
+    with background(harness.env, *words, cwd=ROOT) as process:
+        wait_for_webserver(harness.env, port, "said")
+        wait_until(answers, 120, lambda: output(harness.env))
+        assert interrupt(process) == 130, output(harness.env)
+    wait_until(lambda: processes_under(harness.home) == [], 1)

@@ -13,30 +13,30 @@ from tidemill.core.spec import ModelSpec
 from tidemill.settings import Settings, UpSettings
 
 NOW = 1_795_640_000_000
-FIVE, HOUR = 300_000, 3_600_000
+FIVE_MINUTES_MS, HOUR_MS = 300_000, 3_600_000
 
 
-def live(settings: Settings, now: int) -> ModelSpec:
+def make_live_spec(settings: Settings, now: int) -> ModelSpec:
     return ensure_live_model(settings, settings.up_data / "models", now)
 
 
 def test_its_windows_begin_two_before_the_first_up_for_ever(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    first = live(settings, NOW)
-    assert first.calendar.first.start == NOW // FIVE * FIVE - 2 * FIVE
-    assert live(settings, NOW + HOUR) == first
+    first = make_live_spec(settings, NOW)
+    assert first.calendar.first.start == NOW // FIVE_MINUTES_MS * FIVE_MINUTES_MS - 2 * FIVE_MINUTES_MS
+    assert make_live_spec(settings, NOW + HOUR_MS) == first
     minute = settings.model_copy(update={"up": UpSettings(window_minutes=1)})
-    assert live(minute, NOW + HOUR) == first
+    assert make_live_spec(minute, NOW + HOUR_MS) == first
 
 
 def test_it_is_the_packaged_model_but_for_topic_windows_and_half_life(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    ours, packaged = live(settings, NOW), bootstrap.load_spec("flights", settings)
+    ours, packaged = make_live_spec(settings, NOW), bootstrap.load_spec("flights", settings)
     assert bootstrap.load_spec(MODEL, settings) == ours  # every command knows it
     own = {"topic", "windows", "initial", "freshness", "learner"}
     assert ours.model_dump(exclude=own) == packaged.model_dump(exclude=own)
     windows = packaged.learner.replay.half_life / 86_400_000
-    assert ours.learner.replay.half_life / FIVE == windows
+    assert ours.learner.replay.half_life / FIVE_MINUTES_MS == windows
     assert ours.learner.continue_ == packaged.learner.continue_
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import command
+from commands import run_command
 
 
 @pytest.mark.faults
@@ -14,7 +14,7 @@ def test_a_year_made_in_one_run_is_made_again_window_by_window_digest_for_digest
     tmp_path: Path,
 ) -> None:
     here = {"TIDEMILL_HOME": str(tmp_path)}
-    made = command(here, "tidemill", "demo", "--until", "2013-12-31", seconds=1200)
+    made = run_command(here, "tidemill", "demo", "--until", "2013-12-31", timeout=1200)
     assert made.returncode == 0, made.stderr
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     served, told = summary["serving"], summary["summary"]
@@ -22,7 +22,7 @@ def test_a_year_made_in_one_run_is_made_again_window_by_window_digest_for_digest
     assert 100 < served["swaps"] < told["deployments"]
     assert told["windows"] == sum(told["verdicts"].values()) == 334
     assert told["losses"]["champion"] < told["losses"]["initial"]
-    checked = command(here, "tidemill", "verify", "flights", "--recompute", "--json", seconds=1200)
+    checked = run_command(here, "tidemill", "verify", "flights", "--recompute", "--json", timeout=1200)
     assert checked.returncode == 0, checked.stderr
     verified = json.loads(checked.stdout)
     assert verified["findings"] == []

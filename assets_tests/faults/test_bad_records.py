@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 import oracle
-from bench import MINUTE, START, Bench, events, run, turn
-from raw import kept_raw
+from bench import MINUTE, START, ModelHarness, events, run_windows, run_window
+from raw import quarantined_records
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
 from tidemill.core.tables import from_parquet
 from tidemill.cycle.extract import extract, load_rows
@@ -45,50 +45,50 @@ STRANGE: dict[str, tuple[bytes | None, str | None]] = {
 LATER = START + 2 * MINUTE
 
 
-def put_with_strange_ones(bench: Bench) -> dict[int, tuple[bytes | None, str | None]]:
+def produce_with_strange_records(harness: ModelHarness) -> dict[int, tuple[bytes | None, str | None]]:
     """Window 0 into partition 0, a strange record after every fifth; what lies at which offset."""
-    strange, at = list(STRANGE.values()), {}
+    strange, strange_by_offset = list(STRANGE.values()), {}
     records: list[tuple[int, bytes | None]] = []
     for number, record in enumerate(events(0)[::2]):
         records.append(record)
         if number % 5 == 0 and strange:
-            at[len(records)] = strange.pop()
-            records.append((record[0], at[len(records)][0]))
+            strange_by_offset[len(records)] = strange.pop()
+            records.append((record[0], strange_by_offset[len(records)][0]))
     assert not strange
-    bench.put(0, records)
-    return at
+    harness.produce(0, records)
+    return strange_by_offset
 
 
-def rows(mill: ModelContext, bench: Bench, number: int) -> pl.DataFrame:
-    return load_rows(mill, extract(mill, bench.window(number)))
+def extract_rows(ctx: ModelContext, harness: ModelHarness, number: int) -> pl.DataFrame:
+    return load_rows(ctx, extract(ctx, harness.window(number)))
 
 
-def told(frame: pl.DataFrame) -> pl.DataFrame:
+def without_offsets(frame: pl.DataFrame) -> pl.DataFrame:
     """What rows say, without their places in the log."""
     return frame.drop("_offset")
 
 
 def test_a_bad_record_is_rejected_by_itself_and_never_changes_its_neighbours(
-    bench: Bench, kafka_folder: Path
+    harness: ModelHarness, kafka_folder: Path
 ) -> None:
     """Row 20. The same windows go through a second model without the strange records."""
-    with_them, without = bench, replace(bench, model=f"{bench.model}_clean")
+    with_them, without = harness, replace(harness, model=f"{harness.model}_clean")
     without.create_topic()
     for each in (with_them, without):
         each.define(max_reject_share=0.2)
-    without.feed(-3, 2)
-    with_them.feed(-3, -1)
+    without.produce_windows(-3, 2)
+    with_them.produce_windows(-3, -1)
     before = len(events(0)[::2]) * 3
-    strange = {before + at: what for at, what in put_with_strange_ones(with_them).items()}
-    with_them.put(1, events(0)[1::2])
-    with_them.feed(1, 2)
-    with with_them.mill() as mill, without.mill() as other:
-        run(mill, 0, 1)
-        run(other, 0, 1)
-        found = rows(mill, with_them, 0)
+    strange = {before + at: what for at, what in produce_with_strange_records(with_them).items()}
+    with_them.produce(1, events(0)[1::2])
+    with_them.produce_windows(1, 2)
+    with with_them.open_model() as mill, without.open_model() as other:
+        run_windows(mill, 0, 1)
+        run_windows(other, 0, 1)
+        found = extract_rows(mill, with_them, 0)
         bad = pl.col("_partition").eq(0) & pl.col("_offset").is_in(list(strange))
-        assert told(found.filter(~bad)).equals(told(rows(other, without, 0)))
-        assert told(rows(mill, with_them, 1)).equals(told(rows(other, without, 1)))
+        assert without_offsets(found.filter(~bad)).equals(without_offsets(extract_rows(other, without, 0)))
+        assert without_offsets(extract_rows(mill, with_them, 1)).equals(without_offsets(extract_rows(other, without, 1)))
         kept = found.filter(bad)
         assert kept["_offset"].to_list() == [o for o, (_, why) in strange.items() if why is None]
         assert set(kept["price"]) == {12.5, 1e308}
@@ -101,50 +101,50 @@ def test_a_bad_record_is_rejected_by_itself_and_never_changes_its_neighbours(
             (offset, value, why) for offset, (value, why) in strange.items() if why is not None
         ]
         assert manifest.gaps == 0
-    oracle.check(with_them)
-    assert oracle.check_against_the_log(with_them, kafka_folder) > 1000
+    oracle.assert_consistent(with_them)
+    assert oracle.assert_matches_log(with_them, kafka_folder) > 1000
 
 
-def test_records_with_no_key_and_with_one_key_for_all_are_rows_each(bench: Bench) -> None:
+def test_records_with_no_key_and_with_one_key_for_all_are_rows_each(harness: ModelHarness) -> None:
     """Row 20: the key says nothing about a row, and the same event twice is two rows."""
-    bench.feed(-3, -1)
-    bench.put(0, [(LATER, GOOD)] * 3)
-    bench.put(0, [(LATER, GOOD)] * 4, key=b"the same")
-    bench.put(1, [(LATER, GOOD)] * 5, key=b"")
-    bench.feed(1, 2)
-    with bench.mill() as mill:
-        run(mill, 0, 0)
-        assert rows(mill, bench, 0)["_partition"].value_counts(sort=True).rows() == [(0, 7), (1, 5)]
-    oracle.check(bench)
+    harness.produce_windows(-3, -1)
+    harness.produce(0, [(LATER, GOOD)] * 3)
+    harness.produce(0, [(LATER, GOOD)] * 4, key=b"the same")
+    harness.produce(1, [(LATER, GOOD)] * 5, key=b"")
+    harness.produce_windows(1, 2)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 0)
+        assert extract_rows(mill, harness, 0)["_partition"].value_counts(sort=True).rows() == [(0, 7), (1, 5)]
+    oracle.assert_consistent(harness)
 
 
 def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
-    bench: Bench, kafka_folder: Path
+    harness: ModelHarness, kafka_folder: Path
 ) -> None:
     """Row 20."""
-    bench.feed(-3, 1)
-    bench.put(0, [(START + 9 * MINUTE, b"{")] * 60)
-    bench.feed(2, 4)
-    with bench.mill() as mill:
+    harness.produce_windows(-3, 1)
+    harness.produce(0, [(START + 9 * MINUTE, b"{")] * 60)
+    harness.produce_windows(2, 4)
+    with harness.open_model() as mill:
         initial(mill)
-        turn(mill, 0)
-        one = bench.window(1)
+        run_window(mill, 0)
+        one = harness.window(1)
         with pytest.raises(
             TooManyRejects, match=r"60 of 260 records.*because not JSON.*tidemill skip"
         ):
-            turn(mill, 1)
+            run_window(mill, 1)
         assert mill.repository.manifest(one.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
             update(mill, one)
         with pytest.raises(PredecessorMissing, match="has no candidate"):
-            turn(mill, 2)
-        assert kept_raw(mill, one.key)["reason"].drop_nulls().to_list() == ["not JSON"] * 60
+            run_window(mill, 2)
+        assert quarantined_records(mill, one.key)["reason"].drop_nulls().to_list() == ["not JSON"] * 60
 
         skip(mill, one, "ada", "the shop's logger was broken")
-        run(mill, 1, 3)
+        run_windows(mill, 1, 3)
         manifest = mill.repository.manifest(one.key)
         assert manifest is not None
         assert manifest.skipped is not None
         assert (manifest.rows, manifest.skipped.actor) == (0, "ada")
-    assert oracle.check(bench).recomputed == 4
-    oracle.check_against_the_log(bench, kafka_folder)
+    assert oracle.assert_consistent(harness).recomputed == 4
+    oracle.assert_matches_log(harness, kafka_folder)

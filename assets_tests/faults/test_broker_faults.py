@@ -11,10 +11,10 @@ from confluent_kafka import ElectionType, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import oracle
-from bench import SPEC, Bench, named, turn
-from commands import until
-from kafka_nodes import Node, in_sync, kafka_nodes, leaders
-from kept import Kept, kept
+from bench import SPEC, ModelHarness, model_name_for, run_window
+from commands import wait_until
+from kafka_nodes import Node, all_in_sync, kafka_cluster, leader_by_partition
+from kept import StoreSnapshot, take_snapshot
 from tidemill.core.errors import LogUnavailable
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
@@ -23,101 +23,101 @@ from tidemill.cycle.plan import plan_window
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 _ROWS = 4_000
-_MIDST = 100_000
+_FAULT_AFTER_BYTES = 100_000
 """Bytes of answers after which a fault comes; a window's records are about four times as many."""
 
 
-def fed(node: Node, home: Path, replicas: int) -> Bench:
+def make_harness(node: Node, home: Path, replicas: int) -> ModelHarness:
     """A bench that reaches the node directly, with a window of `_ROWS` rows that is closed."""
-    made = Bench(f"127.0.0.1:{node.inner}", home, named("harmed"), replicas=replicas)
-    made.define(windows=SPEC["windows"] | {"confirm": 20})
-    made.create_topic()
-    made.feed(-1, 1, rows=_ROWS)
-    return made
+    new_harness = ModelHarness(f"127.0.0.1:{node.direct_port}", home, model_name_for("harmed"), replicas=replicas)
+    new_harness.define(windows=SPEC["windows"] | {"confirm": 20})
+    new_harness.create_topic()
+    new_harness.produce_windows(-1, 1, rows=_ROWS)
+    return new_harness
 
 
-def undisturbed(bench: Bench) -> Kept:
-    with bench.mill() as mill:
-        initial(mill)
-        turn(mill, 0)
-    return kept(bench)
+def run_undisturbed(harness: ModelHarness) -> StoreSnapshot:
+    with harness.open_model() as ctx:
+        initial(ctx)
+        run_window(ctx, 0)
+    return take_snapshot(harness)
 
 
-def harmed(twin: Bench, node: Node, harm: Callable[[], None]) -> float | None:
+def extract_during_fault(twin: ModelHarness, node: Node, inject_fault: Callable[[], None]) -> float | None:
     """Do this harm in the midst of the read of window 0; the seconds until it failed, if it did.
 
     A failure leaves the window planned, and nothing of its batch.
     """
-    with twin.mill() as mill:
-        initial(mill)
-        plan_window(mill, twin.window(0))
-        before = list(mill.repository.names(""))
-        come: list[float] = []
-        failed: LogUnavailable | None = None
-        node.proxy.after(_MIDST, lambda: (come.append(time.monotonic()), harm()))
+    with twin.open_model() as ctx:
+        initial(ctx)
+        plan_window(ctx, twin.window(0))
+        before = list(ctx.repository.names(""))
+        injected_at: list[float] = []
+        failure: LogUnavailable | None = None
+        node.proxy.call_after(_FAULT_AFTER_BYTES, lambda: (injected_at.append(time.monotonic()), inject_fault()))
         try:
-            extract(mill, twin.window(0))
+            extract(ctx, twin.window(0))
         except LogUnavailable as error:
-            failed = error
+            failure = error
             print(error)  # what one wants to know where the test fails
-        assert come, "no harm was done"
-        if failed is None:
+        assert injected_at, "no harm was done"
+        if failure is None:
             return None
-        seconds = time.monotonic() - come[0]
-        assert f"Kafka at {twin.servers}" in failed.message
-        assert list(mill.repository.names("")) == before
-        return seconds
+        elapsed = time.monotonic() - injected_at[0]
+        assert f"Kafka at {twin.bootstrap_servers}" in failure.message
+        assert list(ctx.repository.names("")) == before
+        return elapsed
 
 
-def ends_as(expected: Kept, twin: Bench, node: Node) -> None:
+def assert_recovers(expected: StoreSnapshot, twin: ModelHarness, node: Node) -> None:
     """Run again: the same bytes stay as if undisturbed, and the oracle agrees."""
-    with twin.mill() as mill:
-        turn(mill, 0)
-    assert kept(twin) == expected
-    oracle.check(twin)
-    oracle.check_against_the_log(twin, node.folder)
+    with twin.open_model() as ctx:
+        run_window(ctx, 0)
+    assert take_snapshot(twin) == expected
+    oracle.assert_consistent(twin)
+    oracle.assert_matches_log(twin, node.folder)
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with kafka_nodes(tmp_path_factory.mktemp("node"), 1) as (one,):
-        yield one
+    with kafka_cluster(tmp_path_factory.mktemp("node"), 1) as (single_node,):
+        yield single_node
 
 
 @pytest.fixture(scope="module")
-def direct(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return fed(node, tmp_path_factory.mktemp("direct"), replicas=1)
+def direct_harness(node: Node, tmp_path_factory: pytest.TempPathFactory) -> ModelHarness:
+    return make_harness(node, tmp_path_factory.mktemp("direct"), replicas=1)
 
 
 @pytest.fixture(scope="module")
-def expected(direct: Bench) -> Kept:
-    return undisturbed(direct)
+def expected(direct_harness: ModelHarness) -> StoreSnapshot:
+    return run_undisturbed(direct_harness)
 
 
 @pytest.fixture
-def through(direct: Bench, node: Node, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def proxied_harness(direct_harness: ModelHarness, node: Node, request: pytest.FixtureRequest) -> Iterator[ModelHarness]:
     """The same model with a store of its own, and the proxy between it and the broker."""
-    twin = direct.twin(named(request.node.nodeid))
-    twin.servers = f"127.0.0.1:{node.proxy.port}"
+    twin = direct_harness.twin(model_name_for(request.node.nodeid))
+    twin.bootstrap_servers = f"127.0.0.1:{node.proxy.port}"
     yield twin
-    node.proxy.pause, node.proxy.held = 0.0, False
-    node.proxy.after(0, lambda: None)
+    node.proxy.delay_seconds, node.proxy.frozen = 0.0, False
+    node.proxy.call_after(0, lambda: None)
 
 
-def slow(node: Node) -> None:
+def slow_down(node: Node) -> None:
     """From now on each piece of an answer is 300 ms late."""
-    node.proxy.pause = 0.3
+    node.proxy.delay_seconds = 0.3
 
 
-def killed_and_back(node: Node) -> None:
-    node.signal(signal.SIGKILL)
+def kill_and_restart(node: Node) -> None:
+    node.send_signal(signal.SIGKILL)
     node.start()
 
 
-def paused(node: Node) -> None:
-    node.signal(signal.SIGSTOP)
+def pause_briefly(node: Node) -> None:
+    node.send_signal(signal.SIGSTOP)
     time.sleep(3)
-    node.signal(signal.SIGCONT)
+    node.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
@@ -125,77 +125,77 @@ def paused(node: Node) -> None:
     [
         lambda node: node.proxy.close_all(),
         lambda node: node.proxy.reset_all(),
-        slow,
-        paused,
-        killed_and_back,
+        slow_down,
+        pause_briefly,
+        kill_and_restart,
     ],
     ids=["close", "reset", "300 ms late", "stopped for 3 s", "kill -9 and back"],
 )
 def test_a_read_goes_on_after_what_passes(
-    through: Bench, node: Node, expected: Kept, harm: Callable[[Node], None]
+    proxied_harness: ModelHarness, node: Node, expected: StoreSnapshot, harm: Callable[[Node], None]
 ) -> None:
     """Row 7."""
-    assert harmed(through, node, partial(harm, node)) is None
-    node.proxy.pause = 0.0
-    ends_as(expected, through, node)
+    assert extract_during_fault(proxied_harness, node, partial(harm, node)) is None
+    node.proxy.delay_seconds = 0.0
+    assert_recovers(expected, proxied_harness, node)
 
 
-def limited(node: Node) -> None:
+def limit_bytes(node: Node) -> None:
     """From now on a connection ends when it has given so much: less than one fetch of a read."""
     node.proxy.close_all()
-    node.proxy.after(_MIDST, partial(limited, node))
+    node.proxy.call_after(_FAULT_AFTER_BYTES, partial(limit_bytes, node))
 
 
-def hanging(node: Node) -> None:
-    node.proxy.held = True
+def freeze(node: Node) -> None:
+    node.proxy.frozen = True
 
 
-def healed(node: Node) -> None:
-    node.proxy.held = False
-    node.proxy.after(0, lambda: None)
+def heal(node: Node) -> None:
+    node.proxy.frozen = False
+    node.proxy.call_after(0, lambda: None)
     node.proxy.close_all()
     if node.process.poll() is not None:
         node.start()
-    until(node.answers, 60, node.said)
+    wait_until(node.is_ready, 60, node.log_tail)
 
 
 @pytest.mark.parametrize(
     "harm",
-    [limited, hanging, lambda node: node.signal(signal.SIGKILL)],
+    [limit_bytes, freeze, lambda node: node.signal(signal.SIGKILL)],
     ids=["limit", "hang", "kill -9"],
 )
 def test_what_does_not_pass_is_named_in_time_and_leaves_the_window_planned(
-    through: Bench, node: Node, expected: Kept, harm: Callable[[Node], None]
+    proxied_harness: ModelHarness, node: Node, expected: StoreSnapshot, harm: Callable[[Node], None]
 ) -> None:
     """Row 7."""
-    through.timeout = 4
-    seconds = harmed(through, node, partial(harm, node))
+    proxied_harness.timeout = 4
+    seconds = extract_during_fault(proxied_harness, node, partial(harm, node))
     assert seconds is not None
-    assert seconds < 2 * through.timeout + 5
-    healed(node)
-    through.timeout = 30
-    ends_as(expected, through, node)
+    assert seconds < 2 * proxied_harness.timeout + 5
+    heal(node)
+    proxied_harness.timeout = 30
+    assert_recovers(expected, proxied_harness, node)
 
 
 def test_a_broker_that_is_stopped_for_a_minute_is_named_in_time_and_wakes_unharmed(
-    through: Bench, node: Node, expected: Kept
+    proxied_harness: ModelHarness, node: Node, expected: StoreSnapshot
 ) -> None:
     """Row 7."""
-    through.timeout, begun = 20, time.monotonic()
-    seconds = harmed(through, node, partial(node.signal, signal.SIGSTOP))
+    proxied_harness.timeout, begun = 20, time.monotonic()
+    seconds = extract_during_fault(proxied_harness, node, partial(node.send_signal, signal.SIGSTOP))
     assert seconds is not None
-    assert seconds < 2 * through.timeout + 5
+    assert seconds < 2 * proxied_harness.timeout + 5
     time.sleep(max(0.0, begun + 60 - time.monotonic()))
-    node.signal(signal.SIGCONT)
-    until(node.answers, 60, node.said)
-    through.timeout = 30
-    ends_as(expected, through, node)
+    node.send_signal(signal.SIGCONT)
+    wait_until(node.is_ready, 60, node.log_tail)
+    proxied_harness.timeout = 30
+    assert_recovers(expected, proxied_harness, node)
 
 
-def elected(first: Node, topic: str) -> None:
+def elect_preferred_leaders(first: Node, topic: str) -> None:
     """Let the preferred node lead each partition again."""
-    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{first.inner}"})
-    partitions = [TopicPartition(topic, p) for p in leaders(first, topic)]
+    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{first.direct_port}"})
+    partitions = [TopicPartition(topic, p) for p in leader_by_partition(first, topic)]
     admin.elect_leaders(ElectionType.PREFERRED, partitions).result(30)
 
 
@@ -203,24 +203,24 @@ def test_a_leader_that_changes_in_the_midst_of_a_window_changes_no_byte(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Row 8: by kill -9, by election while both live, and by a stop in order."""
-    with kafka_nodes(tmp_path_factory.mktemp("nodes"), 2) as (first, second):
-        bench = fed(first, tmp_path_factory.mktemp("two"), replicas=2)
-        until(lambda: in_sync(first, bench.model, 2), 60, second.said)
-        expected = undisturbed(bench)
+    with kafka_cluster(tmp_path_factory.mktemp("nodes"), 2) as (first, second):
+        bench = make_harness(first, tmp_path_factory.mktemp("two"), replicas=2)
+        wait_until(lambda: all_in_sync(first, bench.model, 2), 60, second.log_tail)
+        expected = run_undisturbed(bench)
 
         def ends_alike(name: str, at: Node, harm: Callable[[], None]) -> None:
             twin = bench.twin(name)
-            twin.servers = f"127.0.0.1:{first.proxy.port}"
-            before = leaders(first, bench.model)
-            assert harmed(twin, at, harm) is None, name
-            until(lambda: leaders(first, bench.model) != before, 60, first.said)
-            ends_as(expected, twin, first)
+            twin.bootstrap_servers = f"127.0.0.1:{first.proxy.port}"
+            before = leader_by_partition(first, bench.model)
+            assert extract_during_fault(twin, at, harm) is None, name
+            wait_until(lambda: leader_by_partition(first, bench.model) != before, 60, first.log_tail)
+            assert_recovers(expected, twin, first)
 
-        assert set(leaders(first, bench.model).values()) == {1, 2}
-        ends_alike("killed", second, partial(second.signal, signal.SIGKILL))
-        assert set(leaders(first, bench.model).values()) == {1}
+        assert set(leader_by_partition(first, bench.model).values()) == {1, 2}
+        ends_alike("killed", second, partial(second.send_signal, signal.SIGKILL))
+        assert set(leader_by_partition(first, bench.model).values()) == {1}
         second.start()
-        until(lambda: in_sync(first, bench.model, 2), 60, second.said)
-        ends_alike("elected", first, partial(elected, first, bench.model))
-        assert set(leaders(first, bench.model).values()) == {1, 2}
-        ends_alike("stopped", second, partial(second.signal, signal.SIGTERM))
+        wait_until(lambda: all_in_sync(first, bench.model, 2), 60, second.log_tail)
+        ends_alike("elected", first, partial(elect_preferred_leaders, first, bench.model))
+        assert set(leader_by_partition(first, bench.model).values()) == {1, 2}
+        ends_alike("stopped", second, partial(second.send_signal, signal.SIGTERM))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import Bench, turn
-from children import journey
-from disks import Small
-from kept import define_two_windows, kept
-from s3_hands import s3_server
+from bench import ModelHarness, run_window
+from children import run_all
+from disks import SmallDisk
+from kept import define_two_windows, take_snapshot
+from s3_hands import running_s3_server
 from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
@@ -29,106 +29,106 @@ _COMMITS = (
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Small]:
-    with Small.mounted(tmp_path / "small", "1m") as mounted:
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with SmallDisk.mounted(tmp_path / "small", "1m") as mounted:
         yield mounted
 
 
-def _fill_at(place: str, small: Small, seen: list[str], reached: str) -> None:
+def _fill_at(failpoint: str, disk: SmallDisk, reached_since: list[str], reached: str) -> None:
     """Fill the disk where this place is reached for the first time; `seen` is what came then."""
-    if reached == place and not seen:
-        small.fill()
-    if seen or reached == place:
-        seen.append(reached)
+    if reached == failpoint and not reached_since:
+        disk.fill()
+    if reached_since or reached == failpoint:
+        reached_since.append(reached)
 
 
 def test_a_disk_that_fills_up_before_each_commit_is_named_and_with_space_all_is_as_ever(
-    bench: Bench, small: Small, kafka_folder: Path
+    harness: ModelHarness, small_disk: SmallDisk, kafka_folder: Path
 ) -> None:
     """Row 4: data, manifest, model, and every other record."""
-    define_two_windows(bench)
-    with bench.mill() as mill:
-        journey(mill, 1)
-    twin = bench.twin("full")
-    (twin.home / "store").symlink_to(small.root)
+    define_two_windows(harness)
+    with harness.open_model() as mill:
+        run_all(mill, 1)
+    twin = harness.twin("full")
+    (twin.home / "store").symlink_to(small_disk.root)
     for commit in _COMMITS:
-        with twin.mill() as mill:
+        with twin.open_model() as mill:
             seen: list[str] = []
-            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small, seen))
+            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small_disk, seen))
             with pytest.raises(StoreFull, match=r"No space left.*Free some space"):
-                journey(mill, 1)
+                run_all(mill, 1)
             failpoints.on_reached(None)
-            small.free()
+            small_disk.free()
         assert seen.count(f"{commit}.after") == 0
-        assert not [*(small.root / twin.model / ".tmp").glob("*")]
-    with twin.mill() as mill:
-        journey(mill, 1)
-    assert kept(twin) == kept(bench)
-    oracle.check(twin)
-    oracle.check_against_the_log(twin, kafka_folder)
+        assert not [*(small_disk.root / twin.model / ".tmp").glob("*")]
+    with twin.open_model() as mill:
+        run_all(mill, 1)
+    assert take_snapshot(twin) == take_snapshot(harness)
+    oracle.assert_consistent(twin)
+    oracle.assert_matches_log(twin, kafka_folder)
 
 
 def test_a_window_whose_batch_found_no_space_stays_planned_and_comes_out_the_same(
-    bench: Bench, small: Small
+    harness: ModelHarness, small_disk: SmallDisk
 ) -> None:
     """Row 4."""
-    define_two_windows(bench)
-    twin = bench.twin("full")
-    (twin.home / "store").symlink_to(small.root)
-    with bench.mill() as mill:
+    define_two_windows(harness)
+    twin = harness.twin("full")
+    (twin.home / "store").symlink_to(small_disk.root)
+    with harness.open_model() as mill:
         initial(mill)
-        turn(mill, 0)
-        expected = mill.repository.manifest(bench.window(0).key)
+        run_window(mill, 0)
+        expected = mill.repository.manifest(harness.window(0).key)
     for commit in ("file", "manifest"):
-        with twin.mill() as mill:
+        with twin.open_model() as mill:
             initial(mill)
-            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small, []))
+            failpoints.on_reached(partial(_fill_at, f"{commit}.before", small_disk, []))
             with pytest.raises(StoreFull):
-                turn(mill, 0)
+                run_window(mill, 0)
             failpoints.on_reached(None)
-            small.free()
+            small_disk.free()
             assert mill.repository.plan(twin.window(0).key) is not None
             assert mill.repository.manifest(twin.window(0).key) is None
-    with twin.mill() as mill:
-        turn(mill, 0)
+    with twin.open_model() as mill:
+        run_window(mill, 0)
         assert mill.repository.manifest(twin.window(0).key) == expected
-    oracle.check(twin)
+    oracle.assert_consistent(twin)
 
 
 def test_a_database_without_space_is_named_and_the_deployment_stands(
-    bench: Bench, small: Small
+    harness: ModelHarness, small_disk: SmallDisk
 ) -> None:
     """Row 4: MLflow's database, which is a mirror: with space again the next run fills it."""
-    define_two_windows(bench)
-    database, artifacts = small.root / "mlflow.db", (small.root / "artifacts").as_uri()
+    define_two_windows(harness)
+    database, artifacts = small_disk.root / "mlflow.db", (small_disk.root / "artifacts").as_uri()
 
     def tracker() -> MlflowTracker:
         return MlflowTracker(f"sqlite:///{database}", artifacts, "", 10)
 
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small.root)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk.root)], check=True)
     tracker().versions("none")
-    with bench.mill() as mill:
+    with harness.open_model() as mill:
         initial(mill)
-        turn(mill, 0)
-        small.fill()
+        run_window(mill, 0)
+        small_disk.fill()
         with pytest.raises(TrackerUnavailable, match="full"):
-            Recorder(mill, tracker()).record_window(bench.window(0))
-        small.free()
+            Recorder(mill, tracker()).record_window(harness.window(0))
+        small_disk.free()
         recorder = Recorder(mill, tracker())
-        recorder.record_window(bench.window(0))
+        recorder.record_window(harness.window(0))
         recorder.record_deployments()
         assert list(find_drift(mill, recorder.tracker).descriptions) == []
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
-def test_storage_without_space_is_named_and_with_space_takes_the_same_name(small: Small) -> None:
+def test_storage_without_space_is_named_and_with_space_takes_the_same_name(small_disk: SmallDisk) -> None:
     """Row 4 on S3, whose server answers that its disk is full."""
-    with s3_server(small.root) as s3:
-        store = s3.store(s3.bucket("bucket"), timeout=1)
-        small.fill()
+    with running_s3_server(small_disk.root) as s3:
+        store = s3.open_store(s3.create_bucket("bucket"), timeout=1)
+        small_disk.fill()
         with pytest.raises(StoreFull, match=r"No space left.*Give the storage some space"):
             store.put("m/a", b"x" * 10_000)
         assert store.get("m/a") is None
-        small.free()
+        small_disk.free()
         assert store.put("m/a", b"x" * 10_000)
         assert store.get("m/a") == b"x" * 10_000

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import oracle
-from bench import Bench, run, turn
-from log_hands import at, begin, spread
+from bench import ModelHarness, run_windows, run_window
+from log_hands import timestamp_at, begin_transaction, spread_events
 from tidemill.core.decoding import Decoder
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
@@ -14,14 +14,14 @@ from tidemill.cycle.intervene import close
 from tidemill.cycle.mill import ModelContext
 
 
-def nothing_is_learned_or_judged(mill: ModelContext, bench: Bench, number: int) -> None:
-    window = bench.window(number)
-    made = extract(mill, window)
-    assert (made.rows, made.rejected) == (0, 0)
-    assert load_rows(mill, made).schema == Decoder(mill.spec).schema
-    report = mill.repository.report(window.key)
+def assert_nothing_learned(ctx: ModelContext, harness: ModelHarness, number: int) -> None:
+    window = harness.window(number)
+    manifest = extract(ctx, window)
+    assert (manifest.rows, manifest.rejected) == (0, 0)
+    assert load_rows(ctx, manifest).schema == Decoder(ctx.spec).schema
+    report = ctx.repository.report(window.key)
     assert report is not None
-    candidate = mill.repository.candidate(report.lineage, window.key)
+    candidate = ctx.repository.candidate(report.lineage, window.key)
     assert candidate is not None
     assert candidate.kind == "carry"
     assert candidate.digest == candidate.parent
@@ -33,73 +33,73 @@ def nothing_is_learned_or_judged(mill: ModelContext, bench: Bench, number: int) 
     assert report.state.champion == report.previous_state.champion
 
 
-def test_a_window_of_markers_only_is_an_empty_batch(bench: Bench) -> None:
+def test_a_window_of_markers_only_is_an_empty_batch(harness: ModelHarness) -> None:
     """Row 14: all its offsets are aborted records and markers."""
-    bench.feed(-3, 0)
-    with bench.mill() as mill:
+    harness.produce_windows(-3, 0)
+    with harness.open_model() as mill:
         initial(mill)
-        close(mill, bench.window(0), "ada")
-        turn(mill, 0)
-        begin(bench, {p: spread(10, 5, 6) for p in range(2)})(False)
-        close(mill, bench.window(1), "ada")
-        turn(mill, 1)
-        assert extract(mill, bench.window(1)).gaps == 22
-        nothing_is_learned_or_judged(mill, bench, 1)
-        bench.feed(2, 3)
-        turn(mill, 2)
-        assert extract(mill, bench.window(2)).rows == 200
-    oracle.check(bench)
+        close(mill, harness.window(0), "ada")
+        run_window(mill, 0)
+        begin_transaction(harness, {p: spread_events(10, 5, 6) for p in range(2)})(False)
+        close(mill, harness.window(1), "ada")
+        run_window(mill, 1)
+        assert extract(mill, harness.window(1)).gaps == 22
+        assert_nothing_learned(mill, harness, 1)
+        harness.produce_windows(2, 3)
+        run_window(mill, 2)
+        assert extract(mill, harness.window(2)).rows == 200
+    oracle.assert_consistent(harness)
 
 
-def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(bench: Bench) -> None:
+def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(harness: ModelHarness) -> None:
     """Row 14: four in a row, over a retraining, which has nothing new to learn from."""
-    bench.feed(-3, 0)
-    bench.feed(5, 6)
-    with bench.mill() as mill:
-        run(mill, 0, 5)
+    harness.produce_windows(-3, 0)
+    harness.produce_windows(5, 6)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 5)
         for number in range(1, 5):
-            assert extract(mill, bench.window(number)).gaps == 0
-            nothing_is_learned_or_judged(mill, bench, number)
-        assert extract(mill, bench.window(5)).rows == 200
-        first, last = (mill.repository.report(bench.window(n).key) for n in (0, 5))
+            assert extract(mill, harness.window(number)).gaps == 0
+            assert_nothing_learned(mill, harness, number)
+        assert extract(mill, harness.window(5)).rows == 200
+        first, last = (mill.repository.report(harness.window(n).key) for n in (0, 5))
         assert first is not None
         assert last is not None
-        made = [mill.repository.candidate(last.lineage, bench.window(n).key) for n in range(6)]
+        made = [mill.repository.candidate(last.lineage, harness.window(n).key) for n in range(6)]
         assert [one.since_retrain for one in made if one] == [1, 2, 3, 4, 5, 0]
         assert made[5] is not None
         assert made[5].kind == "retrain"
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
 @pytest.mark.parametrize("objective", ["regression", "multiclass"])
-def test_an_empty_window_is_no_error_for_other_objectives(bench: Bench, objective: str) -> None:
+def test_an_empty_window_is_no_error_for_other_objectives(harness: ModelHarness, objective: str) -> None:
     """Row 14."""
     classes = ["low", "high"] if objective == "multiclass" else []
-    bench.define(objective=objective, classes=classes, label="size", fields={"price": "number"})
+    harness.define(objective=objective, classes=classes, label="size", fields={"price": "number"})
     labels: list[object] = [*classes] or [1.5, 8.0]
     for number in (-2, -1, 0, 2, 3):
         told = [{"price": i % 7, "size": labels[i % 7 > 3]} for i in range(120)]
-        stamps = [stamp for stamp, _ in spread(60, 5 * number, 5 * number + 5)]
+        stamps = [stamp for stamp, _ in spread_events(60, 5 * number, 5 * number + 5)]
         for p in range(2):
             values = [json.dumps(one).encode() for one in told[p::2]]
-            bench.put(p, [*zip(stamps, values, strict=True)])
-    with bench.mill() as mill:
-        run(mill, 0, 2)
-        nothing_is_learned_or_judged(mill, bench, 1)
-        assert extract(mill, bench.window(2)).rows == 120
-    oracle.check(bench)
+            harness.produce(p, [*zip(stamps, values, strict=True)])
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 2)
+        assert_nothing_learned(mill, harness, 1)
+        assert extract(mill, harness.window(2)).rows == 120
+    oracle.assert_consistent(harness)
 
 
-def test_an_empty_partition_takes_part_in_every_plan_without_offsets(bench: Bench) -> None:
+def test_an_empty_partition_takes_part_in_every_plan_without_offsets(harness: ModelHarness) -> None:
     """Row 14: partition 1 never had a record, and the stream is closed by a person."""
-    bench.put(0, spread(300, -10, 10))
-    with bench.mill() as mill:
-        close(mill, bench.window(1), "ada")
-        run(mill, 0, 1)
+    harness.produce(0, spread_events(300, -10, 10))
+    with harness.open_model() as mill:
+        close(mill, harness.window(1), "ada")
+        run_windows(mill, 0, 1)
         for number in range(2):
-            made = mill.repository.plan(bench.window(number).key)
+            made = mill.repository.plan(harness.window(number).key)
             assert made is not None
             assert [(r.partition, r.end - r.start) for r in made.ranges] == [(0, 75), (1, 0)]
-            assert extract(mill, bench.window(number)).rows == 75
-        assert at(10) == bench.window(1).end
-    oracle.check(bench)
+            assert extract(mill, harness.window(number)).rows == 75
+        assert timestamp_at(10) == harness.window(1).end
+    oracle.assert_consistent(harness)

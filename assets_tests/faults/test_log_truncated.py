@@ -6,11 +6,11 @@ import signal
 import pytest
 
 import oracle
-from bench import Bench, named, run, turn
-from commands import until
-from kafka_nodes import kafka_nodes
-from kept import stamps
-from log_hands import ends
+from bench import ModelHarness, model_name_for, run_windows, run_window
+from commands import wait_until
+from kafka_nodes import kafka_cluster
+from kept import file_stamps
+from log_hands import end_offsets
 from tidemill.core.errors import LogTruncated
 from tidemill.cycle.extract import extract
 from tidemill.cycle.plan import plan_window
@@ -24,39 +24,39 @@ def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_wi
 ) -> None:
     """Row 9: the topic's folders are put back as they were some windows ago, as from a backup."""
     home, copies = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("copies")
-    with kafka_nodes(tmp_path_factory.mktemp("node"), 1) as (node,):
-        bench = Bench(f"127.0.0.1:{node.inner}", home, named(request.node.nodeid))
+    with kafka_cluster(tmp_path_factory.mktemp("node"), 1) as (node,):
+        bench = ModelHarness(f"127.0.0.1:{node.direct_port}", home, model_name_for(request.node.nodeid))
         bench.define()
         bench.create_topic()
-        bench.feed(-3, 0)
+        bench.produce_windows(-3, 0)
         folders = [f"{bench.model}-{partition}" for partition in range(bench.partitions)]
-        node.signal(signal.SIGTERM)
+        node.send_signal(signal.SIGTERM)
         for folder in folders:
-            shutil.copytree(node.data / folder, copies / folder)
+            shutil.copytree(node.log_dir / folder, copies / folder)
         node.start()
-        until(node.answers, 60, node.said)
-        bench.feed(1, 4)
-        with bench.mill() as mill:
-            run(mill, 0, 2)
+        wait_until(node.is_ready, 60, node.log_tail)
+        bench.produce_windows(1, 4)
+        with bench.open_model() as mill:
+            run_windows(mill, 0, 2)
             committed = plan_window(mill, bench.window(2)).end_offsets
             plan_window(mill, bench.window(3))
-        before = stamps(bench)
-        node.signal(signal.SIGTERM)
+        before = file_stamps(bench)
+        node.send_signal(signal.SIGTERM)
         for folder in folders:
-            shutil.rmtree(node.data / folder)
-            shutil.copytree(copies / folder, node.data / folder)
+            shutil.rmtree(node.log_dir / folder)
+            shutil.copytree(copies / folder, node.log_dir / folder)
         node.start()
-        until(node.answers, 60, node.said)
+        wait_until(node.is_ready, 60, node.log_tail)
 
-        with bench.mill() as mill:
-            cut = ends(bench)
+        with bench.open_model() as mill:
+            cut = end_offsets(bench)
             assert all(cut[p] < end for p, end in committed.items())
             for number in (3, 4):  # planned, and not planned
                 with pytest.raises(LogTruncated, match=rf"ends at offset {cut[0]}\b") as told:
                     extract(mill, bench.window(number))
             assert f"tidemill adopt {bench.model} --from" in told.value.remedy
-            assert turn(mill, 2).status == "unchanged"
+            assert run_window(mill, 2).status == "unchanged"
             assert verify(mill).findings == []
-        assert stamps(bench) == before
-        found = oracle.check(bench)
+        assert file_stamps(bench) == before
+        found = oracle.assert_consistent(bench)
         assert found.taken_as_archived == [bench.window(n).key for n in (1, 2)]

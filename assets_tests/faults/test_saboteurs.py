@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tools import needs
+from tools import require_tools
 
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
-SABOTEURS = ROOT / "assets_tests" / "saboteurs"
+MUTATIONS = ROOT / "assets_tests" / "saboteurs"
 TREE = ("platform/tidemill", "airflow_bridge", "assets_tests", "deploy", "pyproject.toml")
 """What the tests need of the repository."""
 BROKEN = re.compile(r"\b(Import|ModuleNotFound|Name|Syntax|Attribute)Error\b")
@@ -23,41 +23,41 @@ BROKEN = re.compile(r"\b(Import|ModuleNotFound|Name|Syntax|Attribute)Error\b")
 
 
 @dataclass(frozen=True)
-class Saboteur:
+class Mutation:
     """A patch, the rows of FAULTS that it undoes, the tests that must notice, and what programs
     they need."""
 
     patch: Path
     rows: tuple[str, ...]
-    red: tuple[str, ...]
+    failing_tests: tuple[str, ...]
     tools: tuple[str, ...] = ()
 
 
-def saboteur(patch: Path) -> Saboteur:
+def parse_mutation(patch: Path) -> Mutation:
     """Read the words above the patch: a sentence, `Row: N, …`, `Red: TEST` as often as due, and
     `Needs: PROGRAM`."""
     header = patch.read_text().partition("\n---")[0]
     rows = re.findall(r"^Row: (.+)$", header, re.MULTILINE)
-    red = re.findall(r"^Red: (.+)$", header, re.MULTILINE)
+    failing_tests = re.findall(r"^Red: (.+)$", header, re.MULTILINE)
     assert len(rows) == 1, f"{patch.name} names no row"
-    assert red, f"{patch.name} names no test"
+    assert failing_tests, f"{patch.name} names no test"
     tools = re.findall(r"^Needs: (.+)$", header, re.MULTILINE)
-    return Saboteur(patch, tuple(rows[0].split(", ")), tuple(red), tuple(tools))
+    return Mutation(patch, tuple(rows[0].split(", ")), tuple(failing_tests), tuple(tools))
 
 
-ALL = [saboteur(patch) for patch in sorted(SABOTEURS.glob("*.patch"))]
+ALL_MUTATIONS = [parse_mutation(patch) for patch in sorted(MUTATIONS.glob("*.patch"))]
 
 
-def run_pytest(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(tree: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """pytest over a copy of the tree, which no module of this one can reach."""
     code = os.pathsep.join((f"{tree}/platform", f"{tree}/airflow_bridge"))
-    environment = {**os.environ, "PYTHONPATH": code, "COLUMNS": "400"}
-    for name in [name for name in environment if name.startswith(("PYTEST_", "COV_", "TIDEMILL_"))]:
-        del environment[name]
+    env = {**os.environ, "PYTHONPATH": code, "COLUMNS": "400"}
+    for name in [name for name in env if name.startswith(("PYTEST_", "COV_", "TIDEMILL_"))]:
+        del env[name]
     quiet = ["-q", "--tb=line", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *quiet, *words],
-        cwd=tree, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-m", "pytest", *quiet, *args],
+        cwd=tree, env=env, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -74,34 +74,34 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def apply(patch: Path, tree: Path) -> None:
+def apply_patch(patch: Path, tree: Path) -> None:
     """Sabotage the tree, or say that the patch no longer fits."""
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
     for check in (["--check"], []):
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "apply", *check, str(patch)],
-            cwd=tree, env=environment, capture_output=True, text=True, check=False,
+            cwd=tree, env=env, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"refresh the patch {patch.name}: {done.stderr}"
+        assert result.returncode == 0, f"refresh the patch {patch.name}: {result.stderr}"
 
 
 def test_every_test_that_a_saboteur_names_is_there(tree: Path) -> None:
     """That they pass is what the other runs of the tests are for."""
-    named = sorted({test for each in ALL for test in each.red})
+    named = sorted({test for each in ALL_MUTATIONS for test in each.failing_tests})
     assert named
     found = run_pytest(tree, "--collect-only", *named)
     assert found.returncode == 0, found.stdout
     assert set(named) <= set(found.stdout.splitlines())
 
 
-@pytest.mark.parametrize("each", ALL, ids=lambda each: each.patch.stem)
-def test_a_saboteur_turns_its_tests_red(each: Saboteur, tree: Path) -> None:
-    needs(*each.tools)
-    apply(each.patch, tree)
-    done = run_pytest(tree, *each.red)
+@pytest.mark.parametrize("each", ALL_MUTATIONS, ids=lambda each: each.patch.stem)
+def test_a_saboteur_turns_its_tests_red(each: Mutation, tree: Path) -> None:
+    require_tools(*each.tools)
+    apply_patch(each.patch, tree)
+    done = run_pytest(tree, *each.failing_tests)
     ended = "passed" if done.returncode == 0 else f"ended with exit code {done.returncode}"
     assert done.returncode == 1, f"the tests {ended}:\n{done.stdout}{done.stderr}"
     told = dict(re.findall(r"^FAILED (\S+)(.*)$", done.stdout, re.MULTILINE))
-    assert told.keys() == set(each.red), done.stdout
+    assert told.keys() == set(each.failing_tests), done.stdout
     for test, why in told.items():
         assert not BROKEN.search(why), f"{test} found no sabotage but a broken patch:{why}"

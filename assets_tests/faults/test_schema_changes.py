@@ -6,70 +6,70 @@ from typing import Any
 import pytest
 
 import oracle
-from bench import Bench, events, run, turn
-from raw import kept_raw
+from bench import ModelHarness, events, run_windows, run_window
+from raw import quarantined_records
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
 from tidemill.cycle.update import update
 
-GONE = object()
+REMOVED = object()
 
 
-def put_changed(bench: Bench, number: int, **changes: Any) -> None:
+def produce_changed(harness: ModelHarness, number: int, **changes: Any) -> None:
     """The window's events with these fields changed: to a value, by a function, or `GONE`."""
-    for partition in range(bench.partitions):
+    for partition in range(harness.partitions):
         records = []
-        for timestamp, value in events(number)[partition :: bench.partitions]:
+        for timestamp, value in events(number)[partition :: harness.partitions]:
             event = json.loads(value)
             for name, change in changes.items():
                 event[name] = change(event[name]) if callable(change) else change
-            told = {k: v for k, v in event.items() if v is not GONE}
-            records.append((timestamp, json.dumps(told).encode()))
-        bench.put(partition, records)
+            fields = {k: v for k, v in event.items() if v is not REMOVED}
+            records.append((timestamp, json.dumps(fields).encode()))
+        harness.produce(partition, records)
 
 
-def test_an_added_field_changes_nothing(bench: Bench) -> None:
+def test_an_added_field_changes_nothing(harness: ModelHarness) -> None:
     """Row 21: window 1 comes with two more fields, and every row is as it would be without."""
-    bench.feed(-3, 0)
-    put_changed(bench, 1, coupon="SAVE10", basket={"items": [1, 2]})
-    bench.feed(2, 2)
+    harness.produce_windows(-3, 0)
+    produce_changed(harness, 1, coupon="SAVE10", basket={"items": [1, 2]})
+    harness.produce_windows(2, 2)
     expected = [json.loads(value) for _, value in events(1)]
-    with bench.mill() as mill:
-        run(mill, 0, 1)
-        rows = load_rows(mill, extract(mill, bench.window(1))).sort("_timestamp")
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 1)
+        rows = load_rows(mill, extract(mill, harness.window(1))).sort("_timestamp")
         assert rows.drop("_partition", "_offset", "_timestamp").rows(named=True) == expected
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
-def test_an_optional_field_may_go_and_is_null(bench: Bench) -> None:
+def test_an_optional_field_may_go_and_is_null(harness: ModelHarness) -> None:
     """Row 21: `visits` is declared `number?`."""
-    bench.feed(-3, 0)
-    put_changed(bench, 1, visits=GONE)
-    bench.feed(2, 3)
-    with bench.mill() as mill:
-        run(mill, 0, 2)
-        manifest = mill.repository.manifest(bench.window(1).key)
+    harness.produce_windows(-3, 0)
+    produce_changed(harness, 1, visits=REMOVED)
+    harness.produce_windows(2, 3)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 2)
+        manifest = mill.repository.manifest(harness.window(1).key)
         assert manifest is not None
         assert (manifest.rows, manifest.missing["visits"]) == (200, 200)
         assert load_rows(mill, manifest)["visits"].null_count() == 200
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
-def test_a_field_that_some_rows_lack_is_null_there(bench: Bench) -> None:
+def test_a_field_that_some_rows_lack_is_null_there(harness: ModelHarness) -> None:
     """Row 21: a field is removed only when no row of a window has it."""
-    bench.feed(-3, 0)
-    put_changed(bench, 1, price=lambda price: price if price > 50 else GONE)
-    bench.feed(2, 2)
-    with bench.mill() as mill:
-        run(mill, 0, 1)
-        rows = load_rows(mill, extract(mill, bench.window(1)))
+    harness.produce_windows(-3, 0)
+    produce_changed(harness, 1, price=lambda price: price if price > 50 else REMOVED)
+    harness.produce_windows(2, 2)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 1)
+        rows = load_rows(mill, extract(mill, harness.window(1)))
         assert 0 < rows["price"].null_count() < rows.height == 200
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
 BROKEN = {
-    "removed": ({"price": GONE}, r"None of the 200 rows .* has `price`", 0),
+    "removed": ({"price": REMOVED}, r"None of the 200 rows .* has `price`", 0),
     "a number becomes text": (
         {"price": str},
         r"200 of 200 .*because `price`: expected number, got text",
@@ -85,7 +85,7 @@ BROKEN = {
         r"of 200 .*because `price`: expected number, got object",
         None,
     ),
-    "the label is removed": ({"bought": GONE}, r"200 of 200 .*because `bought`: missing", 200),
+    "the label is removed": ({"bought": REMOVED}, r"200 of 200 .*because `bought`: missing", 200),
     "the label becomes text": (
         {"bought": str},
         r"200 of 200 .*because `bought`: expected number or boolean, got text",
@@ -105,39 +105,39 @@ _QUICK = ("removed", "a number becomes text")
     ],
 )
 def test_a_field_removed_or_changed_is_named_kept_raw_and_not_learned(
-    bench: Bench, changes: dict[str, Any], told: str, rejected: int | None
+    harness: ModelHarness, changes: dict[str, Any], told: str, rejected: int | None
 ) -> None:
     """Row 21."""
-    bench.feed(-3, 0)
-    put_changed(bench, 1, **changes)
-    bench.feed(2, 2)
-    with bench.mill() as mill:
+    harness.produce_windows(-3, 0)
+    produce_changed(harness, 1, **changes)
+    harness.produce_windows(2, 2)
+    with harness.open_model() as mill:
         initial(mill)
-        turn(mill, 0)
-        one = bench.window(1)
+        run_window(mill, 0)
+        one = harness.window(1)
         for _ in range(2):  # a repeat finds the same, and keeps the same bytes
             with pytest.raises(SchemaBroken, match=told):
-                turn(mill, 1)
-            reasons = kept_raw(mill, one.key)["reason"].drop_nulls()
+                run_window(mill, 1)
+            reasons = quarantined_records(mill, one.key)["reason"].drop_nulls()
             assert rejected is None or len(reasons) == rejected
         assert mill.repository.manifest(one.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
             update(mill, one)
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
-def test_a_removed_field_that_is_declared_optional_is_learned_without(bench: Bench) -> None:
+def test_a_removed_field_that_is_declared_optional_is_learned_without(harness: ModelHarness) -> None:
     """Row 21: the remedy that `SchemaBroken` names is enough, and the line stays."""
-    bench.feed(-3, 0)
-    put_changed(bench, 1, price=GONE)
-    bench.feed(2, 2)
-    with bench.mill() as mill:
-        run(mill, 0, 0)
+    harness.produce_windows(-3, 0)
+    produce_changed(harness, 1, price=REMOVED)
+    harness.produce_windows(2, 2)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 0)
         with pytest.raises(SchemaBroken, match=r"declare `price: number\?` in defs.yaml"):
-            turn(mill, 1)
-    bench.define(fields={"country": "category", "price": "number?", "visits": "number?"})
-    with bench.mill() as mill:
-        turn(mill, 1)
-        assert load_rows(mill, extract(mill, bench.window(1)))["price"].is_null().all()
-        assert mill.repository.plan(bench.window(1).key) is not None
-    oracle.check(bench)
+            run_window(mill, 1)
+    harness.define(fields={"country": "category", "price": "number?", "visits": "number?"})
+    with harness.open_model() as mill:
+        run_window(mill, 1)
+        assert load_rows(mill, extract(mill, harness.window(1)))["price"].is_null().all()
+        assert mill.repository.plan(harness.window(1).key) is not None
+    oracle.assert_consistent(harness)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import oracle
-from bench import Bench
-from commands import until
-from deployments import Appender, altered, answered_anew, cyclic, deployed, endless
-from serving_hands import Serving, digests, serving
-from swarm import Swarm, swarm
+from bench import ModelHarness
+from commands import wait_until
+from deployments import LedgerAppender, substitute, with_recomputed_golden_rows, with_cyclic_trees, deploy_windows, with_excessive_golden_rows
+from serving_hands import PredictionServer, bundle_digests, running_server
+from swarm import LoadGenerator, load_generator_for
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.cycle.archive import bundle_name
@@ -24,19 +24,19 @@ pytestmark = pytest.mark.faults
 Damage = Callable[[bytes], bytes]
 
 
-def cut(bundle: bytes) -> bytes:
+def drop_last_tree(bundle: bytes) -> bytes:
     """The last tree is gone, from the sizes too: LightGBM loads it without a word."""
     before, _, _ = bundle.rpartition(b"\nTree=")
-    return altered(before + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
+    return substitute(before + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
 
 
-def wild(bundle: bytes) -> bytes:
+def with_invalid_feature_index(bundle: bytes) -> bytes:
     """Trees that look at a feature far outside the row."""
-    found = altered(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
-    return altered(found, rb"tree_sizes=.*\n", b"")
+    result = substitute(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
+    return substitute(result, rb"tree_sizes=.*\n", b"")
 
 
-def ambush(bundle: bytes) -> bytes:
+def with_hidden_cycle(bundle: bytes) -> bytes:
     """A first tree that runs in circles for prices that no row has yet had."""
     columns = Model.load(bundle, canonical.digest(bundle), None).header.columns
     root = {
@@ -47,118 +47,118 @@ def ambush(bundle: bytes) -> bytes:
         b"right_child": b"0",
     }
     for key, value in root.items():
-        bundle = altered(bundle, rb"(?m)^(" + key + rb"=)\S+", rb"\g<1>" + value, 1)
-    return answered_anew(altered(bundle, rb"tree_sizes=.*\n", b""))
+        bundle = substitute(bundle, rb"(?m)^(" + key + rb"=)\S+", rb"\g<1>" + value, 1)
+    return with_recomputed_golden_rows(substitute(bundle, rb"tree_sizes=.*\n", b""))
 
 
 DAMAGES: dict[str, Damage] = {
     "truncated": lambda bundle: bundle[: len(bundle) * 2 // 3],
     "flipped": lambda bundle: bundle[:-900] + bytes([bundle[-900] ^ 1]) + bundle[-899:],
-    "cyclic": cyclic,
-    "cut with its sizes": cut,
+    "cyclic": with_cyclic_trees,
+    "cut with its sizes": drop_last_tree,
 }
 """What happens to a bundle on the disk, under its name."""
 
 BAD: dict[str, tuple[Damage, str, str]] = {
     "truncated": (lambda bundle: bundle[: len(bundle) * 2 // 3], "BundleUnfit", "."),
     "no bundle": (lambda bundle: b"no bundle", "BundleUnfit", "Header|JSON|malformed"),
-    "kills": (wild, "BundleUnfit", "SIGSEGV|SIGABRT|SIGBUS"),
-    "cut with its sizes": (cut, "FeatureSkew", "golden row"),
+    "kills": (with_invalid_feature_index, "BundleUnfit", "SIGSEGV|SIGABRT|SIGBUS"),
+    "cut with its sizes": (drop_last_tree, "FeatureSkew", "golden row"),
     "skews": (
-        lambda bundle: altered(bundle, rb'"prediction":0\.', b'"prediction":1.', 1),
+        lambda bundle: substitute(bundle, rb'"prediction":0\.', b'"prediction":1.', 1),
         "FeatureSkew",
         "golden row",
     ),
-    "runs in circles": (cyclic, "BundleUnfit", "is no tree"),
-    "runs in circles on rows it has not seen": (ambush, "BundleUnfit", "is no tree"),
-    "takes for ever": (endless, "BundleUnfit", "not proven within 20 seconds"),
+    "runs in circles": (with_cyclic_trees, "BundleUnfit", "is no tree"),
+    "runs in circles on rows it has not seen": (with_hidden_cycle, "BundleUnfit", "is no tree"),
+    "takes for ever": (with_excessive_golden_rows, "BundleUnfit", "not proven within 20 seconds"),
 }
 """What is bad under its right digest; the error by which it is refused, and what that tells."""
 
 
 @dataclass
-class Scene:
+class BundleScenario:
     """A server of a model, clients that ask it, and the digest of a model never deployed."""
 
-    bench: Bench
-    server: Serving
-    clients: Swarm
-    appender: Appender
-    spare: str
+    harness: ModelHarness
+    server: PredictionServer
+    clients: LoadGenerator
+    appender: LedgerAppender
+    undeployed_digest: str
 
     def path(self, digest: str) -> Path:
-        return self.bench.settings.store / self.bench.model / bundle_name(digest)
+        return self.harness.settings.store / self.harness.model / bundle_name(digest)
 
-    def served(self, digest: str) -> None:
+    def assert_served(self, digest: str) -> None:
         """The newest entry, which names this digest, comes into service."""
         version = self.appender.deploy(digest).seq
-        self.server.until(version=version, digest=digest, stale=None, last_failure=None)
+        self.server.wait_for_status(version=version, digest=digest, stale=None, last_failure=None)
 
-    def refused(self, digest: str, error: str) -> str:
+    def assert_refused(self, digest: str, error: str) -> str:
         """The newest entry, which names this digest, is refused by this error: the model before
         stays, and `/models`, the metrics and the log tell of it. Gives what the error says."""
-        before, failures = self.server.model(), self._failures()
+        before, failures = self.server.model_status(), self._failures()
         version = self.appender.deploy(digest).seq
-        until(lambda: self._failure().get("version") == version, 60, self.server.said)
-        told, now = self._failure(), self.server.model()
-        assert (told["error"], told["digest"]) == (error, digest), told
-        assert (now["digest"], now["version"]) == (before["digest"], before["version"])
-        assert now["stale"] == f"entry {version} could not be taken into service"
+        wait_until(lambda: self._failure().get("version") == version, 60, self.server.output)
+        failure, status = self._failure(), self.server.model_status()
+        assert (failure["error"], failure["digest"]) == (error, digest), failure
+        assert (status["digest"], status["version"]) == (before["digest"], before["version"])
+        assert status["stale"] == f"entry {version} could not be taken into service"
         assert self._failures() > failures
-        assert f"Model {self.bench.model}: {error}: " in self.server.said()
+        assert f"Model {self.harness.model}: {error}: " in self.server.output()
         assert self.server.process.poll() is None
-        return str(told["what"])
+        return str(failure["what"])
 
     def _failure(self) -> dict[str, Any]:
-        return self.server.model()["last_failure"] or {}
+        return self.server.model_status()["last_failure"] or {}
 
     def _failures(self) -> float:
-        return self.server.metric("tidemill_load_failures_total", model=self.bench.model)
+        return self.server.metric("tidemill_load_failures_total", model=self.harness.model)
 
 
 @pytest.fixture
-def scene(bench: Bench) -> Iterator[Scene]:
+def scenario(harness: ModelHarness) -> Iterator[BundleScenario]:
     """At its end every answer was right, and the oracle finds the rest as it should be."""
-    deployed(bench)
-    with bench.mill() as mill, serving(bench) as server:
-        standing = {each.entry.digest for each in mill.chain().entries}
-        spare = next(digest for digest in digests(mill) if digest not in standing)
-        with swarm(server).asking(4) as clients:
-            yield Scene(bench, server, clients, Appender(bench, mill), spare)
-        clients.right()
-        read_chain(mill)  # copies the entries, as the next deployment does
-        assert server.ended() == 0
-    oracle.check(bench)
+    deploy_windows(harness)
+    with harness.open_model() as ctx, running_server(harness) as server:
+        deployed_digests = {each.entry.digest for each in ctx.chain().entries}
+        undeployed_digest = next(digest for digest in bundle_digests(ctx) if digest not in deployed_digests)
+        with load_generator_for(server).running(4) as clients:
+            yield BundleScenario(harness, server, clients, LedgerAppender(harness, ctx), undeployed_digest)
+        clients.assert_all_correct()
+        read_chain(ctx)  # copies the entries, as the next deployment does
+        assert server.terminate() == 0
+    oracle.assert_consistent(harness)
 
 
 def test_a_damaged_bundle_is_refused_before_it_is_parsed_and_taken_when_it_is_mended(
-    scene: Scene,
+    scenario: BundleScenario,
 ) -> None:
     """Row 28: each by its digest; whatever parses such bytes finds them otherwise unfit."""
-    path, first = scene.path(scene.spare), scene.server.model()["digest"]
+    path, first = scenario.path(scenario.undeployed_digest), scenario.server.model_status()["digest"]
     whole = path.read_bytes()
     for name, damage in DAMAGES.items():
         path.write_bytes(damage(whole))
-        what = scene.refused(scene.spare, "DigestMismatch")
-        assert scene.spare in what, name
+        what = scenario.assert_refused(scenario.undeployed_digest, "DigestMismatch")
+        assert scenario.undeployed_digest in what, name
         path.write_bytes(whole)
-        told = scene.server.until(digest=scene.spare, stale=None, last_failure=None)
+        told = scenario.server.wait_for_status(digest=scenario.undeployed_digest, stale=None, last_failure=None)
         assert not told["from_local_copy"]
-        scene.served(first)
+        scenario.assert_served(first)
 
 
 def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_proves_it(
-    scene: Scene,
+    scenario: BundleScenario,
 ) -> None:
     """Row 28: the digest is right, and the content kills, hangs or answers otherwise; also
     where only a row that nobody has seen would run in circles."""
-    whole, good = scene.path(scene.spare).read_bytes(), scene.server.model()["digest"]
+    whole, good = scenario.path(scenario.undeployed_digest).read_bytes(), scenario.server.model_status()["digest"]
     for name, (damage, error, told) in BAD.items():
         bad = damage(whole)
         digest = canonical.digest(bad)
-        scene.path(digest).write_bytes(bad)
-        assert re.search(told, scene.refused(digest, error)), name
-        scene.served(good)
-    scene.served(scene.spare)
-    scene.clients.see(scene.server.model()["version"])
-    assert {digest for digest, _ in scene.clients.seen.values()} == {good, scene.spare}
+        scenario.path(digest).write_bytes(bad)
+        assert re.search(told, scenario.assert_refused(digest, error)), name
+        scenario.assert_served(good)
+    scenario.assert_served(scenario.undeployed_digest)
+    scenario.clients.wait_for_version(scenario.server.model_status()["version"])
+    assert {digest for digest, _ in scenario.clients.first_answers.values()} == {good, scenario.undeployed_digest}

@@ -12,21 +12,21 @@ import pytest
 import requests
 
 import oracle
-from bench import Bench, named, turn
-from commands import until
-from deployments import deployed
-from serving_hands import ROW, Serving, answers, serving
-from swarm import swarm
+from bench import ModelHarness, model_name_for, run_window
+from commands import wait_until
+from deployments import deploy_windows
+from serving_hands import ROW, PredictionServer, is_ready, running_server
+from swarm import load_generator_for
 from tidemill.adapters import broker
 
 pytestmark = pytest.mark.faults
 
 
 @dataclass
-class Alone:
+class IsolatedModel:
     """A model over a broker of its own, which may be away, and an MLflow that always is."""
 
-    bench: Bench
+    harness: ModelHarness
     folder: Path
 
     def pause(self) -> None:
@@ -38,116 +38,116 @@ class Alone:
     def kill(self) -> None:
         os.kill(self._pid(), signal.SIGKILL)
 
-    def bring_back(self) -> None:
+    def restart(self) -> None:
         broker.start(self.folder)
 
-    def serving(self, name: str, ready: bool = True) -> AbstractContextManager[Serving]:
-        return serving(self.bench, name=name, ready=ready, patience=2)
+    def serve(self, name: str, ready: bool = True) -> AbstractContextManager[PredictionServer]:
+        return running_server(self.harness, name=name, ready=ready, patience=2)
 
     @property
     def head(self) -> dict[str, object]:
         """What `/models` is to say is in service."""
-        with self.bench.mill() as mill:
-            found = mill.chain().head
-        assert found is not None
-        return {"digest": found.entry.digest, "version": found.entry.seq}
+        with self.harness.open_model() as ctx:
+            head_entry = ctx.chain().head
+        assert head_entry is not None
+        return {"digest": head_entry.entry.digest, "version": head_entry.entry.seq}
 
     def _pid(self) -> int:
-        found = broker.status(self.folder)
-        assert found is not None
-        return found.pid
+        status = broker.status(self.folder)
+        assert status is not None
+        return status.pid
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Alone]:
+def isolated_model(tmp_path: Path) -> Iterator[IsolatedModel]:
     folder = tmp_path / "broker"
     servers = broker.start(folder).bootstrap_servers
     down = "http://127.0.0.1:1"
-    bench = Bench(servers, tmp_path, named("cut off"), tracking=down)
-    bench.define()
-    bench.create_topic()
-    made = Alone(deployed(bench), folder)
+    harness = ModelHarness(servers, tmp_path, model_name_for("cut off"), tracking_uri=down)
+    harness.define()
+    harness.create_topic()
+    model = IsolatedModel(deploy_windows(harness), folder)
     try:
-        yield made
+        yield model
     finally:
         broker.stop(folder)
 
 
-def reached(server: Serving) -> bool:
+def is_listening(server: PredictionServer) -> bool:
     """Whether the server listens by now."""
     with suppress(requests.ConnectionError):
         return server.get("/v2/health/live").status_code == 200
     return False
 
 
-def silent(server: Serving) -> bool:
+def is_ledger_unreachable(server: PredictionServer) -> bool:
     """Whether the server says that it does not reach the ledger."""
-    told = server.get("/models").json()["ledger"]
-    return not told["reached"] and told["silent_seconds"] > 2
+    ledger_status = server.get("/models").json()["ledger"]
+    return not ledger_status["reached"] and ledger_status["silent_seconds"] > 2
 
 
-def cut_off(server: Serving, head: dict[str, object], copied: bool) -> None:
+def assert_serves_stale(server: PredictionServer, head: dict[str, object], copied: bool) -> None:
     """It serves this model, is ready, and says how stale that may be."""
-    until(lambda: silent(server), 60)
-    told = server.model()
-    assert head.items() <= told.items()
-    assert told["from_local_copy"] is copied
-    assert re.fullmatch(r"the ledger was not reached for \d+ s", told["stale"])
+    wait_until(lambda: is_ledger_unreachable(server), 60)
+    status = server.model_status()
+    assert head.items() <= status.items()
+    assert status["from_local_copy"] is copied
+    assert re.fullmatch(r"the ledger was not reached for \d+ s", status["stale"])
     assert server.metric("tidemill_ledger_silent_seconds") > 2
-    assert answers(server)
+    assert is_ready(server)
 
 
-def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(alone: Alone) -> None:
+def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(isolated_model: IsolatedModel) -> None:
     """Row 31: Kafka stopped, then killed; MLflow down all along."""
-    head = alone.head
-    with alone.serving("first") as server:
-        server.until(stale=None, from_local_copy=False, **head)
-        with swarm(server).asking(8) as clients:
-            alone.pause()
-            cut_off(server, head, copied=False)
-            alone.resume()
-            server.until(stale=None, **head)
-            alone.kill()
-            cut_off(server, head, copied=False)
-        clients.right()
-        assert clients.seen.keys() == {head["version"]}
-        assert server.ended() == 0
-    with alone.serving("second") as server, swarm(server).asking(8) as clients:
-        cut_off(server, head, copied=True)
-        assert "is served from the local copy; it may be stale" in server.said()
-        alone.bring_back()
-        server.until(stale=None, from_local_copy=False, **head)
-        with alone.bench.mill() as mill:
-            turn(mill, 2)
-        server.until(stale=None, from_local_copy=False, **alone.head)
-        assert alone.head["version"] == 3
-        clients.right()
-    oracle.check(alone.bench)
+    head = isolated_model.head
+    with isolated_model.serve("first") as server:
+        server.wait_for_status(stale=None, from_local_copy=False, **head)
+        with load_generator_for(server).running(8) as clients:
+            isolated_model.pause()
+            assert_serves_stale(server, head, copied=False)
+            isolated_model.resume()
+            server.wait_for_status(stale=None, **head)
+            isolated_model.kill()
+            assert_serves_stale(server, head, copied=False)
+        clients.assert_all_correct()
+        assert clients.first_answers.keys() == {head["version"]}
+        assert server.terminate() == 0
+    with isolated_model.serve("second") as server, load_generator_for(server).running(8) as clients:
+        assert_serves_stale(server, head, copied=True)
+        assert "is served from the local copy; it may be stale" in server.output()
+        isolated_model.restart()
+        server.wait_for_status(stale=None, from_local_copy=False, **head)
+        with isolated_model.harness.open_model() as mill:
+            run_window(mill, 2)
+        server.wait_for_status(stale=None, from_local_copy=False, **isolated_model.head)
+        assert isolated_model.head["version"] == 3
+        clients.assert_all_correct()
+    oracle.assert_consistent(isolated_model.harness)
 
 
-def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(alone: Alone) -> None:
+def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(isolated_model: IsolatedModel) -> None:
     """Row 31: its bundle or its entry; with Kafka back it serves what the ledger says."""
-    head = alone.head
-    with alone.serving("first") as server:
-        assert server.ended() == 0  # its copy is written by then
-    alone.kill()
-    (bundle,) = alone.bench.settings.serving_data.rglob("*.bundle")
-    (entry,) = alone.bench.settings.serving_data.rglob("entry.json")
+    head = isolated_model.head
+    with isolated_model.serve("first") as server:
+        assert server.terminate() == 0  # its copy is written by then
+    isolated_model.kill()
+    (bundle,) = isolated_model.harness.settings.serving_data.rglob("*.bundle")
+    (entry,) = isolated_model.harness.settings.serving_data.rglob("entry.json")
     for path in (entry, bundle):
         whole = path.read_bytes()
         path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
-        with alone.serving("damaged", ready=False) as server:
-            until(lambda: reached(server) and silent(server), 60)
-            assert not answers(server)
+        with isolated_model.serve("damaged", ready=False) as server:
+            wait_until(lambda: is_listening(server) and is_ledger_unreachable(server), 60)
+            assert not is_ready(server)
             assert server.get("/v2/health/live").status_code == 200
             told = server.predict(ROW)
             assert (told.status_code, told.headers["retry-after"]) == (503, "1")
-            assert server.model()["in_service"] is False
+            assert server.model_status()["in_service"] is False
             if path is bundle:
-                until(lambda: "DigestMismatch" in str(server.model()["last_failure"]))
-                assert not answers(server)
-                alone.bring_back()
-                server.until(stale=None, from_local_copy=False, last_failure=None, **head)
-                assert answers(server)
+                wait_until(lambda: "DigestMismatch" in str(server.model_status()["last_failure"]))
+                assert not is_ready(server)
+                isolated_model.restart()
+                server.wait_for_status(stale=None, from_local_copy=False, last_failure=None, **head)
+                assert is_ready(server)
         path.write_bytes(whole)
-    oracle.check(alone.bench)
+    oracle.assert_consistent(isolated_model.harness)

@@ -14,63 +14,63 @@ import pytest
 
 import oracle
 from attacks import GIGABYTE, MILLION, attacked
-from bench import Bench, named
-from commands import until
-from deployments import deployed
-from serving_hands import ROW, Serving, serving
-from swarm import head, request
+from bench import ModelHarness, model_name_for
+from commands import wait_until
+from deployments import deploy_windows
+from serving_hands import ROW, PredictionServer, running_server
+from swarm import encode_head, encode_request
 
 pytestmark = pytest.mark.faults
 
-SECONDS = 3
-MEMORY = 100
+REQUEST_TIMEOUT_SECONDS = 3
+MAX_MEMORY_GROWTH_MB = 100
 """MB that the server may take on top of what it has, whatever is sent to it."""
 
 
 @pytest.fixture(scope="module")
-def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PredictionServer]:
     """A server that gives a head or a body `SECONDS`; at the end it is sound, as is its model."""
-    bench = Bench(kafka, tmp_path_factory.mktemp("hostile"), named("hostile"))
-    bench.define()
-    bench.create_topic()
-    with serving(deployed(bench), seconds=SECONDS, idle_seconds=SECONDS) as running:
+    harness = ModelHarness(kafka, tmp_path_factory.mktemp("hostile"), model_name_for("hostile"))
+    harness.define()
+    harness.create_topic()
+    with running_server(deploy_windows(harness), seconds=REQUEST_TIMEOUT_SECONDS, idle_seconds=REQUEST_TIMEOUT_SECONDS) as running:
         yield running
-        assert "Traceback" not in running.said()
-        assert running.ended() == 0
-    oracle.check(bench)
+        assert "Traceback" not in running.output()
+        assert running.terminate() == 0
+    oracle.assert_consistent(harness)
 
 
 @pytest.fixture(autouse=True)
-def bounded(server: Serving) -> Iterator[None]:
+def assert_memory_bounded(server: PredictionServer) -> Iterator[None]:
     """After each attack the server answers as before, and holds no more memory."""
     process = psutil.Process(server.process.pid)
     before, answer = process.memory_info().rss, server.predict(ROW).json()
     yield
     assert server.predict(ROW).json() == answer
-    assert process.memory_info().rss < before + MEMORY * 1_000_000
+    assert process.memory_info().rss < before + MAX_MEMORY_GROWTH_MB * 1_000_000
 
 
-def path(server: Serving) -> str:
-    return f"/models/{server.bench.model}/predict"
+def predict_path(server: PredictionServer) -> str:
+    return f"/models/{server.harness.model}/predict"
 
 
-def connected(server: Serving) -> socket.socket:
+def connect(server: PredictionServer) -> socket.socket:
     url = urlsplit(server.url)
-    made = socket.create_connection((str(url.hostname), url.port))
-    made.settimeout(20)
-    return made
+    connection = socket.create_connection((str(url.hostname), url.port))
+    connection.settimeout(20)
+    return connection
 
 
-def status(connection: socket.socket) -> int | None:
+def response_status(connection: socket.socket) -> int | None:
     """The status code of the answer, which is a whole one; None where the server hangs up."""
-    with closing(connection), connection.makefile("rb") as told:
+    with closing(connection), connection.makefile("rb") as response:
         try:
-            line = told.readline()
+            line = response.readline()
             size = 0
-            while (header := told.readline().strip().lower()) != b"":
+            while (header := response.readline().strip().lower()) != b"":
                 if header.startswith(b"content-length:"):
                     size = int(header.split(b":")[1])
-            body = told.read(size)
+            body = response.read(size)
         except ConnectionResetError:
             return None
     if not line:
@@ -97,28 +97,28 @@ def status(connection: socket.socket) -> int | None:
     ],
     ids=str,
 )
-def test_a_wrong_head_is_refused_at_once(server: Serving, headers: dict[str, str]) -> None:
+def test_a_wrong_head_is_refused_at_once(server: PredictionServer, headers: dict[str, str]) -> None:
     """Row 32."""
-    connection = connected(server)
+    connection = connect(server)
     begun = time.monotonic()
-    connection.sendall(head(path(server), **headers) + b"x")
-    assert status(connection) in range(400, 500)
+    connection.sendall(encode_head(predict_path(server), **headers) + b"x")
+    assert response_status(connection) in range(400, 500)
     assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\nx\r\n", b"f" * 17 + b"\r\n", b"1\r\nxyz"])
-def test_a_wrong_chunk_is_refused(server: Serving, chunk: bytes) -> None:
+def test_a_wrong_chunk_is_refused(server: PredictionServer, chunk: bytes) -> None:
     """Row 32."""
-    connection = connected(server)
-    connection.sendall(head(path(server), **{"transfer-encoding": "chunked"}) + chunk)
-    assert status(connection) in (None, 400)
+    connection = connect(server)
+    connection.sendall(encode_head(predict_path(server), **{"transfer-encoding": "chunked"}) + chunk)
+    assert response_status(connection) in (None, 400)
 
 
-def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(server: Serving) -> None:
+def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(server: PredictionServer) -> None:
     """Row 32."""
-    connection = connected(server)
-    connection.sendall(head(path(server), **{"content-length": str(GIGABYTE)}))
-    assert status(connection) == 413
+    connection = connect(server)
+    connection.sendall(encode_head(predict_path(server), **{"content-length": str(GIGABYTE)}))
+    assert response_status(connection) == 413
 
 
 @pytest.mark.parametrize(
@@ -127,75 +127,75 @@ def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(server: Servi
     ids=["a gigabyte", "a million chunks"],
 )
 def test_what_has_no_announced_end_is_refused_on_the_way(
-    server: Serving, chunk: bytes, total: int
+    server: PredictionServer, chunk: bytes, total: int
 ) -> None:
     """Row 32."""
-    before, connection, sent = too_large(server), connected(server), 0
-    connection.sendall(head(path(server), **{"transfer-encoding": "chunked"}))
+    before, connection, sent = count_oversized(server), connect(server), 0
+    connection.sendall(encode_head(predict_path(server), **{"transfer-encoding": "chunked"}))
     at_once = max(1, 1_000 // len(chunk))
     with suppress(OSError):
         while sent < total and not select.select([connection], [], [], 0)[0]:
             connection.sendall(chunk * at_once)
             sent += at_once
-    assert status(connection) in (None, 413)  # what was sent beyond may cost us the answer
-    assert too_large(server) == before + 1
+    assert response_status(connection) in (None, 413)  # what was sent beyond may cost us the answer
+    assert count_oversized(server) == before + 1
     assert sent < total
 
 
-def too_large(server: Serving) -> int:
+def count_oversized(server: PredictionServer) -> int:
     """How many requests the server has refused for their size."""
-    told = re.search(
+    match = re.search(
         r'^tidemill_requests_total{.*"413"} (\d+)', server.get("/metrics").text, re.MULTILINE
     )
-    return int(told[1]) if told else 0
+    return int(match[1]) if match else 0
 
 
 @pytest.mark.parametrize("part", ["nothing", "half a head", "half a body"])
-def test_who_is_too_slow_is_thrown_out(server: Serving, part: str) -> None:
+def test_who_is_too_slow_is_thrown_out(server: PredictionServer, part: str) -> None:
     """Row 32: however steadily the bytes drip."""
-    whole = request(path(server), {"rows": [ROW]})
+    whole = encode_request(predict_path(server), {"rows": [ROW]})
     begin = {"nothing": b"", "half a head": whole[:30], "half a body": whole[:-30]}[part]
-    connection, begun = connected(server), time.monotonic()
+    connection, begun = connect(server), time.monotonic()
     connection.sendall(begin)
     with suppress(OSError):
         while not select.select([connection], [], [], 0.4)[0] and time.monotonic() < begun + 20:
             connection.sendall(b" " if begin else b"")
     took = time.monotonic() - begun
-    assert status(connection) == (408 if part == "half a body" else None)
-    assert SECONDS * 0.9 < took < SECONDS + 5
+    assert response_status(connection) == (408 if part == "half a body" else None)
+    assert REQUEST_TIMEOUT_SECONDS * 0.9 < took < REQUEST_TIMEOUT_SECONDS + 5
 
 
-def test_who_hangs_up_in_the_middle_costs_nothing(server: Serving) -> None:
+def test_who_hangs_up_in_the_middle_costs_nothing(server: PredictionServer) -> None:
     """Row 32: as a load balancer that gives up, a thousand times."""
     process = psutil.Process(server.process.pid)
     files = process.num_fds()
     for number in range(1_000):
-        with connected(server) as connection:
-            connection.sendall(request(path(server), {"rows": [ROW]})[: 10 + number % 250])
-    until(lambda: process.num_fds() <= files + 2)
+        with connect(server) as connection:
+            connection.sendall(encode_request(predict_path(server), {"rows": [ROW]})[: 10 + number % 250])
+    wait_until(lambda: process.num_fds() <= files + 2)
 
 
-def asked(server: Serving, count: int = 1_000) -> None:
+def send_requests(server: PredictionServer, count: int = 1_000) -> None:
     """A healthy client, who is answered each time."""
     for _ in range(count):
         assert server.predict(ROW).status_code == 200
 
 
-def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(bench: Bench) -> None:
+def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(harness: ModelHarness) -> None:
     """Row 32: a healthy client gets every answer, and memory is bounded. How much longer it waits
     for them is what `platform/benchmarks/serving_attacked.py` tells."""
-    deployed(bench)
-    with serving(bench) as server:
+    deploy_windows(harness)
+    with running_server(harness) as server:
         process = psutil.Process(server.process.pid)
         before = process.memory_info().rss
-        asked(server)
-        with attacked(server.url, path(server), idle=10_000, slow=200):
+        send_requests(server)
+        with attacked(server.url, predict_path(server), idle=10_000, slow=200):
             assert process.num_fds() > 10_000
-            asked(server)
-            assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
-        until(lambda: process.num_fds() < 1_000)
-        with attacked(server.url, path(server), endless=4):
-            asked(server)
-            assert process.memory_info().rss < before + 3 * MEMORY * 1_000_000
-        assert server.ended() == 0
-    oracle.check(bench)
+            send_requests(server)
+            assert process.memory_info().rss < before + 3 * MAX_MEMORY_GROWTH_MB * 1_000_000
+        wait_until(lambda: process.num_fds() < 1_000)
+        with attacked(server.url, predict_path(server), endless=4):
+            send_requests(server)
+            assert process.memory_info().rss < before + 3 * MAX_MEMORY_GROWTH_MB * 1_000_000
+        assert server.terminate() == 0
+    oracle.assert_consistent(harness)

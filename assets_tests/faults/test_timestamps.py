@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import Bench, turn
-from ledger_hands import configure
-from log_hands import Records, event, spread
+from bench import ModelHarness, run_window
+from ledger_hands import set_topic_config
+from log_hands import Records, event, spread_events
 from tidemill.core.errors import WindowOpen
 from tidemill.core.log import TimestampCounts
 from tidemill.core.report import render_markdown
@@ -26,36 +26,36 @@ UNTIMED = event(-1)
 """Kafka takes -1 from a producer for no time at all."""
 
 
-def hours(start: datetime, count: int, days: int) -> Records:
+def hourly_events(start: datetime, count: int, days: int) -> Records:
     """So many events of the hours that begin so many days after the start."""
     first = to_ms(start) + days * DAY
-    return [event(first + at * HOUR // count, at % 3 == 0) for at in range(count)]
+    return [event(first + index * HOUR // count, index % 3 == 0) for index in range(count)]
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
 def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
-    bench: Bench, kafka_folder: Path
+    harness: ModelHarness, kafka_folder: Path
 ) -> None:
     """Row 17: in today's window, for the broker's time is of no other day."""
     from tidemill.defs.checks import TIMESTAMPS, batch_checks
 
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     start = now - timedelta(days=2, hours=12)  # so that no window ends while this runs
-    bench.define(windows={"cron": f"0 {start.hour} * * *", "start": start.isoformat()})
+    harness.define(windows={"cron": f"0 {start.hour} * * *", "start": start.isoformat()})
     for partition in range(2):
-        bench.put(partition, [*hours(start, 50, -1), *hours(start, 50, 0), *hours(start, 98, 1)])
-        bench.put(partition, [UNTIMED, *hours(start, 30, 2)])
-    configure(bench, "message.timestamp.type", "LogAppendTime", bench.model)
+        harness.produce(partition, [*hourly_events(start, 50, -1), *hourly_events(start, 50, 0), *hourly_events(start, 98, 1)])
+        harness.produce(partition, [UNTIMED, *hourly_events(start, 30, 2)])
+    set_topic_config(harness, "message.timestamp.type", "LogAppendTime", harness.model)
     for partition in range(2):
-        bench.put(partition, hours(start, 20, -9))
-    with bench.mill() as mill:
+        harness.produce(partition, hourly_events(start, 20, -9))
+    with harness.open_model() as mill:
         initial(mill)
-        close(mill, bench.window(2), "ada")
+        close(mill, harness.window(2), "ada")
         for number in range(3):
-            turn(mill, number)
-        made = [extract(mill, bench.window(number)) for number in range(3)]
+            run_window(mill, number)
+        made = [extract(mill, harness.window(number)) for number in range(3)]
         reports = [mill.repository.report(one.window) for one in made]
-        checks = [batch_checks(bench.model, mill.spec, one.window, one) for one in made]
+        checks = [batch_checks(harness.model, mill.spec, one.window, one) for one in made]
     counted = [TimestampCounts(100), TimestampCounts(196, not_available=2), TimestampCounts(60, log_append_time=40)]
     assert [one.timestamps for one in made] == counted
     assert (made[1].rows, made[1].reasons) == (196, {"no timestamp": 2})
@@ -64,32 +64,32 @@ def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
     assert "60 carry their producer's time, 40 the broker's, 0 none." in told
     passed = [c.passed for each in checks for c in each if c.check_name == TIMESTAMPS.name]
     assert passed == [True, False, False]
-    oracle.check(bench)
-    oracle.check_against_the_log(bench, kafka_folder)
+    oracle.assert_consistent(harness)
+    oracle.assert_matches_log(harness, kafka_folder)
 
 
 def test_records_without_a_time_are_rejected_and_neither_end_a_window_nor_confirm_its_end(
-    bench: Bench,
+    harness: ModelHarness,
 ) -> None:
     """Row 17: the two that confirm a boundary are two with a time."""
-    bench.define(max_reject_share=0.5)
-    bench.feed(-2, 0)
+    harness.define(max_reject_share=0.5)
+    harness.produce_windows(-2, 0)
     for partition in range(2):
-        bench.put(partition, [UNTIMED] * 10)
-    with bench.mill() as mill:
+        harness.produce(partition, [UNTIMED] * 10)
+    with harness.open_model() as mill:
         initial(mill)
         with pytest.raises(WindowOpen):
-            plan_window(mill, bench.window(0))
+            plan_window(mill, harness.window(0))
         for partition in range(2):
-            bench.put(partition, [*spread(2, 5, 6), *[UNTIMED] * 10])
+            harness.produce(partition, [*spread_events(2, 5, 6), *[UNTIMED] * 10])
         with pytest.raises(WindowOpen):
-            plan_window(mill, bench.window(0))
+            plan_window(mill, harness.window(0))
         for partition in range(2):
-            bench.put(partition, spread(1, 6, 7))
-        made = extract(mill, bench.window(0))
-        planned = plan_window(mill, bench.window(0))
+            harness.produce(partition, spread_events(1, 6, 7))
+        made = extract(mill, harness.window(0))
+        planned = plan_window(mill, harness.window(0))
         assert [(r.start, r.end) for r in planned.ranges] == [(200, 310)] * 2
         assert made.timestamps == TimestampCounts(create_time=200, not_available=20)
         assert (made.rows, made.rejected, made.reasons) == (200, 20, {"no timestamp": 20})
         assert load_rows(mill, made)["_timestamp"].null_count() == 0
-    oracle.check(bench)
+    oracle.assert_consistent(harness)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from bench import Bench, run
-from children import places_in
-from commands import command, environ
-from event_log import instance_of, metadata
+from bench import ModelHarness, run_windows
+from children import failpoints_in
+from commands import run_command, clean_env
+from event_log import open_instance, metadata
 from tidemill import bootstrap
 from tidemill.adapters import mlflow as adapter
 from tidemill.adapters.mlflow import MlflowTracker
@@ -34,39 +34,39 @@ with bootstrap.open_mill(model, settings) as mill:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that has only been made, which takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     MlflowTracker(f"sqlite:///{folder}/mlflow.db", None, "", 10).versions("none")
     return folder / "mlflow.db"
 
 
-def recorded(bench: Bench, empty: Path) -> Bench:
+def with_tracking(harness: ModelHarness, empty: Path) -> ModelHarness:
     """The same bench, with an empty record in its folder."""
-    folder = bench.settings.mlflow_data
+    folder = harness.settings.mlflow_data
     folder.mkdir(exist_ok=True)
     (folder / "mlflow.db").write_bytes(empty.read_bytes())
-    return replace(bench, tracking=None)
+    return replace(harness, tracking=None)
 
 
-def tracker_of(bench: Bench) -> MlflowTracker:
-    made = bootstrap.make_tracker(bench.settings)
-    assert made is not None
-    return made
+def require_tracker(harness: ModelHarness) -> MlflowTracker:
+    tracker = bootstrap.make_tracker(harness.settings)
+    assert tracker is not None
+    return tracker
 
 
-def backfill(bench: Bench, first: int, last: int) -> dict[str, str]:
-    keys = bench.window(first).key, bench.window(last).key
-    words = ("backfill", bench.model, "--from", keys[0], "--to", keys[1], "--json")
-    done = command(bench.environment, "tidemill", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    told: dict[str, str] = json.loads(done.stdout)
-    return told
+def backfill(harness: ModelHarness, first: int, last: int) -> dict[str, str]:
+    keys = harness.window(first).key, harness.window(last).key
+    args = ("backfill", harness.model, "--from", keys[0], "--to", keys[1], "--json")
+    result = run_command(harness.env, "tidemill", *args)
+    assert result.returncode == 0, result.stdout + result.stderr
+    output: dict[str, str] = json.loads(result.stdout)
+    return output
 
 
-def nested(bench: Bench, client: MlflowClient) -> list[str]:
+def recorded_windows(harness: ModelHarness, client: MlflowClient) -> list[str]:
     """The windows that MLflow has a run of, however often; each run has ended."""
-    experiment = client.get_experiment_by_name(bench.model)
+    experiment = client.get_experiment_by_name(harness.model)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     windows = [run for run in runs if "tidemill.window" in run.data.tags]
@@ -75,92 +75,92 @@ def nested(bench: Bench, client: MlflowClient) -> list[str]:
 
 
 def test_a_backfill_is_one_run_and_its_windows_are_nested_once_with_a_way_there_and_back(
-    bench: Bench, empty: Path
+    harness: ModelHarness, empty_database: Path
 ) -> None:
-    bench = recorded(bench, empty)
-    bench.feed(-1, 2)
-    done = backfill(bench, 0, 1)
-    backfill(bench, 0, 1)
-    client = MlflowClient(tracker_of(bench).uri)
-    windows = [bench.window(0).key, bench.window(1).key]
-    assert nested(bench, client) == windows
-    address = str(metadata(bench, "evaluation_report", windows[1])["mlflow"].value)
+    harness = with_tracking(harness, empty_database)
+    harness.produce_windows(-1, 2)
+    done = backfill(harness, 0, 1)
+    backfill(harness, 0, 1)
+    client = MlflowClient(require_tracker(harness).uri)
+    windows = [harness.window(0).key, harness.window(1).key]
+    assert recorded_windows(harness, client) == windows
+    address = str(metadata(harness, "evaluation_report", windows[1])["mlflow"].value)
     found = client.get_run(address.rsplit("/", 1)[1])
     parent = client.get_run(found.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["dagster_run_id"] == done["run_id"]
     assert parent.info.status == "FINISHED"
     assert found.data.tags["tidemill.window"] == windows[1]
     assert found.data.tags["tidemill.offsets"].startswith("0:")
-    with instance_of(bench) as instance:
+    with open_instance(harness) as instance:
         assert instance.get_run_by_id(found.data.tags["tidemill.dagster.run_id"]) is not None
-    with bench.mill() as mill:
-        assert list(find_drift(mill, tracker_of(bench)).descriptions) == []
+    with harness.open_model() as mill:
+        assert list(find_drift(mill, require_tracker(harness)).descriptions) == []
 
 
 def test_mlflow_down_stops_no_deployment_a_check_says_so_and_the_next_run_makes_up_for_it(
-    bench: Bench, empty: Path
+    harness: ModelHarness, empty_database: Path
 ) -> None:
-    down = replace(bench, tracking="http://127.0.0.1:1")
-    bench.feed(-1, 3)
+    down = replace(harness, tracking="http://127.0.0.1:1")
+    harness.produce_windows(-1, 3)
     backfill(down, 0, 1)
-    with bench.mill() as mill:
+    with harness.open_model() as mill:
         deployed = [standing.entry.digest for standing in mill.chain().entries]
-        assert mill.repository.report(bench.window(1).key) is not None
-    told = command(down.environment, "tidemill", "verify", bench.model)
+        assert mill.repository.report(harness.window(1).key) is not None
+    told = run_command(down.env, "tidemill", "verify", harness.model)
     assert told.returncode == 4
     assert "MLflow at http://127.0.0.1:1 did not" in told.stderr
-    up = recorded(bench, empty)
+    up = with_tracking(harness, empty_database)
     backfill(up, 2, 2)
-    assert nested(up, MlflowClient(tracker_of(up).uri)) == [bench.window(n).key for n in range(3)]
-    assert set(tracker_of(up).versions(bench.model)) >= set(deployed)
-    assert command(up.environment, "tidemill", "verify", bench.model).returncode == 0
+    assert recorded_windows(up, MlflowClient(require_tracker(up).uri)) == [harness.window(n).key for n in range(3)]
+    assert set(require_tracker(up).versions(harness.model)) >= set(deployed)
+    assert run_command(up.env, "tidemill", "verify", harness.model).returncode == 0
 
 
 def test_an_alias_moved_behind_our_back_is_named_and_mended_on_command(
-    bench: Bench, empty: Path
+    harness: ModelHarness, empty_database: Path
 ) -> None:
     """Row 25, as far as the ledger goes: nobody follows the alias."""
-    bench = recorded(bench, empty)
-    bench.define(gate={"policy": "always"})
-    bench.feed(-1, 1)
-    backfill(bench, 0, 0)
-    tracker = tracker_of(bench)
-    head = tracker.champion(bench.model)
-    with bench.mill() as mill:
+    harness = with_tracking(harness, empty_database)
+    harness.define(gate={"policy": "always"})
+    harness.produce_windows(-1, 1)
+    backfill(harness, 0, 0)
+    tracker = require_tracker(harness)
+    head = tracker.champion(harness.model)
+    with harness.open_model() as mill:
         old = mill.chain().entries[0].entry.digest
         assert old != head
-        tracker.set_champion(bench.model, old)
-        told = command(bench.environment, "tidemill", "verify", bench.model)
+        tracker.set_champion(harness.model, old)
+        told = run_command(harness.env, "tidemill", "verify", harness.model)
         assert told.returncode == 4
         assert f"stands at {old}, the ledger's head is {head}" in told.stderr
-        assert tracker.champion(bench.model) == old
-        told = command(bench.environment, "tidemill", "verify", bench.model, "--repair")
+        assert tracker.champion(harness.model) == old
+        told = run_command(harness.env, "tidemill", "verify", harness.model, "--repair")
         assert told.returncode == 0, told.stderr
-        assert tracker.champion(bench.model) == head
+        assert tracker.champion(harness.model) == head
         assert mill.chain().head is not None
 
 
 def test_killed_at_any_step_of_the_record_the_next_one_completes_it(
-    bench: Bench, empty: Path
+    harness: ModelHarness, empty_database: Path
 ) -> None:
     """Row 24: between ledger append, version and alias."""
-    bench.define(gate={"policy": "always"})
-    bench.feed(-1, 2)
-    with bench.mill() as mill:
-        run(mill, 0, 1)
-    for place in sorted(places_in([adapter.__file__])):
-        bench = recorded(bench, empty)
-        ends = [_record(bench, failpoints) for failpoints in (f"{place}:kill:1", "")]
+    harness.define(gate={"policy": "always"})
+    harness.produce_windows(-1, 2)
+    with harness.open_model() as mill:
+        run_windows(mill, 0, 1)
+    for place in sorted(failpoints_in([adapter.__file__])):
+        harness = with_tracking(harness, empty_database)
+        ends = [_run_record_script(harness, failpoints) for failpoints in (f"{place}:kill:1", "")]
         assert ends == [-9, 0], place
-        tracker = tracker_of(bench)
-        with bench.mill() as mill:
+        tracker = require_tracker(harness)
+        with harness.open_model() as mill:
             assert list(find_drift(mill, tracker).descriptions) == [], place
-            assert len(tracker.versions(bench.model)) == len(mill.chain().entries)
-        windows = [bench.window(0).key, bench.window(1).key]
-        assert nested(bench, MlflowClient(tracker.uri)) == windows, place
+            assert len(tracker.versions(harness.model)) == len(mill.chain().entries)
+        windows = [harness.window(0).key, harness.window(1).key]
+        assert recorded_windows(harness, MlflowClient(tracker.uri)) == windows, place
 
 
-def _record(bench: Bench, failpoints: str) -> int:
-    environment = environ(bench.environment | {"TIDEMILL_FAILPOINTS": failpoints})
-    words = [sys.executable, "-c", RECORD, bench.model]
-    return subprocess.run(words, env=environment, timeout=120, check=False).returncode
+def _run_record_script(harness: ModelHarness, failpoints: str) -> int:
+    env = clean_env(harness.env | {"TIDEMILL_FAILPOINTS": failpoints})
+    command = [sys.executable, "-c", RECORD, harness.model]
+    return subprocess.run(command, env=env, timeout=120, check=False).returncode

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 import oracle
-from bench import Bench
-from children import child, finished, journey, outcome, stopped, woken, words
-from kept import define_two_windows, kept, stamps
+from bench import ModelHarness
+from children import window_worker, run_to_end, run_all, exit_code, wait_until_stopped, resume, failure_output
+from kept import define_two_windows, take_snapshot, file_stamps
 from tidemill import failpoints
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import AlreadyRunning
@@ -21,32 +21,32 @@ from tidemill.cycle.plan import plan_window
 _LAST = 1
 
 
-def undisturbed(bench: Bench) -> Bench:
+def run_undisturbed(harness: ModelHarness) -> ModelHarness:
     """A twin that has been through its windows alone."""
-    define_two_windows(bench)
-    twin = bench.twin("undisturbed")
-    with twin.mill() as mill:
-        journey(mill, _LAST)
+    define_two_windows(harness)
+    twin = harness.twin("undisturbed")
+    with twin.open_model() as ctx:
+        run_all(ctx, _LAST)
     return twin
 
 
 @pytest.mark.faults
-def test_two_writers_at_once_commit_every_window_once(bench: Bench) -> None:
+def test_two_writers_at_once_commit_every_window_once(harness: ModelHarness) -> None:
     """Row 6: without the lock, three at a time, held where they would commit."""
-    expected = kept(undisturbed(bench))
+    expected = take_snapshot(run_undisturbed(harness))
     waits = ("plan.before", "manifest.before", "candidate.before", "report.before", "append.before")
     with ExitStack() as stack:
         slow = ",".join(f"{place}:sleep=0.3:{hit}" for hit, place in enumerate(waits, 1))
         writers = [
-            stack.enter_context(child(bench, _LAST, faults, exclusive=False))
+            stack.enter_context(window_worker(harness, _LAST, faults, exclusive=False))
             for faults in ("", slow, "append.before:sleep=0.5")
         ]
         for writer in writers:
             writer.join(120)
-        assert [writer.exitcode for writer in writers] == [0, 0, 0], words(bench)
-    found = kept(bench)
+        assert [writer.exitcode for writer in writers] == [0, 0, 0], failure_output(harness)
+    found = take_snapshot(harness)
     assert (found.files, found.entries) == (expected.files, expected.entries)
-    oracle.check(bench)
+    oracle.assert_consistent(harness)
 
 
 @pytest.mark.faults
@@ -64,86 +64,86 @@ def test_two_writers_at_once_commit_every_window_once(bench: Bench) -> None:
     ],
 )
 def test_a_stopped_writer_that_wakes_after_its_successor_changes_nothing(
-    bench: Bench, place: str, void: int
+    harness: ModelHarness, place: str, void: int
 ) -> None:
     """Row 6: its own entry, if it still writes one, is void for every reader."""
-    expected = kept(undisturbed(bench))
-    with child(bench, _LAST, f"{place}:stop:2", exclusive=False, by="the sleeper") as sleeper:
-        stopped(sleeper)
-        with child(bench, _LAST, exclusive=False) as successor:
+    expected = take_snapshot(run_undisturbed(harness))
+    with window_worker(harness, _LAST, f"{place}:stop:2", exclusive=False, by="the sleeper") as sleeper:
+        wait_until_stopped(sleeper)
+        with window_worker(harness, _LAST, exclusive=False) as successor:
             successor.join(120)
-            assert successor.exitcode == 0, words(bench)
-        before, ledger = stamps(bench), kept(bench).entries
-        assert woken(sleeper) == 0, words(bench)
-    assert stamps(bench) == before
-    found = kept(bench)
+            assert successor.exitcode == 0, failure_output(harness)
+        before, ledger = file_stamps(harness), take_snapshot(harness).entries
+        assert resume(sleeper) == 0, failure_output(harness)
+    assert file_stamps(harness) == before
+    found = take_snapshot(harness)
     assert found.files.keys() == expected.files.keys()
-    assert {n for n, b in found.files.items() if b != expected.files[n]} <= _named(bench)
-    assert (found.entries, found.void) == (ledger, void)
-    oracle.check(bench)
+    assert {n for n, b in found.files.items() if b != expected.files[n]} <= _ledger_copies(harness)
+    assert (found.entries, found.void_count) == (ledger, void)
+    oracle.assert_consistent(harness)
 
 
-def _named(bench: Bench) -> set[str]:
+def _ledger_copies(harness: ModelHarness) -> set[str]:
     """The ledger's copies: they tell who wrote the entry."""
-    return {f"{bench.model}/ledger/{seq:08d}.json" for seq in range(3)}
+    return {f"{harness.model}/ledger/{seq:08d}.json" for seq in range(3)}
 
 
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
 def test_a_second_backfill_is_told_who_is_at_work_and_the_dead_hold_no_lock(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: ModelHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 6: with the lock; the first is stopped in the midst of its work, then killed."""
-    expected = kept(undisturbed(bench))
-    for name, value in bench.environment.items():
+    expected = take_snapshot(run_undisturbed(harness))
+    for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_HOME", str(bench.settings.dagster_home))
-    first, last = bench.window(0).key, bench.window(_LAST).key
-    with child(bench, _LAST, "candidate.before:stop") as holder:
-        stopped(holder)
-        before = stamps(bench)
+    monkeypatch.setenv("DAGSTER_HOME", str(harness.settings.dagster_home))
+    first, last = harness.window(0).key, harness.window(_LAST).key
+    with window_worker(harness, _LAST, "candidate.before:stop") as holder:
+        wait_until_stopped(holder)
+        before = file_stamps(harness)
         with pytest.raises(AlreadyRunning, match=rf"by process {holder.pid}\."):
-            run_backfill(bench.settings, bench.model, bench.spec_of(), first, last, quiet=True)
-        assert outcome(bench, _LAST) == 1
-        assert "AlreadyRunning" in words(bench)
-        assert stamps(bench) == before
-    finished(bench, _LAST)
-    assert kept(bench) == expected
+            run_backfill(harness.settings, harness.model, harness.load_spec(), first, last, quiet=True)
+        assert exit_code(harness, _LAST) == 1
+        assert "AlreadyRunning" in failure_output(harness)
+        assert file_stamps(harness) == before
+    run_to_end(harness, _LAST)
+    assert take_snapshot(harness) == expected
 
 
 @contextmanager
-def held(place: str) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, threading.Event]]:
+def paused_worker(failpoint: str) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, threading.Event]]:
     """A worker thread that waits where it reaches this place; told of by the first event, let go
     by the second."""
-    here, go = threading.Event(), threading.Event()
+    reached, resume = threading.Event(), threading.Event()
 
     def wait(name: str) -> None:
-        if name == place and threading.current_thread().name.startswith("held"):
-            here.set()
-            assert go.wait(60)
+        if name == failpoint and threading.current_thread().name.startswith("held"):
+            reached.set()
+            assert resume.wait(60)
 
     failpoints.on_reached(wait)
     try:
         with ThreadPoolExecutor(1, "held") as worker:
-            yield worker, here, go
-            go.set()
+            yield worker, reached, resume
+            resume.set()
     finally:
-        go.set()
+        resume.set()
         failpoints.on_reached(None)
 
 
-def test_a_planner_that_slept_takes_the_plan_that_stands(bench: Bench) -> None:
+def test_a_planner_that_slept_takes_the_plan_that_stands(harness: ModelHarness) -> None:
     """Row 6: the sleeper had seen fewer records and would have ended the window earlier."""
-    bench.feed(-2, 1)
-    with bench.mill() as sleeper, bench.mill() as successor:
-        plan_window(sleeper, bench.window(0))
-        with held("plan.before") as (worker, here, go):
-            slept: Future[Plan] = worker.submit(close, sleeper, bench.window(1), "ada")
+    harness.produce_windows(-2, 1)
+    with harness.open_model() as sleeper, harness.open_model() as successor:
+        plan_window(sleeper, harness.window(0))
+        with paused_worker("plan.before") as (worker, here, go):
+            slept: Future[Plan] = worker.submit(close, sleeper, harness.window(1), "ada")
             assert here.wait(60)
-            bench.feed(1, 2, rows=20, seed=1)
-            stands = plan_window(successor, bench.window(1))
+            harness.produce_windows(1, 2, rows=20, seed=1)
+            stands = plan_window(successor, harness.window(1))
             go.set()
             assert slept.result(60) == stands
     assert stands.closed_by is None
-    with bench.mill() as mill:
-        assert mill.repository.plan(bench.window(1).key) == stands
+    with harness.open_model() as mill:
+        assert mill.repository.plan(harness.window(1).key) == stands

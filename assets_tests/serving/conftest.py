@@ -6,43 +6,43 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import Bench, named, run
-from serving_hands import Ledgered, Serving, digests, serving
+from bench import ModelHarness, model_name_for, run_windows
+from serving_hands import LedgerFixture, PredictionServer, bundle_digests, running_server
 from tidemill.cycle.mill import ModelContext
 
 
 @pytest.fixture(scope="session")
-def deployed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def deployed_harness(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> ModelHarness:
     """A bench whose windows 0 to 3 were each deployed; nobody appends to its ledger."""
-    made = Bench(kafka, tmp_path_factory.mktemp("served"), named("served"))
-    made.define(gate={"min_rows": 50, "policy": "always"})
-    made.create_topic()
-    made.feed(-3, 5)
-    with made.mill() as mill:
-        run(mill, 0, 3)
-    return made
+    new_harness = ModelHarness(kafka, tmp_path_factory.mktemp("served"), model_name_for("served"))
+    new_harness.define(gate={"min_rows": 50, "policy": "always"})
+    new_harness.create_topic()
+    new_harness.produce_windows(-3, 5)
+    with new_harness.open_model() as ctx:
+        run_windows(ctx, 0, 3)
+    return new_harness
 
 
 @pytest.fixture(scope="session")
-def server(deployed: Bench) -> Iterator[Serving]:
+def server(deployed_harness: ModelHarness) -> Iterator[PredictionServer]:
     """A server of that model. Tests may ask what they like; they leave its ledger alone."""
-    with serving(deployed, max_rows=50, max_bytes=20_000, name="shared") as running:
+    with running_server(deployed_harness, max_rows=50, max_bytes=20_000, name="shared") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def mill(deployed: Bench) -> Iterator[ModelContext]:
+def ctx(deployed_harness: ModelHarness) -> Iterator[ModelContext]:
     """The mill of that model."""
-    with deployed.mill() as opened:
+    with deployed_harness.open_model() as opened:
         yield opened
 
 
 @pytest.fixture
-def ledgered(deployed: Bench) -> Iterator[Ledgered]:
+def ledger_fixture(deployed_harness: ModelHarness) -> Iterator[LedgerFixture]:
     """The bundles of `deployed` under a ledger of its own, to which a test may append."""
-    bench = deployed.twin(f"t{uuid.uuid4().hex[:8]}")
-    store, name = bench.settings.store, f"{bench.model}/models"
-    shutil.copytree(deployed.settings.store / name, store / name)
-    with bench.mill() as opened:
-        one, other, *_ = digests(opened)
-        yield Ledgered(bench, opened, one, other)
+    harness = deployed_harness.twin(f"t{uuid.uuid4().hex[:8]}")
+    store, name = harness.settings.store, f"{harness.model}/models"
+    shutil.copytree(deployed_harness.settings.store / name, store / name)
+    with harness.open_model() as opened:
+        first_digest, second_digest, *_ = bundle_digests(opened)
+        yield LedgerFixture(harness, opened, first_digest, second_digest)

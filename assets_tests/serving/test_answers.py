@@ -5,48 +5,48 @@ from tidemill.serving.answers import SWAP_SETTLE_SECONDS, RequestResult, LedgerA
 LEDGER = {0: LedgerAppend("first", 10.0), 1: LedgerAppend("second", 20.0), 2: LedgerAppend("third", 30.0)}
 
 
-def answer(asked: float, version: int, seconds: float = 0.001) -> RequestResult:
-    return RequestResult(asked, seconds, version, LEDGER[version].digest)
+def make_response(sent_at: float, version: int, latency_seconds: float = 0.001) -> RequestResult:
+    return RequestResult(sent_at, latency_seconds, version, LEDGER[version].digest)
 
 
 def test_a_request_without_an_answer_has_failed_and_says_why_once() -> None:
     refused = [RequestResult(at, 0.1, error="503: not yet") for at in (11.0, 12.0)]
-    told = summarize_traffic([answer(13.0, 0), *refused], LEDGER)
+    told = summarize_traffic([make_response(13.0, 0), *refused], LEDGER)
     assert (told.requests, told.failed, told.errors) == (3, 2, ("503: not yet",))
 
 
 def test_an_answer_by_a_model_that_the_ledger_does_not_name_has_failed() -> None:
     others = [RequestResult(21.0, 0.1, 1, "first"), RequestResult(21.0, 0.1, 7, "third")]
-    told = summarize_traffic([answer(12.0, 0), *others], LEDGER)
+    told = summarize_traffic([make_response(12.0, 0), *others], LEDGER)
     assert told.failed == 2
     assert "first as version 1" in told.errors[0]
 
 
 def test_the_first_model_that_answers_takes_over_from_none() -> None:
-    told = summarize_traffic([answer(12.0, 0), answer(13.0, 0)], LEDGER)
+    told = summarize_traffic([make_response(12.0, 0), make_response(13.0, 0)], LEDGER)
     assert (told.swaps, told.first_response_ms) == (0, ())
     assert told.during_swaps == LatencySummary(0, None, None)
 
 
 def test_a_swap_is_from_the_ledger_s_entry_to_the_first_answer_by_the_new_model() -> None:
-    told = summarize_traffic([answer(19.0, 0), answer(20.2, 1, 0.05), answer(20.1, 0), answer(40.0, 1)], LEDGER)
+    told = summarize_traffic([make_response(19.0, 0), make_response(20.2, 1, 0.05), make_response(20.1, 0), make_response(40.0, 1)], LEDGER)
     assert told.swaps == 1
     assert [round(ms) for ms in told.first_response_ms] == [250]
 
 
 def test_a_version_that_nobody_saw_is_no_swap() -> None:
-    told = summarize_traffic([answer(12.0, 0), answer(30.5, 2)], LEDGER)
+    told = summarize_traffic([make_response(12.0, 0), make_response(30.5, 2)], LEDGER)
     assert [round(ms) for ms in told.first_response_ms] == [501]
 
 
 def test_requests_that_a_swap_touches_are_told_apart() -> None:
     touched = [
-        answer(19.9, 0, 0.2),  # under way when the entry came
-        answer(20.2, 0, 0.2),
-        answer(20.3, 1, 0.2),
-        answer(20.5 + SWAP_SETTLE_SECONDS - 0.01, 1, 0.2),
+        make_response(19.9, 0, 0.2),  # under way when the entry came
+        make_response(20.2, 0, 0.2),
+        make_response(20.3, 1, 0.2),
+        make_response(20.5 + SWAP_SETTLE_SECONDS - 0.01, 1, 0.2),
     ]
-    rest = [answer(19.0, 0), answer(20.5 + SWAP_SETTLE_SECONDS + 0.01, 1), answer(25.0, 1)]
+    rest = [make_response(19.0, 0), make_response(20.5 + SWAP_SETTLE_SECONDS + 0.01, 1), make_response(25.0, 1)]
     told = summarize_traffic([*touched, *rest], LEDGER)
     assert told.during_swaps.requests == 4
     assert told.during_swaps.p99_ms is not None

@@ -10,29 +10,29 @@ from typing import Any
 
 import msgspec
 
-from serving_hands import ROW, Serving
+from serving_hands import ROW, PredictionServer
 from tidemill.serving.answers import RequestResult
 
 
-def asked(server: Serving, row: Mapping[str, Any], seconds: float, **more: Any) -> list[RequestResult]:
+def run_client(server: PredictionServer, row: Mapping[str, Any], duration: float, **options: Any) -> list[RequestResult]:
     """What a client in a process of its own says after so many seconds."""
-    orders = {"url": server.url, "model": server.bench.model, "rows": [row], "rate": 50, **more}
+    load_spec = {"url": server.url, "model": server.harness.model, "rows": [row], "rate": 50, **options}
     with subprocess.Popen(
         [sys.executable, "-m", "tidemill.serving.client"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(orders).encode() + b"\n")
+        process.stdin.write(json.dumps(load_spec).encode() + b"\n")
         process.stdin.flush()
-        time.sleep(seconds)
-        said, _ = process.communicate(timeout=60)
-    return msgspec.json.decode(said, type=list[RequestResult])
+        time.sleep(duration)
+        output, _ = process.communicate(timeout=60)
+    return msgspec.json.decode(output, type=list[RequestResult])
 
 
-def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: Serving) -> None:
-    answers = asked(server, ROW, 2)
-    served = server.model()
+def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: PredictionServer) -> None:
+    answers = run_client(server, ROW, 2)
+    served = server.model_status()
     assert {(a.version, a.digest, a.error) for a in answers} == {
         (served["version"], served["digest"], None)
     }
@@ -41,11 +41,11 @@ def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: Serving) ->
     assert all(0 < a.duration_seconds < 5 for a in answers)
 
 
-def test_it_asks_even_if_its_input_ends_at_once(server: Serving) -> None:
-    assert len(asked(server, ROW, 0)) == 10
+def test_it_asks_even_if_its_input_ends_at_once(server: PredictionServer) -> None:
+    assert len(run_client(server, ROW, 0)) == 10
 
 
-def test_an_answer_that_is_an_error_is_kept_as_a_fault(server: Serving) -> None:
-    answers = asked(server, {"country": "de"}, 0)
+def test_an_answer_that_is_an_error_is_kept_as_a_fault(server: PredictionServer) -> None:
+    answers = run_client(server, {"country": "de"}, 0)
     assert all(a.error is not None and a.error.startswith("400: ") for a in answers)
     assert all(a.version is None for a in answers)

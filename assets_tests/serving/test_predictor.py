@@ -26,37 +26,37 @@ STRANGE: list[dict[str, Any]] = [
 """Values that were never seen, or come as another kind of JSON."""
 
 
-def loaded(spec: ModelSpec, function: FeatureFunction | None = None) -> Model:
+def load_model(spec: ModelSpec, function: FeatureFunction | None = None) -> Model:
     data = small_models.bundle(spec, function=function)
     return Model.load(data, canonical.digest(data), function)
 
 
-def answers_agree(model: Model, spec: ModelSpec) -> None:
+def assert_predictions_agree(model: Model, spec: ModelSpec) -> None:
     """One row alone, all rows at once, and `Model.predict` give the same bits."""
     fields = list(spec.fields)
-    told = [*small_models.rows().select(fields).to_dicts(), *STRANGE]
-    contract = RequestSchema("m", spec.fields, len(told))
+    raw_rows = [*small_models.rows().select(fields).to_dicts(), *STRANGE]
+    contract = RequestSchema("m", spec.fields, len(raw_rows))
     predictor = Predictor(model, contract)
-    rows = contract.convert_rows(told)
-    raw = [json.dumps(row).replace("3.0", "3").encode() for row in told]
-    wanted = model.predict(model.decoder().rows(raw))
-    assert [predictor.predict_row(row) for row in rows] == wanted.tolist()
-    assert predictor.predict_matrix(predictor.matrix(rows)) == wanted.tolist()
+    rows = contract.convert_rows(raw_rows)
+    raw = [json.dumps(row).replace("3.0", "3").encode() for row in raw_rows]
+    expected = model.predict(model.decoder().rows(raw))
+    assert [predictor.predict_row(row) for row in rows] == expected.tolist()
+    assert predictor.predict_matrix(predictor.matrix(rows)) == expected.tolist()
 
 
 def test_a_binary_model(tmp_path: Path) -> None:
     spec = small_models.spec()
-    answers_agree(loaded(spec), spec)
+    assert_predictions_agree(load_model(spec), spec)
 
 
 def test_a_regression() -> None:
     spec = small_models.spec(objective="regression")
-    answers_agree(loaded(spec), spec)
+    assert_predictions_agree(load_model(spec), spec)
 
 
 def test_several_classes() -> None:
     spec = small_models.spec(objective="multiclass", classes=["a", "b", "c"], label="kind")
-    answers_agree(loaded(spec), spec)
+    assert_predictions_agree(load_model(spec), spec)
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureFunction
 
 def test_a_feature_function(function: FeatureFunction) -> None:
     spec = small_models.spec(features=function.reference)
-    answers_agree(loaded(spec, function), spec)
+    assert_predictions_agree(load_model(spec, function), spec)
 
 
 def test_fields_that_defs_yaml_gained_are_ignored_and_those_it_lost_are_missing() -> None:
-    model = loaded(small_models.spec())
+    model = load_model(small_models.spec())
     fields = small_models.spec(
         fields={"size": "number", "place": "category", "brand": "category"}
     ).fields
@@ -94,9 +94,9 @@ def test_a_field_that_has_another_type_now_is_missing_to_the_model(
 ) -> None:
     """As it is where an old line's model is evaluated on the rows of a new one."""
     if through is None:
-        model = loaded(small_models.spec())
+        model = load_model(small_models.spec())
     else:
-        model = loaded(small_models.spec(features=function.reference), function)
+        model = load_model(small_models.spec(features=function.reference), function)
     fields = small_models.spec(fields=small_models.FIELDS | {"size": "category"}).fields
     contract = RequestSchema("m", fields, 10)
     predictor = Predictor(model, contract)

@@ -9,7 +9,7 @@ from open_inference.openapi.client import OpenInferenceClient
 from open_inference.openapi.types import InferenceRequest, RequestInput, TensorData
 
 from bench import events
-from serving_hands import ROW, Serving, offline
+from serving_hands import ROW, PredictionServer, predict_offline
 from tidemill.cycle.mill import ModelContext
 
 ROWS: list[dict[str, Any]] = [
@@ -21,7 +21,7 @@ ROWS: list[dict[str, Any]] = [
 NAMES = ("country", "price", "visits")
 
 
-def split() -> dict[str, Any]:
+def dataframe_split() -> dict[str, Any]:
     data = [[row.get(name) for name in NAMES] for row in ROWS]
     return {"dataframe_split": {"columns": list(NAMES), "data": data}}
 
@@ -30,23 +30,23 @@ def columns() -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in ROWS] for name in NAMES}
 
 
-def test_typed_rows_are_answered_in_their_order(server: Serving, mill: ModelContext) -> None:
-    told = server.post(f"/models/{mill.model}/predict", {"rows": ROWS, "id": "mine"})
-    head = mill.chain().head
+def test_typed_rows_are_answered_in_their_order(server: PredictionServer, ctx: ModelContext) -> None:
+    told = server.post(f"/models/{ctx.model}/predict", {"rows": ROWS, "id": "mine"})
+    head = ctx.chain().head
     assert head is not None
     assert told.json() == {
-        "model": mill.model,
+        "model": ctx.model,
         "digest": head.entry.digest,
         "version": head.entry.seq,
-        "predictions": offline(mill, head.entry.digest, ROWS),
+        "predictions": predict_offline(ctx, head.entry.digest, ROWS),
         "id": "mine",
     }
 
 
-def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: ModelContext) -> None:
+def test_a_batch_is_answered_as_its_rows_are(server: PredictionServer, ctx: ModelContext) -> None:
     rows = [ROWS[at % len(ROWS)] | {"price": at} for at in range(50)]
     told = server.predict(*rows).json()
-    assert told["predictions"] == offline(mill, told["digest"], rows)
+    assert told["predictions"] == predict_offline(ctx, told["digest"], rows)
     alone = [server.predict(row).json()["predictions"][0] for row in rows]
     assert told["predictions"] == alone
 
@@ -54,7 +54,7 @@ def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: ModelContext
 @pytest.mark.parametrize(
     "body",
     [
-        split(),
+        dataframe_split(),
         {"dataframe_records": ROWS},
         {"inputs": ROWS},
         {"instances": ROWS, "params": None},
@@ -62,26 +62,26 @@ def test_a_batch_is_answered_as_its_rows_are(server: Serving, mill: ModelContext
     ],
     ids=["split", "records", "inputs", "instances", "columns"],
 )
-def test_mlflow_clients_are_answered(server: Serving, mill: ModelContext, body: dict[str, Any]) -> None:
+def test_mlflow_clients_are_answered(server: PredictionServer, ctx: ModelContext, body: dict[str, Any]) -> None:
     told = server.post("/invocations", body).json()
-    assert told["predictions"] == offline(mill, told["digest"], ROWS)
-    assert told["version"] == server.model()["version"]
+    assert told["predictions"] == predict_offline(ctx, told["digest"], ROWS)
+    assert told["version"] == server.model_status()["version"]
 
 
 def test_the_public_client_of_the_open_inference_protocol_is_answered(
-    server: Serving, mill: ModelContext
+    server: PredictionServer, ctx: ModelContext
 ) -> None:
     with httpx.Client() as http:
-        _ask_all(OpenInferenceClient(base_url=server.url, httpx_client=http), server, mill)
+        _exercise_client(OpenInferenceClient(base_url=server.url, httpx_client=http), server, ctx)
 
 
-def _ask_all(client: OpenInferenceClient, server: Serving, mill: ModelContext) -> None:
+def _exercise_client(client: OpenInferenceClient, server: PredictionServer, ctx: ModelContext) -> None:
     assert client.check_server_liveness() is None
     assert client.check_server_readiness() is None
     assert client.read_server_metadata().name == "tidemill"
-    assert client.check_model_readiness(mill.model) is None
-    about = client.read_model_metadata(mill.model)
-    assert [(each.name, each.datatype) for each in about.inputs] == [
+    assert client.check_model_readiness(ctx.model) is None
+    metadata = client.read_model_metadata(ctx.model)
+    assert [(each.name, each.datatype) for each in metadata.inputs] == [
         ("country", "BYTES"),
         ("price", "FP64"),
         ("visits", "FP64"),
@@ -97,26 +97,26 @@ def _ask_all(client: OpenInferenceClient, server: Serving, mill: ModelContext) -
             datatype=each.datatype,
             data=TensorData(__root__=[row[each.name] for row in rows]),
         )
-        for each in about.inputs
+        for each in metadata.inputs
     ]
-    told = client.model_infer(mill.model, request=InferenceRequest(id="x", inputs=inputs))
-    digest = told.parameters["digest"]
-    assert told.outputs[0].data.__root__ == offline(mill, digest, rows)
-    assert (told.id, told.model_version) == ("x", str(server.model()["version"]))
+    response = client.model_infer(ctx.model, request=InferenceRequest(id="x", inputs=inputs))
+    digest = response.parameters["digest"]
+    assert response.outputs[0].data.__root__ == predict_offline(ctx, digest, rows)
+    assert (response.id, response.model_version) == ("x", str(server.model_status()["version"]))
 
 
-def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: Serving, mill: ModelContext) -> None:
+def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: PredictionServer, ctx: ModelContext) -> None:
     inputs = [
         {"name": "country", "shape": [2, 1], "datatype": "BYTES", "data": [["de"], [None]]},
         {"name": "price", "shape": [2], "datatype": "INT64", "data": [3, 4]},
     ]
-    told = server.post(f"/v2/models/{mill.model}/infer", {"inputs": inputs}).json()
+    told = server.post(f"/v2/models/{ctx.model}/infer", {"inputs": inputs}).json()
     rows = [{"country": "de", "price": 3}, {"country": None, "price": 4}]
-    assert told["outputs"][0]["data"] == offline(mill, told["parameters"]["digest"], rows)
+    assert told["outputs"][0]["data"] == predict_offline(ctx, told["parameters"]["digest"], rows)
 
 
-def test_what_is_in_service_is_told(server: Serving, mill: ModelContext) -> None:
-    told, head = server.model(), mill.chain().head
+def test_what_is_in_service_is_told(server: PredictionServer, ctx: ModelContext) -> None:
+    told, head = server.model_status(), ctx.chain().head
     assert head is not None
     assert (told["digest"], told["version"], told["kind"]) == (
         head.entry.digest,
@@ -125,25 +125,25 @@ def test_what_is_in_service_is_told(server: Serving, mill: ModelContext) -> None
     )
     assert told["as_of"] == head.entry.as_of == told["learned_window"]
     assert (told["stale"], told["from_local_copy"], told["last_failure"]) == (None, False, None)
-    assert told == server.get(f"/models/{mill.model}").json() | {"age_seconds": told["age_seconds"]}
+    assert told == server.get(f"/models/{ctx.model}").json() | {"age_seconds": told["age_seconds"]}
 
 
-def test_prometheus_is_told(server: Serving, mill: ModelContext) -> None:
-    labels = {"model": mill.model, "route": "predict", "status": "200"}
+def test_prometheus_is_told(server: PredictionServer, ctx: ModelContext) -> None:
+    labels = {"model": ctx.model, "route": "predict", "status": "200"}
     server.predict(ROW)
     before = server.metric("tidemill_requests_total", **labels)
     server.predict(ROW)
     assert server.metric("tidemill_requests_total", **labels) == before + 1
-    assert server.metric("tidemill_request_seconds_count", model=mill.model) > before
-    age = server.metric("tidemill_model_age_seconds", model=mill.model)
-    assert age == pytest.approx(server.model()["age_seconds"], abs=30)
-    assert server.metric("tidemill_ledger_lag_entries", model=mill.model) == 0
+    assert server.metric("tidemill_request_seconds_count", model=ctx.model) > before
+    age = server.metric("tidemill_model_age_seconds", model=ctx.model)
+    assert age == pytest.approx(server.model_status()["age_seconds"], abs=30)
+    assert server.metric("tidemill_ledger_lag_entries", model=ctx.model) == 0
 
 
-def test_rows_are_answered_as_training_saw_them(server: Serving, mill: ModelContext) -> None:
+def test_rows_are_answered_as_training_saw_them(server: PredictionServer, ctx: ModelContext) -> None:
     """Every event of a window, through the server one by one and through the judges' way."""
     rows = [json.loads(value) for _, value in events(5)]
     for row in rows:
         del row["bought"]
     told = [server.predict(row).json() for row in rows]
-    assert [each["predictions"][0] for each in told] == offline(mill, told[0]["digest"], rows)
+    assert [each["predictions"][0] for each in told] == predict_offline(ctx, told[0]["digest"], rows)

@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 
-from serving_hands import ROW, Serving
+from serving_hands import ROW, PredictionServer
 
 
-def fault(told: Any, status: int) -> dict[str, Any]:
-    assert told.status_code == status, told.text
-    error: dict[str, Any] = told.json()["error"]
+def error_of(response: Any, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
     assert error["message"].endswith(".")
     assert error["remedy"]
     return error
 
 
-def test_every_wrong_field_of_every_row_is_named(server: Serving) -> None:
+def test_every_wrong_field_of_every_row_is_named(server: PredictionServer) -> None:
     rows = [{**ROW, "price": "1", "age": 3}, {"country": 1.5}, "row", ROW]
-    error = fault(server.predict(*rows), 400)  # type: ignore[arg-type]
+    error = error_of(server.predict(*rows), 400)  # type: ignore[arg-type]
     assert error["type"] == "RowInvalid"
     assert error["fields"] == [
         {"row": 0, "field": "price", "problem": "expected number, got text"},
@@ -37,9 +37,9 @@ def test_every_wrong_field_of_every_row_is_named(server: Serving) -> None:
         ('{"country": "de", "price": {"a": 1}}', "expected number, got object"),
     ],
 )
-def test_a_value_of_another_type_is_named(server: Serving, row: str, problem: str) -> None:
-    url = f"{server.url}/models/{server.bench.model}/predict"
-    error = fault(server.session.post(url, data=f'{{"rows": [{row}]}}'.encode()), 400)
+def test_a_value_of_another_type_is_named(server: PredictionServer, row: str, problem: str) -> None:
+    url = f"{server.url}/models/{server.harness.model}/predict"
+    error = error_of(server.session.post(url, data=f'{{"rows": [{row}]}}'.encode()), 400)
     assert [each["problem"] for each in error.get("fields", [])] == [problem]
 
 
@@ -60,27 +60,27 @@ def test_a_value_of_another_type_is_named(server: Serving, row: str, problem: st
         (b'{"rows": [{}], "id": 1}', "`id`"),
     ],
 )
-def test_a_body_of_another_shape_is_named(server: Serving, body: bytes, told: str) -> None:
-    url = f"{server.url}/models/{server.bench.model}/predict"
-    error = fault(server.session.post(url, data=body), 400)
+def test_a_body_of_another_shape_is_named(server: PredictionServer, body: bytes, told: str) -> None:
+    url = f"{server.url}/models/{server.harness.model}/predict"
+    error = error_of(server.session.post(url, data=body), 400)
     assert error["type"] == "RequestInvalid"
     assert told in error["message"]
 
 
-def test_too_many_rows_and_too_many_bytes_are_refused(server: Serving) -> None:
-    error = fault(server.predict(*[ROW] * 51), 400)
+def test_too_many_rows_and_too_many_bytes_are_refused(server: PredictionServer) -> None:
+    error = error_of(server.predict(*[ROW] * 51), 400)
     assert error["type"] == "TooManyRows"
     assert "51 rows" in error["message"]
     long = {**ROW, "country": "x" * 20_000}
-    assert "20000 bytes" in fault(server.predict(long), 413)["message"]
+    assert "20000 bytes" in error_of(server.predict(long), 413)["message"]
 
 
-def test_an_unknown_model_path_or_method_is_named(server: Serving) -> None:
+def test_an_unknown_model_path_or_method_is_named(server: PredictionServer) -> None:
     body = {"rows": [ROW]}
-    assert fault(server.post("/models/nobody/predict", body), 404)["type"] == "UnknownModel"
-    assert fault(server.get("/nowhere"), 404)["type"] == "NoSuchPath"
-    told = server.get(f"/models/{server.bench.model}/predict")
-    assert fault(told, 405)["type"] == "MethodNotAllowed"
+    assert error_of(server.post("/models/nobody/predict", body), 404)["type"] == "UnknownModel"
+    assert error_of(server.get("/nowhere"), 404)["type"] == "NoSuchPath"
+    told = server.get(f"/models/{server.harness.model}/predict")
+    assert error_of(told, 405)["type"] == "MethodNotAllowed"
     assert told.headers["allow"] == "POST"
     told = server.post("/invocations?model=nobody", {"inputs": [ROW]})
     assert (told.status_code, told.json()["error_code"]) == (404, "BAD_REQUEST")
@@ -102,7 +102,7 @@ def test_an_unknown_model_path_or_method_is_named(server: Serving) -> None:
     ],
 )
 def test_mlflow_clients_are_told_what_is_wrong(
-    server: Serving, body: dict[str, Any], told: str
+    server: PredictionServer, body: dict[str, Any], told: str
 ) -> None:
     answer = server.post("/invocations", body)
     assert answer.status_code == 400
@@ -134,8 +134,8 @@ COUNTRY, PRICE = tensor("country", "BYTES", "de"), tensor("price", "FP64", 1.0)
     ],
 )
 def test_open_inference_clients_are_told_what_is_wrong(
-    server: Serving, body: dict[str, Any], told: str
+    server: PredictionServer, body: dict[str, Any], told: str
 ) -> None:
-    answer = server.post(f"/v2/models/{server.bench.model}/infer", body)
+    answer = server.post(f"/v2/models/{server.harness.model}/infer", body)
     assert answer.status_code == 400
     assert told in answer.json()["error"]

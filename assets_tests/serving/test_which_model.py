@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import small_models
-from ledger_hands import persons_entry
-from rsgi import Request, asked
+from ledger_hands import manual_entry
+from rsgi import Request, send_request
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
@@ -32,7 +32,7 @@ def app() -> App:
     bundle = small_models.bundle(spec)
     ledger = MemoryLedger()
     for name in NAMES:
-        entry = persons_entry(Chain(name), canonical.digest(bundle), "somebody", "")
+        entry = manual_entry(Chain(name), canonical.digest(bundle), "somebody", "")
         ledger.append(name, canonical.encode(entry))
     follower = LedgerFollower(
         MemoryFeed(ledger),
@@ -57,17 +57,17 @@ def request(path: str, query: str = "", headers: dict[str, str] | None = None) -
     ids=["by query", "by header"],
 )
 def test_a_request_may_name_its_model(app: App, query: str, headers: dict[str, str]) -> None:
-    assert asked(app, request("/invocations", query, headers))["model"] == "other"
+    assert send_request(app, request("/invocations", query, headers))["model"] == "other"
 
 
 def test_a_request_that_names_none_is_told_which_there_are(app: App) -> None:
     nameless = request("/invocations")
-    assert "one, other" in asked(app, nameless)["message"]
+    assert "one, other" in send_request(app, nameless)["message"]
     assert nameless.status == 400
 
 
 def test_the_models_do_not_share_their_routes(app: App) -> None:
     for path, status in (("/models/one/predict", 400), ("/models/none/predict", 404)):
         wrong = request(path)  # `inputs` is not its protocol
-        asked(app, wrong)
+        send_request(app, wrong)
         assert wrong.status == status

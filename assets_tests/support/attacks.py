@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
-from commands import until
-from swarm import head
+from commands import wait_until
+from swarm import encode_head
 
-_FORKS = multiprocessing.get_context("forkserver")
-_AT_ONCE = 100
-_SECONDS = 120.0
+_FORK_CONTEXT = multiprocessing.get_context("forkserver")
+_CONNECT_BATCH_SIZE = 100
+_TIMEOUT_SECONDS = 120.0
 
 GIGABYTE = 1_000_000_000
 MILLION = 1_000_000
@@ -23,16 +23,16 @@ MILLION = 1_000_000
 def attacked(url: str, path: str, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
     """So many connections that say nothing, that drip a head or a body, and that send a gigabyte
     or a million chunks over and over, all at once from here to the end of the block."""
-    ready, stop = _FORKS.Event(), _FORKS.Event()
-    told = (url, path, idle, slow, endless, ready, stop)
-    process = _FORKS.Process(target=_attack, args=told)
+    ready, stop = _FORK_CONTEXT.Event(), _FORK_CONTEXT.Event()
+    args = (url, path, idle, slow, endless, ready, stop)
+    process = _FORK_CONTEXT.Process(target=_attack, args=args)
     process.start()
     try:
-        until(lambda: ready.is_set() or process.exitcode is not None, _SECONDS)
+        wait_until(lambda: ready.is_set() or process.exitcode is not None, _TIMEOUT_SECONDS)
         assert process.exitcode is None
         yield
         stop.set()
-        process.join(_SECONDS)
+        process.join(_TIMEOUT_SECONDS)
         assert process.exitcode == 0
     finally:
         process.kill()
@@ -41,24 +41,24 @@ def attacked(url: str, path: str, idle: int = 0, slow: int = 0, endless: int = 0
 def _attack(
     url: str, path: str, idle: int, slow: int, endless: int, ready: Event, stop: Event
 ) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(_Attack(url, path).all(idle, slow, endless, ready, stop))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    asyncio.run(_Attack(url, path).run(idle, slow, endless, ready, stop))
 
 
 class _Attack:
     def __init__(self, url: str, path: str) -> None:
         split = urlsplit(url)
-        self._at, self._path = (split.hostname, split.port), path
+        self._address, self._path = (split.hostname, split.port), path
 
-    async def all(self, idle: int, slow: int, endless: int, ready: Event, stop: Event) -> None:
-        held = []
-        for _ in range(0, idle, _AT_ONCE):
-            opened = (asyncio.open_connection(*self._at) for _ in range(_AT_ONCE))
-            held += await asyncio.gather(*opened)
-        works = [self._slow(number) for number in range(slow)]
-        works += [self._endless(number) for number in range(endless)]
-        tasks = [asyncio.create_task(work) for work in works]
+    async def run(self, idle: int, slow: int, endless: int, ready: Event, stop: Event) -> None:
+        connections = []
+        for _ in range(0, idle, _CONNECT_BATCH_SIZE):
+            pending = (asyncio.open_connection(*self._address) for _ in range(_CONNECT_BATCH_SIZE))
+            connections += await asyncio.gather(*pending)
+        coroutines = [self._slow(number) for number in range(slow)]
+        coroutines += [self._endless(number) for number in range(endless)]
+        tasks = [asyncio.create_task(work) for work in coroutines]
         await asyncio.sleep(0.5)
         ready.set()
         while not stop.is_set():
@@ -66,17 +66,17 @@ class _Attack:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _, writer in held:
+        for _, writer in connections:
             writer.transport.abort()
 
     async def _slow(self, number: int) -> None:
         """A byte every now and then, of a head or of a body; again when it is thrown out."""
-        whole = head(self._path, **{"content-length": "1000"})
-        begin = whole[:20] if number % 2 else whole
+        full_head = encode_head(self._path, **{"content-length": "1000"})
+        prefix = full_head[:20] if number % 2 else full_head
         while True:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection(*self._at)
-                writer.write(begin)
+                _, writer = await asyncio.open_connection(*self._address)
+                writer.write(prefix)
                 while not writer.transport.is_closing():
                     writer.write(b"x")
                     await writer.drain()
@@ -88,8 +88,8 @@ class _Attack:
         times = GIGABYTE // 65_536 if number % 2 else MILLION // 1_000
         while True:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection(*self._at)
-                writer.write(head(self._path, **{"transfer-encoding": "chunked"}))
+                _, writer = await asyncio.open_connection(*self._address)
+                writer.write(encode_head(self._path, **{"transfer-encoding": "chunked"}))
                 for _ in range(times):
                     if writer.transport.is_closing():
                         break

@@ -46,21 +46,21 @@ SPEC: dict[str, Any] = {
 """A small binary model of five-minute windows."""
 
 
-def named(test: str) -> str:
+def model_name_for(test: str) -> str:
     """A model's name that is this test's (or fixture's) own and the same in every session: the
     rows of a replay sample follow from it, and so does what the gate says of small models."""
     return f"m{hashlib.sha256(test.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
-class OnS3:
+class S3Location:
     """S3-compatible storage for stores: a server's endpoint, a file of keys, a bucket."""
 
     endpoint: str
     credentials: Path
     bucket: str
 
-    def environment(self, prefix: str) -> dict[str, str]:
+    def env(self, prefix: str) -> dict[str, str]:
         """The settings of a store below this prefix."""
         return {
             "TIDEMILL_STORE": f"s3://{self.bucket}/{prefix}",
@@ -70,7 +70,7 @@ class OnS3:
 
 
 @dataclass
-class Bench:
+class ModelHarness:
     """One model in its own topic, store and folder.
 
     Windows are counted from 0, which is the first; window -1 is the history before it. Without
@@ -78,56 +78,56 @@ class Bench:
     store lies there.
     """
 
-    servers: str
+    bootstrap_servers: str
     home: Path
     model: str
     partitions: int = 2
-    name: str = ""
-    tracking: str | None = "off"
-    s3: OnS3 | None = None
+    suffix: str = ""
+    tracking_uri: str | None = "off"
+    s3: S3Location | None = None
     timeout: float = 30
     replicas: int = 1
 
     @property
     def ledger(self) -> str:
         """The name of the ledger's topic."""
-        return f"{self.model}{self.name}.ledger"
+        return f"{self.model}{self.suffix}.ledger"
 
-    def twin(self, name: str) -> "Bench":
+    def twin(self, suffix: str) -> "ModelHarness":
         """The same model over the same topic, with a store and a ledger of its own."""
-        other = replace(self, home=self.home / name, name=f".{name}")
+        other = replace(self, home=self.home / suffix, name=f".{suffix}")
         shutil.copytree(self.home / "models", other.home / "models")
         return other
 
     @property
     def settings(self) -> Settings:
         kafka = KafkaSettings(
-            bootstrap_servers=self.servers, ledger_topic=self.ledger, timeout=self.timeout
+            bootstrap_servers=self.bootstrap_servers, ledger_topic=self.ledger, timeout=self.timeout
         )
-        mlflow = MlflowSettings(tracking_uri=self.tracking)
-        told = {"home": self.home, "models": self.home / "models", "kafka": kafka, "mlflow": mlflow}
+        mlflow = MlflowSettings(tracking_uri=self.tracking_uri)
+        values = {"home": self.home, "models": self.home / "models", "kafka": kafka, "mlflow": mlflow}
         if self.s3 is not None:
-            told["s3"] = S3Settings(endpoint=self.s3.endpoint, credentials=self.s3.credentials)
-            told["store"] = Bucket(self.s3.bucket, self._prefix)
-        return Settings(**told)
+            values["s3"] = S3Settings(endpoint=self.s3.endpoint, credentials=self.s3.credentials)
+            values["store"] = Bucket(self.s3.bucket, self._prefix)
+        return Settings(**values)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
         """The same settings for a command in a process of its own."""
         return {
             "TIDEMILL_HOME": str(self.home),
             "TIDEMILL_MODELS": str(self.home / "models"),
-            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
+            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "TIDEMILL_KAFKA__LEDGER_TOPIC": self.ledger,
             "TIDEMILL_KAFKA__TIMEOUT": str(self.timeout),
-            **({"TIDEMILL_MLFLOW__TRACKING_URI": self.tracking} if self.tracking else {}),
-            **({} if self.s3 is None else self.s3.environment(self._prefix)),
+            **({"TIDEMILL_MLFLOW__TRACKING_URI": self.tracking_uri} if self.tracking_uri else {}),
+            **({} if self.s3 is None else self.s3.env(self._prefix)),
         }
 
     @property
     def _prefix(self) -> str:
         """Where in its bucket the store lies, if it does."""
-        return f"of/{self.model}{self.name}"
+        return f"of/{self.model}{self.suffix}"
 
     def define(self, **changes: Any) -> None:
         """Write the model's defs.yaml: `SPEC` with these attributes instead."""
@@ -138,24 +138,24 @@ class Bench:
         (folder / "defs.yaml").write_text(text)
 
     def create_topic(self, **config: str) -> None:
-        admin = AdminClient({"bootstrap.servers": self.servers})
-        wanted = {"retention.ms": "-1", "max.message.bytes": "4000000", **config}
-        topic = NewTopic(self.model, self.partitions, self.replicas, config=wanted)
-        for made in admin.create_topics([topic]).values():
-            made.result(30)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        topic_config = {"retention.ms": "-1", "max.message.bytes": "4000000", **config}
+        topic = NewTopic(self.model, self.partitions, self.replicas, config=topic_config)
+        for future in admin.create_topics([topic]).values():
+            future.result(30)
 
     def delete_topic(self) -> None:
-        admin = AdminClient({"bootstrap.servers": self.servers})
-        for gone in admin.delete_topics([self.model]).values():
-            gone.result(30)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for future in admin.delete_topics([self.model]).values():
+            future.result(30)
 
-    def put(
+    def produce(
         self, partition: int, records: Sequence[tuple[int, bytes | None]], key: bytes | None = None
     ) -> None:
         """Append (timestamp, value) records to one partition, in this order, all with this key."""
         producer = Producer(
             {
-                "bootstrap.servers": self.servers,
+                "bootstrap.servers": self.bootstrap_servers,
                 "enable.idempotence": True,  # else a batch sent again may come behind a later one
                 "linger.ms": 0,
                 "message.max.bytes": 4_000_000,
@@ -166,11 +166,11 @@ class Bench:
             producer.poll(0)
         assert producer.flush(30) == 0
 
-    def feed(self, first: int, last: int, rows: int = 200, seed: int = 0) -> None:
+    def produce_windows(self, first: int, last: int, rows: int = 200, seed: int = 0) -> None:
         """Events of the windows `first` to `last`, both inclusive, `rows` in each, spread over
         the partitions and in the order of time."""
         for partition in range(self.partitions):
-            self.put(
+            self.produce(
                 partition,
                 [
                     record
@@ -180,51 +180,51 @@ class Bench:
             )
 
     @contextmanager
-    def mill(self, by: str = "tidemill") -> Iterator[ModelContext]:
-        with bootstrap.open_model(self.model, self.settings, by=by) as mill:
-            yield mill
+    def open_model(self, actor: str = "tidemill") -> Iterator[ModelContext]:
+        with bootstrap.open_model(self.model, self.settings, by=actor) as ctx:
+            yield ctx
 
     def window(self, number: int) -> Window:
-        return window(self.spec_of(), number)
+        return window(self.load_spec(), number)
 
-    def spec_of(self) -> Any:
+    def load_spec(self) -> Any:
         return bootstrap.load_spec(self.model, self.settings)
 
 
 def window(spec: Any, number: int) -> Window:
     """The window with this number, from 0."""
-    found: Window = spec.calendar.first
+    current: Window = spec.calendar.first
     if number < 0:
         raise UnknownWindow(f"There is no window {number}.", "Count from 0.")
     for _ in range(number):
-        found = spec.calendar.after(found)
-    return found
+        current = spec.calendar.after(current)
+    return current
 
 
 def events(number: int, rows: int = 200, seed: int = 0) -> list[tuple[int, bytes]]:
     """(timestamp, value) of a window's events in the order of time; a learnable label."""
-    dice = random.Random(f"{number}/{seed}")
-    made = []
-    for at in range(rows):
-        timestamp = START + number * 5 * MINUTE + at * 5 * MINUTE // rows
-        country, price = dice.choice(["de", "fr", "us", "jp"]), round(dice.uniform(1, 100), 2)
-        odds = 0.15 + 0.5 * (country in ("de", "jp")) + 0.003 * price
-        event = {"country": country, "price": price, "visits": dice.randrange(9)}
-        made.append((timestamp, json.dumps(event | {"bought": dice.random() < odds}).encode()))
-    return made
+    rng = random.Random(f"{number}/{seed}")
+    records = []
+    for index in range(rows):
+        timestamp = START + number * 5 * MINUTE + index * 5 * MINUTE // rows
+        country, price = rng.choice(["de", "fr", "us", "jp"]), round(rng.uniform(1, 100), 2)
+        probability = 0.15 + 0.5 * (country in ("de", "jp")) + 0.003 * price
+        event = {"country": country, "price": price, "visits": rng.randrange(9)}
+        records.append((timestamp, json.dumps(event | {"bought": rng.random() < probability}).encode()))
+    return records
 
 
-def turn(mill: ModelContext, number: int, final: bool = True) -> Deployment:
+def run_window(ctx: ModelContext, number: int, final: bool = True) -> Deployment:
     """Take one window through the four steps."""
-    at = window(mill.spec, number)
-    extract(mill, at)
-    update(mill, at)
-    evaluate(mill, at)
-    return deploy(mill, at, final)
+    current = window(ctx.spec, number)
+    extract(ctx, current)
+    update(ctx, current)
+    evaluate(ctx, current)
+    return deploy(ctx, current, final)
 
 
-def run(mill: ModelContext, first: int, last: int) -> None:
+def run_windows(ctx: ModelContext, first: int, last: int) -> None:
     """The initial model and the windows `first` to `last`, each deployed."""
-    initial(mill)
+    initial(ctx)
     for number in range(first, last + 1):
-        turn(mill, number)
+        run_window(ctx, number)

@@ -14,81 +14,81 @@ import requests
 
 
 @dataclass
-class Between:
+class GraphqlFaultProxy:
     """`plans` says by DAG what is done once: `before`, `after` and `polling` kill the asker (before
     the launch is passed on, before its reply is, at the second look at the run); `lost` closes the
     connection in place of the launch's reply.
     """
 
-    dagster: str
+    upstream_url: str
     address: str = ""
-    plans: dict[str, str] = field(default_factory=dict)
-    done: list[tuple[str, str]] = field(default_factory=list)
-    looks: dict[str, int] = field(default_factory=dict)
-    dag_of: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    injected: list[tuple[str, str]] = field(default_factory=list)
+    poll_counts: dict[str, int] = field(default_factory=dict)
+    dag_by_run_id: dict[str, str] = field(default_factory=dict)
 
-    def due(self, dag: str, *plans: str) -> str | None:
+    def take_fault(self, dag: str, *kinds: str) -> str | None:
         """What is to be done to this DAG now, if it is one of these; it is done once."""
-        plan = self.plans.get(dag)
-        if plan is None or plan not in plans or (dag, plan) in self.done:
+        fault = self.faults.get(dag)
+        if fault is None or fault not in kinds or (dag, fault) in self.injected:
             return None
-        self.done.append((dag, plan))
-        return plan
+        self.injected.append((dag, fault))
+        return fault
 
 
-def _dag(variables: dict[str, object]) -> str:
+def _dag_id(variables: dict[str, object]) -> str:
     tags = variables["params"]["executionMetadata"]["tags"]  # type: ignore[index]
     return str(next(tag["value"] for tag in tags if tag["key"] == "airflow/dag_id"))
 
 
-def _kill_asker(port: int) -> None:
+def _kill_client(port: int) -> None:
     """Kill -9 the process that holds this port of the loopback."""
-    for held in psutil.net_connections("tcp"):
-        if held.laddr and held.laddr.port == port and held.pid not in (None, os.getpid()):
-            os.kill(held.pid, signal.SIGKILL)
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+            os.kill(connection.pid, signal.SIGKILL)
 
 
 @contextmanager
-def between(dagster: str) -> Iterator[Between]:
+def graphql_proxy(upstream_url: str) -> Iterator[GraphqlFaultProxy]:
     """A proxy in front of this Dagster."""
-    proxy = Between(dagster)
+    proxy = GraphqlFaultProxy(upstream_url)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers["Content-Length"]))
             body = json.loads(text)
-            launch, look = "TidemillLaunch" in body["query"], "TidemillStatus" in body["query"]
-            dag = _dag(body["variables"]) if launch else ""
-            if launch and proxy.due(dag, "before"):
-                return self._killed()
-            if look:
-                dag = proxy.dag_of.get(body["variables"]["id"], "")
-                proxy.looks[dag] = proxy.looks.get(dag, 0) + 1
-                if proxy.looks[dag] == 2 and proxy.due(dag, "polling"):
-                    return self._killed()
+            is_launch, is_poll = "TidemillLaunch" in body["query"], "TidemillStatus" in body["query"]
+            dag = _dag_id(body["variables"]) if is_launch else ""
+            if is_launch and proxy.take_fault(dag, "before"):
+                return self._kill_client_and_close()
+            if is_poll:
+                dag = proxy.dag_by_run_id.get(body["variables"]["id"], "")
+                proxy.poll_counts[dag] = proxy.poll_counts.get(dag, 0) + 1
+                if proxy.poll_counts[dag] == 2 and proxy.take_fault(dag, "polling"):
+                    return self._kill_client_and_close()
             try:
-                told = requests.post(f"{proxy.dagster}/graphql", data=text, timeout=60,
+                response = requests.post(f"{proxy.upstream_url}/graphql", data=text, timeout=60,
                                      headers={"Content-Type": "application/json"})  # fmt: skip
             except requests.RequestException:
                 self.close_connection = True
                 return None
-            if launch:
-                made = (told.json()["data"] or {}).get("launchPipelineExecution", {})
-                proxy.dag_of[made.get("run", {}).get("runId", "")] = dag
-                if proxy.due(dag, "after"):
-                    return self._killed()
-                if proxy.due(dag, "lost"):
+            if is_launch:
+                launch_result = (response.json()["data"] or {}).get("launchPipelineExecution", {})
+                proxy.dag_by_run_id[launch_result.get("run", {}).get("runId", "")] = dag
+                if proxy.take_fault(dag, "after"):
+                    return self._kill_client_and_close()
+                if proxy.take_fault(dag, "lost"):
                     self.close_connection = True
                     return None
-            self.send_response(told.status_code)
+            self.send_response(response.status_code)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(told.content)))
+            self.send_header("Content-Length", str(len(response.content)))
             self.end_headers()
-            self.wfile.write(told.content)
+            self.wfile.write(response.content)
             return None
 
-        def _killed(self) -> None:
-            _kill_asker(self.client_address[1])
+        def _kill_client_and_close(self) -> None:
+            _kill_client(self.client_address[1])
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:

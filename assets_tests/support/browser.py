@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from tools import needs
+from tools import require_tools
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Browser:
         """The text that a person sees."""
         return str(self.driver.find_element(By.TAG_NAME, "body").text)
 
-    def open(self, address: str, *shown: str, seconds: float = 90) -> None:
+    def open(self, address: str, *expected: str, timeout: float = 90) -> None:
         """Open a page and wait until it shows all these texts."""
         self.driver.get(address)
-        deadline = time.monotonic() + seconds
-        while missing := [text for text in shown if text not in self.text()]:
+        deadline = time.monotonic() + timeout
+        while missing := [text for text in expected if text not in self.text()]:
             assert time.monotonic() < deadline, (missing, self.text())
             time.sleep(0.2)
 
-    def picture(self) -> bytes:
+    def screenshot(self) -> bytes:
         """The page as PNG."""
         return self.driver.get_screenshot_as_png()
 
@@ -38,7 +38,7 @@ class Browser:
 @contextmanager
 def browser(width: int = 1600, height: int = 900) -> Iterator[Browser]:
     """Chromium, which asks nobody for anything but the page."""
-    chromium, chromedriver = needs("chromium", "chromedriver")
+    chromium, chromedriver = require_tools("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (

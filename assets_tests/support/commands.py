@@ -12,46 +12,46 @@ from pathlib import Path
 import psutil
 
 _BIN = Path(sys.executable).parent
-_OURS = ("TIDEMILL_", "DAGSTER_")
+_OWN_PREFIXES = ("TIDEMILL_", "DAGSTER_")
 
 
-def environ(environment: Mapping[str, str]) -> dict[str, str]:
+def clean_env(env: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with these settings, and none of tidemill's or Dagster's own."""
-    rest = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
-    return {**rest, "NO_COLOR": "1", "COLUMNS": "200", **environment}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_PREFIXES)}
+    return {**inherited, "NO_COLOR": "1", "COLUMNS": "200", **env}
 
 
-def command(
-    environment: Mapping[str, str], *words: str, seconds: float = 300
+def run_command(
+    env: Mapping[str, str], *command: str, timeout: float = 300
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of the environment to its end; its output as text."""
     return subprocess.run(
-        [str(_BIN / words[0]), *words[1:]],
-        cwd=environment["TIDEMILL_HOME"],
-        env=environ(environment),
+        [str(_BIN / command[0]), *command[1:]],
+        cwd=env["TIDEMILL_HOME"],
+        env=clean_env(env),
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=timeout,
         check=False,
     )
 
 
 @contextmanager
-def begun(
-    environment: Mapping[str, str], *words: str, cwd: Path | None = None, name: str = "said"
+def background(
+    env: Mapping[str, str], *command: str, cwd: Path | None = None, name: str = "said"
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """A command under way, in a session of its own; its output is told by `said`.
 
     If it still runs at the end, it and its children are killed.
     """
-    home = Path(environment["TIDEMILL_HOME"])
-    with (home / f"{name}.txt").open("wb") as output:
+    home = Path(env["TIDEMILL_HOME"])
+    with (home / f"{name}.txt").open("wb") as log_file:
         process = subprocess.Popen(
-            [str(_BIN / words[0]), *words[1:]],
+            [str(_BIN / command[0]), *command[1:]],
             cwd=cwd or home,
-            env=environ(environment),
+            env=clean_env(env),
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -59,46 +59,46 @@ def begun(
         yield process
     finally:
         if process.poll() is None:
-            family = [*psutil.Process(process.pid).children(recursive=True), process]
-            for member in family:
+            process_tree = [*psutil.Process(process.pid).children(recursive=True), process]
+            for member in process_tree:
                 member.kill()
         process.wait(30)
 
 
-def said(environment: Mapping[str, str], name: str = "said") -> str:
+def output(env: Mapping[str, str], name: str = "said") -> str:
     """What a command that was begun has said so far."""
-    return (Path(environment["TIDEMILL_HOME"]) / f"{name}.txt").read_text(errors="replace")
+    return (Path(env["TIDEMILL_HOME"]) / f"{name}.txt").read_text(errors="replace")
 
 
-def interrupted(process: "subprocess.Popen[bytes]", seconds: float = 60) -> int:
+def interrupt(process: "subprocess.Popen[bytes]", timeout: float = 60) -> int:
     """Ctrl-C: SIGINT to the whole foreground group, as a terminal sends it; the exit code."""
     os.killpg(process.pid, signal.SIGINT)
-    return process.wait(seconds)
+    return process.wait(timeout)
 
 
-def until(
-    true: Callable[[], object],
-    seconds: float = 120,
-    told: Callable[[], str] = str,
-    pause: float = 0.05,
+def wait_until(
+    predicate: Callable[[], object],
+    timeout: float = 120,
+    on_timeout: Callable[[], str] = str,
+    interval: float = 0.05,
 ) -> None:
     """Wait until something is so, and look after each pause; `told` explains where it never is."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, told()
-        time.sleep(pause)
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        assert time.monotonic() < deadline, on_timeout()
+        time.sleep(interval)
 
 
-def at_work_in(home: Path) -> list[str]:
+def processes_under(home: Path) -> list[str]:
     """The command lines of all processes that have to do with this folder, but this one's."""
-    found = []
+    command_lines = []
     for process in psutil.process_iter():
         try:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            words = " ".join(process.cmdline())
-            if str(home) in f"{words} {process.cwd()} {process.environ().get('TIDEMILL_HOME')}":
-                found.append(words)
+            command_line = " ".join(process.cmdline())
+            if str(home) in f"{command_line} {process.cwd()} {process.environ().get('TIDEMILL_HOME')}":
+                command_lines.append(command_line)
         except psutil.Error:  # it ended while we looked
             continue
-    return found
+    return command_lines

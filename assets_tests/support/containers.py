@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from container_root import PATH, Wanted, bare_system, entering
-from tools import needs
+from tools import require_tools
 
 _SUBNET = "10.77.0"
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
@@ -186,7 +186,7 @@ def _child_of(pid: int) -> int:
 
 
 def _check_allowed() -> None:
-    needs("ip", "nsenter", "setpriv", "unshare")
+    require_tools("ip", "nsenter", "setpriv", "unshare")
     tried = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"],
         capture_output=True, text=True, check=False,

@@ -19,17 +19,17 @@ def main(dag_id: str, conf: str) -> None:
     run = bag.dags[dag_id].test(run_conf=json.loads(conf))
     assert run is not None
     with Session() as session:
-        sent = session.scalars(select(XComModel).filter_by(dag_id=dag_id, run_id=run.run_id))
+        xcoms = session.scalars(select(XComModel).filter_by(dag_id=dag_id, run_id=run.run_id))
         events = session.scalars(
             select(AssetEvent).filter_by(source_dag_id=dag_id, source_run_id=run.run_id)
         )
-        told = {
+        result = {
             "state": str(run.state),
             "run_id": run.run_id,
-            "xcoms": {f"{x.task_id}/{x.key}": XComModel.deserialize_value(x) for x in sent},
+            "xcoms": {f"{x.task_id}/{x.key}": XComModel.deserialize_value(x) for x in xcoms},
             "events": {event.asset.uri: event.extra for event in events},
         }
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

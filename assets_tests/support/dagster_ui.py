@@ -10,7 +10,7 @@ from typing import Any
 import requests
 from dagster import DagsterInstance
 
-from commands import begun, said, until
+from commands import background, output, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,24 +31,24 @@ mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
 """
 _RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-_ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+_FINAL_STATUSES = ("SUCCESS", "FAILURE", "CANCELED")
 
 
 @dataclass(frozen=True)
-class Ui:
+class DagsterClient:
     """A webserver that answers GraphQL at this address."""
 
     address: str
 
-    def ask(self, query: str, **variables: object) -> Any:
-        told = requests.post(
+    def execute(self, query: str, **variables: object) -> Any:
+        payload = requests.post(
             f"{self.address}/graphql", json={"query": query, "variables": variables}, timeout=60
         ).json()
-        assert not told.get("errors"), told
-        return told["data"]
+        assert not payload.get("errors"), payload
+        return payload["data"]
 
     def assets(self) -> set[str]:
-        return {"/".join(node["assetKey"]["path"]) for node in self.ask(_ASSETS)["assetNodes"]}
+        return {"/".join(node["assetKey"]["path"]) for node in self.execute(_ASSETS)["assetNodes"]}
 
     def backfill(self, model: str, assets: Sequence[str], windows: Sequence[str]) -> str:
         """Launch a backfill as the UI does; its id."""
@@ -57,24 +57,24 @@ class Ui:
             "partitionNames": list(windows),
             "fromFailure": False,
         }
-        told = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
-        assert told["__typename"] == "LaunchBackfillSuccess", told
-        return str(told["backfillId"])
+        result = self.execute(_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert result["__typename"] == "LaunchBackfillSuccess", result
+        return str(result["backfillId"])
 
-    def backfilled(self, backfill: str, seconds: float = 240) -> Any:
+    def wait_for_backfill(self, backfill: str, timeout: float = 240) -> Any:
         """Wait until a backfill has ended; its status, error and runs."""
-        seen: list[Any] = [None]
+        latest: list[Any] = [None]
 
-        def ended() -> bool:
-            seen[0] = self.ask(_STATUS, id=backfill)["partitionBackfillOrError"]
-            return seen[0]["status"] in ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED")
+        def has_ended() -> bool:
+            latest[0] = self.execute(_STATUS, id=backfill)["partitionBackfillOrError"]
+            return latest[0]["status"] in ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED")
 
-        until(ended, seconds, lambda: str(seen[0]))
-        return seen[0]
+        wait_until(has_ended, timeout, lambda: str(latest[0]))
+        return latest[0]
 
     def launch(self, model: str, assets: Sequence[str], tags: Mapping[str, str]) -> Any:
         """Launch one run of these assets; what came of the request."""
-        (node,) = self.ask(_NODES)["repositoriesOrError"]["nodes"]
+        (node,) = self.execute(_NODES)["repositoriesOrError"]["nodes"]
         params = {
             "selector": {
                 "repositoryLocationName": node["location"]["name"],
@@ -86,61 +86,61 @@ class Ui:
             "mode": "default",
             "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
         }
-        return self.ask(_LAUNCH, params=params)["launchPipelineExecution"]
+        return self.execute(_LAUNCH, params=params)["launchPipelineExecution"]
 
     def status(self, run: str) -> str:
-        return str(self.ask(_RUN, id=run)["runOrError"]["status"])
+        return str(self.execute(_RUN, id=run)["runOrError"]["status"])
 
-    def ended(self, run: str, seconds: float = 120) -> str:
+    def wait_for_run(self, run: str, timeout: float = 120) -> str:
         """Wait until a run has ended; its status."""
-        until(lambda: self.status(run) in _ENDED, seconds, lambda: self.status(run))
+        wait_until(lambda: self.status(run) in _FINAL_STATUSES, timeout, lambda: self.status(run))
         return self.status(run)
 
 
 @contextmanager
-def served(environment: Mapping[str, str], *, daemon: bool = True) -> Iterator[Ui]:
+def running_dagster(env: Mapping[str, str], *, daemon: bool = True) -> Iterator[DagsterClient]:
     """A webserver and a daemon over `workspace.yaml`, on the instance of `TIDEMILL_HOME`."""
-    home = Path(environment["TIDEMILL_HOME"])
+    home = Path(env["TIDEMILL_HOME"])
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dagster.yaml").write_bytes((ROOT / "deploy" / "dagster.yaml").read_bytes())
-    environment = {**environment, "DAGSTER_HOME": str(folder)}
+    env = {**env, "DAGSTER_HOME": str(folder)}
     with DagsterInstance.from_config(str(folder)):
         pass  # else the two of them create its databases at once, and one fails
     workspace, port = str(ROOT / "workspace.yaml"), free_port()
     with ExitStack() as stack:
-        web = ("dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port))
-        stack.enter_context(_stopped(environment, *web, name="webserver"))
+        webserver_command = ("dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port))
+        stack.enter_context(_service(env, *webserver_command, name="webserver"))
         if daemon:
             stack.enter_context(
-                _stopped(environment, "dagster-daemon", "run", "-w", workspace, name="daemon")
+                _service(env, "dagster-daemon", "run", "-w", workspace, name="daemon")
             )
-        yield answering(environment, port, "webserver")
+        yield wait_for_webserver(env, port, "webserver")
 
 
 @contextmanager
-def _stopped(environment: Mapping[str, str], *words: str, name: str) -> Iterator[None]:
-    with begun(environment, *words, name=name) as process:
+def _service(env: Mapping[str, str], *command: str, name: str) -> Iterator[None]:
+    with background(env, *command, name=name) as process:
         yield
         process.terminate()
         process.wait(60)
 
 
-def answering(environment: Mapping[str, str], port: int, name: str) -> Ui:
+def wait_for_webserver(env: Mapping[str, str], port: int, name: str) -> DagsterClient:
     """The UI at this port, once it answers."""
-    ui = Ui(f"http://127.0.0.1:{port}")
+    client = DagsterClient(f"http://127.0.0.1:{port}")
 
-    def answers() -> bool:
+    def is_ready() -> bool:
         try:
-            return bool(ui.assets())
+            return bool(client.assets())
         except requests.ConnectionError:
             return False
 
-    until(answers, 120, lambda: said(environment, name))
-    return ui
+    wait_until(is_ready, 120, lambda: output(env, name))
+    return client
 
 
 def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

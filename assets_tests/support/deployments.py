@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from confluent_kafka import Producer
 
-from bench import Bench, run, turn, window
+from bench import ModelHarness, run_windows, run_window, window
 from tidemill import bootstrap
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
@@ -21,50 +21,50 @@ if TYPE_CHECKING:
     from tidemill.adapters.mlflow import MlflowTracker
 
 
-def deployed(bench: Bench, last: int = 1) -> Bench:
+def deploy_windows(harness: ModelHarness, last: int = 1) -> ModelHarness:
     """The same bench with windows 0 to `last` deployed, each, and the events of five more."""
-    bench.define(gate={"min_rows": 50, "policy": "always"})
-    bench.feed(-2, last + 6)
-    with bench.mill() as mill:
-        run(mill, 0, last)
-    return bench
+    harness.define(gate={"min_rows": 50, "policy": "always"})
+    harness.produce_windows(-2, last + 6)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, last)
+    return harness
 
 
-def recorded(mill: ModelContext, settings: Settings, number: int) -> None:
+def record_window(ctx: ModelContext, settings: Settings, number: int) -> None:
     """Bring MLflow's record up to a window and to the ledger."""
-    recorder = Recorder(mill, tracker_of(settings))
-    recorder.record_window(window(mill.spec, number))
+    recorder = Recorder(ctx, require_tracker(settings))
+    recorder.record_window(window(ctx.spec, number))
     recorder.record_deployments()
 
 
-def turned_and_recorded(mill: ModelContext, settings: Settings, number: int) -> None:
+def run_and_record_window(ctx: ModelContext, settings: Settings, number: int) -> None:
     """Take a window through the four steps and bring MLflow's record up to it."""
-    turn(mill, number)
-    recorded(mill, settings, number)
+    run_window(ctx, number)
+    record_window(ctx, settings, number)
 
 
-def tracker_of(settings: Settings) -> "MlflowTracker":
+def require_tracker(settings: Settings) -> "MlflowTracker":
     """MLflow by these settings."""
     tracker = bootstrap.make_tracker(settings)
     assert tracker is not None
     return tracker
 
 
-class Appender:
+class LedgerAppender:
     """Appends entries behind each other to a bench's ledger, which it reads only at the start."""
 
-    def __init__(self, bench: Bench, mill: ModelContext) -> None:
-        head = mill.chain().head
+    def __init__(self, harness: ModelHarness, ctx: ModelContext) -> None:
+        head = ctx.chain().head
         assert head is not None
-        self._entry, self._hash, self._topic = head.entry, head.hash, bench.ledger
-        told = {"bootstrap.servers": bench.servers, "linger.ms": 0, "enable.idempotence": True}
-        self._producer = Producer(told)
+        self._entry, self._hash, self._topic = head.entry, head.hash, harness.ledger
+        producer_config = {"bootstrap.servers": harness.bootstrap_servers, "linger.ms": 0, "enable.idempotence": True}
+        self._producer = Producer(producer_config)
 
     def deploy(self, digest: str) -> Entry:
         """Append an entry that names this digest; nobody looks whether it should."""
-        personal = {"kind": "approve", "verdict": None, "evidence": None, "by": "somebody"}
-        seq, why = self._entry.seq + 1, "a test"
-        entry = replace(self._entry, seq=seq, digest=digest, why=why, prev=self._hash, **personal)
+        manual_fields = {"kind": "approve", "verdict": None, "evidence": None, "by": "somebody"}
+        seq, reason = self._entry.seq + 1, "a test"
+        entry = replace(self._entry, seq=seq, digest=digest, why=reason, prev=self._hash, **manual_fields)
         value = canonical.encode(entry)
         self._producer.produce(self._topic, value, entry.model.encode(), 0)
         assert self._producer.flush(30) == 0
@@ -72,40 +72,40 @@ class Appender:
         return entry
 
 
-def altered(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
+def substitute(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
     """The bundle with what fits the pattern replaced; it does fit somewhere."""
-    found, changes = re.subn(pattern, replacement, bundle, count=count)
+    result, changes = re.subn(pattern, replacement, bundle, count=count)
     assert changes
-    return found
+    return result
 
 
-def cyclic(bundle: bytes) -> bytes:
+def with_cyclic_trees(bundle: bytes) -> bytes:
     """The bundle with trees of which every node leads back to the first."""
     for side in (b"left_child", b"right_child"):
-        bundle = altered(bundle, side + rb"=.*", side + b"=0 0 0")
-    return altered(bundle, rb"tree_sizes=.*\n", b"")
+        bundle = substitute(bundle, side + rb"=.*", side + b"=0 0 0")
+    return substitute(bundle, rb"tree_sizes=.*\n", b"")
 
 
-def endless(bundle: bytes) -> bytes:
+def with_excessive_golden_rows(bundle: bytes) -> bytes:
     """The bundle with so many golden rows that a proof of it takes minutes."""
-    _, _, rest = bundle.partition(b'"golden":[')
-    first = rest[: rest.index(b"},{") + 2]
-    return bundle[: -len(rest)] + first * 2_000_000 + rest
+    _, _, tail = bundle.partition(b'"golden":[')
+    first = tail[: tail.index(b"},{") + 2]
+    return bundle[: -len(tail)] + first * 2_000_000 + tail
 
 
-def answered_anew(bundle: bytes) -> bytes:
+def with_recomputed_golden_rows(bundle: bytes) -> bytes:
     """The bundle with the answers that its trees give to its golden rows."""
     model = Model.load(bundle, canonical.digest(bundle), None)
-    known = model.header.golden
-    told = model.predict(model.decoder().rows([golden.row for golden in known])).tolist()
-    golden = tuple(replace(g, prediction=p) for g, p in zip(known, told, strict=True))
+    golden_rows = model.header.golden
+    predictions = model.predict(model.decoder().rows([golden.row for golden in golden_rows])).tolist()
+    golden = tuple(replace(g, prediction=p) for g, p in zip(golden_rows, predictions, strict=True))
     header = msgspec.json.encode(replace(model.header, golden=golden), order="sorted")
     return header + b"\n" + model.text.encode()
 
 
-def put_bundle(bench: Bench, bundle: bytes) -> str:
+def put_bundle(harness: ModelHarness, bundle: bytes) -> str:
     """Put these bytes into the store as a model's, whatever they are; their digest."""
     digest = canonical.digest(bundle)
-    path = bench.settings.store / bench.model / bundle_name(digest)
+    path = harness.settings.store / harness.model / bundle_name(digest)
     path.write_bytes(bundle)
     return digest

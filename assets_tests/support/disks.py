@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from tools import needs
+from tools import require_tools
 
 
 @dataclass(frozen=True)
-class Small:
+class SmallDisk:
     """A file system, which `fill` leaves without a byte and `free` gives back."""
 
     root: Path
 
     @classmethod
     @contextmanager
-    def mounted(cls, root: Path, size: str) -> "Iterator[Small]":
+    def mounted(cls, root: Path, size: str) -> "Iterator[SmallDisk]":
         """One of this size; where mounting is not allowed, the test is not run."""
-        mount, umount = needs("mount", "umount")
+        mount, umount = require_tools("mount", "umount")
         if os.geteuid() != 0:
             pytest.skip("not run: only root may mount; run `make test-faults` as root")
         root.mkdir()
-        told = ("-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", str(root))
-        subprocess.run([mount, *told], check=True)
+        mount_options = ("-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", str(root))
+        subprocess.run([mount, *mount_options], check=True)
         try:
             yield cls(root)
         finally:

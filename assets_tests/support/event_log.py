@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from bench import Bench
+from bench import ModelHarness
 
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 CHECKS = {
@@ -20,53 +20,53 @@ CHECKS = {
 
 
 @contextmanager
-def instance_of(bench: Bench) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(bench.home / "dagster")) as instance:
+def open_instance(harness: ModelHarness) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(harness.home / "dagster")) as instance:
         yield instance
 
 
-def materialized(bench: Bench) -> "Counter[tuple[str, str]]":
+def materialization_counts(harness: ModelHarness) -> "Counter[tuple[str, str]]":
     """How often each asset of each window was materialized."""
-    found: Counter[tuple[str, str]] = Counter()
-    with instance_of(bench) as instance:
+    counts: Counter[tuple[str, str]] = Counter()
+    with open_instance(harness) as instance:
         for asset in ASSETS:
-            key = dg.AssetKey([bench.model, asset])
+            key = dg.AssetKey([harness.model, asset])
             records = instance.fetch_materializations(key, limit=1000).records
-            found.update((asset, str(record.partition_key)) for record in records)
-    return found
+            counts.update((asset, str(record.partition_key)) for record in records)
+    return counts
 
 
-def checked(bench: Bench) -> "Counter[tuple[str, str, str]]":
+def check_counts(harness: ModelHarness) -> "Counter[tuple[str, str, str]]":
     """How often each check of each asset and window was answered."""
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    found: Counter[tuple[str, str, str]] = Counter()
-    with instance_of(bench) as instance:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    with open_instance(harness) as instance:
         for run in instance.get_runs():
             for entry in instance.all_logs(run.run_id, of_type=kind):
-                told = entry.get_dagster_event().asset_check_evaluation_data
-                found[told.asset_key.path[-1], told.check_name, str(told.partition)] += 1
-    return found
+                evaluation = entry.get_dagster_event().asset_check_evaluation_data
+                counts[evaluation.asset_key.path[-1], evaluation.check_name, str(evaluation.partition)] += 1
+    return counts
 
 
-def metadata(bench: Bench, asset: str, window: str) -> dict[str, dg.MetadataValue]:
+def metadata(harness: ModelHarness, asset: str, window: str) -> dict[str, dg.MetadataValue]:
     """The newest materialization's metadata."""
-    wanted = dg.AssetRecordsFilter(dg.AssetKey([bench.model, asset]), asset_partitions=[window])
-    with instance_of(bench) as instance:
-        (record,) = instance.fetch_materializations(wanted, limit=1).records
-    made = record.asset_materialization
-    assert made is not None
-    return dict(made.metadata)
+    record_filter = dg.AssetRecordsFilter(dg.AssetKey([harness.model, asset]), asset_partitions=[window])
+    with open_instance(harness) as instance:
+        (record,) = instance.fetch_materializations(record_filter, limit=1).records
+    materialization = record.asset_materialization
+    assert materialization is not None
+    return dict(materialization.metadata)
 
 
-def runs(bench: Bench) -> "Counter[str]":
+def run_status_counts(harness: ModelHarness) -> "Counter[str]":
     """How many runs stand at each status."""
-    with instance_of(bench) as instance:
+    with open_instance(harness) as instance:
         return Counter(run.status.value for run in instance.get_runs())
 
 
-def last_words(bench: Bench, run: str) -> str:
+def step_failure_message(harness: ModelHarness, run: str) -> str:
     """What the failed step of a run had to say."""
-    with instance_of(bench) as instance:
+    with open_instance(harness) as instance:
         failures = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_FAILURE)
     return " ".join(
         str(entry.get_dagster_event().step_failure_data.user_failure_data) for entry in failures

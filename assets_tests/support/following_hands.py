@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import small_models
-from ledger_hands import persons_entry
+from ledger_hands import manual_entry
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
@@ -21,22 +21,22 @@ from tidemill.serving.status import Status
 SPEC = small_models.spec()
 
 
-def some_bundles() -> list[bytes]:
+def distinct_bundles() -> list[bytes]:
     """Three bundles that answer differently."""
     return [small_models.bundle(SPEC, seed) for seed in (1, 2, 3)]
 
 
 @dataclass
-class World:
+class FollowerFixture:
     """A ledger, the bundles by digest, a local copy, and the server that follows them."""
 
     bundles: list[bytes]
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    copies: MemoryStore = field(default_factory=MemoryStore)
+    copy_store: MemoryStore = field(default_factory=MemoryStore)
     store: dict[str, bytes] = field(default_factory=dict)
-    now: int = 1_000_000
-    happened: list[str] = field(default_factory=list)
-    prover: BundleValidator = field(default_factory=InProcessValidator)
+    now_ms: int = 1_000_000
+    events: list[str] = field(default_factory=list)
+    validator: BundleValidator = field(default_factory=InProcessValidator)
 
     def __post_init__(self) -> None:
         self.store |= {canonical.digest(each): each for each in self.bundles}
@@ -45,36 +45,36 @@ class World:
     def start(self) -> None:
         """A new server over the same world, which has not looked at the ledger yet."""
         contract = RequestSchema("m", SPEC.fields, 100)
-        self.server = LedgerFollower(
+        self.follower = LedgerFollower(
             MemoryFeed(self.ledger),
             {"m": contract},
             self._bundle,
-            PredictorLoader(self.prover, load_feature_function),
-            LocalCopy(self.copies),
-            lambda: self.now,
+            PredictorLoader(self.validator, load_feature_function),
+            LocalCopy(self.copy_store),
+            lambda: self.now_ms,
             startup_timeout_ms=5_000,
-            on_event=lambda model, what: self.happened.append(what),
+            on_event=lambda model, what: self.events.append(what),
         )
-        self.status = Status(self.server, {"m": SPEC}, lambda: self.now)
+        self.status = Status(self.follower, {"m": SPEC}, lambda: self.now_ms)
 
     def digest(self, number: int) -> str:
         return canonical.digest(self.bundles[number])
 
-    def entry(self, digest: str, why: str = "") -> Entry:
-        known = build_chain("m", self.ledger.snapshot()[1])
-        return persons_entry(known, digest, "somebody", why)
+    def entry(self, digest: str, reason: str = "") -> Entry:
+        ledger_chain = build_chain("m", self.ledger.snapshot()[1])
+        return manual_entry(ledger_chain, digest, "somebody", reason)
 
-    def deploy(self, digest: str, why: str = "") -> Entry:
-        entry = self.entry(digest, why)
+    def deploy(self, digest: str, reason: str = "") -> Entry:
+        entry = self.entry(digest, reason)
         self.ledger.append("m", canonical.encode(entry))
         return entry
 
     def step(self) -> bool:
-        return self.server.step(0)
+        return self.follower.step(0)
 
     @property
     def model(self) -> ModelState:
-        return self.server.models["m"]
+        return self.follower.models["m"]
 
     @property
     def served(self) -> ServedModel:

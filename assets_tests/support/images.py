@@ -15,7 +15,7 @@ from dockerfile_parse import DockerfileParser
 from builder import dockerfile
 from compose_file import Service
 from container_root import PATH, Mount, Wanted
-from postgres_hands import needs_postgres
+from postgres_hands import require_postgres
 from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 from tidemill.adapters.postgres import server
 
@@ -83,7 +83,7 @@ def ours(image: str, layer: Path) -> Image:
 
 def postgres(layer: Path) -> Image:
     """The official image of PostgreSQL, with this machine's programs. Skips without them."""
-    needs_postgres()
+    require_postgres()
     programs = server.find_program("postgres", Path(os.devnull)).parent
     _account(layer, "postgres", 999, "/var/lib/postgresql")
     _folder(layer / "var/lib/postgresql/data", 999, 0o1777)

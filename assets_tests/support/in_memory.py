@@ -8,13 +8,13 @@ from tidemill.cycle.mill import ModelContext
 from tidemill.ports import Clock
 
 
-class Unasked:
+class NoValidation:
     """The prover of a mill that has no models."""
 
-    def prove(self, bundle: bytes) -> None:
+    def validate(self, bundle: bytes) -> None:
         raise AssertionError("no model is deployed here")
 
 
-def mill_in_memory(spec: ModelSpec, log: MemoryLog, now: Clock) -> ModelContext:
+def make_memory_context(spec: ModelSpec, log: MemoryLog, clock: Clock) -> ModelContext:
     """The mill of a model `m` that has nothing yet."""
-    return ModelContext("m", spec, log, ModelRepository(MemoryStore(), "m"), MemoryLedger(), Unasked(), now)
+    return ModelContext("m", spec, log, ModelRepository(MemoryStore(), "m"), MemoryLedger(), NoValidation(), clock)

@@ -11,13 +11,13 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from commands import until
+from commands import wait_until
 from dagster_ui import free_port
-from tcp_proxy import Proxy, proxied
+from tcp_proxy import TcpProxy, running_tcp_proxy
 from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 
-_JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-_CLUSTER = "tidemilltesttidemillte"
+_JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_CLUSTER_ID = "tidemilltesttidemillte"
 _PROPERTIES = """\
 process.roles={roles}
 node.id={number}
@@ -43,19 +43,19 @@ class Node:
 
     number: int
     folder: Path
-    inner: int
-    proxy: Proxy
+    direct_port: int
+    proxy: TcpProxy
     process: "subprocess.Popen[bytes]" = field(init=False)
 
     @property
-    def data(self) -> Path:
+    def log_dir(self) -> Path:
         """Its folder of logs."""
         return self.folder / "data"
 
     def start(self) -> None:
         with (self.folder / "broker.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*_java(), "kafka.Kafka", str(self.folder / "server.properties")],
+                [*_java_command(), "kafka.Kafka", str(self.folder / "server.properties")],
                 cwd=self.folder,
                 env={"LANG": "C.UTF-8"},
                 stdin=subprocess.DEVNULL,
@@ -64,62 +64,62 @@ class Node:
                 start_new_session=True,
             )
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal; wait for its end where there is no other outcome."""
         os.kill(self.process.pid, number)
         if number in (signal.SIGKILL, signal.SIGTERM):
             self.process.wait(60)
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         try:
-            AdminClient(_quiet(self.inner)).list_topics(timeout=2)
+            AdminClient(_client_config(self.direct_port)).list_topics(timeout=2)
         except KafkaException:
-            assert self.process.poll() is None, self.said()
+            assert self.process.poll() is None, self.log_tail()
             return False
         return True
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return (self.folder / "broker.log").read_text(errors="replace")[-3_000:]
 
 
 @contextmanager
-def kafka_nodes(home: Path, count: int) -> Iterator[list[Node]]:
+def kafka_cluster(home: Path, count: int) -> Iterator[list[Node]]:
     """A cluster of so many nodes; the first is its controller, and all are brokers."""
     controller = free_port()
     with ExitStack() as stack:
-        nodes = [_node(stack, home / str(n), n, controller, count) for n in range(1, count + 1)]
+        nodes = [_make_node(stack, home / str(n), n, controller, count) for n in range(1, count + 1)]
         for node in nodes:
             node.start()
-            stack.callback(_end, node)
+            stack.callback(_stop, node)
         for node in nodes:
-            until(node.answers, 60, node.said)
-        until(lambda: len(_cluster(nodes[0]).brokers) == count, 60, nodes[-1].said)
+            wait_until(node.is_ready, 60, node.log_tail)
+        wait_until(lambda: len(_cluster_metadata(nodes[0]).brokers) == count, 60, nodes[-1].log_tail)
         yield nodes
 
 
-def leaders(node: Node, topic: str) -> dict[int, int]:
+def leader_by_partition(node: Node, topic: str) -> dict[int, int]:
     """The number of each partition's leading node, as this node knows it."""
-    return {p: told.leader for p, told in _cluster(node).topics[topic].partitions.items()}
+    return {p: metadata.leader for p, metadata in _cluster_metadata(node).topics[topic].partitions.items()}
 
 
-def in_sync(node: Node, topic: str, count: int) -> bool:
+def all_in_sync(node: Node, topic: str, count: int) -> bool:
     """Whether every partition of the topic has so many replicas in sync."""
-    partitions = _cluster(node).topics[topic].partitions.values()
+    partitions = _cluster_metadata(node).topics[topic].partitions.values()
     return all(len(each.isrs) == count for each in partitions)
 
 
-def _cluster(node: Node):  # type: ignore[no-untyped-def]
-    return AdminClient(_quiet(node.inner)).list_topics(timeout=10)
+def _cluster_metadata(node: Node):  # type: ignore[no-untyped-def]
+    return AdminClient(_client_config(node.direct_port)).list_topics(timeout=10)
 
 
-def _quiet(port: int) -> dict[str, object]:
+def _client_config(port: int) -> dict[str, object]:
     return {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0, "error_cb": lambda _: None}
 
 
-def _node(stack: ExitStack, folder: Path, number: int, controller: int, nodes: int) -> Node:
+def _make_node(stack: ExitStack, folder: Path, number: int, controller: int, nodes: int) -> Node:
     folder.mkdir(parents=True)
     inner, outer = free_port(), free_port()
-    proxy = stack.enter_context(proxied(outer, free_port()))
+    proxy = stack.enter_context(running_tcp_proxy(outer, free_port()))
     listeners = f"INNER://127.0.0.1:{inner},PROXIED://127.0.0.1:{outer}"
     if number == 1:
         listeners += f",CONTROLLER://127.0.0.1:{controller}"
@@ -135,9 +135,9 @@ def _node(stack: ExitStack, folder: Path, number: int, controller: int, nodes: i
             nodes=nodes,
         )
     )
-    words = ["kafka.tools.StorageTool", "format", f"--cluster-id={_CLUSTER}", "-c"]
+    format_command = ["kafka.tools.StorageTool", "format", f"--cluster-id={_CLUSTER_ID}", "-c"]
     subprocess.run(
-        [*_java(), *words, str(folder / "server.properties")],
+        [*_java_command(), *format_command, str(folder / "server.properties")],
         env={"LANG": "C.UTF-8"},
         capture_output=True,
         check=True,
@@ -145,13 +145,13 @@ def _node(stack: ExitStack, folder: Path, number: int, controller: int, nodes: i
     return Node(number, folder, inner, proxy)
 
 
-def _java() -> list[str]:
+def _java_command() -> list[str]:
     jars = os.pathsep.join(map(str, classpath(lockfile_folder())))
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-    return [str(java(lockfile_folder())), *_JVM, quiet, "-cp", jars]
+    return [str(java(lockfile_folder())), *_JVM_OPTIONS, quiet, "-cp", jars]
 
 
-def _end(node: Node) -> None:
+def _stop(node: Node) -> None:
     if node.process.poll() is None:
         node.process.kill()
     node.process.wait(60)

@@ -19,53 +19,53 @@ from tidemill.cycle.verify import VerificationReport, verify
 TOPIC = "events"
 
 
-def flowing() -> ModelContext:
+def make_memory_model() -> ModelContext:
     """The mill of a model `m` over an empty topic of two partitions."""
     log = MemoryLog()
     log.create_topic(TOPIC, 2)
-    archive = ModelRepository(MemoryStore(), "m")
-    return ModelContext("m", spec_of(), log, archive, MemoryLedger(), InProcessValidator(), lambda: 0)
+    repository = ModelRepository(MemoryStore(), "m")
+    return ModelContext("m", make_spec(), log, repository, MemoryLedger(), InProcessValidator(), lambda: 0)
 
 
-def spec_of(**changes: Any) -> ModelSpec:
+def make_spec(**changes: Any) -> ModelSpec:
     """The bench's spec with these attributes instead."""
     return ModelSpec.model_validate({"topic": TOPIC, **SPEC, **changes})
 
 
-def changed(mill: ModelContext, **changes: Any) -> ModelContext:
+def with_changes(ctx: ModelContext, **changes: Any) -> ModelContext:
     """The mill as a new process has it, after these attributes of defs.yaml were changed."""
-    spec = spec_of(**changes)
+    spec = make_spec(**changes)
     function = load_feature_function(spec.features) if spec.features else None
-    loads = load_feature_function
-    return replace(mill, spec=spec, features=function, functions=loads)
+    loader = load_feature_function
+    return replace(ctx, spec=spec, features=function, functions=loader)
 
 
-def flow(
-    mill: ModelContext, first: int, last: int, topic: str = TOPIC, partitions: int = 2, **more: Any
+def produce(
+    ctx: ModelContext, first: int, last: int, topic: str = TOPIC, partitions: int = 2, **extra_fields: Any
 ) -> None:
     """Events of the windows `first` to `last`, 160 in each, with these fields beside their own."""
-    log = mill.event_log
+    log = ctx.event_log
     assert isinstance(log, MemoryLog)
     for number in range(first, last + 1):
-        for at, (timestamp, value) in enumerate(events(number, 160)):
-            told = json.dumps({**json.loads(value), **_of(more, at)}).encode()
-            log.append(topic, at % partitions, told, timestamp)
+        for index, (timestamp, value) in enumerate(events(number, 160)):
+            message = json.dumps({**json.loads(value), **_extra_values(extra_fields, index)}).encode()
+            log.append(topic, index % partitions, message, timestamp)
 
 
-def right(mill: ModelContext) -> VerificationReport:
+def assert_verified(ctx: ModelContext) -> VerificationReport:
     """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
-    found = verify(mill)
-    assert found.findings == []
-    recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
-    assert found.findings == []
-    return found
+    report = verify(ctx)
+    assert report.findings == []
+    recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
+    assert report.findings == []
+    return report
 
 
-def files(mill: ModelContext) -> dict[str, bytes]:
+def stored_files(ctx: ModelContext) -> dict[str, bytes]:
     """Everything in the store by its name."""
-    store = mill.repository.store
+    store = ctx.repository.store
     return {name: store.get(name) or b"" for name in store.names("m/")}
 
 
-def _of(more: Mapping[str, Any], at: int) -> dict[str, Any]:
-    return {name: told(at) if callable(told) else told for name, told in more.items()}
+def _extra_values(extra_fields: Mapping[str, Any], index: int) -> dict[str, Any]:
+    return {name: value(index) if callable(value) else value for name, value in extra_fields.items()}

@@ -27,7 +27,7 @@ WEEKLY, DAILY = "0 0 * * 5", "0 0 * * *"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredWindow:
     """Flights of one window in order: labels, event times in ms, and one model's log odds."""
 
     window: Window
@@ -38,18 +38,18 @@ class Scored:
 
 def flights_spec(cron: str) -> ModelSpec:
     """The packaged flights model with these windows."""
-    told = bootstrap.load_spec("flights", Settings()).model_dump(mode="json", by_alias=True)
-    told["windows"]["cron"] = cron
-    told["gate"]["slices"] = []
-    return ModelSpec.model_validate(told)
+    attributes = bootstrap.load_spec("flights", Settings()).model_dump(mode="json", by_alias=True)
+    attributes["windows"]["cron"] = cron
+    attributes["gate"]["slices"] = []
+    return ModelSpec.model_validate(attributes)
 
 
 @cache
 def year() -> tuple[pl.DataFrame, Array]:
     """The year's rows in order, and the log odds of a model that has learned from January."""
-    spec, told = flights_spec(DAILY), flights.events()
-    values = [value.encode() for value in told["value"]]
-    times = told["timestamp"].to_list()
+    spec, events = flights_spec(DAILY), flights.events()
+    values = [value.encode() for value in events["value"]]
+    times = events["timestamp"].to_list()
     rows = learner.sort_canonical(Decoder(spec).decode(0, range(len(values)), times, values).rows)
     january = rows.filter(pl.col("_timestamp") < spec.calendar.first.start)
     bundle = learner.fit(
@@ -61,20 +61,20 @@ def year() -> tuple[pl.DataFrame, Array]:
 
 
 @cache
-def scored(cron: str) -> tuple[Scored, ...]:
+def scored_windows(cron: str) -> tuple[ScoredWindow, ...]:
     """The year's whole windows from February on; what is left at the end is no window."""
     rows, logit = year()
     label, time = rows["late"].to_numpy(), rows["_timestamp"].to_numpy()
-    calendar, found = flights_spec(cron).calendar, []
+    calendar, windows = flights_spec(cron).calendar, []
     window = calendar.first
     while window.end <= time[-1]:
         a, b = np.searchsorted(time, [window.start, window.end])
-        found.append(Scored(window, label[a:b], time[a:b], logit[a:b]))
+        windows.append(ScoredWindow(window, label[a:b], time[a:b], logit[a:b]))
         window = calendar.after(window)
-    return tuple(found)
+    return tuple(windows)
 
 
-def verdicts(cron: str, sigma: float, seed: int) -> Counter[str]:
+def verdict_counts(cron: str, sigma: float, seed: int) -> Counter[str]:
     """How often each verdict falls when every candidate is the champion of its time with noise of
     this size on each row's log odds, drawn anew for every model and row."""
     return Counter(made.verdict for made in reports(cron, sigma, seed))
@@ -83,46 +83,46 @@ def verdicts(cron: str, sigma: float, seed: int) -> Counter[str]:
 def reports(cron: str, sigma: float, seed: int) -> Iterator[Report]:
     """The gate's reports over the year, each going on from the one before."""
     spec, previous = flights_spec(cron), None
-    made_of = {_name(0): _name(0)}  # each model's champion of the time when it was made
-    for number, at in enumerate(scored(cron), 1):
-        candidate = _candidate(number, at)
-        champion = previous.state.champion if previous else _name(0)
-        made_of |= dict.fromkeys((candidate.digest, candidate.holdout or ""), champion)
+    derived_from = {_digest(0): _digest(0)}  # each model's champion of the time when it was made
+    for number, scored_window in enumerate(scored_windows(cron), 1):
+        candidate = _candidate(number, scored_window)
+        champion = previous.state.champion if previous else _digest(0)
+        derived_from |= dict.fromkeys((candidate.digest, candidate.holdout or ""), champion)
         case = EvaluationInputs(
-            model="flights", spec=spec, window=at.window, candidate=candidate,
-            initial=_name(0), previous=previous, input_digests=InputDigests(None, "", ""),
+            model="flights", spec=spec, window=scored_window.window, candidate=candidate,
+            initial=_digest(0), previous=previous, input_digests=InputDigests(None, "", ""),
         )  # fmt: skip
 
-        predict = partial(_predict, at, made_of, sigma, (seed, number))
-        tail = np.arange(len(at.label)) >= len(at.label) - candidate.tail_rows
+        predict = partial(_predict, scored_window, derived_from, sigma, (seed, number))
+        tail = np.arange(len(scored_window.label)) >= len(scored_window.label) - candidate.tail_rows
         predictions = {d: predict(d) for d in set(report.scored_roles(case).values())}
         on_tail = predict(candidate.holdout or "")[tail]
-        previous = report.build_report(case, EvaluationRows(at.label, at.timestamp, tail), predictions, on_tail)
+        previous = report.build_report(case, EvaluationRows(scored_window.label, scored_window.timestamp, tail), predictions, on_tail)
         yield previous
 
 
-def _name(model: int) -> str:
+def _digest(model: int) -> str:
     """The digest of a model: 0 is the initial one, which has no noise."""
     return f"{model:064x}"
 
 
 def _predict(
-    at: Scored, made_of: dict[str, str], sigma: float, draw: tuple[int, int], digest: str
+    scored_window: ScoredWindow, derived_from: dict[str, str], sigma: float, draw: tuple[int, int], digest: str
 ) -> Array:
     """The model's probabilities: its own noise on top of that of all it was made of."""
-    logit = at.logit.copy()
-    while digest != _name(0):
+    logit = scored_window.logit.copy()
+    while digest != _digest(0):
         noise = np.random.default_rng((*draw, int(digest, 16)))
         logit += sigma * noise.standard_normal(len(logit))
-        digest = made_of[digest]
+        digest = derived_from[digest]
     probability: Array = 1 / (1 + np.exp(-logit))
     return probability
 
 
-def _candidate(number: int, at: Scored) -> Candidate:
+def _candidate(number: int, scored_window: ScoredWindow) -> Candidate:
     return Candidate(
-        model="flights", lineage="null", window=at.window.key, kind="continue", batch="",
-        parent=_name(2 * (number - 1)), digest=_name(2 * number), num_iterations=0, tree_digest="",
-        holdout=_name(2 * number + 1), tail_rows=learner.tail_rows(len(at.label)),
+        model="flights", lineage="null", window=scored_window.window.key, kind="continue", batch="",
+        parent=_digest(2 * (number - 1)), digest=_digest(2 * number), num_iterations=0, tree_digest="",
+        holdout=_digest(2 * number + 1), tail_rows=learner.tail_rows(len(scored_window.label)),
         since_retrain=0, sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from bench import Bench
+from bench import ModelHarness
 from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.archive import ModelRepository
@@ -19,74 +19,74 @@ _RECORD = re.compile(r"\| offset: (\d+) (?:.* endTxnMarker: (\w+))?")
 _DUMPER = "org.apache.kafka.tools.DumpLogSegments"
 
 
-def check(bench: Bench) -> VerificationReport:
+def assert_consistent(harness: ModelHarness) -> VerificationReport:
     """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
-    with bench.mill() as mill:
-        found = verify(mill)
-        assert found.findings == []
-        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
-        assert found.findings == []
-    return found
+    with harness.open_model() as ctx:
+        report = verify(ctx)
+        assert report.findings == []
+        recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
+        assert report.findings == []
+    return report
 
 
-def check_against_the_log(bench: Bench, broker: Path) -> int:
+def assert_matches_log(harness: ModelHarness, broker_folder: Path) -> int:
     """Every batch of the topic that is there holds or rejects just what lies in its plan's ranges.
 
     `broker` is the folder of the broker; the reader is Kafka's DumpLogSegments over its files.
     Gives the number of records.
     """
-    folders = [broker / "data" / f"{bench.model}-{p}" for p in range(bench.partitions)]
-    with bench.mill() as mill:
-        return check_archive(mill.repository, folders, mill.event_log.topic(bench.model).topic_id)
+    folders = [broker_folder / "data" / f"{harness.model}-{p}" for p in range(harness.partitions)]
+    with harness.open_model() as ctx:
+        return assert_repository_matches_log(ctx.repository, folders, ctx.event_log.topic(harness.model).topic_id)
 
 
-def check_archive(archive: ModelRepository, partitions: list[Path], topic_id: str | None = None) -> int:
+def assert_repository_matches_log(repository: ModelRepository, partitions: list[Path], topic_id: str | None = None) -> int:
     """As `check_against_the_log`, over the folders of a topic's partitions; where a topic's id is
     told, the batches of others are left out."""
-    held = [committed(folder) for folder in partitions]
-    counted = 0
-    keys = sorted({name.split("/")[1] for name in archive.names("batches/")})
+    offsets_by_partition = [committed_offsets(folder) for folder in partitions]
+    total = 0
+    keys = sorted({name.split("/")[1] for name in repository.names("batches/")})
     for key in keys:
-        plan, manifest = archive.plan(key), archive.manifest(key)
+        plan, manifest = repository.plan(key), repository.manifest(key)
         assert plan is not None
         assert manifest is not None
         if plan.topic_id != (topic_id or plan.topic_id):
             continue
-        within = sum(r.start <= o < r.end for r in plan.ranges for o in held[r.partition])
+        in_ranges = sum(r.start <= o < r.end for r in plan.ranges for o in offsets_by_partition[r.partition])
         if manifest.skipped is None:
-            assert manifest.rows + manifest.rejected == within
-            assert manifest.gaps == plan.offset_count - within
-        counted += within
-    assert counted > 0
-    return counted
+            assert manifest.rows + manifest.rejected == in_ranges
+            assert manifest.gaps == plan.offset_count - in_ranges
+        total += in_ranges
+    assert total > 0
+    return total
 
 
 @cache
-def reader() -> list[Path]:
+def log_reader_jars() -> list[Path]:
     """The jars of Kafka's own reader, brought here if need be."""
     return [*classpath(lockfile_folder()), *classpath(Path(__file__).parent / "log_reader")]
 
 
-def committed(folder: Path) -> list[int]:
+def committed_offsets(folder: Path) -> list[int]:
     """The offsets of a partition's data records that no transaction aborted or holds open."""
     files = ",".join(str(file) for file in sorted(folder.glob("*.log")))
     quick = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-    jars = os.pathsep.join(map(str, reader()))
+    jars = os.pathsep.join(map(str, log_reader_jars()))
     program = [str(java(lockfile_folder())), *quick, "-cp", jars, _DUMPER]
-    done = subprocess.run(
+    result = subprocess.run(
         [*program, "--deep-iteration", "--files", files], capture_output=True, text=True, check=True
     )
-    found: list[int] = []
-    open_: defaultdict[str, list[int]] = defaultdict(list)
-    producer, kind = "", found
-    for line in done.stdout.splitlines():
+    offsets: list[int] = []
+    open_transactions: defaultdict[str, list[int]] = defaultdict(list)
+    producer, target = "", offsets
+    for line in result.stdout.splitlines():
         if batch := _BATCH.match(line):
             producer = batch[1]
-            kind = open_[producer] if batch[2] == "true" else found
+            target = open_transactions[producer] if batch[2] == "true" else offsets
         elif record := _RECORD.match(line):
             if record[2] is None:
-                kind.append(int(record[1]))
+                target.append(int(record[1]))
                 continue
-            ended = open_.pop(producer, [])
-            found += ended if record[2] == "COMMIT" else []
-    return sorted(found)
+            transaction = open_transactions.pop(producer, [])
+            offsets += transaction if record[2] == "COMMIT" else []
+    return sorted(offsets)

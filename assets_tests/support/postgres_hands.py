@@ -13,13 +13,13 @@ import psutil
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from commands import until
+from commands import wait_until
 from dagster_ui import free_port
 from tidemill.adapters.postgres import Postgres, server
 from tidemill.core.errors import PrerequisiteMissing
 
 
-def needs_postgres() -> None:
+def require_postgres() -> None:
     """Without PostgreSQL, and as root without its user, the test is reported as not run."""
     try:
         server.find_program("postgres", Path(os.devnull))
@@ -29,7 +29,7 @@ def needs_postgres() -> None:
 
 
 @contextmanager
-def reachable() -> Iterator[Path]:
+def world_accessible_folder() -> Iterator[Path]:
     """A folder where PostgreSQL's own user may go, too; tests' own folders are root's alone."""
     folder = Path(tempfile.mkdtemp(prefix="tidemill-"))
     folder.chmod(0o711)
@@ -40,35 +40,35 @@ def reachable() -> Iterator[Path]:
 
 
 @dataclass
-class Server:
+class PostgresServer:
     """A server that runs; `port` is where it listens."""
 
-    own: Postgres
+    postgres: Postgres
     port: int
-    _up: ExitStack = field(default_factory=ExitStack)
+    _exit_stack: ExitStack = field(default_factory=ExitStack)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Let it run, again if it was killed."""
-        self._up.enter_context(self.own.running())
+        self._exit_stack.enter_context(self.postgres.running())
 
-    def end(self) -> None:
-        self._up.close()
+    def stop(self) -> None:
+        self._exit_stack.close()
 
     @property
     def pid(self) -> int:
-        return int((self.own.data / "postmaster.pid").read_text().split()[0])
+        return int((self.postgres.data / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
         """All of it, by SIGKILL of its first process, which the others notice."""
-        family = psutil.Process(self.pid)
-        others = family.children()
-        family.kill()
-        psutil.wait_procs([family, *others], 30)
+        postmaster = psutil.Process(self.pid)
+        children = postmaster.children()
+        postmaster.kill()
+        psutil.wait_procs([postmaster, *children], 30)
 
     def restart(self) -> None:
         """The same, and it comes back."""
         self.kill()
-        self.begin()
+        self.start()
 
     def kill_backend(self, name: str) -> None:
         """The process behind one connection to this database, by SIGKILL: the server ends all
@@ -76,33 +76,33 @@ class Server:
         with create_engine(self.url(name), poolclass=NullPool).connect() as connection:
             (pid,) = connection.execute(text("select pg_backend_pid()")).one()
             os.kill(pid, signal.SIGKILL)
-            until(lambda: not psutil.pid_exists(pid), 30)
+            wait_until(lambda: not psutil.pid_exists(pid), 30)
             connection.invalidate()
 
     def url(self, name: str, port: int | None = None, database: str | None = None) -> str:
         """Where the user's database is; through a proxy at `port`, if that is given."""
-        own = make_url(self.own.url(name))
-        asked = own.set(port=port or self.port, database=database or name)
-        return asked.render_as_string(hide_password=False)
+        base_url = make_url(self.postgres.url(name))
+        url = base_url.set(port=port or self.port, database=database or name)
+        return url.render_as_string(hide_password=False)
 
-    def asked(self, name: str, sql: str, database: str | None = None) -> list[tuple[object, ...]]:
+    def query(self, name: str, sql: str, database: str | None = None) -> list[tuple[object, ...]]:
         """What the database answers to its user, or another one."""
         url = self.url(name, database=database)
         with create_engine(url, poolclass=NullPool).begin() as connection:
-            told = connection.execute(text(sql))
-            return [tuple(row) for row in told] if told.returns_rows else []
+            result = connection.execute(text(sql))
+            return [tuple(row) for row in result] if result.returns_rows else []
 
 
 @contextmanager
-def postgres_at(folder: Path) -> Iterator[Server]:
+def running_postgres(folder: Path) -> Iterator[PostgresServer]:
     """A server in this folder, which is to be a `reachable` one."""
-    needs_postgres()
-    own, port = Postgres(folder), free_port()
-    own.initialize(port)
-    own.enable(port)
-    made = Server(own, port)
-    made.begin()
+    require_postgres()
+    postgres, port = Postgres(folder), free_port()
+    postgres.initialize(port)
+    postgres.enable(port)
+    running = PostgresServer(postgres, port)
+    running.start()
     try:
-        yield made
+        yield running
     finally:
-        made.end()
+        running.stop()

@@ -24,7 +24,7 @@ class Partition:
     low: int = 0
 
     @property
-    def stable(self) -> int:
+    def stable_end(self) -> int:
         kinds = [record.kind for record in self.records]
         return kinds.index("open") if "open" in kinds else len(kinds)
 
@@ -32,7 +32,7 @@ class Partition:
         """The data records of a range."""
         return {o: self.records[o] for o in range(start, end) if self.records[o].kind == "data"}
 
-    def settle(self, *, commit: bool) -> None:
+    def end_transaction(self, *, commit: bool) -> None:
         for record in self.records:
             if record.kind == "open":
                 record.kind = "data" if commit else "aborted"
@@ -54,7 +54,7 @@ class Counts:
     rejected: int
     gaps: int
     late: int
-    ahead: int
+    early: int
 
     @property
     def all(self) -> int:
@@ -62,7 +62,7 @@ class Counts:
 
 
 @dataclass
-class Seen:
+class Observation:
     """Since when an end was seen to stand."""
 
     end: int
@@ -77,50 +77,50 @@ class Reference:
     The first of `windows` is the history before the first window.
     """
 
-    confirm: int
+    confirmation_records: int
     idle_timeout: int
-    close_when_silent: int | None
+    close_after_silence: int | None
     partitions: list[Partition]
     windows: list[dict[int, Cut]] = field(default_factory=list)
-    seen: dict[int, Seen] = field(default_factory=dict)
+    observations: dict[int, Observation] = field(default_factory=dict)
 
     def boundary(self, partition: int, start: int, end: int, *, complete: bool) -> int | None:
         """Where the window that ends at `end` ends, None where that is not decided.
 
         `complete`: no record will follow those that are there.
         """
-        held = self.partitions[partition]
-        data = held.data(max(start, held.low), held.stable)
+        partition_log = self.partitions[partition]
+        data = partition_log.data(max(start, partition_log.low), partition_log.stable_end)
         stamps = [(o, r.timestamp) for o, r in data.items() if r.timestamp is not None]
         for i, (offset, timestamp) in enumerate(stamps):
             if timestamp < end:
                 continue
-            following = [t for _, t in stamps[i + 1 : i + 1 + self.confirm]]
+            following = [t for _, t in stamps[i + 1 : i + 1 + self.confirmation_records]]
             below = sum(t < end for t in following)
-            if len(following) - below >= self.confirm - self.confirm // 2:
+            if len(following) - below >= self.confirmation_records - self.confirmation_records // 2:
                 return offset
             if complete and 2 * below <= len(following):
                 return offset
-            if not complete and below <= self.confirm // 2:
+            if not complete and below <= self.confirmation_records // 2:
                 return None  # it may be this one: its next records will tell
-        return max(start, held.stable) if complete else None
+        return max(start, partition_log.stable_end) if complete else None
 
     def cut(self, end: int, now: int, *, closed: bool) -> dict[int, Cut] | None:
         """The next window, which ends at `end`; None while it is open."""
         starts = {p: self._start(p) for p in range(len(self.partitions))}
-        found = {p: self.boundary(p, s, end, complete=False) for p, s in starts.items()}
-        open_ = [p for p, offset in found.items() if offset is None]
-        why = "closed" if closed else None
-        if open_ and not closed:
+        boundaries = {p: self.boundary(p, s, end, complete=False) for p, s in starts.items()}
+        undecided = [p for p, offset in boundaries.items() if offset is None]
+        reason = "closed" if closed else None
+        if undecided and not closed:
             self._observe(now)
-            why = self._excuse(open_, starts)
-            if why is None:
+            reason = self._idle_reason(undecided, starts)
+            if reason is None:
                 return None
         cuts = {}
-        for p, offset in found.items():
-            rest = self.boundary(p, starts[p], end, complete=True)
-            assert rest is not None
-            cuts[p] = Cut(starts[p], rest, why or "") if offset is None else _at(starts[p], offset)
+        for p, offset in boundaries.items():
+            end_boundary = self.boundary(p, starts[p], end, complete=True)
+            assert end_boundary is not None
+            cuts[p] = Cut(starts[p], end_boundary, reason or "") if offset is None else _cut_at_boundary(starts[p], offset)
         self.windows.append(cuts)
         return cuts
 
@@ -129,8 +129,8 @@ class Reference:
         offsets = sum(cut.end - cut.start for cut in cuts.values())
         data = sum(len(self.partitions[p].data(c.start, c.end)) for p, c in cuts.items())
         rows = [self.partitions[p].records[o].timestamp or 0 for p, o in self.rows(cuts)]
-        late, ahead = sum(t < start for t in rows), sum(t >= end for t in rows)
-        return Counts(len(rows), data - len(rows), offsets - data, late, ahead)
+        late, early = sum(t < start for t in rows), sum(t >= end for t in rows)
+        return Counts(len(rows), data - len(rows), offsets - data, late, early)
 
     def rows(self, cuts: Mapping[int, Cut]) -> set[tuple[int, int]]:
         """Partition and offset of what can be learned from."""
@@ -154,28 +154,28 @@ class Reference:
         """The end of the window before; the very first begins with what is there."""
         if not self.windows:
             return self.partitions[partition].low
-        before = self.windows[-1].get(partition)
-        return before.end if before else 0
+        previous = self.windows[-1].get(partition)
+        return previous.end if previous else 0
 
     def _observe(self, now: int) -> None:
-        for p, held in enumerate(self.partitions):
-            seen = self.seen.get(p)
-            if seen is None or seen.end != held.stable or now < seen.first:
-                self.seen[p] = Seen(held.stable, now, now)
+        for p, partition in enumerate(self.partitions):
+            observation = self.observations.get(p)
+            if observation is None or observation.end != partition.stable_end or now < observation.first:
+                self.observations[p] = Observation(partition.stable_end, now, now)
             else:
-                seen.last = max(seen.last, now)
+                observation.last = max(observation.last, now)
 
-    def _excuse(self, open_: list[int], starts: Mapping[int, int]) -> str | None:
-        still = {p: seen.last - seen.first for p, seen in self.seen.items()}
-        some_are_confirmed = len(open_) < len(self.partitions)
-        if some_are_confirmed and all(still[p] >= self.idle_timeout for p in open_):
+    def _idle_reason(self, undecided: list[int], starts: Mapping[int, int]) -> str | None:
+        unchanged_for = {p: observation.last - observation.first for p, observation in self.observations.items()}
+        some_are_confirmed = len(undecided) < len(self.partitions)
+        if some_are_confirmed and all(unchanged_for[p] >= self.idle_timeout for p in undecided):
             return "idle"
-        silent = self.close_when_silent
-        something_is_left = any(self.seen[p].end > start for p, start in starts.items())
-        if silent is not None and something_is_left and min(still.values()) >= silent:
+        silence = self.close_after_silence
+        something_is_left = any(self.observations[p].end > start for p, start in starts.items())
+        if silence is not None and something_is_left and min(unchanged_for.values()) >= silence:
             return "silent"
         return None
 
 
-def _at(start: int, boundary: int) -> Cut:
+def _cut_at_boundary(start: int, boundary: int) -> Cut:
     return Cut(start, boundary, "boundary")

@@ -20,7 +20,7 @@ class Request:
     method: str = "POST"
     proto: str = "http"
     status: int = 0
-    told: bytes = b""
+    response_body: bytes = b""
 
     def __post_init__(self) -> None:
         self.headers.setdefault("content-length", str(len(self.body)))
@@ -29,14 +29,14 @@ class Request:
         return self.body
 
     def response_bytes(self, status: int, headers: Headers, body: bytes) -> None:
-        self.status, self.told = status, body
+        self.status, self.response_body = status, body
 
-    async def answered(self, app: App) -> Any:
+    async def send(self, app: App) -> Any:
         """The body of the application's answer, decoded; `status` has its status."""
         await app.__rsgi__(self, self)  # type: ignore[arg-type]
-        return json.loads(self.told)
+        return json.loads(self.response_body)
 
 
-def asked(app: App, request: Request) -> Any:
+def send_request(app: App, request: Request) -> Any:
     """The body of the answer, decoded."""
-    return asyncio.run(request.answered(app))
+    return asyncio.run(request.send(app))

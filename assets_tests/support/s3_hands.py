@@ -11,17 +11,17 @@ from pathlib import Path
 
 import requests
 
-from bench import Bench, OnS3
-from commands import until
+from bench import ModelHarness, S3Location
+from commands import wait_until
 from dagster_ui import free_port
 from tidemill.adapters.s3 import S3Store
-from tools import needs
+from tools import require_tools
 
 KEY, SECRET = "tidemill", "a secret of the tests"
 
 
 @dataclass(frozen=True)
-class S3:
+class S3Server:
     """A server; `credentials` names a file with the keys that it knows."""
 
     endpoint: str
@@ -29,48 +29,48 @@ class S3:
     credentials: Path
     pid: int
 
-    def bucket(self, name: str) -> str:
+    def create_bucket(self, name: str) -> str:
         """A new bucket; its name."""
         (self.folder / name).mkdir()
         return name
 
-    def put_under(self, bench: Bench) -> Bench:
+    def move_store(self, harness: ModelHarness) -> ModelHarness:
         """The same bench with its store in a new bucket; nothing may lie in its folder's yet."""
-        assert not list(bench.home.glob("store"))
-        bench.s3 = OnS3(self.endpoint, self.credentials, self.bucket(uuid.uuid4().hex))
-        return bench
+        assert not list(harness.home.glob("store"))
+        harness.s3 = S3Location(self.endpoint, self.credentials, self.create_bucket(uuid.uuid4().hex))
+        return harness
 
-    def store(self, bucket: str, prefix: str = "", timeout: float = 20, **other: str) -> S3Store:
+    def open_store(self, bucket: str, prefix: str = "", timeout: float = 20, **overrides: str) -> S3Store:
         """A store in this bucket; `other` says where it is and who we are, if not as told."""
-        told = {"endpoint": self.endpoint, "region": "us-east-1", "credentials": self.credentials}
-        return S3Store(bucket, prefix, timeout, **(told | other))
+        options = {"endpoint": self.endpoint, "region": "us-east-1", "credentials": self.credentials}
+        return S3Store(bucket, prefix, timeout, **(options | overrides))
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """The server does not move in here."""
         os.kill(self.pid, signal.SIGSTOP)
-        until(lambda: all(map(_stopped, Path(f"/proc/{self.pid}/task").iterdir())))
+        wait_until(lambda: all(map(_is_stopped, Path(f"/proc/{self.pid}/task").iterdir())))
         try:
             yield
         finally:
             os.kill(self.pid, signal.SIGCONT)
 
 
-def _stopped(thread: Path) -> bool:
+def _is_stopped(thread: Path) -> bool:
     """Whether it stands still; a busy machine takes a moment."""
     return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextmanager
-def s3_server(home: Path) -> Iterator[S3]:
+def running_s3_server(home: Path) -> Iterator[S3Server]:
     """A server on a free port of this machine. Where none is installed, the test is not run."""
-    (program,) = needs("versitygw")
+    (program,) = require_tools("versitygw")
     folder, port = home / "buckets", free_port()
     folder.mkdir()
-    words = ["--port", f"127.0.0.1:{port}", "--health", "/health", "--quiet"]
+    options = ["--port", f"127.0.0.1:{port}", "--health", "/health", "--quiet"]
     with (home / "versitygw.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, *words, "posix", str(folder)],
+            [program, *options, "posix", str(folder)],
             env={"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET},
             cwd=home,
             stdin=subprocess.DEVNULL,
@@ -80,20 +80,20 @@ def s3_server(home: Path) -> Iterator[S3]:
         )
     endpoint = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: _healthy(endpoint), 120, (home / "versitygw.log").read_text)
-        yield S3(endpoint, folder, keys(home / "credentials"), process.pid)
+        wait_until(lambda: _is_healthy(endpoint), 120, (home / "versitygw.log").read_text)
+        yield S3Server(endpoint, folder, write_credentials(home / "credentials"), process.pid)
     finally:
         process.kill()
         process.wait(30)
 
 
-def keys(file: Path, key: str = KEY, secret: str = SECRET) -> Path:
+def write_credentials(file: Path, key: str = KEY, secret: str = SECRET) -> Path:
     """Write a file of keys as the AWS tools keep it."""
     file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     return file
 
 
-def _healthy(endpoint: str) -> bool:
+def _is_healthy(endpoint: str) -> bool:
     try:
         return requests.get(f"{endpoint}/health", timeout=5).ok
     except requests.ConnectionError:

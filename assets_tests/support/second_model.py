@@ -55,16 +55,16 @@ AIR_TIME: dict[str, Any] = {
 class User:
     """Somebody with a Kafka, a folder of models and nothing else; `suffix` makes names unique."""
 
-    servers: str
+    bootstrap_servers: str
     home: Path
     suffix: str
 
     @property
-    def environment(self) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
         return {
             "TIDEMILL_HOME": str(self.home),
             "TIDEMILL_MODELS": str(self.home / "models"),
-            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.servers,
+            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "TIDEMILL_KAFKA__LEDGER_TOPIC": f"ledger-{self.suffix}",
             "TIDEMILL_KAFKA__TIMEOUT": "30",
         }
@@ -76,19 +76,19 @@ class User:
         """Write the model's defs.yaml."""
         file = self.home / "models" / model / "defs.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        told = {**attributes, "topic": self.topic(attributes)}
-        document = {"type": "tidemill.defs.IncrementalModel", "attributes": told}
+        values = {**attributes, "topic": self.topic(attributes)}
+        document = {"type": "tidemill.defs.IncrementalModel", "attributes": values}
         file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
         return file
 
     def produce(self, topic: str, events: list[tuple[int, str, dict[str, Any]]]) -> None:
         """Create a topic of three partitions and produce (time, key, event) to it."""
-        admin = AdminClient({"bootstrap.servers": self.servers})
-        kept = {"retention.ms": "-1"}
-        for made in admin.create_topics([NewTopic(topic, 3, 1, config=kept)]).values():
-            made.result(30)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        topic_config = {"retention.ms": "-1"}
+        for future in admin.create_topics([NewTopic(topic, 3, 1, config=topic_config)]).values():
+            future.result(30)
         # Without idempotence a batch that is sent again may come behind a later one.
-        producer = Producer({"bootstrap.servers": self.servers, "enable.idempotence": True})
+        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True})
         for timestamp, key, event in events:
             producer.produce(topic, json.dumps(event).encode(), key.encode(), timestamp=timestamp)
             producer.poll(0)
@@ -97,14 +97,14 @@ class User:
 
 def flights() -> pl.DataFrame:
     """The flights that were due to leave from Friday to Wednesday, in that order."""
-    told = landed_flights().with_columns(at=pl.col("departure").dt.epoch("ms"))
+    rows = landed_flights().with_columns(at=pl.col("departure").dt.epoch("ms"))
     march = pl.col("departure").dt.date().is_between(pl.date(2013, 3, 1), pl.date(2013, 3, 6))
-    return told.filter(march).sort("at", "id")
+    return rows.filter(march).sort("at", "id")
 
 
 def departures(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
     """The events of `DEPARTURES`; one class in three is told by what happened on arrival."""
-    made = []
+    events = []
     for row in rows.iter_rows(named=True):
         early = row["hour"] < 9 and not row["late"]
         event = {
@@ -116,8 +116,8 @@ def departures(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
             "warm?": None if row["temp"] is None else row["temp"] > 40,
             "Pünktlichkeit": "spät" if row["late"] else "früh" if early else "on time",
         }
-        made.append((row["at"], row["id"], event))
-    return made
+        events.append((row["at"], row["id"], event))
+    return events
 
 
 def air_times(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:

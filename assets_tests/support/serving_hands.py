@@ -14,9 +14,9 @@ from typing import Any
 import polars as pl
 import requests
 
-from bench import Bench
-from commands import begun, said, until
-from ledger_hands import persons_entry
+from bench import ModelHarness
+from commands import background, output, wait_until
+from ledger_hands import manual_entry
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.deploy import append_entry
@@ -27,81 +27,81 @@ ROW = {"country": "de", "price": 12.5, "visits": 3}
 
 
 @dataclass
-class Serving:
+class PredictionServer:
     """A server in a process of its own, and a client of it."""
 
-    bench: Bench
+    harness: ModelHarness
     url: str
     process: "subprocess.Popen[bytes]"
     name: str
     session: requests.Session = field(default_factory=requests.Session)
 
-    def get(self, path: str, **more: Any) -> requests.Response:
-        return self.session.get(self.url + path, timeout=30, **more)
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=30, **kwargs)
 
-    def post(self, path: str, body: object, **more: Any) -> requests.Response:
-        return self.session.post(self.url + path, data=json.dumps(body), timeout=30, **more)
+    def post(self, path: str, body: object, **kwargs: Any) -> requests.Response:
+        return self.session.post(self.url + path, data=json.dumps(body), timeout=30, **kwargs)
 
     def predict(self, *rows: Mapping[str, Any]) -> requests.Response:
-        return self.post(f"/models/{self.bench.model}/predict", {"rows": rows})
+        return self.post(f"/models/{self.harness.model}/predict", {"rows": rows})
 
-    def model(self) -> dict[str, Any]:
+    def model_status(self) -> dict[str, Any]:
         """What `/models` says of the bench's model."""
-        told: dict[str, Any] = self.get("/models").json()["models"][self.bench.model]
-        return told
+        status: dict[str, Any] = self.get("/models").json()["models"][self.harness.model]
+        return status
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one series of `/metrics`."""
-        wanted = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-        line = re.search(
-            rf"^{name}{re.escape(f'{{{wanted}}}') if wanted else ''} (\S+)$",
+        label_filter = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+        match = re.search(
+            rf"^{name}{re.escape(f'{{{label_filter}}}') if label_filter else ''} (\S+)$",
             self.get("/metrics").text,
             re.MULTILINE,
         )
-        assert line, f"{name}{{{wanted}}}"
-        return float(line[1])
+        assert match, f"{name}{{{label_filter}}}"
+        return float(match[1])
 
-    def until(self, **wanted: Any) -> dict[str, Any]:
+    def wait_for_status(self, **expected: Any) -> dict[str, Any]:
         """Wait until `/models` says so of the bench's model."""
-        until(lambda: wanted.items() <= self.model().items(), 60, lambda: str(self.model()))
-        return self.model()
+        wait_until(lambda: expected.items() <= self.model_status().items(), 60, lambda: str(self.model_status()))
+        return self.model_status()
 
-    def said(self) -> str:
-        return said(self.bench.environment, self.name)
+    def output(self) -> str:
+        return output(self.harness.env, self.name)
 
-    def ended(self, seconds: float = 30) -> int:
+    def terminate(self, timeout: float = 30) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
+        return self.process.wait(timeout)
 
 
 @contextmanager
-def serving(
-    bench: Bench,
-    *words: str,
+def running_server(
+    harness: ModelHarness,
+    *options: str,
     ready: bool = True,
     name: str = "serving",
     model: str | None = None,
     **settings: object,
-) -> Iterator[Serving]:
+) -> Iterator[PredictionServer]:
     """`tidemill serve` of the bench's model on a free port, with TIDEMILL_SERVE__… settings."""
-    more = {f"TIDEMILL_SERVE__{key.upper()}": str(value) for key, value in settings.items()}
-    environment = bench.environment | {"TIDEMILL_SERVE__DRAIN": "0.2"} | more
-    told = ("tidemill", "serve", "--port", "0", "--models", model or bench.model, *words)
-    with begun(environment, *told, name=name) as process:
-        until(lambda: "http://" in said(environment, name) or process.poll() is not None)
-        found = re.search(r"http://\S+:\d+", said(environment, name))
-        assert found, said(environment, name)
-        server = Serving(bench, found[0], process, name)
+    serve_env = {f"TIDEMILL_SERVE__{key.upper()}": str(value) for key, value in settings.items()}
+    env = harness.env | {"TIDEMILL_SERVE__DRAIN": "0.2"} | serve_env
+    command = ("tidemill", "serve", "--port", "0", "--models", model or harness.model, *options)
+    with background(env, *command, name=name) as process:
+        wait_until(lambda: "http://" in output(env, name) or process.poll() is not None)
+        match = re.search(r"http://\S+:\d+", output(env, name))
+        assert match, output(env, name)
+        server = PredictionServer(harness, match[0], process, name)
         if ready:
-            until(lambda: answers(server), 120, server.said)
+            wait_until(lambda: is_ready(server), 120, server.output)
         try:
             yield server
         finally:
             server.session.close()
 
 
-def refuses(server: Serving) -> bool:
+def refuses_connections(server: PredictionServer) -> bool:
     """Whether the server takes no new connection."""
     try:
         requests.get(f"{server.url}/v2/health/live", timeout=5)
@@ -110,62 +110,62 @@ def refuses(server: Serving) -> bool:
     return False
 
 
-def answers(server: Serving) -> bool:
+def is_ready(server: PredictionServer) -> bool:
     """Whether the server is ready."""
     try:
         return server.get("/v2/health/ready").status_code == 200
     except requests.ConnectionError:
-        assert server.process.poll() is None, server.said()
+        assert server.process.poll() is None, server.output()
         return False
 
 
-def digests(mill: ModelContext) -> list[str]:
+def bundle_digests(ctx: ModelContext) -> list[str]:
     """The digests of all bundles of the store."""
-    return [name.removeprefix("models/").split(".")[0] for name in mill.repository.names("models/")]
+    return [name.removeprefix("models/").split(".")[0] for name in ctx.repository.names("models/")]
 
 
-def offline(mill: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def predict_offline(ctx: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What a model of the store predicts, by the way that judges it: all rows at once."""
-    model: Model = mill.load(digest)
+    model: Model = ctx.load(digest)
     raw = [json.dumps(row).encode() for row in rows]
-    told: list[Any] = model.predict(_frame(model, raw)).tolist()
-    return told
+    predictions: list[Any] = model.predict(_decode(model, raw)).tolist()
+    return predictions
 
 
-def _frame(model: Model, raw: Sequence[bytes]) -> pl.DataFrame:
+def _decode(model: Model, raw: Sequence[bytes]) -> pl.DataFrame:
     return model.decoder().rows(raw)
 
 
 @dataclass(frozen=True)
-class Ledgered:
+class LedgerFixture:
     """A bench with bundles and an empty ledger, its mill, and two digests of the bundles."""
 
-    bench: Bench
-    mill: ModelContext
-    one: str
-    other: str
+    harness: ModelHarness
+    ctx: ModelContext
+    first_digest: str
+    second_digest: str
 
     def deploy(self, digest: str) -> Entry:
         """Append an entry that puts this model into service."""
-        entry = append_entry(self.mill, lambda chain: persons_entry(chain, digest, "somebody", "a test"))
+        entry = append_entry(self.ctx, lambda chain: manual_entry(chain, digest, "somebody", "a test"))
         assert entry is not None
         return entry
 
 
 @dataclass
-class Clients:
+class LoadClients:
     """Threads that ask one row after another, and keep all answers."""
 
-    server: Serving
+    server: PredictionServer
     rows: Sequence[Mapping[str, Any]]
-    answers: list[tuple[int, float, dict[str, Any]]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    responses: list[tuple[int, float, dict[str, Any]]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def asking(self, count: int, pause: float = 0.0) -> Iterator["Clients"]:
+    def running(self, count: int, interval: float = 0.0) -> Iterator["LoadClients"]:
         """So many clients at work until the end of the block."""
-        threads = [threading.Thread(target=self._ask, args=(n, pause)) for n in range(count)]
+        threads = [threading.Thread(target=self._send_requests, args=(n, interval)) for n in range(count)]
         for thread in threads:
             thread.start()
         try:
@@ -175,19 +175,19 @@ class Clients:
             for thread in threads:
                 thread.join()
 
-    def _ask(self, number: int, pause: float) -> None:
+    def _send_requests(self, number: int, interval: float) -> None:
         session = requests.Session()
-        url = f"{self.server.url}/models/{self.server.bench.model}/predict"
-        at = number
+        url = f"{self.server.url}/models/{self.server.harness.model}/predict"
+        index = number
         while not self._stop.is_set():
-            at = (at + 1) % len(self.rows)
+            index = (index + 1) % len(self.rows)
             try:
-                told = session.post(url, data=json.dumps({"rows": [self.rows[at]]}), timeout=30)
-                if told.status_code == 200:
-                    self.answers.append((at, time.time(), told.json()))
+                response = session.post(url, data=json.dumps({"rows": [self.rows[index]]}), timeout=30)
+                if response.status_code == 200:
+                    self.responses.append((index, time.time(), response.json()))
                 else:
-                    self.failed.append(f"{told.status_code} {told.text}")
+                    self.failures.append(f"{response.status_code} {response.text}")
             except requests.RequestException as error:
-                self.failed.append(repr(error))
-            time.sleep(pause)
+                self.failures.append(repr(error))
+            time.sleep(interval)
         session.close()

@@ -14,43 +14,43 @@ FIELDS = {"size": "number", "place": "category", "open": "boolean?"}
 
 def spec(**changes: Any) -> ModelSpec:
     """A small binary model of three fields; the place is not known in one row of seven."""
-    told = {
+    attributes = {
         "topic": "t",
         "fields": FIELDS,
         "label": "late",
         "windows": {"start": "2026-01-01"},
         "learner": {"retrain": {"trees": 20, "rate": 0.1, "min_rows": 20}},
     }
-    return ModelSpec.model_validate(told | changes)
+    return ModelSpec.model_validate(attributes | changes)
 
 
 def rows(count: int = 600) -> pl.DataFrame:
     """A batch for such models, the label 0 or 1, or the index of a class in `kind`."""
-    draw = np.random.default_rng(0)
-    size = draw.normal(size=count)
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=count)
     return pl.DataFrame(
         {
             "_partition": pl.Series([0] * count, dtype=pl.Int32),
             "_offset": range(count),
             "_timestamp": range(count),
-            "size": [None if at % 11 == 0 else value for at, value in enumerate(size)],
-            "place": [None if at % 7 == 6 else f"p{at % 7}" for at in range(count)],
-            "open": [None if at % 5 == 0 else at % 2 == 0 for at in range(count)],
-            "late": (size + draw.normal(size=count) > 0).astype(np.float64),
-            "kind": np.floor(draw.uniform(0, 3, count)),
+            "size": [None if index % 11 == 0 else value for index, value in enumerate(size)],
+            "place": [None if index % 7 == 6 else f"p{index % 7}" for index in range(count)],
+            "open": [None if index % 5 == 0 else index % 2 == 0 for index in range(count)],
+            "late": (size + rng.normal(size=count) > 0).astype(np.float64),
+            "kind": np.floor(rng.uniform(0, 3, count)),
         }
     )
 
 
-def bundle(of: ModelSpec, seed: int = 1, function: FeatureFunction | None = None) -> bytes:
+def bundle(model_spec: ModelSpec, seed: int = 1, function: FeatureFunction | None = None) -> bytes:
     """A bundle trained on those rows; another seed makes another model."""
-    given = rows()
+    training_rows = rows()
     return learner.fit(
-        of,
-        given,
+        model_spec,
+        training_rows,
         parent=None,
         continue_=False,
-        golden=given,
+        golden=training_rows,
         window=None,
         seed=seed,
         num_threads=1,

@@ -7,7 +7,7 @@ MINUTE = 60_000
 PARTITIONS = 4
 
 
-def frame(size: int, text: str = "") -> pl.DataFrame:
+def make_stream(size: int, text: str = "") -> pl.DataFrame:
     """A stream of `size` events, one a minute from 0:01 of 1970, each told half a minute later."""
     seq = pl.int_range(size, dtype=pl.Int64)
     return pl.select(
@@ -20,46 +20,46 @@ def frame(size: int, text: str = "") -> pl.DataFrame:
     )
 
 
-def records(kafka: str, topic: str) -> dict[int, list[Message]]:
+def read_records(bootstrap_servers: str, topic: str) -> dict[int, list[Message]]:
     """All records of each partition, by a reader that knows nothing of streams."""
     consumer = Consumer(
-        {"bootstrap.servers": kafka, "group.id": "test", "enable.partition.eof": True}
+        {"bootstrap.servers": bootstrap_servers, "group.id": "test", "enable.partition.eof": True}
     )
-    found: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
+    result: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
     try:
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in found])
-        open_ends = set(found)
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in result])
+        open_ends = set(result)
         while open_ends:
             for message in consumer.consume(10_000, 0.2):
                 error = message.error()
                 if error is None:
-                    found[message.partition()].append(message)
+                    result[message.partition()].append(message)
                 else:
                     assert error.code() == KafkaError._PARTITION_EOF
                     open_ends.discard(message.partition())
     finally:
         consumer.close()
-    return found
+    return result
 
 
-def size(kafka: str, topic: str) -> int:
+def record_count(bootstrap_servers: str, topic: str) -> int:
     """How many records stand in all partitions."""
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "test"})
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test"})
     try:
-        places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        return sum(consumer.get_watermark_offsets(place, cached=False)[1] for place in places)
+        topic_partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+        return sum(consumer.get_watermark_offsets(place, cached=False)[1] for place in topic_partitions)
     finally:
         consumer.close()
 
 
-def sequences(kafka: str, topic: str) -> dict[int, list[int]]:
+def read_sequences(bootstrap_servers: str, topic: str) -> dict[int, list[int]]:
     return {
         partition: [int(dict(message.headers())["seq"]) for message in messages]
-        for partition, messages in records(kafka, topic).items()
+        for partition, messages in read_records(bootstrap_servers, topic).items()
     }
 
 
-def of_partitions(events: pl.DataFrame) -> dict[int, list[int]]:
+def sequences_by_partition(events: pl.DataFrame) -> dict[int, list[int]]:
     return {
         partition: events.filter(pl.col("partition") == partition)["seq"].to_list()
         for partition in range(PARTITIONS)

@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import Bench, window
-from children import stopped, woken, working
+from bench import ModelHarness, window
+from children import wait_until_stopped, resume, worker
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.extract import extract
 from tidemill.cycle.mill import ModelContext
-from tools import needs
+from tools import require_tools
 
 KINDS = {
     "write": ("write", "writev", "pwrite64"),
@@ -28,11 +28,11 @@ KINDS = {
 _KIND = {name: kind for kind, names in KINDS.items() for name in names}
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)\) += (.*)")
 _PATH = re.compile(r'\d+<(/[^>]*)>|"(/[^"]*)"')
-_DRAFT = re.compile(r"/[0-9a-f]{32}\b")
+_TEMP_NAME = re.compile(r"/[0-9a-f]{32}\b")
 
 
 @dataclass(frozen=True)
-class Call:
+class Syscall:
     """A call on the store. `number` counts its thread's calls of this kind, from 1; `paths` are
     within the store, `.` is the store itself. A killed call has the result `?`."""
 
@@ -43,73 +43,73 @@ class Call:
     result: str
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The call as it comes in every run: drafts have no names of their own."""
-        paths = (_DRAFT.sub("/draft", path) for path in self.paths)
+        paths = (_TEMP_NAME.sub("/draft", path) for path in self.paths)
         return f"{self.kind} {self.number}: {', '.join(paths)}"
 
 
-def one_extract(mill: ModelContext) -> None:
+def extract_first_window(ctx: ModelContext) -> None:
     """The first window's batch, and a look at the next window, which is open."""
-    extract(mill, window(mill.spec, 0))
+    extract(ctx, window(ctx.spec, 0))
     with suppress(WindowOpen):
-        extract(mill, window(mill.spec, 1))
+        extract(ctx, window(ctx.spec, 1))
 
 
-def traced(
-    bench: Bench, does: Callable[[ModelContext], object], fault: str = "", threads: bool = False
-) -> tuple[int | None, list[Call]]:
+def trace(
+    harness: ModelHarness, target: Callable[[ModelContext], object], fault: str = "", threads: bool = False
+) -> tuple[int | None, list[Syscall]]:
     """The exit code of a process that does this, and its calls on the store in order.
 
     It is traced from the first plan on, which comes before the first call. A `fault` is
     `kind:what:when=N`, as strace injects it, in the main thread only; `threads` traces all.
     """
-    (strace,) = needs("strace")
-    file = bench.home / "calls"
+    (strace,) = require_tools("strace")
+    file = harness.home / "calls"
     command = [strace, "-y", "-s", "0", "-o", str(file), *(["-f"] if threads else [])]
-    command += ["-e", f"trace={_asked(_KIND)}"]
+    command += ["-e", f"trace={_optional_calls(_KIND)}"]
     if fault:
-        kind, what = fault.split(":", 1)
-        command += ["-e", f"inject={_asked(KINDS[kind])}:{what}"]
-    with working(bench, does, "plan.before:stop") as process:
-        stopped(process)
-        words = [*command, "-p", str(process.pid)]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
+        kind, action = fault.split(":", 1)
+        command += ["-e", f"inject={_optional_calls(KINDS[kind])}:{action}"]
+    with worker(harness, target, "plan.before:stop") as process:
+        wait_until_stopped(process)
+        attach_command = [*command, "-p", str(process.pid)]
+        with subprocess.Popen(attach_command, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None
             assert "attached" in tracer.stderr.readline()
-            ended = woken(process)
+            exit_code = resume(process)
         lines = file.read_text().splitlines()
-        told = lines if threads else [f"{process.pid} {line}" for line in lines]
-    return ended, list(_calls(told, bench.settings.store))
+        thread_lines = lines if threads else [f"{process.pid} {line}" for line in lines]
+    return exit_code, list(_parse_calls(thread_lines, harness.settings.store))
 
 
-def _asked(names: Iterable[str]) -> str:
+def _optional_calls(names: Iterable[str]) -> str:
     return ",".join(f"?{name}" for name in names)
 
 
-def _calls(log: list[str], store: Path) -> Iterator[Call]:
+def _parse_calls(log: list[str], store: Path) -> Iterator[Syscall]:
     counts: Counter[tuple[str, str]] = Counter()
-    for thread, name, arguments, result in _CALL.findall("\n".join(_whole(log))):
+    for thread, name, arguments, result in _CALL.findall("\n".join(_join_unfinished(log))):
         counts[thread, _KIND[name]] += 1
-        found = [Path(one or other) for one, other in _PATH.findall(arguments)]
-        paths = tuple(str(p.relative_to(store)) for p in found if p.is_relative_to(store))
-        if found == [store.parent] and _KIND[name] == "fsync":
+        all_paths = [Path(one or other) for one, other in _PATH.findall(arguments)]
+        paths = tuple(str(p.relative_to(store)) for p in all_paths if p.is_relative_to(store))
+        if all_paths == [store.parent] and _KIND[name] == "fsync":
             paths = ("..",)
         if paths:
             number = counts[thread, _KIND[name]]
-            yield Call(_KIND[name], int(thread), number, paths, result)
+            yield Syscall(_KIND[name], int(thread), number, paths, result)
 
 
-def _whole(log: list[str]) -> list[str]:
+def _join_unfinished(log: list[str]) -> list[str]:
     """The lines with each call on one, where it ended: strace parts those that overlap."""
-    begun: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
     lines: list[str] = []
     for line in log:
         thread, text = line.split(maxsplit=1)
         if text.endswith(" <unfinished ...>"):
-            begun[thread] = text.removesuffix(" <unfinished ...>")
+            unfinished[thread] = text.removesuffix(" <unfinished ...>")
         elif resumed := re.match(r"<\.\.\. \w+ resumed>(.*)", text):
-            lines.append(f"{thread} {begun.pop(thread)}{resumed[1]}")
+            lines.append(f"{thread} {unfinished.pop(thread)}{resumed[1]}")
         else:
             lines.append(line)
-    return [*lines, *(f"{thread} {text}) = ?" for thread, text in begun.items())]
+    return [*lines, *(f"{thread} {text}) = ?" for thread, text in unfinished.items())]

@@ -5,10 +5,10 @@ import shutil
 import pytest
 
 
-def needs(*tools: str) -> list[str]:
+def require_tools(*tools: str) -> list[str]:
     """Where these programs are. Without one of them the test is reported as not run."""
-    found = [shutil.which(tool) for tool in tools]
-    missing = [tool for tool, path in zip(tools, found, strict=True) if path is None]
+    paths = [shutil.which(tool) for tool in tools]
+    missing = [tool for tool, path in zip(tools, paths, strict=True) if path is None]
     if missing:
         pytest.skip(f"not run: {', '.join(missing)} is not on this machine; `make tools` brings it")
-    return [path for path in found if path is not None]
+    return [path for path in paths if path is not None]

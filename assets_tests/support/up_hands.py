@@ -10,15 +10,15 @@ from typing import Any
 
 import requests
 
-from airflow_hands import asked
-from commands import command, until
-from dagster_ui import Ui, free_port
+from airflow_hands import call_api
+from commands import run_command, wait_until
+from dagster_ui import DagsterClient, free_port
 
 MODEL = "flights_live"
 DAGS = tuple(f"{MODEL}.{dag}" for dag in ("initial_model", "stream", "incremental_update"))
 
 
-class Reached:
+class PlatformClient:
     """A platform that is up, as its user reaches it: at these ports of this machine.
 
     Each gives its commands, Airflow's `password`, and the `token` of the prediction server, if any.
@@ -28,7 +28,7 @@ class Reached:
     password: str
     token: str | None = None
 
-    def call(self, *words: str) -> str:
+    def run_cli(self, *args: str) -> str:
         """Run a command of tidemill to its success; what it said."""
         raise NotImplementedError
 
@@ -36,50 +36,50 @@ class Reached:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     @property
-    def dagster(self) -> Ui:
-        return Ui(self.address("UP__DAGSTER_PORT"))
+    def dagster(self) -> DagsterClient:
+        return DagsterClient(self.address("UP__DAGSTER_PORT"))
 
-    def airflow(self, path: str, method: str = "GET", **told: object) -> Any:
+    def call_airflow(self, path: str, method: str = "GET", **body: object) -> Any:
         """What Airflow's API answers to its user."""
-        who = {"username": "admin", "password": self.password}
-        return asked(self.address("UP__AIRFLOW_PORT"), path, method, told, who)
+        credentials = {"username": "admin", "password": self.password}
+        return call_api(self.address("UP__AIRFLOW_PORT"), path, method, body, credentials)
 
-    def served(self) -> tuple[str, int] | None:
+    def served_model(self) -> tuple[str, int] | None:
         """Digest and version that an answer of the prediction server names; None for no answer."""
-        rows = {"rows": [self.flight]}
+        rows = {"rows": [self.sample_flight]}
         url = f"{self.address('SERVE__PORT')}/models/{MODEL}/predict"
-        told = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        answer = requests.post(url, json=rows, headers=told, timeout=30)
-        if answer.status_code == 503:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        response = requests.post(url, json=rows, headers=headers, timeout=30)
+        if response.status_code == 503:
             return None
-        assert answer.ok, answer.text
-        return answer.json()["digest"], answer.json()["version"]
+        assert response.ok, response.text
+        return response.json()["digest"], response.json()["version"]
 
-    def serves(self, version: int, seconds: float = 240) -> str:
+    def wait_for_version(self, version: int, timeout: float = 240) -> str:
         """Wait until an answer is of this version or a later one; the digest it names."""
-        seen: list[Any] = [None]
+        latest: list[Any] = [None]
 
-        def there() -> bool:
-            seen[0] = self.served()
-            return seen[0] is not None and seen[0][1] >= version
+        def is_served() -> bool:
+            latest[0] = self.served_model()
+            return latest[0] is not None and latest[0][1] >= version
 
-        until(there, seconds, lambda: f"{seen[0]}\n{self.call('history', MODEL)}", 0.5)
-        return str(seen[0][0])
+        wait_until(is_served, timeout, lambda: f"{latest[0]}\n{self.run_cli('history', MODEL)}", 0.5)
+        return str(latest[0][0])
 
     def history(self) -> list[Any]:
-        return list(json.loads(self.call("history", MODEL, "--json")))
+        return list(json.loads(self.run_cli("history", MODEL, "--json")))
 
     @property
-    def flight(self) -> dict[str, Any]:
-        told = {"carrier": "UA", "origin": "EWR", "dest": "ORD", "weekday": "fri"}
+    def sample_flight(self) -> dict[str, Any]:
+        fields = {"carrier": "UA", "origin": "EWR", "dest": "ORD", "weekday": "fri"}
         numbers = ("hour", "minute", "month", "distance", "scheduled_minutes")
         unknown = ("plane_year", "plane_seats", "plane_model", "temp", "dewp", "humid", "wind_dir")
-        more = ("wind_speed", "wind_gust", "precip", "pressure", "visib")
-        return {**told, **dict.fromkeys(numbers, 7), **dict.fromkeys((*unknown, *more))}
+        nullable = ("wind_speed", "wind_gust", "precip", "pressure", "visib")
+        return {**fields, **dict.fromkeys(numbers, 7), **dict.fromkeys((*unknown, *nullable))}
 
 
 @dataclass
-class Platform(Reached):
+class Platform(PlatformClient):
     """Everything lies in `home`; its windows last so many minutes each."""
 
     home: Path
@@ -92,32 +92,32 @@ class Platform(Reached):
             )
         }
     )
-    minutes: str = "1"
-    said: str = ""
+    window_minutes: str = "1"
+    up_output: str = ""
 
     @property
-    def environment(self) -> dict[str, str]:
-        told = {f"TIDEMILL_{name}": str(port) for name, port in self.ports.items()}
-        home = {"TIDEMILL_HOME": str(self.home), "HOME": str(self.home)}
-        return {**home, "TIDEMILL_UP__MINUTES": self.minutes, **told}
+    def env(self) -> dict[str, str]:
+        port_env = {f"TIDEMILL_{name}": str(port) for name, port in self.ports.items()}
+        home_env = {"TIDEMILL_HOME": str(self.home), "HOME": str(self.home)}
+        return {**home_env, "TIDEMILL_UP__MINUTES": self.window_minutes, **port_env}
 
-    def call(self, *words: str) -> str:
+    def run_cli(self, *args: str) -> str:
         """Run a command of tidemill to its success; what it said."""
-        done = command(self.environment, "tidemill", *words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        result = run_command(self.env, "tidemill", *args)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
-    def up(self, *words: str) -> None:
-        self.said = self.call("up", *words)
+    def up(self, *options: str) -> None:
+        self.up_output = self.run_cli("up", *options)
 
     def services(self) -> dict[str, Any]:
         """The rows of the table, by service."""
-        told = json.loads(self.call("status", "--services", "--json"))
-        return {row["service"]: row for row in told}
+        rows = json.loads(self.run_cli("status", "--services", "--json"))
+        return {row["service"]: row for row in rows}
 
     @cached_property
     def password(self) -> str:
         """Of Airflow's user, as `up` showed it."""
-        found = re.search(r"user is admin, the password (\S+) \(shown this once\)", self.said)
-        assert found is not None, self.said
-        return found[1]
+        match = re.search(r"user is admin, the password (\S+) \(shown this once\)", self.up_output)
+        assert match is not None, self.up_output
+        return match[1]

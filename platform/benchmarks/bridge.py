@@ -26,11 +26,11 @@ from harness import Figure, Goal, arguments, finish, say
 # Whole Airflows and Dagsters are begun and ended by the hands of the tests.
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
-from airflow_hands import Airflow, connection_to
-from airflow_live import Live, live
-from bench import Bench, turn
-from dagster_ui import Ui, served
-from event_log import instance_of
+from airflow_hands import Airflow, connection_uri
+from airflow_live import RunningAirflow, running_airflow
+from bench import ModelHarness, run_window
+from dagster_ui import DagsterClient, running_dagster
+from event_log import open_instance
 from tidemill.adapters import broker
 from tidemill.cycle.initial import initial
 from tidemill.defs.assets import pool_of
@@ -59,11 +59,11 @@ def main() -> int:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-bridge-")))
         harness = _prepare_model(stack.enter_context(broker.running(scratch / "kafka")), scratch / "home")
-        ui = stack.enter_context(served(harness.environment, daemon=False))
-        airflow = Airflow(scratch / "airflow", connection_to(ui.address)).migrated()
+        ui = stack.enter_context(running_dagster(harness.env, daemon=False))
+        airflow = Airflow(scratch / "airflow", connection_uri(ui.address)).migrate()
         airflow.write(DAG.format(model=harness.model))
-        live_airflow = stack.enter_context(live(airflow))
-        live_airflow.knows("bridge")
+        live_airflow = stack.enter_context(running_airflow(airflow))
+        live_airflow.wait_for_dags("bridge")
         say("Airflow and Dagster are up")
         overheads = [_overhead(live_airflow, ui, harness) for _ in range(2 if args.quick else RUN_COUNT + 1)][1:]
         figures: dict[str, Figure] = {
@@ -76,24 +76,24 @@ def main() -> int:
     return finish("bridge", figures, GOALS, args.quick)
 
 
-def _prepare_model(servers: str, home: Path) -> Bench:
+def _prepare_model(servers: str, home: Path) -> ModelHarness:
     """A model with its first window done."""
-    harness = Bench(servers, home, f"m{uuid.uuid4().hex[:8]}")
+    harness = ModelHarness(servers, home, f"m{uuid.uuid4().hex[:8]}")
     harness.define()
     harness.create_topic()
-    harness.feed(-2, 1)
-    with harness.mill() as ctx:
+    harness.produce_windows(-2, 1)
+    with harness.open_model() as ctx:
         initial(ctx)
-        turn(ctx, 0)
+        run_window(ctx, 0)
     return harness
 
 
-def _overhead(live_airflow: Live, ui: Ui, harness: Bench) -> float:
+def _overhead(live_airflow: RunningAirflow, ui: DagsterClient, harness: ModelHarness) -> float:
     """Seconds of a task that Dagster's run is not to blame for."""
     run = live_airflow.trigger("bridge", harness.window(0).key)
-    task = live_airflow.ended("bridge", run)
+    task = live_airflow.wait_for_dag_run("bridge", run)
     assert task["state"] == "success", live_airflow.log("bridge", run)
-    dagster_run = ui.ask(_RUN_TIMES, id=live_airflow.xcom("bridge", run))["runOrError"]
+    dagster_run = ui.execute(_RUN_TIMES, id=live_airflow.xcom("bridge", run))["runOrError"]
     task_seconds = _timestamp(task["end_date"]) - _timestamp(task["start_date"])
     run_seconds = dagster_run["endTime"] - dagster_run["creationTime"]
     say(f"task {task_seconds:.2f} s, Dagster's run {run_seconds:.2f} s")
@@ -104,26 +104,26 @@ def _timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _slots_while_deferred(live_airflow: Live, harness: Bench) -> int:
+def _slots_while_deferred(live_airflow: RunningAirflow, harness: ModelHarness) -> int:
     """The most slots of Airflow's pool that were in use while a deferred task's run worked."""
     slots = []
     with _pool_occupied(harness):
         run = live_airflow.trigger("bridge", harness.window(0).key)
-        live_airflow.reaches("bridge", run, "deferred")
+        live_airflow.wait_for_task_state("bridge", run, "deferred")
         deadline = time.monotonic() + HOLD_SECONDS
         while time.monotonic() < deadline:
-            pool: Any = live_airflow.ask("pools/default_pool")
+            pool: Any = live_airflow.call_api("pools/default_pool")
             slots.append(pool["running_slots"] + pool["queued_slots"])
             time.sleep(1)
-    assert live_airflow.ended("bridge", run)["state"] == "success"
+    assert live_airflow.wait_for_dag_run("bridge", run)["state"] == "success"
     say(f"slots in use while a run was held up: {sorted(set(slots))}")
     return int(max(slots))
 
 
 @contextmanager
-def _pool_occupied(harness: Bench) -> Iterator[None]:
+def _pool_occupied(harness: ModelHarness) -> Iterator[None]:
     """Runs of the model wait in their pool."""
-    with instance_of(harness) as instance:
+    with open_instance(harness) as instance:
         storage, pool = instance.event_log_storage, pool_of(harness.model)
         storage.initialize_concurrency_limit_to_default(pool)
         claimed = storage.claim_concurrency_slot(pool, "somebody-else", "step")

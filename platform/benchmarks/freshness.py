@@ -97,7 +97,7 @@ class Observations:
         """Ask for a prediction again and again, and note the version of each answer."""
         while not self.stopped.wait(_POLL_INTERVAL_SECONDS):
             try:
-                answer = platform.served()
+                answer = platform.served_model()
             except (AssertionError, requests.RequestException):
                 self.failed_requests += 1
             else:
@@ -114,10 +114,10 @@ def main() -> int:
     minutes, count = ("1", 1) if args.quick else (args.minutes, args.windows)
     with ExitStack() as stack:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-fresh-")))
-        platform = Platform(home, minutes=minutes)
+        platform = Platform(home, window_minutes=minutes)
         settings = Settings(home=home, up={"minutes": int(minutes)})
         spec = _always_deploying_spec(settings)
-        stack.callback(platform.call, "down")
+        stack.callback(platform.run_cli, "down")
         platform.up(*(() if args.driver == "airflow" else ("--no-airflow",)))
         say("the platform is up")
         broker_status = broker.status(settings.kafka_data)

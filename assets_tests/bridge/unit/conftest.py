@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripted_dagster import Script, Try, answering, connection
+from scripted_dagster import FakeDagster, FakeTaskInstance, running_fake_dagster, connection_json
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it
@@ -22,14 +22,14 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture
-def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDagster]:
     """The webserver that the connection `dagster_default` names."""
-    with answering() as script:
-        monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection(script.address))
-        yield script
+    with running_fake_dagster() as fake:
+        monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection_json(fake.address))
+        yield fake
 
 
 @pytest.fixture
-def attempt() -> Try:
+def task_instance() -> FakeTaskInstance:
     """The first try of a task."""
-    return Try()
+    return FakeTaskInstance()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from scripted_dagster import Script, Try
+from scripted_dagster import FakeDagster, FakeTaskInstance
 from tidemill_airflow import runs
 from tidemill_airflow.errors import (
     UnknownAsset,
@@ -24,7 +24,7 @@ from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
 from tidemill_airflow.sensors.dagster import PartitionFreshSensor
 from tidemill_airflow.triggers import dagster as triggers
 
-OPEN = {
+OPEN_WINDOW_FAILURE = {
     "__typename": "ExecutionStepFailureEvent",
     "stepKey": "s",
     "failureMetadata": {
@@ -35,7 +35,7 @@ OPEN = {
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for what a person would not notice."""
     monkeypatch.setattr(asking, "GLANCE", 0.01)
     monkeypatch.setattr("tidemill_airflow.operators.dagster.GLANCE", 0.01)
@@ -43,140 +43,140 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "HOLD", 0.05)
 
 
-def task(**more: Any) -> MaterializeAssetsOperator:
-    told = {"task_id": "task", "assets": ["m/a"], "timeout": 5.0, "follow_interval": 0.05}
-    return MaterializeAssetsOperator(**{**told, **more})
+def task(**overrides: Any) -> MaterializeAssetsOperator:
+    kwargs = {"task_id": "task", "assets": ["m/a"], "timeout": 5.0, "follow_interval": 0.05}
+    return MaterializeAssetsOperator(**{**kwargs, **overrides})
 
 
-def run(attempt: Try, event: dict[str, Any] | None = None, **more: Any) -> str:
+def run_task(task_instance: FakeTaskInstance, event: dict[str, Any] | None = None, **overrides: Any) -> str:
     """Execute the task, going through its deferrals as a triggerer does."""
-    made, context = task(**more), attempt.context()
+    operator, context = task(**overrides), task_instance.context()
     try:
-        return made.execute(context) if event is None else made.execute_complete(context, event)
+        return operator.execute(context) if event is None else operator.execute_complete(context, event)
     except TaskDeferred as deferred:
-        return run(attempt, event_of(deferred.trigger), **more)  # another process goes on
+        return run_task(task_instance, trigger_event(deferred.trigger), **overrides)  # another process goes on
 
 
-def event_of(trigger: Any) -> dict[str, Any]:
-    path, told = trigger.serialize()
-    again = getattr(triggers, path.rsplit(".", 1)[1])(**told)
+def trigger_event(trigger: Any) -> dict[str, Any]:
+    path, kwargs = trigger.serialize()
+    restored = getattr(triggers, path.rsplit(".", 1)[1])(**kwargs)
 
     async def first() -> dict[str, Any]:
-        event = await anext(again.run())
+        event = await anext(restored.run())
         return dict(event.payload)
 
     return asyncio.run(first())
 
 
-def test_a_run_is_asked_for_followed_and_returned(dagster: Script, attempt: Try) -> None:
-    assert run(attempt, run_config={"ops": {}}, tags={"who": "me"}) == "run-1"
-    (launch,) = [told["params"] for name, told in dagster.asked if name == "Launch"]
+def test_a_run_is_asked_for_followed_and_returned(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+    assert run_task(task_instance, run_config={"ops": {}}, tags={"who": "me"}) == "run-1"
+    (launch,) = [told["params"] for name, told in dagster.requests if name == "Launch"]
     assert launch["runConfigData"] == {"ops": {}}
     assert launch["selector"]["assetSelection"] == [{"path": ["m", "a"]}]
     tags = dagster.runs[0]["tags"]
     assert (tags["who"], tags["airflow/task_id"], tags["airflow/ask"]) == ("me", "task", "1")
-    assert attempt.xcoms == {"dagster_run_url": f"{dagster.address}/runs/run-1"}
+    assert task_instance.xcoms == {"dagster_run_url": f"{dagster.address}/runs/run-1"}
 
 
-def test_the_attempt_is_written_before_dagster_is_asked(dagster: Script, attempt: Try) -> None:
+def test_the_attempt_is_written_before_dagster_is_asked(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.launches = [{"__typename": "UnauthorizedError", "message": "no"}]
     with pytest.raises(DagsterRejected, match="no"):
-        run(attempt)
-    assert attempt.store[asking.STATE_KEY]["ask"] == 1
+        run_task(task_instance)
+    assert task_instance.store[asking.STATE_KEY]["ask"] == 1
     assert dagster.runs == []
 
 
 @pytest.mark.parametrize("what", ["lost", "dropped"])
-def test_a_lost_reply_makes_no_second_run(dagster: Script, attempt: Try, what: str) -> None:
+def test_a_lost_reply_makes_no_second_run(dagster: FakeDagster, task_instance: FakeTaskInstance, what: str) -> None:
     dagster.launches = [what]
-    assert run(attempt) == "run-1"
+    assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
-    assert dagster.names.count("Launch") == (1 if what == "lost" else 2)
+    assert dagster.operation_names.count("Launch") == (1 if what == "lost" else 2)
 
 
-def test_a_retry_goes_on_with_the_run_of_the_try_before(dagster: Script, attempt: Try) -> None:
+def test_a_retry_goes_on_with_the_run_of_the_try_before(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["STARTED"] * 1000]
     with pytest.raises(TaskDeferred):
-        task(worker_poll=0.0).execute(attempt.context())  # and its worker is killed
+        task(worker_poll=0.0).execute(task_instance.context())  # and its worker is killed
     dagster.runs[0]["left"] = ["SUCCESS"]
-    attempt.number = 2
-    assert run(attempt) == "run-1"
-    assert attempt.xcoms["dagster_run_url"].endswith("/run-1")
-    attempt.number = 3  # killed after the success, before Airflow knew
-    assert run(attempt) == "run-1"
+    task_instance.try_number = 2
+    assert run_task(task_instance) == "run-1"
+    assert task_instance.xcoms["dagster_run_url"].endswith("/run-1")
+    task_instance.try_number = 3  # killed after the success, before Airflow knew
+    assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
 
 
-def test_a_clear_after_the_success_asks_anew(dagster: Script, attempt: Try) -> None:
-    assert run(attempt) == "run-1"
-    attempt.number, attempt.max_tries = 2, 3
-    assert run(attempt) == "run-2"
+def test_a_clear_after_the_success_asks_anew(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+    assert run_task(task_instance) == "run-1"
+    task_instance.try_number, task_instance.max_tries = 2, 3
+    assert run_task(task_instance) == "run-2"
     first, second = (r["tags"]["airflow/key"] for r in dagster.runs)
     assert first != second
 
 
-def test_a_retry_after_a_failed_run_asks_for_the_next(dagster: Script, attempt: Try) -> None:
+def test_a_retry_after_a_failed_run_asks_for_the_next(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["FAILURE"], ["SUCCESS"]]
     with pytest.raises(RunFailed):
-        run(attempt)
-    attempt.number = 2
-    assert run(attempt) == "run-2"
+        run_task(task_instance)
+    task_instance.try_number = 2
+    assert run_task(task_instance) == "run-2"
     first, second = (r["tags"] for r in dagster.runs)
     assert first["airflow/key"] == second["airflow/key"]
     assert (first["airflow/ask"], second["airflow/ask"]) == ("1", "2")
 
 
-def test_the_log_ends_with_dagsters_own_errors(dagster: Script, attempt: Try) -> None:
+def test_the_log_ends_with_dagsters_own_errors(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["FAILURE"]]
     dagster.events = [
         {"__typename": "ExecutionStepFailureEvent", "stepKey": "s",
          "error": {"message": "KeyError: 'tide'"}, "failureMetadata": None}
     ]  # fmt: skip
     with pytest.raises(RunFailed) as caught:
-        run(attempt)
+        run_task(task_instance)
     assert str(caught.value).endswith("Step s: KeyError: 'tide'")
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_an_open_window_is_followed_by_the_next_ask_under_the_same_key(
-    dagster: Script, attempt: Try, deferrable: bool
+    dagster: FakeDagster, task_instance: FakeTaskInstance, deferrable: bool
 ) -> None:
     dagster.statuses = [["FAILURE"], ["FAILURE"], ["SUCCESS"]]
-    dagster.events = [OPEN]
-    assert run(attempt, deferrable=deferrable) == "run-3"
+    dagster.events = [OPEN_WINDOW_FAILURE]
+    assert run_task(task_instance, deferrable=deferrable) == "run-3"
     tags = [r["tags"] for r in dagster.runs]
     assert [t["airflow/ask"] for t in tags] == ["1", "2", "3"]
     assert len({t["airflow/key"] for t in tags}) == 1
 
 
-def test_an_open_window_is_asked_for_until_the_timeout(dagster: Script, attempt: Try) -> None:
-    dagster.statuses, dagster.events = [["FAILURE"]], [OPEN]
+def test_an_open_window_is_asked_for_until_the_timeout(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+    dagster.statuses, dagster.events = [["FAILURE"]], [OPEN_WINDOW_FAILURE]
     with pytest.raises(RunTimeout, match="still open"):
-        run(attempt, timeout=1.5)
+        run_task(task_instance, timeout=1.5)
     assert len(dagster.runs) > 1
 
 
-def test_a_status_that_nobody_knows_is_polled_on(dagster: Script, attempt: Try) -> None:
+def test_a_status_that_nobody_knows_is_polled_on(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["WONDERING", "WONDERING", "SUCCESS"]]
-    assert run(attempt, worker_poll=0.0, poll_interval=0.01) == "run-1"
+    assert run_task(task_instance, worker_poll=0.0, poll_interval=0.01) == "run-1"
     assert len(dagster.runs) == 1
 
 
 @pytest.mark.parametrize("worker_poll", [0.0, 10.0])
 def test_the_timeout_ends_the_run_deferred_or_not(
-    dagster: Script, attempt: Try, worker_poll: float
+    dagster: FakeDagster, task_instance: FakeTaskInstance, worker_poll: float
 ) -> None:
     dagster.statuses = [["STARTED"]]
     with pytest.raises(RunTimeout):
-        run(attempt, timeout=0.3, worker_poll=worker_poll, poll_interval=0.01)
+        run_task(task_instance, timeout=0.3, worker_poll=worker_poll, poll_interval=0.01)
     assert dagster.runs[0]["left"] == ["CANCELED"]
 
 
-def test_a_kill_ends_the_run(dagster: Script, attempt: Try) -> None:
+def test_a_kill_ends_the_run(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["STARTED"]]
     made = task(worker_poll=0.0)
     with pytest.raises(TaskDeferred) as caught:
-        made.execute(attempt.context())
+        made.execute(task_instance.context())
     made.on_kill()
     assert dagster.runs[0]["left"] == ["CANCELED"]
     dagster.runs[0]["left"] = ["STARTED"]
@@ -185,39 +185,39 @@ def test_a_kill_ends_the_run(dagster: Script, attempt: Try) -> None:
 
 
 def test_a_try_after_a_clear_waits_for_the_run_that_the_clear_ended(
-    dagster: Script, attempt: Try
+    dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["STARTED"], ["SUCCESS"]]
     with pytest.raises(TaskDeferred):
-        task(worker_poll=0.0).execute(attempt.context())
+        task(worker_poll=0.0).execute(task_instance.context())
     dagster.runs[0]["left"] = ["CANCELING", "CANCELING", "CANCELED"]
-    attempt.number, attempt.max_tries = 2, 3
-    assert run(attempt) == "run-2"
+    task_instance.try_number, task_instance.max_tries = 2, 3
+    assert run_task(task_instance) == "run-2"
     assert [r["tags"]["airflow/ask"] for r in dagster.runs] == ["1", "2"]
 
 
 def test_a_run_that_comes_of_a_launch_after_the_kill_is_ended(
-    dagster: Script, attempt: Try
+    dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["STARTED"]]
     made = task(worker_poll=0.0)
     made.on_kill()
     with pytest.raises(TaskDeferred):
-        made.execute(attempt.context())
+        made.execute(task_instance.context())
     assert dagster.runs[0]["left"] == ["CANCELED"]
 
 
 def test_a_run_that_its_webserver_died_over_is_asked_for_anew(
-    dagster: Script, attempt: Try, monkeypatch: pytest.MonkeyPatch
+    dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "UNSTARTED", 0.1)
     dagster.statuses = [["NOT_STARTED"], ["SUCCESS"]]
-    assert run(attempt) == "run-2"
+    assert run_task(task_instance) == "run-2"
     assert dagster.runs[0]["left"] == ["CANCELED"]
 
 
 def test_dagster_may_be_away_for_a_while(
-    dagster: Script, attempt: Try, monkeypatch: pytest.MonkeyPatch
+    dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
     real = DagsterHook.execute
@@ -230,79 +230,79 @@ def test_dagster_may_be_away_for_a_while(
         return real(hook, document, **told)
 
     monkeypatch.setattr(DagsterHook, "ask", away)
-    assert run(attempt) == "run-1"
+    assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
 
 
-def test_a_key_that_is_no_window_is_refused(dagster: Script, attempt: Try) -> None:
+def test_a_key_that_is_no_window_is_refused(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "TIME_WINDOW"}}
     dagster.windows = [{"start": "2026-01-02", "end": "2026-01-02"}]  # what Dagster makes of it
     with pytest.raises(UnknownPartition, match="2026-01-01"):
-        run(attempt, partition="2026-01-01")
-    assert run(attempt, partition="2026-01-02") == "run-1"
+        run_task(task_instance, partition="2026-01-01")
+    assert run_task(task_instance, partition="2026-01-02") == "run-1"
     assert dagster.runs[0]["tags"]["dagster/partition"] == "2026-01-02"
 
 
-def test_a_range_is_one_run(dagster: Script, attempt: Try) -> None:
+def test_a_range_is_one_run(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "TIME_WINDOW"}}
     dagster.windows = [{"start": "a", "end": "a"}, {"start": "c", "end": "c"}]
-    assert run(attempt, partition_range=["a", "c"]) == "run-1"
+    assert run_task(task_instance, partition_range=["a", "c"]) == "run-1"
     tags = dagster.runs[0]["tags"]
     assert tags["dagster/asset_partition_range_start"] == "a"
     assert tags["dagster/asset_partition_range_end"] == "c"
     with pytest.raises(UnknownPartition):  # backwards, which Dagster would run in vain
-        run(Try(), partition_range=["c", "a"])
+        run_task(FakeTaskInstance(), partition_range=["c", "a"])
 
 
-def test_partitions_of_other_kinds_are_looked_up_by_name(dagster: Script, attempt: Try) -> None:
+def test_partitions_of_other_kinds_are_looked_up_by_name(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "STATIC"}}
-    assert run(attempt, partition="red") == "run-1"
+    assert run_task(task_instance, partition="red") == "run-1"
     with pytest.raises(UnknownPartition, match="blue"):
-        run(Try(), partition="blue")
+        run_task(FakeTaskInstance(), partition="blue")
 
 
 @pytest.mark.parametrize(("partitioned", "partition"), [(True, None), (False, "2026-01-01")])
 def test_a_partition_is_named_where_there_are_some_and_nowhere_else(
-    dagster: Script, attempt: Try, partitioned: bool, partition: str | None
+    dagster: FakeDagster, task_instance: FakeTaskInstance, partitioned: bool, partition: str | None
 ) -> None:
     dagster.node = {"isPartitioned": partitioned}
     with pytest.raises(UnknownPartition):
-        run(attempt, partition=partition)
+        run_task(task_instance, partition=partition)
     assert dagster.runs == []
 
 
-def test_an_asset_that_cannot_be_materialized_is_refused(dagster: Script, attempt: Try) -> None:
+def test_an_asset_that_cannot_be_materialized_is_refused(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.node = {"isMaterializable": False}
     with pytest.raises(UnknownAsset, match="m/a"):
-        run(attempt)
+        run_task(task_instance)
 
 
-def test_code_that_is_not_loaded_now_is_waited_for(dagster: Script, attempt: Try) -> None:
-    dagster.node, dagster.loading = {"isMaterializable": False}, 2
-    assert run(attempt) == "run-1"
-    assert dagster.names.count("Locations") == 2
+def test_code_that_is_not_loaded_now_is_waited_for(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+    dagster.node, dagster.polls_until_loaded = {"isMaterializable": False}, 2
+    assert run_task(task_instance) == "run-1"
+    assert dagster.operation_names.count("Locations") == 2
 
 
 def test_the_token_is_sent_and_the_test_button_works(
-    dagster: Script, monkeypatch: pytest.MonkeyPatch
+    dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scripted_dagster import connection
+    from scripted_dagster import connection_json
 
-    told = connection(dagster.address, password="t0k")
+    told = connection_json(dagster.address, password="t0k")
     monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", told)
     assert DagsterHook().test_connection() == (True, "Dagster 1.13.27 answers.")
     assert dagster.headers["Authorization"] == "Bearer t0k"
-    dagster.code = 401
+    dagster.status_code = 401
     works, why = DagsterHook().test_connection()
     assert not works
     assert "token" in why
-    monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection("http://127.0.0.1:9"))
+    monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection_json("http://127.0.0.1:9"))
     works, why = DagsterHook().test_connection()
     assert not works
     assert "Nobody answers" in why
 
 
-def test_the_events_of_an_outlet_say_what_was_made(dagster: Script, attempt: Try) -> None:
+def test_the_events_of_an_outlet_say_what_was_made(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     entries = [{"label": "digest", "text": "abc"}, {"label": "seq", "intValue": 0}, {"label": "x"}]
     dagster.events = [
         {"__typename": "MaterializationEvent", "assetKey": {"path": ["m", "a"]},
@@ -311,34 +311,34 @@ def test_the_events_of_an_outlet_say_what_was_made(dagster: Script, attempt: Try
     made = task()
     outlet = SimpleNamespace(uri="dagster://dagster_default/m/a")
     made.outlets = [outlet]
-    context = attempt.context()
-    context["outlet_events"] = _ByOutlet(attempt.extras)
+    context = task_instance.context()
+    context["outlet_events"] = _OutletEvents(task_instance.extras)
     assert made.execute(context) == "run-1"
     held = {"partition": "w", "digest": "abc", "seq": 0}
-    assert attempt.extras == {"dagster_run_id": "run-1", "materializations": [held]}
+    assert task_instance.extras == {"dagster_run_id": "run-1", "materializations": [held]}
 
 
-class _ByOutlet:
+class _OutletEvents:
     """What `outlet_events` is to a task: something by outlet that has an `extra`."""
 
     def __init__(self, extra: dict[str, Any]) -> None:
         self.extra = extra
 
-    def __getitem__(self, outlet: object) -> "_ByOutlet":
+    def __getitem__(self, outlet: object) -> "_OutletEvents":
         return self
 
 
-def sensor(**more: Any) -> PartitionFreshSensor:
-    return PartitionFreshSensor(task_id="s", asset="m/a", partition="w", poke_interval=0.02, **more)
+def sensor(**overrides: Any) -> PartitionFreshSensor:
+    return PartitionFreshSensor(task_id="s", asset="m/a", partition="w", poke_interval=0.02, **overrides)
 
 
-def test_a_fresh_partition_is_seen_at_once_and_a_stale_one_waited_for(dagster: Script) -> None:
+def test_a_fresh_partition_is_seen_at_once_and_a_stale_one_waited_for(dagster: FakeDagster) -> None:
     sensor().execute({})
     stale = sensor(since="2030-01-01T00:00:00+00:00", timeout=0.2)
     with pytest.raises(TaskDeferred) as caught:
         stale.execute({})
     began = time.monotonic()
-    event = event_of(caught.value.trigger)
+    event = trigger_event(caught.value.trigger)
     assert time.monotonic() - began >= 0.1
     with pytest.raises(RunTimeout, match="not materialized"):
         stale.execute_complete({}, event)

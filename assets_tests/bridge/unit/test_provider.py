@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import BaseHook
 
 
-def told() -> dict[str, Any]:
+def provider_info() -> dict[str, Any]:
     (point,) = [
         p for p in entry_points(group="apache_airflow_provider") if p.module.startswith("tidemill_")
     ]
@@ -26,7 +26,7 @@ def test_telling_of_the_provider_imports_nothing_of_airflow() -> None:
 
 
 def test_everything_the_provider_names_is_there() -> None:
-    info = told()
+    info = provider_info()
     for room in ("operators", "sensors", "hooks", "triggers"):
         for listed in info[room]:
             for module in listed["python-modules"]:

@@ -7,7 +7,7 @@ import pytest
 from tidemill_airflow.graphql import parse_errors
 from tidemill_airflow.runs import LOST_LAUNCH_SECONDS, Attempt, RunError, TaskIdentity, Run, RunStatus, oldest_and_duplicates, retryable_error
 
-PLACE = TaskIdentity("dag", "run", "task", -1, try_number=1, clear_marker="2/2")
+IDENTITY = TaskIdentity("dag", "run", "task", -1, try_number=1, clear_marker="2/2")
 
 
 def test_only_three_statuses_are_an_end_and_an_unknown_one_is_none() -> None:
@@ -25,27 +25,27 @@ def test_only_three_statuses_are_an_end_and_an_unknown_one_is_none() -> None:
     ],
 )  # fmt: skip
 def test_no_two_places_have_one_key(other: dict[str, object]) -> None:
-    assert Attempt.first(replace(PLACE, **other), 0.0).key != Attempt.first(PLACE, 0.0).key
+    assert Attempt.first(replace(IDENTITY, **other), 0.0).key != Attempt.first(IDENTITY, 0.0).key
 
 
 def test_a_name_cannot_be_split_into_another_place() -> None:
     one, two = (
-        replace(PLACE, dag_id="a", run_id='b","c'),
-        replace(PLACE, dag_id='a","b', run_id="c"),
+        replace(IDENTITY, dag_id="a", run_id='b","c'),
+        replace(IDENTITY, dag_id='a","b', run_id="c"),
     )
     assert Attempt.first(one, 0.0).key != Attempt.first(two, 0.0).key
 
 
 def test_an_attempt_is_the_same_after_it_was_stored() -> None:
-    attempt = Attempt.first(PLACE, 12.5).next_attempt(13.5).completed()
+    attempt = Attempt.first(IDENTITY, 12.5).next_attempt(13.5).completed()
     assert Attempt.from_json(attempt.to_json()) == attempt
     assert Attempt.from_json(None) is None
 
 
 def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
-    attempt = Attempt.first(PLACE, 0.0)
-    retried = replace(PLACE, try_number=2)
-    cleared = replace(PLACE, try_number=2, lives="3/2")
+    attempt = Attempt.first(IDENTITY, 0.0)
+    retried = replace(IDENTITY, try_number=2)
+    cleared = replace(IDENTITY, try_number=2, lives="3/2")
     assert attempt.is_current(retried)
     assert attempt.is_current(cleared)  # its run may still be at work
     assert attempt.completed().is_current(retried)  # it died after the success, before it could say so
@@ -53,7 +53,7 @@ def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
 
 
 def test_a_lost_launch_settles() -> None:
-    attempt = Attempt.first(PLACE, 100.0)
+    attempt = Attempt.first(IDENTITY, 100.0)
     assert attempt.lost_launch_seconds_left(100.0) == LOST_LAUNCH_SECONDS
     assert attempt.lost_launch_seconds_left(100.0 + LOST_LAUNCH_SECONDS) == 0.0
     assert attempt.relaunched(150.0).lost_launch_seconds_left(150.0) == LOST_LAUNCH_SECONDS
@@ -73,7 +73,7 @@ def test_a_run_that_nobody_starts_is_stuck_after_a_minute() -> None:
     assert not Run("a", RunStatus.QUEUED, 100.0).is_stuck(10_000.0)  # a queue may be long
 
 
-def step(name: str | None, text: str) -> dict[str, object]:
+def step_failure(name: str | None, text: str) -> dict[str, object]:
     entries = [{"label": "error", "text": name}] if name else []
     metadata = {"description": text, "metadataEntries": entries}
     return {"__typename": "ExecutionStepFailureEvent", "stepKey": "s", "failureMetadata": metadata}
@@ -91,7 +91,7 @@ def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
 
 def test_the_errors_of_a_run_are_its_steps_or_else_its_own() -> None:
     ended = {"__typename": "RunFailureEvent", "message": "it died", "error": None}
-    assert parse_errors([step("WindowOpen", "open"), ended]) == [RunError("WindowOpen", "open")]
+    assert parse_errors([step_failure("WindowOpen", "open"), ended]) == [RunError("WindowOpen", "open")]
     assert parse_errors([ended]) == [RunError(None, "it died")]
     plain = {
         "__typename": "ExecutionStepFailureEvent",
