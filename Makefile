@@ -55,7 +55,7 @@ test-faults: setup-airflow  ## the slower proofs of what tidemill survives
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
 mutants: setup  ## change one thing in windows, plans, gate, ledger, slot: does a test notice? (about 8 minutes)
-	$(RUN)/python assets_tests/saboteurs/mutants.py
+	$(RUN)/python assets_tests/mutations/mutants.py
 
 tools: | $(UV)  ## what `up --postgres` and some proofs need (as root): Debian's postgresql, chromium, strace and wrk, an S3 server, the AWS command line
 	apt-get update -qq && apt-get install -y -qq postgresql-common iproute2 util-linux chromium chromium-driver strace wrk

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bench import ModelHarness, model_name_for
-from s3_hands import S3Server, running_s3_server
+from model_harness import ModelHarness, model_name_for
+from s3_server import S3Server, running_s3_server
 from tidemill import failpoints
-from tidemill.adapters import broker
+from tidemill.local import broker
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)

@@ -38,18 +38,18 @@ def test_only_the_settings_read_the_environment() -> None:
     # are, or MLflow not to call home.
     handing_on = {
         "adapters/mlflow.py",
-        "adapters/prover/forked.py",
+        "adapters/bundle_validation/fork_server.py",
         "cli/backfill.py",
-        "cli/beside.py",
-        "cli/instance.py",
+        "demo/processes.py",
+        "services/dagster_home.py",
         "cli/postgres.py",
         "cli/ui.py",
-        "cli/up/services.py",
+        "services/services.py",
     }
     # The local Maven repository is found as Maven itself finds it.
-    maven = {"adapters/broker/jars.py"}
+    maven = {"local/broker/jars.py"}
     # This tells prometheus_client where the workers of one server share their counters.
-    shared = {"serving/workers.py"}
+    shared = {"serving/supervisor.py"}
     assert readers <= handing_on | maven | shared
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from bench import ModelHarness
-from children import run_all
-from commands import clean_env
-from kept import define_two_windows, take_snapshot
-from postgres_hands import running_postgres, world_accessible_folder
-from s3_hands import S3Server
-from tidemill.adapters.postgres import DATABASES
+from model_harness import ModelHarness
+from postgres_server import running_postgres, world_accessible_folder
+from processes import clean_env
+from required_tools import require_tools
+from s3_server import S3Server
+from store_snapshot import define_two_windows, take_snapshot
 from tidemill.core import errors
-from tools import require_tools
+from tidemill.local.postgres import DATABASES
+from worker_processes import run_all
 
 _RUNBOOK = (Path(__file__).parents[1] / "deploy" / "RUNBOOK.md").read_text()
 
@@ -114,9 +114,13 @@ def test_the_databases_come_back_by_the_commands_of_the_runbook(tmp_path: Path) 
             for name in DATABASES:
                 server.query(name, "update kept set told = 'spoiled'")
             run_script(restore, bench, tmp_path / "backup")
-            assert [server.query(name, "table kept") for name in DATABASES] == [[(n,)] for n in DATABASES]
+            assert [server.query(name, "table kept") for name in DATABASES] == [
+                [(n,)] for n in DATABASES
+            ]
         shutil.rmtree(server.postgres.data)
         run_script(restore, bench, tmp_path / "backup")
         server.start()
-        assert [server.query(name, "table kept") for name in DATABASES] == [[(n,)] for n in DATABASES]
+        assert [server.query(name, "table kept") for name in DATABASES] == [
+            [(n,)] for n in DATABASES
+        ]
         server.stop()

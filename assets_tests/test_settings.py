@@ -46,7 +46,7 @@ def test_nested_settings_are_set_by_two_underscores(monkeypatch: pytest.MonkeyPa
         ("TIDEMILL_KAFKA__SECURITY_PROTOCOL", "TLS"),
         ("TIDEMILL_KAFKA__LEDGER_TOPIC", "no such/name"),
         ("TIDEMILL_KAFKA__BOOTSTRAP_SERVER", "a:9092"),
-        ("TIDEMILL_UP__MINUTES", "7"),
+        ("TIDEMILL_UP__WINDOW_MINUTES", "7"),
         ("TIDEMILL_UP__DAGSTER_PORT", "0"),
         ("TIDEMILL_UP__POSTGRES_PORT", "65536"),
         ("TIDEMILL_STORE", "s3://No_Bucket"),

@@ -8,12 +8,17 @@ from typing import Any
 from airflow.sdk import DAG
 
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
-from tidemill_airflow.schedule import PARTITION_KEY, validate_asset_key, dagster_asset, partition_timetable
+from tidemill_airflow.schedule import (
+    PARTITION_KEY,
+    dagster_asset,
+    partition_timetable,
+    validate_asset_key,
+)
 
 WINDOW_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 """Extract, update, evaluate, deploy: the assets of one window, one run."""
 
-WAIT_TAG = "tidemill/wait"
+WAIT_TAG = "tidemill/wait_seconds"
 """The tag by which a run of tidemill is told for how many seconds it waits for its window."""
 
 RETRYABLE_ERRORS = ("WindowOpen", "PredecessorMissing", "TopicMissing", "AlreadyRunning")
@@ -70,7 +75,9 @@ def _simulated_events(model: ModelConfig) -> DAG:
     """Window by window: the next stretch of simulated events, each event once."""
     with DAG(
         f"{model.name}.stream",
-        schedule=partition_timetable(model.cron, timezone=model.timezone, offset=0 if model.live else -1),
+        schedule=partition_timetable(
+            model.cron, timezone=model.timezone, offset=0 if model.live else -1
+        ),
         doc_md=_simulated_events.__doc__,
         **_dag_kwargs(model, at_window_end=not model.live),
     ) as dag:

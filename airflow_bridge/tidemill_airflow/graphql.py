@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tidemill_airflow.runs import RunError, Run, RunStatus, metadata_values
+from tidemill_airflow.runs import Run, RunError, RunStatus, metadata_values
 
 VERSION = "query TidemillVersion { version }"
 
@@ -116,7 +116,10 @@ query TidemillLatest($key: AssetKeyInput!, $partitions: [String!]) {
 """
 ASSET_JOB = "__ASSET_JOB"
 USER_CODE_UNREACHABLE = "DagsterUserCodeUnreachableError"
-RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+RANGE_START_TAG, RANGE_END_TAG = (
+    "dagster/asset_partition_range_start",
+    "dagster/asset_partition_range_end",
+)
 PARTITION_TAG = "dagster/partition"
 
 
@@ -164,7 +167,11 @@ def parse_errors(events: Sequence[Mapping[str, Any]]) -> list[RunError]:
     if step_failures:
         return [_step_error(event) for event in step_failures]
     terminal_types = ("RunFailureEvent", "RunCanceledEvent")
-    return [RunError(None, _event_message(event)) for event in events if event["__typename"] in terminal_types]
+    return [
+        RunError(None, _event_message(event))
+        for event in events
+        if event["__typename"] in terminal_types
+    ]
 
 
 def _step_error(event: Mapping[str, Any]) -> RunError:
@@ -184,7 +191,10 @@ def materializations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict
     by_asset: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         if event["__typename"] == "MaterializationEvent" and event.get("assetKey"):
-            entry = {"partition": event.get("partition"), **metadata_values(event["metadataEntries"])}
+            entry = {
+                "partition": event.get("partition"),
+                **metadata_values(event["metadataEntries"]),
+            }
             by_asset.setdefault("/".join(event["assetKey"]["path"]), []).append(entry)
     return by_asset
 

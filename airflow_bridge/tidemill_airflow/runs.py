@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-IDEMPOTENCY_KEY_TAG, ATTEMPT_TAG = "airflow/key", "airflow/ask"
+IDEMPOTENCY_KEY_TAG, ATTEMPT_TAG = "airflow/idempotency_key", "airflow/attempt"
 """The tags by which a run is found again: the attempt's key, and the number of the ask."""
 
 LOST_LAUNCH_SECONDS = 60.0
@@ -92,7 +92,13 @@ class Attempt:
     @classmethod
     def first(cls, identity: TaskIdentity, now: float) -> "Attempt":
         """The first ask of a task that has nothing to go on with."""
-        parts = [identity.dag_id, identity.run_id, identity.task_id, identity.map_index, identity.try_number]
+        parts = [
+            identity.dag_id,
+            identity.run_id,
+            identity.task_id,
+            identity.map_index,
+            identity.try_number,
+        ]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         return cls(key, 1, now, identity.clear_marker)
 
@@ -107,11 +113,11 @@ class Attempt:
 
     def relaunched(self, now: float) -> "Attempt":
         """The same ask once more."""
-        return replace(self, asked=now)
+        return replace(self, launched_at=now)
 
     def next_attempt(self, now: float) -> "Attempt":
         """The next ask under the same key."""
-        return replace(self, ask=self.number + 1, asked=now)
+        return replace(self, number=self.number + 1, launched_at=now)
 
     def completed(self) -> "Attempt":
         """This attempt, its success seen."""
@@ -153,7 +159,9 @@ def retryable_error(errors: Sequence[RunError], retryable: Sequence[str]) -> Run
 
 def format_errors(errors: Sequence[RunError]) -> str:
     """The errors of a run, as its log shall end."""
-    return "\n".join(dict.fromkeys(error.message.strip() for error in errors)) or "It told no error."
+    return (
+        "\n".join(dict.fromkeys(error.message.strip() for error in errors)) or "It told no error."
+    )
 
 
 def metadata_values(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def partition_timetable(
             "Leave out the timezone: windows shorter than a day are in UTC.",
         )
     resolved_format = key_format or ("%Y-%m-%d" if daily else "%Y-%m-%dT%H%MZ")
-    return CronPartitionTimetable(cron, timezone=timezone, run_offset=offset, key_format=resolved_format)
+    return CronPartitionTimetable(
+        cron, timezone=timezone, run_offset=offset, key_format=resolved_format
+    )
 
 
 def require_partition_timetable(dag: "DAG", task_id: str) -> None:
@@ -83,7 +85,8 @@ def dagster_asset(key: str, dagster_conn_id: str = "dagster_default") -> Asset:
     """The asset of Airflow that stands for one of Dagster: a task's outlet, or a DAG's schedule."""
     name = validate_asset_key(key)
     return Asset(
-        name=f"{name}@{validate_asset_key(dagster_conn_id)}", uri=f"dagster://{dagster_conn_id}/{name}"
+        name=f"{name}@{validate_asset_key(dagster_conn_id)}",
+        uri=f"dagster://{dagster_conn_id}/{name}",
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stream_hands import MINUTE
 from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.adapters.streams.produce import ProduceResult, produce
+from tidemill.simulation.produce import ProduceResult, produce
+from topic_readers import MINUTE
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tidemill.adapters.alert import send
 from tidemill.core.errors import AlertFailed
 
-ALERT = {"alert": "roll_back", "model": "tides", "what": "$(touch harm); `touch harm` \n"}
+ALERT = {"alert": "rollback", "model": "tides", "what": "$(touch harm); `touch harm` \n"}
 
 
 @pytest.fixture

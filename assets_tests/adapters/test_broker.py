@@ -16,12 +16,17 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from tidemill.adapters import broker
 from tidemill.adapters import kafka as real
-from tidemill.adapters.broker import jars as broker_jars
-from tidemill.adapters.broker import process as broker_process
 from tidemill.cli.kafka import app
-from tidemill.core.errors import DigestMismatch, LogUnavailable, PrerequisiteMissing, OperationNotAllowed
+from tidemill.core.errors import (
+    DigestMismatch,
+    LogUnavailable,
+    OperationNotAllowed,
+    PrerequisiteMissing,
+)
+from tidemill.local import broker
+from tidemill.local.broker import jars as broker_jars
+from tidemill.local.broker import process as broker_process
 
 ROOT = Path(__file__).parents[2]
 

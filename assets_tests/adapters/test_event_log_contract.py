@@ -13,12 +13,12 @@ from confluent_kafka.admin import OffsetSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commands import wait_until
+from processes import wait_until
 from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.memory.log import MemoryLog
+from tidemill.adapters.memory.event_log import MemoryLog
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired, TopicMissing
-from tidemill.core.log import RecordBatch, OffsetRange
+from tidemill.core.event_log import OffsetRange, RecordBatch
 from tidemill.ports import EventLog
 
 NOON = 1_370_088_000_000
@@ -35,7 +35,9 @@ class EventLogDriver(Protocol):
 
     def create(self, partitions: int = 4, **config: str) -> str: ...
     def put(self, topic: str, partition: int, rows: Sequence[Row]) -> None: ...
-    def begin_transaction(self, topic: str, partition: int, rows: Sequence[Row]) -> EndTransaction: ...
+    def begin_transaction(
+        self, topic: str, partition: int, rows: Sequence[Row]
+    ) -> EndTransaction: ...
     def delete_before(self, topic: str, partition: int, offset: int) -> None: ...
     def recreate(self, topic: str) -> None: ...
 
@@ -111,7 +113,9 @@ class KafkaDriver:
         return int(future.result().offset)
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        for future in self.admin.delete_records([TopicPartition(topic, partition, offset)]).values():
+        for future in self.admin.delete_records(
+            [TopicPartition(topic, partition, offset)]
+        ).values():
             future.result()
 
     def recreate(self, topic: str) -> None:
@@ -200,11 +204,17 @@ def test_aborted_records_are_absent_and_markers_only_leave_gaps(driver: EventLog
         assert read(driver.log, topic, start, 10) == [one for one in wanted if one[0] >= start]
 
 
-def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(driver: EventLogDriver) -> None:
+def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(
+    driver: EventLogDriver,
+) -> None:
     topic = driver.create()
     driver.begin_transaction(topic, 0, rows(3))(False)
     driver.begin_transaction(topic, 1, rows(3))(True)
-    assert driver.log.offset_ranges(topic)[0] == driver.log.offset_ranges(topic)[1] == OffsetRange(0, 4)
+    assert (
+        driver.log.offset_ranges(topic)[0]
+        == driver.log.offset_ranges(topic)[1]
+        == OffsetRange(0, 4)
+    )
     assert read(driver.log, topic, 0, 4) == []
     assert read(driver.log, topic, 3, 4) == []
     assert read(driver.log, topic, 0, 4, partition=1) == [*enumerate(rows(3))]
@@ -221,7 +231,9 @@ def test_the_stable_end_stands_while_a_transaction_is_open(driver: EventLogDrive
     assert [offset for offset, _ in read(driver.log, topic, 0, 5)] == [0, 1, 2, 3]
 
 
-def test_offsets_by_time_are_at_or_before_the_first_record_not_older(driver: EventLogDriver) -> None:
+def test_offsets_by_time_are_at_or_before_the_first_record_not_older(
+    driver: EventLogDriver,
+) -> None:
     topic = driver.create()
     driver.put(topic, 0, [(NOON, b"a"), (NOON + 5, b"b"), (NOON + 2, b"c"), (NOON + 9, b"d")])
     driver.put(topic, 1, [(NOON, b"a")])
@@ -267,7 +279,11 @@ def test_a_recreated_topic_has_another_id_in_the_same_cluster(driver: EventLogDr
 
 
 def test_a_missing_topic_is_named(driver: EventLogDriver) -> None:
-    for ask in (driver.log.topic, driver.log.offset_ranges, lambda t: driver.log.offsets_for_timestamp(t, NOON)):
+    for ask in (
+        driver.log.topic,
+        driver.log.offset_ranges,
+        lambda t: driver.log.offsets_for_timestamp(t, NOON),
+    ):
         with pytest.raises(TopicMissing, match="no-such-topic"):
             ask("no-such-topic")
     with pytest.raises(TopicMissing, match="no-such-topic"):
@@ -332,4 +348,4 @@ def test_a_record_without_timestamp_has_none() -> None:
     log.append("events", 0, b"x", None)
     (chunk,) = log.read("events", {0: (0, 1)})
     assert chunk.timestamps == [None]
-    assert log.offsets_at("events", 0)[0] is None
+    assert log.offsets_for_timestamp("events", 0)[0] is None

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 import tidemill.models
-from tidemill.adapters.streams import flights
 from tidemill.core.canonical import digest
 from tidemill.core.errors import PrerequisiteMissing
-from tidemill.core.specfile import parse
+from tidemill.core.spec_parser import parse
+from tidemill.simulation import flights
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def landed_flights() -> pl.DataFrame:
     )
 
 
-def event_by_id(told: pl.DataFrame, identity: str) -> dict[str, object]:
-    return told.row(by_predicate=pl.col("id") == identity, named=True)
+def event_by_id(decoded_events: pl.DataFrame, identity: str) -> dict[str, object]:
+    return decoded_events.row(by_predicate=pl.col("id") == identity, named=True)
 
 
 def utc(ms: object) -> datetime:
@@ -70,7 +70,9 @@ def test_an_event_tells_exactly_the_fields_of_the_model_its_label_and_its_id(
     assert all(list(json.loads(value)) == wanted for value in events["value"].gather_every(997))
 
 
-def test_an_event_tells_nothing_that_is_known_only_after_departure(decoded_events: pl.DataFrame) -> None:
+def test_an_event_tells_nothing_that_is_known_only_after_departure(
+    decoded_events: pl.DataFrame,
+) -> None:
     """Flights of one schedule, plane and hour tell the same, whatever became of them."""
     after = {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "arrival", "tailnum"}
     assert not after & set(flights.FIELDS)
@@ -78,7 +80,9 @@ def test_an_event_tells_nothing_that_is_known_only_after_departure(decoded_event
     hour = ["origin", "month", "hour", pl.col("id").str.extract(r"-(2013-\d\d-\d\d)-")]
     spread = decoded_events.group_by(hour).agg(pl.col(name).n_unique() for name in weather)
     assert spread.select(weather).max().row(0) == (1,) * len(weather)
-    planes = decoded_events.group_by("key").agg(pl.col("plane_year", "plane_seats", "plane_model").n_unique())
+    planes = decoded_events.group_by("key").agg(
+        pl.col("plane_year", "plane_seats", "plane_model").n_unique()
+    )
     assert planes.select(pl.max("plane_year", "plane_seats", "plane_model")).row(0) == (1, 1, 1)
 
 

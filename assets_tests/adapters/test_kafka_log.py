@@ -10,22 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.adapters import broker
 from tidemill.adapters import kafka as real
 from tidemill.core.errors import LogUnavailable
+from tidemill.local import broker
 
 NOON = 1_370_088_000_000
 
 
-def create(at: real.Cluster, partitions: int = 1, **config: str) -> str:
+def create(cluster: real.Cluster, partitions: int = 1, **config: str) -> str:
     name = uuid.uuid4().hex
-    assert real.create_topic(at, name, partitions, config)
-    assert not real.create_topic(at, name, partitions, config)
+    assert real.create_topic(cluster, name, partitions, config)
+    assert not real.create_topic(cluster, name, partitions, config)
     return name
 
 
-def put(at: real.Cluster, topic: str, partition: int, rows: Sequence[tuple[int, bytes]]) -> None:
-    producer = real.make_producer(at, {"message.max.bytes": 10_000_000})
+def put(
+    cluster: real.Cluster, topic: str, partition: int, rows: Sequence[tuple[int, bytes]]
+) -> None:
+    producer = real.make_producer(cluster, {"message.max.bytes": 10_000_000})
     for timestamp, value in rows:
         producer.produce(topic, value, partition=partition, timestamp=timestamp)
     assert producer.flush(60) == 0
@@ -42,7 +44,9 @@ def log(cluster: real.Cluster) -> Iterator[real.KafkaLog]:
         yield log
 
 
-def test_records_with_the_brokers_time_are_counted(cluster: real.Cluster, log: real.KafkaLog) -> None:
+def test_records_with_the_brokers_time_are_counted(
+    cluster: real.Cluster, log: real.KafkaLog
+) -> None:
     created = create(cluster)
     appended = create(cluster, **{"message.timestamp.type": "LogAppendTime"})
     for topic in (created, appended):
@@ -99,7 +103,9 @@ def disposable_broker(tmp_path: Path) -> Iterator[broker.Broker]:
         broker.stop(tmp_path)
 
 
-def test_a_broker_that_is_away_is_named_within_the_time_budget(disposable_broker: broker.Broker) -> None:
+def test_a_broker_that_is_away_is_named_within_the_time_budget(
+    disposable_broker: broker.Broker,
+) -> None:
     at = real.Cluster(disposable_broker.bootstrap_servers, 2)
     topic = create(at)
     put(at, topic, 0, [(NOON, b"x")] * 100)
@@ -109,7 +115,7 @@ def test_a_broker_that_is_away_is_named_within_the_time_budget(disposable_broker
         try:
             for ask in (
                 lambda: log.topic(topic),
-                lambda: log.extents(topic),
+                lambda: log.offset_ranges(topic),
                 lambda: list(log.read(topic, {0: (0, 100)})),
             ):
                 begun = time.monotonic()

@@ -11,7 +11,7 @@ from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.memory import MemoryFeed, MemoryLedger
 from tidemill.core.errors import TopicMissing
-from tidemill.core.log import LedgerPoll, LedgerRecord
+from tidemill.core.event_log import LedgerPoll, LedgerRecord
 from tidemill.ports import LedgerFeed, LedgerTopic
 
 

@@ -12,12 +12,12 @@ from typing import Protocol
 import pytest
 from confluent_kafka import TopicPartition
 
-from tidemill.adapters import broker
 from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.memory.log import MemoryLedger
+from tidemill.adapters.memory.event_log import MemoryLedger
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, LogUnavailable
-from tidemill.core.log import LedgerRecord
+from tidemill.core.event_log import LedgerRecord
+from tidemill.local import broker
 from tidemill.ports import LedgerTopic
 
 
@@ -96,7 +96,9 @@ def test_the_first_use_makes_the_topic(driver: LedgerDriver) -> None:
 
 
 def test_what_was_appended_stands_in_order_with_its_offset(driver: LedgerDriver) -> None:
-    written = [LedgerRecord(driver.ledger.append("flights", b"%d" % i), b"%d" % i) for i in range(5)]
+    written = [
+        LedgerRecord(driver.ledger.append("flights", b"%d" % i), b"%d" % i) for i in range(5)
+    ]
     assert [record.offset for record in written] == [*range(5)]
     assert driver.ledger.read() == written
     written.append(LedgerRecord(driver.ledger.append("other", b"more"), b"more"))

@@ -8,22 +8,32 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from postgres_hands import PostgresServer, require_postgres, running_postgres, world_accessible_folder
+from postgres_server import (
+    PostgresServer,
+    require_postgres,
+    running_postgres,
+    world_accessible_folder,
+)
 from tidemill import bootstrap
-from tidemill.adapters.postgres import DATABASES, Postgres, server
-from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.postgres import postgres
-from tidemill.core.errors import PrerequisiteMissing, OperationNotAllowed, SpecInvalid
+from tidemill.core.errors import OperationNotAllowed, PrerequisiteMissing, SpecInvalid
+from tidemill.local.postgres import DATABASES, Postgres, server
+from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def postgres_server() -> Iterator[PostgresServer]:
-    with world_accessible_folder() as folder, running_postgres(folder / "a home" / "postgres") as running:
+    with (
+        world_accessible_folder() as folder,
+        running_postgres(folder / "a home" / "postgres") as running,
+    ):
         yield running
 
 
-def test_each_database_lets_in_its_own_user_by_its_password_alone(postgres_server: PostgresServer) -> None:
+def test_each_database_lets_in_its_own_user_by_its_password_alone(
+    postgres_server: PostgresServer,
+) -> None:
     for name in DATABASES:
         assert postgres_server.query(name, "select current_user") == [(name,)]
         for other in {*DATABASES, "postgres", "template1"} - {name}:

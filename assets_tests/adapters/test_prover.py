@@ -14,10 +14,10 @@ import polars as pl
 import psutil
 import pytest
 
-from deployments import with_excessive_golden_rows
+from bundle_mutations import with_excessive_golden_rows
+from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator
-from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core import learner
 from tidemill.core.errors import BundleInvalid, FeatureSkew, SpecInvalid
 from tidemill.core.features import FeatureFunction
@@ -78,7 +78,9 @@ def substituted(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 
     return result
 
 
-def test_a_sound_bundle_is_proven_and_quickly(validator: ForkServerValidator, bundle: bytes) -> None:
+def test_a_sound_bundle_is_proven_and_quickly(
+    validator: ForkServerValidator, bundle: bytes
+) -> None:
     validator.validate(bundle)
     started = time.perf_counter()
     for _ in range(5):
@@ -87,7 +89,9 @@ def test_a_sound_bundle_is_proven_and_quickly(validator: ForkServerValidator, bu
 
 
 @pytest.fixture(params=["in a forked child", "in this process"])
-def any_validator(request: pytest.FixtureRequest, validator: ForkServerValidator) -> BundleValidator:
+def any_validator(
+    request: pytest.FixtureRequest, validator: ForkServerValidator
+) -> BundleValidator:
     """What every prover does, shown on the real one and on the one in memory."""
     return InProcessValidator() if request.param == "in this process" else validator
 
@@ -106,7 +110,9 @@ def test_what_is_no_bundle_is_unfit(any_validator: BundleValidator) -> None:
         any_validator.validate(b"no bundle")
 
 
-def test_trees_cut_together_with_their_sizes_are_skew(validator: ForkServerValidator, bundle: bytes) -> None:
+def test_trees_cut_together_with_their_sizes_are_skew(
+    validator: ForkServerValidator, bundle: bytes
+) -> None:
     """LightGBM loads such a text without a word and predicts something else."""
     head, _, rest = bundle.partition(b"\nTree=29\n")
     assert rest
@@ -123,7 +129,9 @@ def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
         impatient.validate(cyclic)
 
 
-def test_a_child_that_dies_is_named_by_its_signal(validator: ForkServerValidator, bundle: bytes) -> None:
+def test_a_child_that_dies_is_named_by_its_signal(
+    validator: ForkServerValidator, bundle: bytes
+) -> None:
     wild = substituted(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
     wild = substituted(wild, rb"tree_sizes=.*\n", b"")
     with pytest.raises(BundleInvalid, match=r"SIGSEGV|SIGABRT|LightGBM"):
@@ -137,7 +145,7 @@ def test_no_damage_reaches_the_asking_process(bundle: bytes) -> None:
         _assert_damage_contained(prover, bundle)
 
 
-def _assert_damage_contained(prover: ForkServerValidator, bundle: bytes) -> None:
+def _assert_damage_contained(validator: ForkServerValidator, bundle: bytes) -> None:
     draw = np.random.default_rng(1)
     survived = 0
     for _ in range(60):
@@ -146,12 +154,12 @@ def _assert_damage_contained(prover: ForkServerValidator, bundle: bytes) -> None
         flipped[position] ^= 1 << int(draw.integers(0, 8))
         for bad in (bytes(flipped), bundle[:position]):
             try:
-                prover.validate(bad)
+                validator.validate(bad)
                 survived += 1
             except (BundleInvalid, FeatureSkew):
                 pass
     assert survived < 60  # a flip in what no golden row reads changes no golden answer
-    prover.validate(bundle)
+    validator.validate(bundle)
 
 
 def test_a_killed_helper_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:

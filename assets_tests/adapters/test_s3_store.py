@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dagster_ui import free_port
-from s3_hands import KEY, S3Server, SECRET, write_credentials
-from tcp_proxy import TcpProxy, running_tcp_proxy
+from dagster_webserver import free_port
+from s3_server import KEY, SECRET, S3Server, write_credentials
+from tcp_fault_proxy import TcpProxy, running_tcp_proxy
 from tidemill.adapters.s3 import S3Store
 from tidemill.core.errors import SpecInvalid, StoreUnavailable
 
@@ -60,7 +60,9 @@ def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3Server) -> None:
 def test_keys_that_are_not_let_in_are_named(
     s3: S3Server, bucket: str, tmp_path: Path, key: str, secret: str, code: str
 ) -> None:
-    told = failure_message(s3.open_store(bucket, credentials=write_credentials(tmp_path / "keys", key, secret)))
+    told = failure_message(
+        s3.open_store(bucket, credentials=write_credentials(tmp_path / "keys", key, secret))
+    )
     assert code in told
     assert "TIDEMILL_S3__CREDENTIALS" in told
     assert secret not in told

@@ -9,7 +9,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from s3_hands import S3Server, write_credentials
+from s3_server import S3Server, write_credentials
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.memory.store import MemoryStore, OverlayStore
@@ -138,8 +138,16 @@ def test_bytes_are_durable_before_they_have_a_name_and_the_name_before_the_call_
 ) -> None:
     store = FileStore(tmp_path)
     store.put("m/plans/a", b"one")
-    assert durability_calls[-3:] == [("fsync", "draft"), ("link", "m/plans/a"), ("fsync", "m/plans")]
-    assert durability_calls[:-3] == [("fsync", "."), ("fsync", "m"), ("fsync", "m")]  # folders, each in its own
+    assert durability_calls[-3:] == [
+        ("fsync", "draft"),
+        ("link", "m/plans/a"),
+        ("fsync", "m/plans"),
+    ]
+    assert durability_calls[:-3] == [
+        ("fsync", "."),
+        ("fsync", "m"),
+        ("fsync", "m"),
+    ]  # folders, each in its own
     durability_calls.clear()
     store.replace("m/plans/a", b"two")
     assert durability_calls == [("fsync", "draft"), ("rename", "m/plans/a"), ("fsync", "m/plans")]
@@ -164,7 +172,9 @@ def test_a_writer_overtaken_after_it_looked_changes_nothing(
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
 def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
-    nowhere = S3Store("bucket", "", 1, "http://127.0.0.1:9", credentials=write_credentials(tmp_path / "keys"))
+    nowhere = S3Store(
+        "bucket", "", 1, "http://127.0.0.1:9", credentials=write_credentials(tmp_path / "keys")
+    )
     for store in (FileStore(tmp_path / "store"), nowhere):
         with pytest.raises(OperationNotAllowed):
             store.put(name, b"x")

@@ -14,20 +14,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_hands import MINUTE, PARTITIONS, make_stream, sequences_by_partition, read_records, read_sequences, record_count
 from tidemill import failpoints
-from tidemill.adapters import broker
 from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.adapters.streams import flights
-from tidemill.adapters.streams.produce import ProduceResult, produce, remaining
 from tidemill.core.errors import LogUnavailable
+from tidemill.local import broker
+from tidemill.simulation import flights
+from tidemill.simulation.produce import ProduceResult, produce, remaining
+from topic_readers import (
+    MINUTE,
+    PARTITIONS,
+    make_stream,
+    read_records,
+    read_sequences,
+    record_count,
+    sequences_by_partition,
+)
 
 CHILD = """
 import sys, time
 from pathlib import Path
 import polars as pl
 from tidemill import failpoints
-from tidemill.adapters.streams.produce import produce
+from tidemill.simulation.produce import produce
 from tidemill.adapters.kafka import Cluster
 servers, topic, folder, fault = sys.argv[1:]
 failpoints.arm(fault)
@@ -44,7 +52,12 @@ def test_every_event_stands_in_its_partition_with_its_key_time_and_bytes(
 ) -> None:
     events, topic = make_stream(100), new_topic()
     told = produce_events(events, topic)
-    assert (told.produced, told.already_present, told.not_producible, told.backfilled) == (100, 0, 0, 0)
+    assert (told.produced, told.already_present, told.not_producible, told.backfilled) == (
+        100,
+        0,
+        0,
+        0,
+    )
     for partition, messages in read_records(kafka, topic).items():
         wanted = events.filter(pl.col("partition") == partition)
         found = [
@@ -70,7 +83,9 @@ def test_ranges_one_after_another_are_one_stream(
     kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     events, topic = make_stream(100), new_topic()
-    counts = [produce_events(events, topic, start, start + 30).produced for start in (0, 30, 60, 90)]
+    counts = [
+        produce_events(events, topic, start, start + 30).produced for start in (0, 30, 60, 90)
+    ]
     assert counts == [30, 30, 30, 10]
     assert read_sequences(kafka, topic) == sequences_by_partition(events)
 
@@ -113,7 +128,10 @@ def test_a_range_without_events_is_no_fault(
 
 
 def test_kill_9_at_any_moment_leaves_a_prefix_and_the_next_run_goes_on(
-    kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult], tmp_path: Path
+    kafka: str,
+    new_topic: Callable[..., str],
+    produce_events: Callable[..., ProduceResult],
+    tmp_path: Path,
 ) -> None:
     events, topic = make_stream(120_000, "x" * 300), new_topic(PARTITIONS)
     whole = sequences_by_partition(events)
@@ -147,7 +165,14 @@ def test_a_broker_killed_while_history_is_produced_takes_no_event_twice(tmp_path
 
     def run() -> ProduceResult:
         return produce(
-            events, at, "history", 0, 10**12, lock_folder=tmp_path, clock=lambda: 0, sleep=time.sleep
+            events,
+            at,
+            "history",
+            0,
+            10**12,
+            lock_folder=tmp_path,
+            clock=lambda: 0,
+            sleep=time.sleep,
         )
 
     handed = itertools.count(1)

@@ -1,4 +1,4 @@
-"""`tidemill stream flights`: what a person asks for and is told."""
+"""`tidemill simulate flights`: what a person asks for and is told."""
 
 import json
 import uuid
@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from tidemill.adapters.streams.flights import events
-from tidemill.adapters.streams.produce import ProduceResult
-from tidemill.cli.stream import app, describe
+from tidemill.cli.simulate import app, describe
+from tidemill.simulation.flights import events
+from tidemill.simulation.produce import ProduceResult
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_a_wrong_option_is_wrong_usage_and_named(option: str, text: str) -> None
 
 
 def test_what_was_not_produced_is_said_and_why() -> None:
-    told = ProduceResult("t", produced=5, already_present=3, not_producible=2, backfilled=1, last_seq={0: 9, 1: None})
+    told = ProduceResult(
+        "t", produced=5, already_present=3, not_producible=2, backfilled=1, last_seq={0: 9, 1: None}
+    )
     assert describe(told) == [
         "5 events produced to topic t, 3 of the range there already.",
         "Of these, 1 before --from: a stream has no holes.",

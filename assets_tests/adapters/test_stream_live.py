@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_hands import make_stream, read_records
-from tidemill.adapters.streams.ends import StreamOrigin
-from tidemill.adapters.streams.produce import ProduceResult
 from tidemill.core.errors import OperationNotAllowed
+from tidemill.simulation.produce import ProduceResult
+from tidemill.simulation.topic_position import StreamOrigin
+from topic_readers import make_stream, read_records
 
 
 def test_a_live_replay_puts_each_event_on_todays_clock_and_waits_for_it(
@@ -47,7 +47,10 @@ def test_a_live_replay_keeps_its_start_and_catches_up(
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 60.0), (60.0, 0.0), (60.0, 1440.0)])
 def test_a_topic_keeps_one_clock(
-    new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult], first: float, second: float
+    new_topic: Callable[..., str],
+    produce_events: Callable[..., ProduceResult],
+    first: float,
+    second: float,
 ) -> None:
     events, topic = make_stream(40), new_topic()
     now = iter([10**12, *[10**13] * 100])

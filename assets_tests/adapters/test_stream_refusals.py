@@ -12,10 +12,16 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from stream_hands import PARTITIONS, make_stream, sequences_by_partition, read_records, read_sequences
 from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.adapters.streams.produce import ProduceResult, produce
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
+from tidemill.simulation.produce import ProduceResult, produce
+from topic_readers import (
+    PARTITIONS,
+    make_stream,
+    read_records,
+    read_sequences,
+    sequences_by_partition,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from dagster_ui import free_port
+from dagster_webserver import free_port
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import RegistryVersion, WindowRun
+from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.ports import Tracker
 
 DIGESTS = ["a" * 64, "b" * 64]
@@ -167,7 +167,9 @@ def unavailable_trackers() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
     )
 
 
-@pytest.mark.parametrize("broken", [pytest.param(make, id=name) for name, make in unavailable_trackers()])
+@pytest.mark.parametrize(
+    "broken", [pytest.param(make, id=name) for name, make in unavailable_trackers()]
+)
 def test_a_tracker_that_is_away_is_named_in_time(
     broken: Callable[[Path], Tracker], tmp_path: Path
 ) -> None:

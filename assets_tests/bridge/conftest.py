@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_hands import Airflow, Bridge, connection_uri
-from bench import ModelHarness, model_name_for
-from dagster_ui import running_dagster
+from airflow_driver import Airflow, Bridge, connection_uri
+from dagster_webserver import running_dagster
+from model_harness import ModelHarness, model_name_for
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it
@@ -24,4 +24,6 @@ def bridge(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bri
     harness.create_topic()
     harness.produce_windows(-2, 2)
     with running_dagster(harness.env, daemon=False) as client:
-        yield Bridge(Airflow(home / "airflow", connection_uri(client.address)).migrate(), client, harness)
+        yield Bridge(
+            Airflow(home / "airflow", connection_uri(client.address)).migrate(), client, harness
+        )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from airflow_hands import Bridge
+from airflow_driver import Bridge
 
 PACKAGED = Path(__file__).parents[2] / "airflow_bridge" / "dags" / "flights.py"
 DAGS = """
@@ -30,7 +30,7 @@ def test_the_dags_of_a_model_materialize_its_assets_and_tell_what_came_of_it(
     assert run["tags"]["dagster/partition"] == window
     assert run["tags"]["airflow/dag_id"] == f"{bench.model}.incremental_update"
     assert run["tags"]["airflow/run_id"] == updated.payload["run_id"]
-    assert run["tags"]["airflow/ask"] == "1"
+    assert run["tags"]["airflow/attempt"] == "1"
     address = f"{bridge.dagster.address}/runs/{run['runId']}"
     assert updated.xcom("update", "dagster_run_url") == address
     with bench.open_model() as mill:

@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from commands import clean_env
+from processes import clean_env
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "assets_tests" / "bridge" / "unit"

@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_hands import Airflow, Bridge, connection_uri
-from airflow_live import RunningAirflow, running_airflow
-from bench import ModelHarness, model_name_for
-from between import GraphqlFaultProxy, graphql_proxy
-from commands import background, wait_until
-from dagster_ui import ROOT, wait_for_webserver, running_dagster
-from event_log import open_instance
+from airflow_driver import Airflow, Bridge, connection_uri
+from airflow_services import RunningAirflow, running_airflow
+from dagster_event_log import open_instance
+from dagster_webserver import ROOT, running_dagster, wait_for_webserver
+from graphql_fault_proxy import GraphqlFaultProxy, graphql_proxy
+from model_harness import ModelHarness, model_name_for
+from processes import background, wait_until
 from tidemill.core.windows import from_ms
 from tidemill.cycle.initial import initial
 from tidemill.defs.assets import pool_of
@@ -68,9 +68,11 @@ class LiveBridge:
 
     def runs(self, dag_id: str) -> list[tuple[str, str, str]]:
         """Key, ask and status of the runs a DAG asked for, the oldest first."""
-        task_runs = [run for run in self.bridge.runs("task") if run["tags"]["airflow/dag_id"] == dag_id]
+        task_runs = [
+            run for run in self.bridge.runs("task") if run["tags"]["airflow/dag_id"] == dag_id
+        ]
         return [
-            (run["tags"]["airflow/key"], run["tags"]["airflow/ask"], run["status"])
+            (run["tags"]["airflow/idempotency_key"], run["tags"]["airflow/attempt"], run["status"])
             for run in reversed(task_runs)
         ]
 
@@ -113,9 +115,14 @@ def test_a_task_that_is_killed_or_loses_the_reply_asks_for_one_run(live_bridge: 
         assert task["try_number"] == (1 if name == "lost" else 2)
         ((_, ask, status),) = live_bridge.runs(name)
         assert (ask, status) == ("1", "SUCCESS")
-        (asked,) = [r for r in live_bridge.bridge.runs("task") if r["tags"]["airflow/dag_id"] == name]
+        (asked,) = [
+            r for r in live_bridge.bridge.runs("task") if r["tags"]["airflow/dag_id"] == name
+        ]
         assert live_bridge.airflow.xcom(name, run) == asked["runId"]
-        assert live_bridge.airflow.link(name, run) == f"{live_bridge.proxy.address}/runs/{asked['runId']}"
+        assert (
+            live_bridge.airflow.link(name, run)
+            == f"{live_bridge.proxy.address}/runs/{asked['runId']}"
+        )
     assert sorted(live_bridge.proxy.injected) == sorted((name, name) for name in names)
 
 
@@ -123,14 +130,18 @@ def test_a_clear_after_the_success_asks_anew(live_bridge: LiveBridge) -> None:
     run = live_bridge.airflow.trigger("plain", live_bridge.harness.window(0).key)
     assert live_bridge.airflow.wait_for_dag_run("plain", run)["state"] == "success"
     live_bridge.airflow.clear("plain", run)
-    live_bridge.airflow.wait_for_task_state("plain", run, "running", "queued", "scheduled", "deferred")
+    live_bridge.airflow.wait_for_task_state(
+        "plain", run, "running", "queued", "scheduled", "deferred"
+    )
     assert live_bridge.airflow.wait_for_dag_run("plain", run)["state"] == "success"
     (first, *_), (second, *_) = live_bridge.runs("plain")
     assert first != second
     assert {ask for _, ask, _ in live_bridge.runs("plain")} == {"1"}
 
 
-def test_a_backfill_and_a_manual_run_hit_the_partitions_that_are_meant(live_bridge: LiveBridge) -> None:
+def test_a_backfill_and_a_manual_run_hit_the_partitions_that_are_meant(
+    live_bridge: LiveBridge,
+) -> None:
     first, last = live_bridge.harness.window(0), live_bridge.harness.window(1)
     moments = [from_ms(window.start).isoformat() for window in (first, last)]
     live_bridge.airflow.backfill("timed", *moments)
@@ -174,7 +185,9 @@ def pids_matching(*patterns: str, home: Path) -> set[int]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            if all(w in line for w in patterns) and str(home) == process.environ().get("AIRFLOW_HOME"):
+            if all(w in line for w in patterns) and str(home) == process.environ().get(
+                "AIRFLOW_HOME"
+            ):
                 pids[process.pid] = process.ppid()
     return {pid for pid, parent in pids.items() if parent not in pids}
 
@@ -189,7 +202,9 @@ def test_while_a_task_is_deferred_its_link_shows_and_marking_it_failed_ends_the_
         wait_until(lambda: len(live_bridge.runs("deferred")) > before)
         wait_until(lambda: live_bridge.runs("deferred")[before][2] == "STARTED")
         asked = live_bridge.bridge.runs("task")[0]["runId"]
-        assert live_bridge.airflow.link("deferred", run) == f"{live_bridge.proxy.address}/runs/{asked}"
+        assert (
+            live_bridge.airflow.link("deferred", run) == f"{live_bridge.proxy.address}/runs/{asked}"
+        )
         # Before the triggerer has taken it over, nobody there hears of a task that is marked.
         wait_until(lambda: "(ID" in live_bridge.airflow.log("deferred", run))
         live_bridge.airflow.mark_task("deferred", run, "failed")
@@ -206,7 +221,9 @@ def test_the_timeout_ends_a_deferred_run(live_bridge: LiveBridge) -> None:
     assert "has not ended after 12 s" in live_bridge.airflow.log("brief", run)
 
 
-def test_a_scheduler_that_is_killed_and_begun_again_goes_on_with_the_run(live_bridge: LiveBridge) -> None:
+def test_a_scheduler_that_is_killed_and_begun_again_goes_on_with_the_run(
+    live_bridge: LiveBridge,
+) -> None:
     before = len(live_bridge.runs("deferred"))
     with runs_blocked(live_bridge):
         run = live_bridge.airflow.trigger("deferred", live_bridge.harness.window(0).key)
@@ -216,7 +233,9 @@ def test_a_scheduler_that_is_killed_and_begun_again_goes_on_with_the_run(live_br
         for member in [scheduler, *scheduler.children(recursive=True)]:
             member.kill()  # its idle workers too, which nobody else would end
         words = ("airflow", "scheduler", "--skip-serve-logs")
-        live_bridge.exit_stack.enter_context(background(live_bridge.airflow.env, *words, name="another"))
+        live_bridge.exit_stack.enter_context(
+            background(live_bridge.airflow.env, *words, name="another")
+        )
     task = live_bridge.airflow.wait_for_dag_run("deferred", run)
     assert (task["state"], task["try_number"]) == ("success", 1)
     ((_, ask, status),) = live_bridge.runs("deferred")[before:]
@@ -239,7 +258,9 @@ def webserver_process(both: LiveBridge) -> psutil.Process:
     (pid,) = {
         connection.pid
         for connection in psutil.net_connections("tcp")
-        if connection.laddr and connection.laddr.port == both.port and connection.status == psutil.CONN_LISTEN
+        if connection.laddr
+        and connection.laddr.port == both.port
+        and connection.status == psutil.CONN_LISTEN
     }
     return psutil.Process(pid)
 
@@ -253,14 +274,18 @@ def start_blocked_run(both: LiveBridge) -> str:
     return run
 
 
-def test_a_run_worker_that_is_killed_is_made_up_for_by_the_next_try(live_bridge: LiveBridge) -> None:
+def test_a_run_worker_that_is_killed_is_made_up_for_by_the_next_try(
+    live_bridge: LiveBridge,
+) -> None:
     """FAULTS 34."""
     before = len(live_bridge.runs("plain"))
     with runs_blocked(live_bridge):
         run = start_blocked_run(live_bridge)
         kill_children("spawn_main", parent=webserver_process(live_bridge))
         wait_until(lambda: live_bridge.runs("plain")[before][2] == "FAILURE", 120)
-        with open_instance(live_bridge.harness) as instance:  # as Dagster's daemon would, which is not here
+        with open_instance(
+            live_bridge.harness
+        ) as instance:  # as Dagster's daemon would, which is not here
             for asked in live_bridge.bridge.runs("task"):
                 if asked["status"] == "FAILURE":
                     instance.event_log_storage.free_concurrency_slots_for_run(asked["runId"])
@@ -288,13 +313,17 @@ def test_a_task_waits_for_a_code_server_that_is_killed(live_bridge: LiveBridge) 
 def test_a_task_waits_for_a_webserver_that_is_killed(live_bridge: LiveBridge) -> None:
     """FAULTS 34."""
     before = len(live_bridge.runs("plain"))
-    environment = live_bridge.harness.env | {"DAGSTER_HOME": str(live_bridge.harness.home / "dagster")}
+    environment = live_bridge.harness.env | {
+        "DAGSTER_HOME": str(live_bridge.harness.home / "dagster")
+    }
     words = ("-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(live_bridge.port))
     with runs_blocked(live_bridge):
         run = start_blocked_run(live_bridge)
         webserver_process(live_bridge).kill()
         wait_until(lambda: "asked again" in live_bridge.airflow.log("plain", run), 60)
-        live_bridge.exit_stack.enter_context(background(environment, "dagster-webserver", *words, name="another"))
+        live_bridge.exit_stack.enter_context(
+            background(environment, "dagster-webserver", *words, name="another")
+        )
         wait_for_webserver(environment, live_bridge.port, "another")
     task = live_bridge.airflow.wait_for_dag_run("plain", run)
     assert (task["state"], task["try_number"]) == ("success", 1)

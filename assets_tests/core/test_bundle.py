@@ -45,7 +45,9 @@ def rows(count: int = 400) -> pl.DataFrame:
     )
 
 
-def make_bundle(function: FeatureFunction | None = None, frame: pl.DataFrame | None = None) -> bytes:
+def make_bundle(
+    function: FeatureFunction | None = None, frame: pl.DataFrame | None = None
+) -> bytes:
     frame = rows() if frame is None else frame
     return learner.fit(
         spec(features=function.reference if function else None),

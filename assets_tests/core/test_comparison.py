@@ -4,8 +4,8 @@ import pytest
 
 from tidemill.core import comparison
 from tidemill.core.comparison import BETTER_MARGIN, Comparison, ModelPair, entry_test, guard_test
-from tidemill.core.evidence import Estimate, LossDifferences, estimate
-from tidemill.core.sections import GateSpec
+from tidemill.core.loss_differences import Estimate, LossDifferences, estimate
+from tidemill.core.spec_sections import GateSpec
 
 PAIR = ModelPair("reference", "challenger")
 WORSE = (0.01, 0.0625)

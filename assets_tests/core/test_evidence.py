@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.evidence import (
+from tidemill.core.loss_differences import (
     Estimate,
     LossDifferences,
+    cluster_differences,
     cluster_starts,
     estimate,
-    cluster_differences,
     pool_differences,
     t_quantile,
 )
@@ -106,7 +106,10 @@ def test_t_does_not_depend_on_the_unit_of_the_loss(unit: float) -> None:
 
 def test_no_rows_give_no_number() -> None:
     assert estimate(LossDifferences()) == Estimate(0, 0)
-    assert cluster_differences(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)) == LossDifferences()
+    assert (
+        cluster_differences(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
+        == LossDifferences()
+    )
 
 
 @given(ROWS, st.randoms())
@@ -125,7 +128,10 @@ def test_the_order_of_rows_does_not_matter(
 def test_pooled_evidence_is_the_evidence_of_all_rows_together(
     one: list[tuple[float, float, int]], other: list[tuple[float, float, int]]
 ) -> None:
-    together, whole = pool_differences([differences_of(one), differences_of(other)]), differences_of(one + other)
+    together, whole = (
+        pool_differences([differences_of(one), differences_of(other)]),
+        differences_of(one + other),
+    )
     assert (together.clusters, together.rows) == (whole.clusters, whole.rows)
     assert together.gains == pytest.approx(whole.gains, abs=1e-6)
     assert together.losses == pytest.approx(whole.losses)

@@ -16,9 +16,9 @@ from tidemill.core.features import (
     FeatureFunction,
     Vocabulary,
     check_row_wise,
-    feature_columns,
-    extend_vocabulary,
     compute_features,
+    extend_vocabulary,
+    feature_columns,
     matrix,
 )
 

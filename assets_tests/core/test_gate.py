@@ -11,9 +11,9 @@ from scipy.special import stdtrit
 
 from tidemill.core import gate
 from tidemill.core.comparison import ModelPair
-from tidemill.core.evidence import LossDifferences
-from tidemill.core.gate import GateInputs, GateState, AppliedEntry, Verdict, decide, guarded_pair
-from tidemill.core.sections import GateSpec
+from tidemill.core.gate import AppliedEntry, GateInputs, GateState, Verdict, decide, guarded_pair
+from tidemill.core.loss_differences import LossDifferences
+from tidemill.core.spec_sections import GateSpec
 
 LINEAGE = "line"
 Policy = Literal["guarded", "always", "manual"]
@@ -24,7 +24,10 @@ def evidence(gain: float, n: int = 480, clusters: int = 24, spread: float = 0.1)
     cluster_rows = n // clusters
     gains = [cluster_rows * (gain + (spread if k % 2 else -spread)) for k in range(clusters)]
     return LossDifferences(
-        tuple(range(clusters)), (cluster_rows,) * clusters, tuple(gains), (float(cluster_rows),) * clusters
+        tuple(range(clusters)),
+        (cluster_rows,) * clusters,
+        tuple(gains),
+        (float(cluster_rows),) * clusters,
     )
 
 
@@ -36,7 +39,9 @@ MUCH_WORSE, WORSE, EVEN, BETTER = (evidence(g) for g in (-0.3, -0.05, 0.0, 0.05)
 def following_state(champion: str = "c", baseline: str = "b", **fields: Any) -> GateState:
     """A state as `before` leaves it."""
     state = GateState(champion, baseline, **fields)
-    return gate.opening_state(replace(state, line=LINEAGE, spec=_spec_digest()), (), GateSpec(), LINEAGE)
+    return gate.opening_state(
+        replace(state, line=LINEAGE, spec=_spec_digest()), (), GateSpec(), LINEAGE
+    )
 
 
 def _spec_digest() -> str | None:
@@ -83,21 +88,33 @@ def test_a_gain_of_just_the_minimal_effect_does_not_enter() -> None:
 
 def test_a_minimal_effect_of_zero_is_the_literal_outperforms() -> None:
     literal = GateSpec(min_effect=0)
-    assert verdict_for(gate.initial_state("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict == "promote"
-    assert verdict_for(gate.initial_state("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict == "keep"
+    assert (
+        verdict_for(gate.initial_state("i"), None, evidence(1e-6, 96, 4), spec=literal).verdict
+        == "promote"
+    )
+    assert (
+        verdict_for(gate.initial_state("i"), None, evidence(0, 96, 4, 0), spec=literal).verdict
+        == "keep"
+    )
 
 
 def test_the_entry_test_needs_thirty_rows() -> None:
     assert verdict_for(gate.initial_state("i"), None, evidence(0.1, 29, 29)).verdict == "keep"
     assert verdict_for(gate.initial_state("i"), None, evidence(0.1, 30, 30)).verdict == "promote"
-    assert verdict_for(gate.initial_state("i"), None, LossDifferences()).comparisons[0].outcome == "no evidence"
+    assert (
+        verdict_for(gate.initial_state("i"), None, LossDifferences()).comparisons[0].outcome
+        == "no evidence"
+    )
 
 
 def test_without_a_holdout_fit_the_champion_stays_and_the_report_says_why() -> None:
     verdict = verdict_for(following_state(), EVEN, None, holdout=None)
     assert (verdict.verdict, verdict.state.champion) == ("keep", "c")
     assert "no holdout fit" in verdict.reasons[-1]
-    for half in (verdict_for(following_state(), EVEN, None), verdict_for(following_state(), EVEN, TAIL_WON, holdout=None)):
+    for half in (
+        verdict_for(following_state(), EVEN, None),
+        verdict_for(following_state(), EVEN, TAIL_WON, holdout=None),
+    ):
         assert (half.verdict, half.reasons) == (verdict.verdict, verdict.reasons)
 
 
@@ -119,7 +136,7 @@ def test_the_guard_rests_while_the_champion_is_the_baseline() -> None:
 
 def test_a_champion_much_worse_on_one_window_is_rolled_back_and_nothing_enters() -> None:
     verdict = verdict_for(following_state(), MUCH_WORSE, TAIL_WON)
-    assert verdict.verdict == "roll_back"
+    assert verdict.verdict == "rollback"
     assert verdict.state == following_state("b", "b", mode="RECOVERY")
     assert [found.scope for found in verdict.comparisons] == ["window"]
 
@@ -132,15 +149,15 @@ def _gain_at_t(t: float, clusters: int = 24, spread: float = 0.1) -> float:
 def test_a_window_alone_is_judged_at_one_percent_and_behind_others_at_half_a_percent() -> None:
     between = (stdtrit(23, 0.99) + stdtrit(23, 0.995)) / 2
     doubtful = evidence(-_gain_at_t(between))
-    assert verdict_for(following_state(), doubtful).verdict == "roll_back"
+    assert verdict_for(following_state(), doubtful).verdict == "rollback"
     second = verdict_for(state_after(following_state(), evidence(0.2)), doubtful, w=2)
     assert second.verdict == "keep"
     assert second.comparisons[0].t_below == pytest.approx(-stdtrit(23, 0.995))
 
 
-def test_a_certain_but_small_loss_on_a_window_is_no_reason_to_roll_back() -> None:
+def test_a_certain_but_small_loss_on_a_window_is_no_reason_to_rollback() -> None:
     assert verdict_for(following_state(), evidence(-0.0099, spread=0.001)).verdict == "keep"
-    assert verdict_for(following_state(), evidence(-0.0101, spread=0.001)).verdict == "roll_back"
+    assert verdict_for(following_state(), evidence(-0.0101, spread=0.001)).verdict == "rollback"
 
 
 def test_a_pool_of_two_finds_what_no_window_shows() -> None:
@@ -148,7 +165,7 @@ def test_a_pool_of_two_finds_what_no_window_shows() -> None:
     state = state_after(following_state(), slow)
     assert state.champion == "c"
     verdict = verdict_for(state, slow, w=2)
-    assert verdict.verdict == "roll_back"
+    assert verdict.verdict == "rollback"
     assert [found.outcome for found in verdict.comparisons] == ["neither", "worse"]
     assert verdict_for(state_after(following_state(), evidence(-0.0049, spread=0.001)), evidence(-0.0049, spread=0.001),
               w=2).verdict == "keep"  # fmt: skip
@@ -206,7 +223,7 @@ def test_windows_too_small_for_a_verdict_give_one_together() -> None:
     shifted = replace(small[1], clusters=tuple(range(100, 110)))
     first = verdict_for(following_state(), small[0])
     assert first.verdict == "keep"
-    assert verdict_for(first.state, shifted, w=2).verdict == "roll_back"
+    assert verdict_for(first.state, shifted, w=2).verdict == "rollback"
 
 
 def test_a_window_without_rows_is_not_judged_and_does_not_join_the_pool() -> None:
@@ -253,20 +270,27 @@ def test_no_evidence_does_not_end_a_recovery() -> None:
 
 def test_a_persons_rollback_puts_the_model_in_both_places_and_starts_a_recovery() -> None:
     state = replace(state_after(following_state(), EVEN), pending="k0")
-    back = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "rollback", "d")], GateSpec(), LINEAGE)
+    back = gate.opening_state(
+        state, [AppliedEntry(3, "f" * 64, "rollback", "d")], GateSpec(), LINEAGE
+    )
     assert back == following_state("d", "d", mode="RECOVERY")
 
 
 def test_an_approval_serves_the_model_and_leaves_the_baseline() -> None:
     state = replace(state_after(following_state("b", "b", mode="RECOVERY"), EVEN), pending="d")
     manual = GateSpec(policy="manual")
-    approved = gate.opening_state(state, [AppliedEntry(3, "f" * 64, "approve", "d")], manual, LINEAGE)
+    approved = gate.opening_state(
+        state, [AppliedEntry(3, "f" * 64, "approve", "d")], manual, LINEAGE
+    )
     assert (approved.champion, approved.baseline, approved.mode) == ("d", "b", "FOLLOW")
     assert (approved.pool, approved.pending) == ((), None)
 
 
 def test_entries_are_taken_in_the_ledgers_order() -> None:
-    entries = [AppliedEntry(3, "f" * 64, "rollback", "d"), AppliedEntry(4, "e" * 64, "approve", "a")]
+    entries = [
+        AppliedEntry(3, "f" * 64, "rollback", "d"),
+        AppliedEntry(4, "e" * 64, "approve", "a"),
+    ]
     taken = gate.opening_state(following_state(), entries, GateSpec(), LINEAGE)
     assert (taken.champion, taken.baseline, taken.mode) == ("a", "d", "FOLLOW")
     taken = gate.opening_state(following_state(), entries[::-1], GateSpec(), LINEAGE)
@@ -326,7 +350,10 @@ def test_manual_keeps_the_newest_passed_candidate_pending_until_it_is_approved()
 
 
 def test_manual_still_rolls_back_a_harmful_champion() -> None:
-    assert verdict_for(following_state(), MUCH_WORSE, TAIL_WON, spec=GateSpec(policy="manual")).verdict == "roll_back"
+    assert (
+        verdict_for(following_state(), MUCH_WORSE, TAIL_WON, spec=GateSpec(policy="manual")).verdict
+        == "rollback"
+    )
 
 
 def test_nothing_awaits_approval_under_another_policy() -> None:
@@ -367,7 +394,7 @@ class Reference:
             worse = self.worse(gains, alpha, 0.01)
             if worse or (len(self.pooled_gains) > 1 and self.worse(self.pool(), 0.005, 0.005)):
                 self.champion, self.mode, self.pooled_gains = self.baseline, "RECOVERY", []
-                return "roll_back"
+                return "rollback"
             if len(self.pooled_gains) == 6 and self.better(self.pool()):
                 self.baseline, self.pooled_gains = self.champion, []
         elif self.mode == "RECOVERY":
@@ -397,11 +424,19 @@ class Reference:
 
     def worse(self, gains: list[float], alpha: float, effect: float) -> bool:
         statistic = self.t_statistic(gains)
-        return statistic is not None and statistic[1] < -stdtrit(statistic[2], 1 - alpha) and statistic[0] < -effect
+        return (
+            statistic is not None
+            and statistic[1] < -stdtrit(statistic[2], 1 - alpha)
+            and statistic[0] < -effect
+        )
 
     def better(self, gains: list[float]) -> bool:
         statistic = self.t_statistic(gains)
-        return statistic is not None and statistic[1] > stdtrit(statistic[2], 0.95) and statistic[0] > 0.002
+        return (
+            statistic is not None
+            and statistic[1] > stdtrit(statistic[2], 0.95)
+            and statistic[0] > 0.002
+        )
 
 
 WINDOWS = st.tuples(
@@ -439,6 +474,10 @@ def test_over_any_stream_the_gate_does_what_the_design_says(
         verdict = decide(state, spec, facts)
         state = verdict.state
         assert verdict.verdict == naive.window(w, gains, tail)
-        assert (state.champion, state.baseline, state.mode) == (naive.champion, naive.baseline, naive.mode)
+        assert (state.champion, state.baseline, state.mode) == (
+            naive.champion,
+            naive.baseline,
+            naive.mode,
+        )
         assert (len(state.pool), state.pending) == (len(naive.pooled_gains), naive.pending)
         assert verdict.reasons

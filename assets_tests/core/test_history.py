@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from tidemill.core import history
+from tidemill.core import historical_file
 from tidemill.core.decoding import Decoder
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
@@ -44,7 +44,7 @@ def encode_rows(name: str, rows: pl.DataFrame = ROWS) -> bytes:
 
 @pytest.mark.parametrize("name", ["past.parquet", "past.csv", "past.jsonl"])
 def test_the_same_rows_come_out_of_every_kind_of_file(name: str) -> None:
-    chunk = history.read(SPEC, name, encode_rows(name))
+    chunk = historical_file.read(SPEC, name, encode_rows(name))
     decoded = Decoder(SPEC).decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
     assert decoded.rejected == ()
     assert decoded.rows["code"].to_list() == ["007", "8", None]
@@ -57,12 +57,12 @@ def test_the_same_rows_come_out_of_every_kind_of_file(name: str) -> None:
 def test_a_row_that_the_first_window_would_learn_again_is_refused() -> None:
     late = ROWS.with_columns(at=pl.lit(datetime(2026, 1, 1, tzinfo=UTC)))
     with pytest.raises(SpecInvalid, match=r"3 rows of `initial\.file` past\.csv lie at or after"):
-        history.read(SPEC, "past.csv", encode_rows("past.csv", late))
+        historical_file.read(SPEC, "past.csv", encode_rows("past.csv", late))
 
 
 def test_a_row_without_a_time_is_rejected_like_a_record_without_one() -> None:
     some = ROWS.with_columns(at=pl.when(pl.col("code") == "8").then(None).otherwise(pl.col("at")))
-    chunk = history.read(SPEC, "past.parquet", encode_rows("past.parquet", some))
+    chunk = historical_file.read(SPEC, "past.parquet", encode_rows("past.parquet", some))
     decoded = Decoder(SPEC).decode(chunk.partition, chunk.offsets, chunk.timestamps, chunk.values)
     assert [rejected.offset for rejected in decoded.rejected] == [1]
 
@@ -78,4 +78,4 @@ def test_a_row_without_a_time_is_rejected_like_a_record_without_one() -> None:
 )
 def test_a_file_that_cannot_be_used_is_named(name: str, data: bytes, told: str) -> None:
     with pytest.raises(SpecInvalid, match=told):
-        history.read(SPEC, name, data)
+        historical_file.read(SPEC, name, data)

@@ -13,8 +13,8 @@ from tidemill.core import canonical, learner
 from tidemill.core.bundle import Model
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.features import FeatureFunction
-from tidemill.core.sections import LearnerSpec
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import LearnerSpec
 
 LEARNER = {
     "continue": {"trees": 5, "rate": 0.05, "min_rows": 20},

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.core import canonical
+from tidemill.core.event_log import LedgerRecord
 from tidemill.core.ledger import Chain, Entry, EntryKind, build_chain, manual_entries_since
-from tidemill.core.log import LedgerRecord
 
 
 def entry(
@@ -46,7 +46,10 @@ def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
     assert [v.offset for v in after.invalid_records] == [2]
     assert after.invalid_records[0].reason == "its seq 1 and prev do not follow entry 1"
     later = canonical.encode(entry(after, "x"))
-    assert build_chain("m", records(*first, left, right, later)).invalid_records == after.invalid_records
+    assert (
+        build_chain("m", records(*first, left, right, later)).invalid_records
+        == after.invalid_records
+    )
 
 
 def test_the_same_bytes_again_are_void() -> None:
@@ -59,7 +62,9 @@ def test_the_same_bytes_again_are_void() -> None:
 def test_an_edited_entry_voids_what_follows_it() -> None:
     values = ledger_values("a", "b", "c")
     edited = values[1].replace(b'"b"', b'"x"')
-    assert [s.entry.digest for s in build_chain("m", records(values[0], edited, values[2])).entries] == [
+    assert [
+        s.entry.digest for s in build_chain("m", records(values[0], edited, values[2])).entries
+    ] == [
         "a",
         "x",
     ]
@@ -112,7 +117,7 @@ def test_a_report_takes_persons_entries_once_in_order_and_not_before_their_time(
     assert [s.entry.seq for s in manual_entries_since(whole, 4, 900)] == []
 
 
-def test_the_gates_own_roll_back_is_no_persons() -> None:
+def test_the_gates_own_rollback_is_no_persons() -> None:
     gate = entry(Chain("m"), kind="rollback", evidence="report")
     assert not gate.is_manual
     assert entry(Chain("m"), kind="rollback", evidence=None).is_manual

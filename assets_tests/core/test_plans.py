@@ -74,7 +74,9 @@ def test_the_streaming_search_finds_what_the_definition_says(
     found = naive_boundary(timestamps, confirm, complete=False)
     assert boundary(timestamps, confirm) == found
     if found is None:
-        assert boundary_at_end(timestamps, confirm) == naive_boundary(timestamps, confirm, complete=True)
+        assert boundary_at_end(timestamps, confirm) == naive_boundary(
+            timestamps, confirm, complete=True
+        )
 
 
 @given(st.lists(st.integers(990, 1010), max_size=60), st.integers(1, 7))
@@ -94,7 +96,9 @@ def test_an_end_that_moved_or_a_clock_that_went_back_starts_the_idle_time_anew()
     assert seen.unchanged_for_ms == 300
     assert seen.updated(11, 500).unchanged_for_ms == 0
     assert seen.updated(10, 50).unchanged_for_ms == 0
-    assert seen.updated(10, 100).unchanged_for_ms == 300  # back, but not to before it was first seen
+    assert (
+        seen.updated(10, 100).unchanged_for_ms == 300
+    )  # back, but not to before it was first seen
 
 
 def test_a_search_knows_how_far_the_stream_has_come() -> None:

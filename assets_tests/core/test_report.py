@@ -17,7 +17,7 @@ from tidemill.core import canonical, report, scoring
 from tidemill.core.errors import ScoreInvalid
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
+from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
 from tidemill.core.report_markdown import escape
 from tidemill.core.scoring import Array
 from tidemill.core.spec import ModelSpec
@@ -50,7 +50,9 @@ def make_candidate(window: Window, digest: str, parent: str, holdout: str | None
 
 
 def make_inputs(window: Window, previous: Report | None = None, **changes: Any) -> EvaluationInputs:
-    candidate = make_candidate(window, f"k{window.key}", changes.pop("parent", "initial"), "holdout")
+    candidate = make_candidate(
+        window, f"k{window.key}", changes.pop("parent", "initial"), "holdout"
+    )
     inputs = EvaluationInputs(
         model="floods", spec=SPEC, window=window, candidate=candidate, initial="initial",
         previous=previous, input_digests=InputDigests(None, "1" * 64, "2" * 64),
@@ -62,7 +64,9 @@ def first_window() -> Window:
     return SPEC.calendar.first
 
 
-def make_rows(window: Window, label: Array, sky: Sequence[str | None] | None = None) -> EvaluationRows:
+def make_rows(
+    window: Window, label: Array, sky: Sequence[str | None] | None = None
+) -> EvaluationRows:
     n = len(label)
     times = window.start + np.arange(n, dtype=np.int64) * (24 * HOUR // max(n, 1))
     values = ["clear", "rain", None, "fog"] * (n // 4) if sky is None else sky
@@ -109,7 +113,10 @@ def judge_windows(
             entries=(entries or {}).get(w, ()),
         )
         rows = make_rows(window, label)
-        predictions = {d: labels.predictions(logit, skill_by_digest[d]) for d in report.scored_roles(inputs).values()}
+        predictions = {
+            d: labels.predictions(logit, skill_by_digest[d])
+            for d in report.scored_roles(inputs).values()
+        }
         on_tail = labels.predictions(logit[rows.tail], knows(w))
         reports.append(report.build_report(inputs, rows, predictions, on_tail))
         window, parent = SPEC.calendar.after(window), digest
@@ -134,7 +141,7 @@ def test_a_model_against_itself_is_never_promoted() -> None:
 def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
     reports = judge_windows(24, lambda w: min(1.0, 0.2 + w / 10))
     assert verdicts(reports)[0] == "promote"
-    assert "roll_back" not in verdicts(reports)
+    assert "rollback" not in verdicts(reports)
     assert reports[-1].state.baseline != "initial"
     sums = reports[-1].cumulative_losses.sums
     assert sums["champion"] < sums["initial"]
@@ -142,7 +149,7 @@ def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
 
 def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out() -> None:
     reports = judge_windows(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approval("k012", 14))
-    back = verdicts(reports).index("roll_back")
+    back = verdicts(reports).index("rollback")
     assert back == 13  # window 14 judges the model that a person let in before it
     assert reports[back].opening_state.champion == "k012"
     assert reports[back].state.champion == reports[back].opening_state.baseline
@@ -175,7 +182,9 @@ def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
 
 def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
     silent = [made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8)]
-    alarmed = [made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8, permuted=True)]
+    alarmed = [
+        made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8, permuted=True)
+    ]
     assert silent == [False] * 20
     assert sum(alarm is True for alarm in alarmed) >= 17
 
@@ -183,14 +192,18 @@ def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
 # What a report holds.
 
 
-def first_report(window: Window | None = None, label: Array | None = None, **changes: Any) -> Report:
+def first_report(
+    window: Window | None = None, label: Array | None = None, **changes: Any
+) -> Report:
     """The report of the first window; the initial model is champion, baseline and challenger."""
     logit, generated = SyntheticLabels(4).window()
     label = generated if label is None else label
     rows = make_rows(first_window(), label)
     predictions = {"initial": SyntheticLabels.predictions(logit, 0.5)[: len(label)]}
     on_tail = SyntheticLabels.predictions(logit, 0.9)[: len(label)][rows.tail]
-    return report.build_report(make_inputs(window or first_window(), **changes), rows, predictions, on_tail)
+    return report.build_report(
+        make_inputs(window or first_window(), **changes), rows, predictions, on_tail
+    )
 
 
 def test_the_same_case_gives_the_same_bytes() -> None:
@@ -209,7 +222,9 @@ def test_every_model_is_scored_on_the_same_rows() -> None:
     rows = make_rows(first_window(), label)
     made = first_report()
     whole = scoring.row_losses("binary", label, SyntheticLabels.predictions(logit, 0.5), {})
-    tail = scoring.row_losses("binary", label[rows.tail], SyntheticLabels.predictions(logit, 0.9)[rows.tail], {})
+    tail = scoring.row_losses(
+        "binary", label[rows.tail], SyntheticLabels.predictions(logit, 0.9)[rows.tail], {}
+    )
     for role in ("initial", "champion", "baseline", "challenger"):
         assert made.losses[role] == pytest.approx(whole.mean())
     assert made.losses["champion_on_tail"] == pytest.approx(whole[rows.tail].mean())
@@ -254,11 +269,15 @@ def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
     rows = EvaluationRows(
         np.zeros(0), np.zeros(0, dtype=np.int64), None, {"sky": pl.Series([], dtype=pl.String)}
     )
-    made = report.build_report(make_inputs(window, candidate=candidate), rows, {"initial": np.zeros(0)})
+    made = report.build_report(
+        make_inputs(window, candidate=candidate), rows, {"initial": np.zeros(0)}
+    )
     assert (made.verdict, made.rows, made.clusters, made.tail_rows) == ("keep", 0, 0, 0)
     assert set(made.losses.values()) == {None}
     assert (made.base_rate, made.auc, made.calibration, made.permutation_check.alarm) == (None,) * 4
-    assert made.cumulative_losses == report.CumulativeLosses(0, dict.fromkeys(made.cumulative_losses.sums, 0.0))
+    assert made.cumulative_losses == report.CumulativeLosses(
+        0, dict.fromkeys(made.cumulative_losses.sums, 0.0)
+    )
     assert canonical.decode(canonical.encode(made), Report) == made
     assert "keep" in report.render_markdown(made)
 
@@ -275,7 +294,9 @@ def test_a_holdout_fit_without_predictions_is_an_error_and_not_a_missing_fit() -
     logit, label = SyntheticLabels(4).window()
     rows = make_rows(first_window(), label)
     with pytest.raises(ScoreInvalid, match="holdout fit holdout of window 2024-01-01"):
-        report.build_report(make_inputs(first_window()), rows, {"initial": SyntheticLabels.predictions(logit, 0.5)})
+        report.build_report(
+            make_inputs(first_window()), rows, {"initial": SyntheticLabels.predictions(logit, 0.5)}
+        )
 
 
 def test_no_bytes_of_a_report_are_not_a_number() -> None:
@@ -306,7 +327,9 @@ def test_other_objectives_are_judged_in_the_same_way(objective: str) -> None:
     poor, good = SyntheticLabels.predictions(logit, 0.1), SyntheticLabels.predictions(logit, 0.9)
     if objective == "multiclass":
         poor, good = np.stack([1 - poor, poor], 1), np.stack([1 - good, good], 1)
-    made = report.build_report(make_inputs(first_window(), spec=spec), rows, {"initial": poor}, good[rows.tail])
+    made = report.build_report(
+        make_inputs(first_window(), spec=spec), rows, {"initial": poor}, good[rows.tail]
+    )
     assert made.verdict == "promote"
     assert (made.auc, made.base_rate) == (None, None)
     assert (made.calibration is None) == (objective == "multiclass")

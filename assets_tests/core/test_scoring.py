@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tidemill.core import scoring
 from tidemill.core.errors import ScoreInvalid
 from tidemill.core.scoring import Array
-from tidemill.core.sections import Scalar
 from tidemill.core.spec import Objective
+from tidemill.core.spec_sections import Scalar
 
 COUNTS = st.lists(
     st.tuples(st.floats(0, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)),
@@ -224,7 +224,7 @@ def test_calibration_of_a_regression_is_its_bias_and_classes_have_none() -> None
     assert scoring.calibration("multiclass", np.zeros(2), np.full((2, 2), 0.5)) is None
 
 
-def test_pairing_skill_tells_labels_in_place_from_permuted_ones() -> None:
+def test_permutation_test_tells_labels_in_place_from_permuted_ones() -> None:
     draw = np.random.default_rng(3)
     p = draw.uniform(0.05, 0.95, 3000)
     y = (draw.random(3000) < p).astype(float)

@@ -4,7 +4,7 @@ import pytest
 
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
-from tidemill.core.specfile import parse
+from tidemill.core.spec_parser import parse
 
 GOOD = """\
 type: tidemill.defs.IncrementalModel

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.core.tables import ROW_GROUP_SIZE, from_parquet, library_versions, rows_digest, to_parquet
+from tidemill.core.parquet import (
+    ROW_GROUP_SIZE,
+    from_parquet,
+    library_versions,
+    rows_digest,
+    to_parquet,
+)
 
 FRAME = pl.DataFrame(
     {

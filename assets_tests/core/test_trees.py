@@ -8,7 +8,7 @@ import pytest
 
 from tidemill.core.bundle import load_booster
 from tidemill.core.errors import BundleInvalid
-from tidemill.core.trees import check_trees
+from tidemill.core.tree_validation import check_trees
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def test_a_tree_of_one_leaf_is_one() -> None:
         ("1 1 3 -1", "2 -3 -4 -5"),  # a node with two parents
     ],
 )
-def test_what_leads_in_circles_is_no_tree(text: str, left: str, right: str) -> None:
-    wrong = with_last_tree_line(with_last_tree_line(text, "left_child", left), "right_child", right)
+def test_what_leads_in_circles_is_no_tree(model_text: str, left: str, right: str) -> None:
+    wrong = with_last_tree_line(
+        with_last_tree_line(model_text, "left_child", left), "right_child", right
+    )
     with pytest.raises(BundleInvalid, match="Tree 2 of a bundle is no tree"):
         check_trees(load_booster(wrong))

@@ -3,13 +3,13 @@
 import pytest
 
 from tidemill.core import errors
-from tidemill.core.watch import (
-    MAX_ATTEMPTS,
-    INITIAL_BACKOFF_MS,
-    NON_RETRYABLE,
+from tidemill.core.retry_policy import (
     EXPECTED_OUTCOMES,
-    WindowFailure,
+    INITIAL_BACKOFF_MS,
+    MAX_ATTEMPTS,
+    NON_RETRYABLE,
     FailureState,
+    WindowFailure,
     next_state,
 )
 
@@ -43,14 +43,21 @@ def test_what_only_a_person_can_mend_is_given_up_at_once(error: str) -> None:
 
 @pytest.mark.parametrize("error", sorted(EXPECTED_OUTCOMES))
 def test_a_window_that_is_open_or_in_other_hands_did_not_fail(error: str) -> None:
-    assert next_state(failure_state(2), WindowFailure("w", error, "Not now."), 2_000, "as it is") is None
+    assert (
+        next_state(failure_state(2), WindowFailure("w", error, "Not now."), 2_000, "as it is")
+        is None
+    )
 
 
 def test_another_window_begins_anew() -> None:
-    trouble = next_state(failure_state(3), WindowFailure("v", "LogUnavailable", "It broke."), 2_000, "as it is")
+    trouble = next_state(
+        failure_state(3), WindowFailure("v", "LogUnavailable", "It broke."), 2_000, "as it is"
+    )
     assert trouble is not None
     assert (trouble.window, trouble.attempts, trouble.failed_at_ms) == ("v", 1, 2_000)
 
 
 def test_every_fault_named_here_is_one_that_tidemill_has() -> None:
-    assert {name for name in NON_RETRYABLE | EXPECTED_OUTCOMES if not hasattr(errors, name)} == {"Canceled"}
+    assert {name for name in NON_RETRYABLE | EXPECTED_OUTCOMES if not hasattr(errors, name)} == {
+        "Canceled"
+    }

@@ -6,36 +6,43 @@ from typing import Any
 
 import pytest
 
-from bench import SPEC, run_windows, run_window, window
-from memory_stream import TOPIC, with_changes, stored_files, produce, make_memory_model, assert_verified
-from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from memory_model import (
+    TOPIC,
+    assert_verified,
+    make_memory_model,
+    produce,
+    stored_files,
+    with_changes,
+)
+from model_harness import SPEC, run_window, run_windows, window
+from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (
     DigestMismatch,
     FeatureSkew,
     LineageChanged,
     LogTruncated,
-    PredecessorMissing,
     OperationNotAllowed,
+    PredecessorMissing,
     TopicRecreated,
     WindowOpen,
 )
 from tidemill.core.ledger import Entry
+from tidemill.core.parquet import from_parquet
 from tidemill.core.records import Candidate
-from tidemill.core.tables import from_parquet
 from tidemill.core.windows import Window
 from tidemill.cycle.adopt import AdoptionResult, adopt
-from tidemill.cycle.archive import ModelRepository
-from tidemill.cycle.due import compute_backlog
+from tidemill.cycle.backlog import compute_backlog
+from tidemill.cycle.backtest import backtest, windows_to_backtest
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close, rollback, skip
-from tidemill.cycle.lines import lineage_id_for
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.lineage import lineage_id_for
+from tidemill.cycle.manual_actions import close, rollback, skip
 from tidemill.cycle.plan import plan_window
 from tidemill.cycle.prune import prune
-from tidemill.cycle.replay_gate import backtest, windows_to_backtest
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.update import require_candidate, update
 from tidemill.cycle.verify import verify
 
@@ -60,25 +67,25 @@ def ctx() -> ModelContext:
     return model
 
 
-def window_at(mill: ModelContext, number: int) -> Window:
-    return window(mill.spec, number)
+def window_at(ctx: ModelContext, number: int) -> Window:
+    return window(ctx.spec, number)
 
 
-def adopt_at(mill: ModelContext, number: int = COMPLETED_WINDOWS) -> AdoptionResult:
-    return adopt(mill, window_at(mill, number), "ada", "the world changed")
+def adopt_at(ctx: ModelContext, number: int = COMPLETED_WINDOWS) -> AdoptionResult:
+    return adopt(ctx, window_at(ctx, number), "ada", "the world changed")
 
 
-def candidate_at(mill: ModelContext, number: int) -> Candidate:
-    return require_candidate(mill, window_at(mill, number))
+def candidate_at(ctx: ModelContext, number: int) -> Candidate:
+    return require_candidate(ctx, window_at(ctx, number))
 
 
-def memory_log(mill: ModelContext) -> MemoryLog:
-    assert isinstance(mill.event_log, MemoryLog)
-    return mill.event_log
+def memory_log(ctx: ModelContext) -> MemoryLog:
+    assert isinstance(ctx.event_log, MemoryLog)
+    return ctx.event_log
 
 
-def valid_entries(mill: ModelContext) -> list[Entry]:
-    return [standing.entry for standing in mill.chain().entries]
+def valid_entries(ctx: ModelContext) -> list[Entry]:
+    return [standing.entry for standing in ctx.chain().entries]
 
 
 # Another learning spec.
@@ -87,23 +94,34 @@ def valid_entries(mill: ModelContext) -> list[Entry]:
 def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(ctx: ModelContext) -> None:
     ctx = with_changes(ctx, fields=COUPON)
     before = stored_files(ctx)
-    told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"
+    told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --reason"
     for _ in range(2):
         with pytest.raises(LineageChanged, match=told):
             extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
-    for decide in (lambda: close(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada"), lambda: run_window(ctx, COMPLETED_WINDOWS - 1)):
+    for decide in (
+        lambda: close(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada"),
+        lambda: run_window(ctx, COMPLETED_WINDOWS - 1),
+    ):
         with pytest.raises(LineageChanged):
             decide()
     assert stored_files(ctx) == before
-    assert assert_verified(ctx).recomputed == COMPLETED_WINDOWS  # what stands was made by the spec of its own line
+    assert (
+        assert_verified(ctx).recomputed == COMPLETED_WINDOWS
+    )  # what stands was made by the spec of its own line
 
 
-def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(ctx: ModelContext) -> None:
+def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(
+    ctx: ModelContext,
+) -> None:
     old, head = candidate_at(ctx, COMPLETED_WINDOWS - 1), ctx.chain().head
     assert head is not None
     ctx = with_changes(ctx, fields=COUPON)
     done = adopt_at(ctx)
-    assert (done.changed_keys, done.topic_changed, done.epoch) == (("fields.coupon", "fields.visits"), False, 0)
+    assert (done.changed_keys, done.topic_changed, done.epoch) == (
+        ("fields.coupon", "fields.visits"),
+        False,
+        0,
+    )
     entry = valid_entries(ctx)[-1]
     assert (entry.kind, entry.digest, entry.seq) == ("adopt", head.entry.digest, done.seq)
     assert (entry.as_of, entry.actor) == (window_at(ctx, COMPLETED_WINDOWS - 1).key, "ada")
@@ -138,14 +156,21 @@ def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(ctx: ModelContext
 
 def test_a_field_of_another_type_is_null_to_the_models_of_before(ctx: ModelContext) -> None:
     for number in (5, 6, 7):
-        produce(ctx, COMPLETED_WINDOWS + number, COMPLETED_WINDOWS + number, visits=lambda at: f"v{at % 3}")
+        produce(
+            ctx,
+            COMPLETED_WINDOWS + number,
+            COMPLETED_WINDOWS + number,
+            visits=lambda at: f"v{at % 3}",
+        )
     for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 5):
         run_window(ctx, number)
     ctx = with_changes(ctx, fields={**SPEC["fields"], "visits": "category?"})
     adopt_at(ctx, COMPLETED_WINDOWS + 5)
     run_window(ctx, COMPLETED_WINDOWS + 5)
     run_window(ctx, COMPLETED_WINDOWS + 6)
-    sample = from_parquet(ctx.repository.file(candidate_at(ctx, COMPLETED_WINDOWS + 5).sample.snapshot))
+    sample = from_parquet(
+        ctx.repository.file(candidate_at(ctx, COMPLETED_WINDOWS + 5).sample.snapshot)
+    )
     assert set(sample["visits"]) == {None, "v0", "v1", "v2"}
     assert_verified(ctx)
 
@@ -156,7 +181,9 @@ def test_a_window_without_rows_leaves_the_retraining_to_the_next(ctx: ModelConte
     skip(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada", "not this one")
     for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
         run_window(ctx, number)
-    kinds = [candidate_at(ctx, number).kind for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1)]
+    kinds = [
+        candidate_at(ctx, number).kind for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1)
+    ]
     assert kinds == ["carry", "retrain"]
     assert_verified(ctx)
 
@@ -192,7 +219,10 @@ def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(ctx: Mo
         extract(two, window_at(two, COMPLETED_WINDOWS))
     assert adopt_at(two).number == 2  # nothing of window 4 was made by the other
     run_window(two, COMPLETED_WINDOWS)
-    assert candidate_at(two, COMPLETED_WINDOWS).parent == candidate_at(two, COMPLETED_WINDOWS - 1).digest
+    assert (
+        candidate_at(two, COMPLETED_WINDOWS).parent
+        == candidate_at(two, COMPLETED_WINDOWS - 1).digest
+    )
     assert adopt_at(two).number == 2
     assert [entry.kind for entry in valid_entries(two)].count("adopt") == 2
     assert_verified(two)
@@ -206,9 +236,21 @@ def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(ctx: Mo
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "nothing changed": ({"gate": {"min_rows": 60}}, COMPLETED_WINDOWS, "nothing to adopt"),
     "another label": ({"label": "paid"}, COMPLETED_WINDOWS, "`label` differ.*a new name"),
-    "another objective": ({"objective": "regression"}, COMPLETED_WINDOWS, "`objective` differ.*a new name"),
-    "planned already": ({"learner": SEED}, COMPLETED_WINDOWS - 1, "planned already.*--from {first} --why"),
-    "too late": ({"learner": SEED}, COMPLETED_WINDOWS + 1, "not planned; .*--from {first} --why"),
+    "another objective": (
+        {"objective": "regression"},
+        COMPLETED_WINDOWS,
+        "`objective` differ.*a new name",
+    ),
+    "planned already": (
+        {"learner": SEED},
+        COMPLETED_WINDOWS - 1,
+        "planned already.*--from {first} --reason",
+    ),
+    "too late": (
+        {"learner": SEED},
+        COMPLETED_WINDOWS + 1,
+        "not planned; .*--from {first} --reason",
+    ),
 }
 
 
@@ -218,7 +260,9 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
 ) -> None:
     ctx = with_changes(ctx, **changes)
     before, known = stored_files(ctx), valid_entries(ctx)
-    with pytest.raises(OperationNotAllowed, match=told.format(first=window_at(ctx, COMPLETED_WINDOWS))):
+    with pytest.raises(
+        OperationNotAllowed, match=told.format(first=window_at(ctx, COMPLETED_WINDOWS))
+    ):
         adopt_at(ctx, number)
     assert (stored_files(ctx), valid_entries(ctx)) == (before, known)
 
@@ -233,7 +277,9 @@ def test_windows_that_are_planned_must_be_done_first(ctx: ModelContext) -> None:
     for step in (extract, update, evaluate):
         step(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
     if ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS + 1).key).verdict == "promote":  # type: ignore[union-attr]
-        with pytest.raises(OperationNotAllowed, match=f"Windows {window_at(ctx, COMPLETED_WINDOWS + 1)} to"):
+        with pytest.raises(
+            OperationNotAllowed, match=f"Windows {window_at(ctx, COMPLETED_WINDOWS + 1)} to"
+        ):
             adopt_at(other, COMPLETED_WINDOWS + 2)
     run_window(ctx, COMPLETED_WINDOWS + 1)
     adopt_at(other, COMPLETED_WINDOWS + 2)
@@ -273,7 +319,9 @@ def test_on_another_topic_the_next_window_starts_as_the_first_did(
     ctx = with_changes(ctx, topic=name, **changes)
     before = stored_files(ctx)
     missing = TopicRecreated if not changes else LineageChanged
-    with pytest.raises(missing, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"):
+    with pytest.raises(
+        missing, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --reason"
+    ):
         extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     with pytest.raises(TopicRecreated):
         compute_backlog(ctx)
@@ -282,7 +330,10 @@ def test_on_another_topic_the_next_window_starts_as_the_first_did(
     assert (done.topic_changed, done.epoch, done.topic) == (True, 1, name)
     assert (done.lineage == line) == (not changes)
     seen = compute_backlog(ctx)
-    assert (seen.first, seen.closed) == (window_at(ctx, COMPLETED_WINDOWS), window_at(ctx, COMPLETED_WINDOWS + 1))
+    assert (seen.first, seen.closed) == (
+        window_at(ctx, COMPLETED_WINDOWS),
+        window_at(ctx, COMPLETED_WINDOWS + 1),
+    )
     for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
         run_window(ctx, number)
     planned = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
@@ -312,12 +363,16 @@ def test_rows_of_two_topics_are_told_apart_by_their_epoch(ctx: ModelContext) -> 
     assert_verified(ctx)
 
 
-def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(ctx: ModelContext) -> None:
+def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(
+    ctx: ModelContext,
+) -> None:
     """Row 9."""
     end = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS - 1)).end_offsets
     for partition in end:
         memory_log(ctx).truncate(TOPIC, partition, end[partition] - 30)
-    with pytest.raises(LogTruncated, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --why"):
+    with pytest.raises(
+        LogTruncated, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --reason"
+    ):
         extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     done = adopt_at(ctx)
     assert (done.topic_changed, done.epoch) == (True, 1)
@@ -325,7 +380,9 @@ def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(ctx:
         extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     produce(ctx, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1)
     run_window(ctx, COMPLETED_WINDOWS)
-    assert plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS)).offset_ranges == {p: (e - 30, e + 50) for p, e in end.items()}
+    assert plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS)).offset_ranges == {
+        p: (e - 30, e + 50) for p, e in end.items()
+    }
     assert_verified(ctx)
 
 
@@ -344,7 +401,9 @@ def test_a_topic_recreated_again_before_anything_was_planned_on_it_is_adopted_ag
     assert_verified(ctx)
 
 
-def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(ctx: ModelContext) -> None:
+def test_a_planned_window_whose_topic_is_gone_is_skipped_and_the_next_adopted(
+    ctx: ModelContext,
+) -> None:
     plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
     memory_log(ctx).create_topic(TOPIC, 2)
     produce(ctx, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 3)
@@ -452,14 +511,16 @@ class InterposedLedger:
         return self.real.append(model, value)
 
 
-def with_interposed_append(mill: ModelContext, before_append: Any) -> ModelContext:
-    assert isinstance(mill.ledger, MemoryLedger)
-    return replace(mill, ledger=InterposedLedger(mill.ledger, before_append))
+def with_interposed_append(ctx: ModelContext, before_append: Any) -> ModelContext:
+    assert isinstance(ctx.ledger, MemoryLedger)
+    return replace(ctx, ledger=InterposedLedger(ctx.ledger, before_append))
 
 
 def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(ctx: ModelContext) -> None:
     other = with_changes(ctx, learner=SEED)
-    mine = with_interposed_append(other, lambda: adopt(other, window_at(other, COMPLETED_WINDOWS), "bob", "me first"))
+    mine = with_interposed_append(
+        other, lambda: adopt(other, window_at(other, COMPLETED_WINDOWS), "bob", "me first")
+    )
     done = adopt_at(mine)
     assert (done.number, done.actor, done.reason) == (1, "bob", "me first")
     assert [entry.kind for entry in valid_entries(other)].count("adopt") == 1
@@ -476,19 +537,29 @@ def test_of_two_who_adopt_differently_one_is_refused(ctx: ModelContext) -> None:
     assert_verified(theirs)
 
 
-def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(ctx: ModelContext) -> None:
+def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(
+    ctx: ModelContext,
+) -> None:
     late = with_changes(ctx, learner=SEED)
     with pytest.raises(OperationNotAllowed, match=r"planned .* at the same time"):
-        adopt_at(with_interposed_append(late, lambda: plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))))
+        adopt_at(
+            with_interposed_append(
+                late, lambda: plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
+            )
+        )
     run_window(ctx, COMPLETED_WINDOWS)
-    assert lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS)) == lineage_id_for(ctx, window_at(ctx, 0))
+    assert lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS)) == lineage_id_for(
+        ctx, window_at(ctx, 0)
+    )
     adopt_at(late, COMPLETED_WINDOWS + 1)
     run_window(late, COMPLETED_WINDOWS + 1)
     assert plan_window(late, window_at(late, COMPLETED_WINDOWS + 1)).adoption == 2
     assert_verified(late)
 
 
-def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(ctx: ModelContext) -> None:
+def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(
+    ctx: ModelContext,
+) -> None:
     back = rollback(ctx, valid_entries(ctx)[0].digest, "ada", "I liked that one")
     ctx = with_changes(ctx, learner=SEED)
     adopt_at(ctx)
@@ -501,7 +572,7 @@ def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(ctx
 
 
 def test_pruning_goes_over_it_and_what_is_kept_is_made_again(ctx: ModelContext) -> None:
-    ctx = with_changes(ctx, fields=COUPON, keep_windows=2)
+    ctx = with_changes(ctx, fields=COUPON, retention_windows=2)
     adopt_at(ctx)
     for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 4):
         run_window(ctx, number)
@@ -540,7 +611,9 @@ def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own()
     made = with_changes(make_memory_model(), gate={"min_rows": 50, "slices": ["country"]})
     produce(made, -2, 4)
     run_windows(made, 0, 0)
-    other = with_changes(made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, keep_windows=9)
+    other = with_changes(
+        made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, retention_windows=9
+    )
     run_window(other, 1)
     assert lineage_id_for(other, window_at(other, 1)) == lineage_id_for(made, window_at(made, 0))
     assert_verified(other)

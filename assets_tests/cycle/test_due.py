@@ -7,20 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import MINUTE, START, ModelHarness, run_windows, run_window
-from in_memory import make_memory_context
-from tidemill.adapters.memory.log import MemoryLog
+from memory_context import make_memory_context
+from model_harness import MINUTE, START, ModelHarness, run_window, run_windows
+from tidemill.adapters.memory.event_log import MemoryLog
 from tidemill.core.errors import WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.due import compute_backlog, freshness
-from tidemill.cycle.mill import ModelContext
-from tidemill.cycle.plan import newest_closed, plan_window, plan_initial
+from tidemill.cycle.backlog import compute_backlog, freshness
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.plan import newest_closed, plan_initial, plan_window
 
 WINDOW_MS = 5 * MINUTE
 
 
-def make_context(stamps: Sequence[Sequence[int]], silence: str | None) -> tuple[ModelContext, list[int]]:
+def make_context(
+    stamps: Sequence[Sequence[int]], silence: str | None
+) -> tuple[ModelContext, list[int]]:
     """A mill over one partition a list of event times, and the hand of its clock."""
     log, clock = MemoryLog(), [1_900_000_000_000]
     log.create_topic("events", len(stamps))
@@ -29,7 +31,7 @@ def make_context(stamps: Sequence[Sequence[int]], silence: str | None) -> tuple[
             log.append("events", partition, b"{}", START + minute * MINUTE)
     windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": 3}
     attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y"}
-    closing = {"idle_timeout": "10m", "close_when_silent": silence}
+    closing = {"idle_timeout": "10m", "close_after_silence": silence}
     spec = ModelSpec.model_validate(attributes | {"windows": windows | closing})
     return make_memory_context(spec, log, lambda: clock[0]), clock
 
@@ -88,7 +90,9 @@ def test_looking_costs_the_logarithm_of_the_windows(monkeypatch: pytest.MonkeyPa
     assert len(asked) < 25
 
 
-def test_due_goes_from_the_first_unreported_to_the_newest_closed_window(harness: ModelHarness) -> None:
+def test_due_goes_from_the_first_unreported_to_the_newest_closed_window(
+    harness: ModelHarness,
+) -> None:
     harness.produce_windows(-1, 4)
     with harness.open_model() as mill:
         run_windows(mill, 0, 0)
@@ -114,12 +118,17 @@ def test_a_window_whose_deployment_was_deferred_and_never_made_up_for_is_due_aga
         assert freshness(mill, seen).done == harness.window(0)
 
 
-def test_by_the_wall_clock_a_model_is_stale_two_windows_after_its_newest_one(harness: ModelHarness) -> None:
+def test_by_the_wall_clock_a_model_is_stale_two_windows_after_its_newest_one(
+    harness: ModelHarness,
+) -> None:
     harness.produce_windows(-1, 1)
     with harness.open_model() as mill:
         run_windows(mill, 0, 0)
         end = harness.window(0).end
-        found = [freshness(_with_clock(mill, end + lag), compute_backlog(mill)) for lag in (0, 2 * WINDOW_MS, 2 * WINDOW_MS + 1)]
+        found = [
+            freshness(_with_clock(mill, end + lag), compute_backlog(mill))
+            for lag in (0, 2 * WINDOW_MS, 2 * WINDOW_MS + 1)
+        ]
     assert [one.fresh for one in found] == [True, True, False]
     assert [one.lag_ms for one in found] == [0, 2 * WINDOW_MS, 2 * WINDOW_MS + 1]
     assert found[-1].newest_due == harness.window(2)

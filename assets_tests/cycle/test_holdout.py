@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from bench import SPEC, START, events, window
-from in_memory import make_memory_context
-from tidemill.adapters.memory.log import MemoryLog
+from memory_context import make_memory_context
+from model_harness import SPEC, START, events, window
+from tidemill.adapters.memory.event_log import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import train
-from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 
 ROWS = 200
@@ -23,7 +23,9 @@ def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
     """The candidate of a window in which the labels of some rows, by number, are the opposite."""
     log = MemoryLog()
     log.create_topic("tides", 1)
-    ctx = make_memory_context(ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START)
+    ctx = make_memory_context(
+        ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START
+    )
     for index in range(-2, number + 2):
         for row, (timestamp, value) in enumerate(events(index, ROWS)):
             event = json.loads(value)

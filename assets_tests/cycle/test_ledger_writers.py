@@ -14,8 +14,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from in_memory import make_memory_context
-from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from memory_context import make_memory_context
+from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
@@ -29,7 +29,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def set_up(self) -> None:
         windows = {"start": "2026-01-01"}
-        attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
+        attributes = {
+            "topic": "events",
+            "fields": {"x": "number"},
+            "label": "y",
+            "windows": windows,
+        }
         self.ctx = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
         self.valid_values: list[bytes] = []
         self.pending: list[Entry] = []
@@ -88,7 +93,9 @@ class LedgerMachine(RuleBasedStateMachine):
         chain = self.ctx.chain()
         assert [s.hash for s in chain.entries] == [canonical.digest(v) for v in self.valid_values]
         copies = [self.ctx.repository.entry(seq) for seq in range(len(self.valid_values))]
-        assert all(copy in (None, value) for copy, value in zip(copies, self.valid_values, strict=True))
+        assert all(
+            copy in (None, value) for copy, value in zip(copies, self.valid_values, strict=True)
+        )
 
     def _append(self, entry: Entry) -> None:
         """It stands if it follows the last that stands."""
@@ -105,4 +112,6 @@ def _entry(digest: str, chain: Chain) -> Entry:
 
 
 def test_the_ledger_is_one_chain_for_every_reader_however_writers_interleave() -> None:
-    run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=50, stateful_step_count=30))
+    run_state_machine_as_test(
+        LedgerMachine, settings=settings(max_examples=50, stateful_step_count=30)
+    )

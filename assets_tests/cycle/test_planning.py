@@ -17,20 +17,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bench import MINUTE, START, window
-from in_memory import make_memory_context
+from memory_context import make_memory_context
+from model_harness import MINUTE, START, window
 from reference import Counts, Cut, Partition, Record, Reference
-from tidemill.adapters.memory.log import MemoryLog
+from tidemill.adapters.memory.event_log import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Manifest
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.extract import extract, extract_plan, load_rows
-from tidemill.cycle.intervene import close, skip
+from tidemill.cycle.manual_actions import close, skip
 from tidemill.cycle.plan import plan_window
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.verify import verify
 
 TOPIC = "events"
@@ -58,14 +58,21 @@ class PlanningMachine(RuleBasedStateMachine):
         silent=st.sampled_from([None, 7 * MINUTE, 20 * MINUTE]),
         odd=st.lists(odd_records, max_size=8),
     )
-    def set_up(self, partitions: int, confirm: int, silent: int | None, odd: list[OddRecord]) -> None:
+    def set_up(
+        self, partitions: int, confirm: int, silent: int | None, odd: list[OddRecord]
+    ) -> None:
         self.log, self.now, self.event_time = MemoryLog(), 1_900_000_000_000, START - WINDOW_MS
         self.log.create_topic(TOPIC, partitions)
         partition_logs = [Partition() for _ in range(partitions)]
         self.reference = Reference(confirm, 10 * MINUTE, silent, partition_logs)
         windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": confirm}
-        attributes = {"topic": TOPIC, "fields": {"x": "number"}, "label": "y", "max_reject_share": 1}
-        idle = {"idle_timeout": "10m", "close_when_silent": silent}
+        attributes = {
+            "topic": TOPIC,
+            "fields": {"x": "number"},
+            "label": "y",
+            "max_reject_share": 1,
+        }
+        idle = {"idle_timeout": "10m", "close_after_silence": silent}
         self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
         self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
         self.stored_hashes: dict[str, str | None] = {}
@@ -87,7 +94,10 @@ class PlanningMachine(RuleBasedStateMachine):
         p = self._some_partition(data)
         for after, usable in told:
             self._append(
-                p, None if after is None else self.event_time + after, usable, "open" if open_ else "data"
+                p,
+                None if after is None else self.event_time + after,
+                usable,
+                "open" if open_ else "data",
             )
 
     @rule(data=st.data(), commit=st.booleans())
@@ -110,7 +120,9 @@ class PlanningMachine(RuleBasedStateMachine):
     def retention_passes(self, data: st.DataObject) -> None:
         p = self._some_partition(data)
         partition = self.reference.partitions[p]
-        partition.low = data.draw(st.integers(partition.low, min(partition.low + 9, partition.stable_end)))
+        partition.low = data.draw(
+            st.integers(partition.low, min(partition.low + 9, partition.stable_end))
+        )
         self.log.delete_before(TOPIC, p, partition.low)
 
     # What is asked of the mill.
@@ -179,7 +191,9 @@ class PlanningMachine(RuleBasedStateMachine):
             planned_cuts = {r.partition: Cut(r.start, r.end, r.end_reason) for r in planned.ranges}
             assert planned_cuts == cuts
         assert self._plan(len(self.reference.windows)) is None
-        self.windows_checked = len(self.reference.windows)  # committed: the next invariant watches them
+        self.windows_checked = len(
+            self.reference.windows
+        )  # committed: the next invariant watches them
 
     @invariant()
     def what_is_committed_never_changes(self) -> None:
@@ -201,7 +215,9 @@ class PlanningMachine(RuleBasedStateMachine):
 
     def _extract(self, number: int) -> None:
         target, manifest = self._window(number), self._manifest(number)
-        expired = self.reference.expired(self.reference.windows[number]) if self._planned(number) else {}
+        expired = (
+            self.reference.expired(self.reference.windows[number]) if self._planned(number) else {}
+        )
         if manifest is not None:
             assert extract(self.ctx, target) == manifest
         elif expired:
@@ -211,7 +227,9 @@ class PlanningMachine(RuleBasedStateMachine):
             assert f"offsets {first} to {last} of partition {p}" in error.value.message
             assert self._manifest(number) is None
         elif self._planned(number) or not self._expires_when_planned():
-            self._attempt(number + 1 - len(self.reference.windows), lambda target: extract(self.ctx, target))
+            self._attempt(
+                number + 1 - len(self.reference.windows), lambda target: extract(self.ctx, target)
+            )
 
     def _assert_batches_recompute(self) -> None:
         scratch = self.ctx.with_repository(ModelRepository(MemoryStore(), "m"))
@@ -247,12 +265,17 @@ class PlanningMachine(RuleBasedStateMachine):
             self._assert_counts(number, result)
 
     def _assert_counts(self, number: int, manifest: Manifest) -> None:
-        cuts, start = self.reference.windows[number], START + (number - 1) * WINDOW_MS if number else 0
+        cuts, start = (
+            self.reference.windows[number],
+            START + (number - 1) * WINDOW_MS if number else 0,
+        )
         expected = self.reference.counts(cuts, start, START + number * WINDOW_MS)
         if manifest.skipped is not None:
             assert (manifest.rows, manifest.rejected, manifest.gaps) == (0, 0, expected.all)
             return
-        assert expected == Counts(manifest.rows, manifest.rejected, manifest.gaps, manifest.late, manifest.early)
+        assert expected == Counts(
+            manifest.rows, manifest.rejected, manifest.gaps, manifest.late, manifest.early
+        )
         rows = load_rows(self.ctx, manifest)
         assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.reference.rows(cuts)
 
@@ -295,4 +318,6 @@ class PlanningMachine(RuleBasedStateMachine):
 
 def test_windows_tile_and_batches_hold_their_records_whatever_happens() -> None:
     """Records in any order, transactions, new partitions, retention, clocks and commands."""
-    run_state_machine_as_test(PlanningMachine, settings=settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(
+        PlanningMachine, settings=settings(max_examples=60, stateful_step_count=40)
+    )

@@ -1,4 +1,4 @@
-"""Pruning by `keep_windows`: what goes, what stays, and that nothing else changes."""
+"""Pruning by `retention_windows`: what goes, what stays, and that nothing else changes."""
 
 import shutil
 from functools import partial
@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window, window
-from children import KILLED, exit_code_of, failpoints_in
-from kept import take_snapshot, file_stamps
+from model_harness import ModelHarness, run_window, run_windows, window
+from store_snapshot import file_stamps, take_snapshot
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.cycle import prune as pruning
-from tidemill.cycle.intervene import approve, rollback
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.manual_actions import approve, rollback
 from tidemill.cycle.prune import prune
 from tidemill.cycle.update import require_candidate
 from tidemill.cycle.verify import verify
+from worker_processes import KILLED, exit_code_of, failpoints_in
 
 LAST = 8
 KEEP = 3
@@ -28,7 +28,7 @@ KEEP = 3
 @pytest.fixture
 def trained_harness(harness: ModelHarness) -> ModelHarness:
     """Nine windows, of which 2, 5 and 8 are retrainings; nothing is pruned yet."""
-    harness.define(keep_windows=KEEP, gate={"min_rows": 50, "policy": "manual"})
+    harness.define(retention_windows=KEEP, gate={"min_rows": 50, "policy": "manual"})
     harness.produce_windows(-2, LAST + 2, rows=160)
     with harness.open_model() as ctx:
         run_windows(ctx, 0, LAST)
@@ -104,7 +104,9 @@ def test_an_old_window_run_again_is_left_as_it_is(trained_harness: ModelHarness)
 
 
 @pytest.mark.faults
-def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(trained_harness: ModelHarness) -> None:
+def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(
+    trained_harness: ModelHarness,
+) -> None:
     with trained_harness.open_model(by="ann") as mill:
         deployed, waiting = candidate_at(mill, 1).digest, candidate_at(mill, LAST).digest
         approve(mill, deployed, "ann", "a good one")
@@ -120,7 +122,9 @@ def test_what_serves_or_awaits_approval_or_was_deployed_is_never_pruned(trained_
 
 
 @pytest.mark.faults
-def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(trained_harness: ModelHarness) -> None:
+def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(
+    trained_harness: ModelHarness,
+) -> None:
     """Held is what only the gate needed; the windows that made it are not looked at again."""
     with trained_harness.open_model() as mill:
         first = mill.repository.report(trained_harness.window(LAST).key)
@@ -143,7 +147,9 @@ def test_a_model_spared_for_the_gate_goes_when_the_gate_lets_go(trained_harness:
 
 
 @pytest.mark.faults
-def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(trained_harness: ModelHarness) -> None:
+def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(
+    trained_harness: ModelHarness,
+) -> None:
     twin = trained_harness.twin("killed")
     with twin.open_model() as mill:
         run_windows(mill, 0, LAST)
@@ -152,7 +158,9 @@ def test_killed_at_any_place_of_pruning_the_next_one_finishes_it(trained_harness
     with trained_harness.open_model() as mill:
         prune_last(mill)
     failpoints.on_reached(None)
-    assert {place for place in reached if "prune." in place} == failpoints_in([Path(pruning.__file__)])
+    assert {place for place in reached if "prune." in place} == failpoints_in(
+        [Path(pruning.__file__)]
+    )
     assert {"put.written", "put.synced", "put.replaced"} < set(reached)  # the mark
     again, deletes = partial(prune, window=twin.window(LAST)), reached.count("prune.deleted")
     hits = [(place, 1) for place in sorted(set(reached))]

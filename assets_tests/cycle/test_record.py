@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import ModelHarness, run_windows, run_window
+from model_harness import ModelHarness, run_window, run_windows
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.core.errors import PredecessorMissing, TrackerUnavailable
-from tidemill.core.tracking import WindowRun
-from tidemill.cycle.intervene import rollback
-from tidemill.cycle.mill import ModelContext
-from tidemill.cycle.record import Recorder, find_drift
+from tidemill.core.run_record import WindowRun
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.manual_actions import rollback
+from tidemill.cycle.tracking import Recorder, find_drift
 
 WINDOWS = 3
 
@@ -52,7 +52,9 @@ def test_a_record_tells_of_the_data_the_learner_the_gate_and_who_ran_it(
     assert tracker.parents[harness.model, harness.window(0).key] == "parent"
 
 
-def test_a_window_without_a_report_is_not_recorded(harness: ModelHarness, ctx: ModelContext) -> None:
+def test_a_window_without_a_report_is_not_recorded(
+    harness: ModelHarness, ctx: ModelContext
+) -> None:
     with pytest.raises(PredecessorMissing):
         Recorder(ctx, MemoryTracker()).record_window(harness.window(WINDOWS))
 
@@ -91,7 +93,9 @@ def test_a_record_that_fails_while_the_next_window_is_at_work_is_told_of_there(
     assert find_drift(ctx, tracker).windows == tuple(window_keys(harness))
 
 
-def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(ctx: ModelContext) -> None:
+def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(
+    ctx: ModelContext,
+) -> None:
     tracker = MemoryTracker()
     Recorder(ctx, tracker).record_deployments()
     deployed = [standing.entry.digest for standing in ctx.chain().entries]
@@ -99,7 +103,7 @@ def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(ctx
     assert tracker.champion(ctx.model) == deployed[-1]
 
 
-def test_a_roll_back_moves_the_alias_back_and_makes_no_version(ctx: ModelContext) -> None:
+def test_a_rollback_moves_the_alias_back_and_makes_no_version(ctx: ModelContext) -> None:
     tracker = MemoryTracker()
     recorder = Recorder(ctx, tracker)
     recorder.record_deployments()
@@ -129,7 +133,9 @@ def test_drift_names_each_thing_that_is_missing_and_repair_makes_up_for_all(
     assert list(find_drift(ctx, tracker).descriptions) == []
 
 
-def test_another_report_of_a_window_would_be_drift(harness: ModelHarness, ctx: ModelContext) -> None:
+def test_another_report_of_a_window_would_be_drift(
+    harness: ModelHarness, ctx: ModelContext
+) -> None:
     from dataclasses import replace
 
     tracker = MemoryTracker()
@@ -141,7 +147,9 @@ def test_another_report_of_a_window_would_be_drift(harness: ModelHarness, ctx: M
     assert find_drift(ctx, tracker).windows == (harness.window(1).key,)
 
 
-def test_a_tracker_that_is_away_changes_nothing_here(harness: ModelHarness, ctx: ModelContext) -> None:
+def test_a_tracker_that_is_away_changes_nothing_here(
+    harness: ModelHarness, ctx: ModelContext
+) -> None:
     tracker = MemoryTracker(unavailable=True)
     names = set(ctx.repository.names(""))
     for act in (

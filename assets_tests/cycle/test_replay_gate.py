@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from bench import SPEC, ModelHarness, run_windows, window
-from commands import run_command
-from kept import take_snapshot, file_stamps
+from model_harness import SPEC, ModelHarness, run_windows, window
+from processes import run_command
+from store_snapshot import file_stamps, take_snapshot
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
 from tidemill.core.errors import PredecessorMissing, SpecInvalid
-from tidemill.core.specfile import with_gate_overrides
-from tidemill.cycle.archive import ModelRepository
-from tidemill.cycle.intervene import rollback
+from tidemill.core.spec_parser import with_gate_overrides
+from tidemill.cycle.backtest import BacktestResult, backtest, windows_to_backtest
+from tidemill.cycle.manual_actions import rollback
 from tidemill.cycle.prune import prune
-from tidemill.cycle.replay_gate import BacktestResult, backtest, windows_to_backtest
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.summary import summarize
 
 LAST = 7
@@ -39,10 +39,14 @@ def run_backtest(
     bounds = [None if number is None else window(spec, number) for number in (first, last)]
     with bootstrap.open_model_readonly(harness.model, harness.settings) as (ctx, scratch):
         windows = windows_to_backtest(ctx, *bounds)
-        return backtest(ctx, with_gate_overrides(spec, gate), scratch, windows, lambda _: None), scratch
+        return backtest(
+            ctx, with_gate_overrides(spec, gate), scratch, windows, lambda _: None
+        ), scratch
 
 
-def encoded_reports(repository: ModelRepository, harness: ModelHarness, first: int, last: int) -> list[bytes]:
+def encoded_reports(
+    repository: ModelRepository, harness: ModelHarness, first: int, last: int
+) -> list[bytes]:
     loaded = [repository.report(harness.window(number).key) for number in range(first, last + 1)]
     return [canonical.encode(report) for report in loaded]
 
@@ -53,20 +57,28 @@ def test_the_same_gate_makes_the_same_reports_byte_for_byte_and_writes_nothing(
     before, whole = file_stamps(trained_harness), take_snapshot(trained_harness)
     told, scratch = run_backtest(trained_harness)
     stands = ModelRepository(FileStore(trained_harness.settings.store), trained_harness.model)
-    assert encoded_reports(scratch, trained_harness, 0, LAST) == encoded_reports(stands, trained_harness, 0, LAST)
+    assert encoded_reports(scratch, trained_harness, 0, LAST) == encoded_reports(
+        stands, trained_harness, 0, LAST
+    )
     assert told.verdict_changes == ()
     assert told.changes == {}
     assert told.committed == told.backtested
     assert told.committed.windows == LAST + 1
-    later, scratch = run_backtest(trained_harness, first=3, last=5)  # goes on from the state that stands
-    assert encoded_reports(scratch, trained_harness, 3, 5) == encoded_reports(stands, trained_harness, 3, 5)
+    later, scratch = run_backtest(
+        trained_harness, first=3, last=5
+    )  # goes on from the state that stands
+    assert encoded_reports(scratch, trained_harness, 3, 5) == encoded_reports(
+        stands, trained_harness, 3, 5
+    )
     assert (later.committed.first, later.committed.windows) == (trained_harness.window(3).key, 3)
     assert file_stamps(trained_harness) == before
     assert take_snapshot(trained_harness) == whole
 
 
 @pytest.mark.faults
-def test_another_gate_ends_as_a_model_that_had_it_from_the_first_window_on(trained_harness: ModelHarness) -> None:
+def test_another_gate_ends_as_a_model_that_had_it_from_the_first_window_on(
+    trained_harness: ModelHarness,
+) -> None:
     twin = trained_harness.twin("always")
     twin.define(gate={"min_rows": 50, "policy": "always"})
     with twin.open_model() as mill:
@@ -80,13 +92,18 @@ def test_another_gate_ends_as_a_model_that_had_it_from_the_first_window_on(train
     )
     assert told.backtested.losses["champion"] == told.backtested.losses["challenger"]
     differing = {each.window: (each.committed, each.backtested) for each in told.verdict_changes}
-    mine = [ModelRepository(FileStore(trained_harness.settings.store), trained_harness.model).report(k) for k in differing]
+    mine = [
+        ModelRepository(FileStore(trained_harness.settings.store), trained_harness.model).report(k)
+        for k in differing
+    ]
     assert [pair[0] for pair in differing.values()] == [r.verdict for r in mine if r is not None]
     assert differing
 
 
 @pytest.mark.faults
-def test_what_persons_decided_is_taken_and_what_was_pruned_is_left_out(trained_harness: ModelHarness) -> None:
+def test_what_persons_decided_is_taken_and_what_was_pruned_is_left_out(
+    trained_harness: ModelHarness,
+) -> None:
     with trained_harness.open_model(by="ann") as mill:
         chain = mill.chain()
         deployed = [each.entry.digest for each in chain.entries]
@@ -98,7 +115,7 @@ def test_what_persons_decided_is_taken_and_what_was_pruned_is_left_out(trained_h
     told, _ = run_backtest(trained_harness)
     assert told.manual_entries == 1
     assert told.verdict_changes == ()
-    trained_harness.define(keep_windows=3)
+    trained_harness.define(retention_windows=3)
     with trained_harness.open_model() as mill:
         assert prune(mill, trained_harness.window(LAST + 1)) is not None
     told, _ = run_backtest(trained_harness)
@@ -120,7 +137,9 @@ def test_the_command_compares_and_needs_no_kafka(trained_harness: ModelHarness) 
     shown = run_command(nowhere, *words)
     assert "loss as served" in shown.stdout
     assert "policy guarded → always" in shown.stdout
-    wrong = run_command(nowhere, "tidemill", "replay", trained_harness.model, "--gate", "min_efect=0")
+    wrong = run_command(
+        nowhere, "tidemill", "replay", trained_harness.model, "--gate", "min_efect=0"
+    )
     assert wrong.returncode == 2
     assert "did you mean `min_effect`?" in wrong.stderr
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from in_memory import make_memory_context
-from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from memory_context import make_memory_context
+from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry, read_chain
-from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.restore import restore
 
 DIGESTS = "abcd"
@@ -22,9 +22,9 @@ def entry(chain: Chain, digest: str, actor: str = "tests") -> Entry:
     return Entry(chain.model, seq, "deploy", digest, None, None, None, None, actor, "why not", prev)
 
 
-def memory_ledger(mill: ModelContext) -> MemoryLedger:
-    assert isinstance(mill.ledger, MemoryLedger)
-    return mill.ledger
+def memory_ledger(ctx: ModelContext) -> MemoryLedger:
+    assert isinstance(ctx.ledger, MemoryLedger)
+    return ctx.ledger
 
 
 @pytest.fixture
@@ -38,16 +38,16 @@ def ctx() -> ModelContext:
     return model
 
 
-def lose_topic(mill: ModelContext) -> list[bytes]:
+def lose_topic(ctx: ModelContext) -> list[bytes]:
     """Recreate the topic, as a process sees it that comes later; what stood in it."""
-    values = [record.value for record in mill.ledger.read()]
-    memory_ledger(mill).recreate()
-    memory_ledger(mill).reattach()
+    values = [record.value for record in ctx.ledger.read()]
+    memory_ledger(ctx).recreate()
+    memory_ledger(ctx).reattach()
     return values
 
 
-def ledger_values(mill: ModelContext) -> list[bytes]:
-    return [record.value for record in mill.ledger.read()]
+def ledger_values(ctx: ModelContext) -> list[bytes]:
+    return [record.value for record in ctx.ledger.read()]
 
 
 def test_a_ledger_that_is_whole_is_left_alone(ctx: ModelContext) -> None:
@@ -69,7 +69,9 @@ def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(ctx: ModelCont
         read_chain(ctx)
     done = restore(ctx)
     assert (done.entries, done.appended, done.moved) == (4, 4, True)
-    assert (done.cluster_id, done.topic_id) == ctx.ledger.identity() == ctx.repository.ledger_topic()
+    assert (
+        (done.cluster_id, done.topic_id) == ctx.ledger.identity() == ctx.repository.ledger_topic()
+    )
     assert ledger_values(ctx) == before
     assert append_entry(ctx, lambda chain: entry(chain, "e") if len(chain.entries) == 4 else None)
     assert restore(ctx).appended == 0
@@ -105,7 +107,9 @@ def test_an_unreachable_ledger_is_named_and_asked_again_later(ctx: ModelContext)
     assert ledger_values(ctx) == before
 
 
-def test_entries_that_others_made_meanwhile_are_named_and_nothing_is_appended(ctx: ModelContext) -> None:
+def test_entries_that_others_made_meanwhile_are_named_and_nothing_is_appended(
+    ctx: ModelContext,
+) -> None:
     before = lose_topic(ctx)
     ctx.ledger.append("m", before[0])
     ctx.ledger.append("m", canonical.encode(entry(ctx.chain(), "x" * 64, "mallory")))

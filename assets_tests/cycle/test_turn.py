@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from bench import ModelHarness, events, run_windows, run_window
+from model_harness import ModelHarness, events, run_window, run_windows
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
-from tidemill.cli.instance import ensure_dagster_home
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
-from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial, train
-from tidemill.cycle.intervene import close
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.recompute import recompute
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import verify
+from tidemill.services.dagster_home import ensure_dagster_home
 
 
 def test_six_windows_are_learned_judged_and_found_right(harness: ModelHarness) -> None:
@@ -34,9 +34,13 @@ def test_a_repeat_writes_nothing(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 3)
     with harness.open_model() as mill:
         run_windows(mill, 0, 2)
-        before = {path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()}
+        before = {
+            path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()
+        }
         run_windows(mill, 0, 2)
-        after = {path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()}
+        after = {
+            path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()
+        }
         assert before == after
         assert mill.chain().invalid_records == ()
 
@@ -106,7 +110,10 @@ def test_another_learning_spec_is_refused_and_the_same_model_again_changes_nothi
     with harness.open_model() as mill:
         run_window(mill, 2)
     harness.define(fields={"country": "category", "price": "number"})
-    with harness.open_model() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits` differ"):
+    with (
+        harness.open_model() as mill,
+        pytest.raises(LineageChanged, match=r"`fields\.visits` differ"),
+    ):
         update(mill, harness.window(2))
 
 

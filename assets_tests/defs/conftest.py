@@ -12,16 +12,22 @@ import dagster as dg
 import pytest
 
 from tidemill.core.errors import AlreadyRunning
-from tidemill.core.evidence import Estimate
+from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import GateState
-from tidemill.core.log import TimestampCounts
+from tidemill.core.loss_differences import Estimate
 from tidemill.core.records import Candidate, FileRef, InitialModel, Manifest, Sample
-from tidemill.core.report import InputDigests, PermutationCheck, Report, CumulativeLosses, GateSnapshot
+from tidemill.core.report import (
+    CumulativeLosses,
+    GateSnapshot,
+    InputDigests,
+    PermutationCheck,
+    Report,
+)
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.deploy import Deployment
-from tidemill.defs.keeper import TrackedRun, RunTracker
 from tidemill.defs.resources import Steps
+from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 INITIAL = "0" * 64
 SAMPLE = Sample(FileRef("samples/0.parquet", INITIAL, 1))

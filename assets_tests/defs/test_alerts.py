@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from tidemill.core.errors import AlertFailed
-from tidemill.core.watch import FailureState
+from tidemill.core.retry_policy import FailureState
 from tidemill.defs.alerts import send_new_alerts
 from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, evaluation
 
@@ -41,35 +41,41 @@ def report_verdict(instance: dg.DagsterInstance, window: str, verdict: str) -> N
     instance.report_runless_asset_event(materialization)
 
 
-def report_freshness(instance: dg.DagsterInstance, passed: bool, failure_state: FailureState | None = None) -> None:
+def report_freshness(
+    instance: dg.DagsterInstance, passed: bool, failure_state: FailureState | None = None
+) -> None:
     metadata = {"given up": str(failure_state)} if failure_state else {}
     key = dg.AssetKey([MODEL, "deployed_model"])
     instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
-            asset_key=key, check_name="fresh", passed=passed, description="Behind.", metadata=metadata
+            asset_key=key,
+            check_name="fresh",
+            passed=passed,
+            description="Behind.",
+            metadata=metadata,
         )
     )
 
 
 def test_the_past_is_no_news(instance: dg.DagsterInstance) -> None:
     taker = FakeAlertSender()
-    report_verdict(instance, "2024-01-01", "roll_back")
+    report_verdict(instance, "2024-01-01", "rollback")
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     send_new_alerts(instance, MODEL, cursor, taker)
     assert taker.alerts == []
 
 
-def test_a_roll_back_is_told_once_with_its_window_reason_and_command(
+def test_a_rollback_is_told_once_with_its_window_reason_and_command(
     instance: dg.DagsterInstance,
 ) -> None:
     taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     report_verdict(instance, "2024-01-01", "promote")
-    report_verdict(instance, "2024-01-02", "roll_back")
+    report_verdict(instance, "2024-01-02", "rollback")
     for _ in range(2):
         cursor, _ = send_new_alerts(instance, MODEL, cursor, taker)
     (alert,) = taker.alerts
-    assert (alert["alert"], alert["model"], alert["window"]) == ("roll_back", MODEL, "2024-01-02")
+    assert (alert["alert"], alert["model"], alert["window"]) == ("rollback", MODEL, "2024-01-02")
     assert "worse than the baseline" in alert["what"]
     assert alert["remedy"] == "tidemill history tides"
 
@@ -89,7 +95,7 @@ def test_rejects_and_permuted_labels_are_told_and_a_check_that_could_not_judge_i
         answered = evaluation(MODEL, check, f"2024-01-0{day}", passed, told)
         instance.report_runless_asset_event(answered)
     send_new_alerts(instance, MODEL, cursor, taker)
-    assert [alert["alert"] for alert in taker.alerts] == ["reject_share", "pairing_skill"]
+    assert [alert["alert"] for alert in taker.alerts] == ["reject_share", "permutation_test"]
 
 
 def test_a_stale_model_is_told_once_until_it_was_fresh_again(instance: dg.DagsterInstance) -> None:
@@ -106,7 +112,9 @@ def test_a_window_given_up_is_told_apart_from_a_stale_model(instance: dg.Dagster
     taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     report_freshness(instance, False)
-    report_freshness(instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, ""))
+    report_freshness(
+        instance, False, FailureState("w", "LineChanged", "The line changed.", 1, 0, "")
+    )
     send_new_alerts(instance, MODEL, cursor, taker)
     assert [alert["alert"] for alert in taker.alerts] == ["stale", "given_up"]
     assert "The line changed." in taker.alerts[1]["what"]
@@ -116,7 +124,7 @@ def test_what_nobody_took_is_told_again_and_nothing_is_lost(instance: dg.Dagster
     taker = FakeAlertSender()
     cursor, _ = send_new_alerts(instance, MODEL, None, taker)
     for window in ("2024-01-02", "2024-01-03"):
-        report_verdict(instance, window, "roll_back")
+        report_verdict(instance, window, "rollback")
     taker.failures_left = 1
     cursor, why = send_new_alerts(instance, MODEL, cursor, taker)
     assert "not taken" in why

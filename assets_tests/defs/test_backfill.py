@@ -17,14 +17,14 @@ from tidemill.core.errors import (
     WindowOpen,
 )
 from tidemill.core.windows import Window
-from tidemill.defs.launch import Materialized, backfill
+from tidemill.defs.in_process_run import Materialized, backfill
 
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 CHECKS = {
     "reject_share": "kafka_batch",
     "few_rows": "kafka_batch",
     "timestamps": "kafka_batch",
-    "pairing_skill": "evaluation_report",
+    "permutation_test": "evaluation_report",
     "golden_rows": "deployed_model",
 }
 DAYS = [f"2024-01-0{day}" for day in range(1, 6)]
@@ -55,7 +55,9 @@ def failing_at(step: str, key: str, error: Exception):
     return before_step
 
 
-def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(instance, spec, tidemill_resource):
+def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
+    instance, spec, tidemill_resource
+):
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert outcome.success
     assert outcome.error is None
@@ -82,7 +84,9 @@ def test_the_initial_model_is_made_once(instance, spec, tidemill_resource):
 
 def test_only_selected_assets_are_run(instance, spec, tidemill_resource):
     chosen = ["evaluation_report", "kafka_batch"]
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource)
+    backfill(
+        instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource
+    )
     assert {step for step, _ in tidemill_resource.calls} == {"extract", "evaluate"}
     assert {asset for asset, _ in materialization_counts(instance)} == set(chosen)
 
@@ -92,8 +96,12 @@ def test_each_window_deploys_where_that_is_asked_for(instance, spec, tidemill_re
     assert tidemill_resource.ledger == DAYS[:3]
 
 
-def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(instance, spec, tidemill_resource):
-    tidemill_resource.before = failing_at("extract", DAYS[2], WindowOpen("It is open.", "Wait for the log."))
+def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(
+    instance, spec, tidemill_resource
+):
+    tidemill_resource.before = failing_at(
+        "extract", DAYS[2], WindowOpen("It is open.", "Wait for the log.")
+    )
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert not outcome.success
     assert isinstance(outcome.error, WindowOpen)
@@ -107,7 +115,9 @@ def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(instance,
 
 
 def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resource):
-    tidemill_resource.before = failing_at("update", DAYS[1], WindowOpen("It is open.", "Wait for the log."))
+    tidemill_resource.before = failing_at(
+        "update", DAYS[1], WindowOpen("It is open.", "Wait for the log.")
+    )
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     logs = instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     failure = logs[0].dagster_event.step_failure_data.user_failure_data
@@ -125,7 +135,9 @@ def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resour
         ("deploy", FeatureSkew("It differs.", "Mend it."), "golden_rows"),
     ],
 )
-def test_a_blocking_check_fails_with_its_step(instance, spec, tidemill_resource, step, error, check):
+def test_a_blocking_check_fails_with_its_step(
+    instance, spec, tidemill_resource, step, error, check
+):
     tidemill_resource.before = failing_at(step, DAYS[1], error)
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert outcome.error is error
@@ -156,7 +168,9 @@ def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, ti
         told.append(one)
         seen.append(len(tidemill_resource.calls))
 
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource)
+    backfill(
+        instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource
+    )
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
     assert [(one.asset, one.window) for one in told] == expected
     assert seen == list(range(9))
@@ -164,7 +178,9 @@ def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, ti
 
 
 @pytest.mark.parametrize("key", ["2024-01-1", "2023-12-31", "2999-01-01", "../../etc"])
-def test_a_key_outside_the_definition_is_refused_before_any_run(instance, spec, tidemill_resource, key):
+def test_a_key_outside_the_definition_is_refused_before_any_run(
+    instance, spec, tidemill_resource, key
+):
     with pytest.raises(UnknownWindow):
         backfill(instance, "tides", spec, DAYS[0], key, tidemill=tidemill_resource)
     assert instance.get_runs() == []

@@ -56,7 +56,9 @@ def run(*command: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[st
 
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
-    merged = dg.Definitions.merge(definitions, dg.Definitions(resources={"mills": TidemillResource()}))
+    merged = dg.Definitions.merge(
+        definitions, dg.Definitions(resources={"mills": TidemillResource()})
+    )
     return {spec.key.to_user_string() for spec in merged.resolve_all_asset_specs()}
 
 
@@ -117,7 +119,9 @@ def test_a_folder_of_nothing_but_defs_yaml_files_gives_all_its_models(tmp_path):
 def test_models_of_several_folders_live_side_by_side(tmp_path):
     write(tmp_path / "mine", "tides")
     write(tmp_path / "live", "ebbs")
-    keys = keys_of(load_models(PACKAGED_MODELS, tmp_path / "mine", tmp_path / "live", tmp_path / "mine"))
+    keys = keys_of(
+        load_models(PACKAGED_MODELS, tmp_path / "mine", tmp_path / "live", tmp_path / "mine")
+    )
     assert {f"{m}/kafka_batch" for m in ("flights", "tides", "ebbs")} <= keys
     assert {"kafka/flights", "kafka/tides"} <= keys
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from bench import ModelHarness
+from model_harness import ModelHarness
 from tidemill.cli import main
 from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets
@@ -57,29 +57,31 @@ def written_files(harness: ModelHarness) -> set[str]:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_hostile_key_is_refused_by_every_command(here, monkeypatch, capsys, key):
-    model, good = here.model, here.window(0).key
+def test_a_hostile_key_is_refused_by_every_command(process_harness, monkeypatch, capsys, key):
+    model, good = process_harness.model, process_harness.window(0).key
     for words in (
         ("backfill", model, "--from", good, f"--to={key}"),
         ("backfill", model, f"--from={key}", "--to", good),
-        ("skip", model, "--why", "it is bad", "--", key),
+        ("skip", model, "--reason", "it is bad", "--", key),
         ("close", model, f"--through={key}"),
     ):
         assert exit_code_of(monkeypatch, *words) == 1
         told = capsys.readouterr().err
         assert told.startswith("UnknownWindow: ")
         assert len(told) < 500
-    assert written_files(here) == set()
+    assert written_files(process_harness) == set()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_hostile_model_name_is_refused_by_every_command(here, monkeypatch, capsys, model):
-    good = here.window(0).key
-    before = sorted(os.listdir(here.home))
+def test_a_hostile_model_name_is_refused_by_every_command(
+    process_harness, monkeypatch, capsys, model
+):
+    good = process_harness.window(0).key
+    before = sorted(os.listdir(process_harness.home))
     for words in (
         ("backfill", f"--from={good}", f"--to={good}", "--", model),
-        ("skip", "--why", "it is bad", "--", model, good),
-        ("rollback", "--why", "it is bad", "--", model),
+        ("skip", "--reason", "it is bad", "--", model, good),
+        ("rollback", "--reason", "it is bad", "--", model),
         ("verify", "--", model),
         ("history", "--", model),
     ):
@@ -87,17 +89,17 @@ def test_a_hostile_model_name_is_refused_by_every_command(here, monkeypatch, cap
         told = capsys.readouterr().err
         assert told.startswith("UnknownModel: ")
         assert len(told) < 500
-    assert sorted(os.listdir(here.home)) == before
+    assert sorted(os.listdir(process_harness.home)) == before
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_run_for_a_hostile_key_never_succeeds(here, key):
+def test_a_run_for_a_hostile_key_never_succeeds(process_harness, key):
     """Dagster itself lets some of them through: a run's tags are whatever its launcher says."""
-    spec = here.spec_of()
+    spec = process_harness.spec_of()
     job = dg.Definitions(
-        assets=build_assets(here.model, spec), resources={"mills": TidemillResource()}
+        assets=build_assets(process_harness.model, spec), resources={"mills": TidemillResource()}
     ).resolve_implicit_global_asset_job_def()
-    batch = [dg.AssetKey([here.model, "kafka_batch"])]
+    batch = [dg.AssetKey([process_harness.model, "kafka_batch"])]
     with dg.DagsterInstance.ephemeral() as instance:
         with pytest.raises((dg.Failure, dg.DagsterError, ValueError)) as ended:
             job.execute_in_process(
@@ -106,7 +108,7 @@ def test_a_run_for_a_hostile_key_never_succeeds(here, key):
         if isinstance(ended.value, dg.Failure):
             assert isinstance(ended.value.__cause__, UnknownWindow)
         assert not instance.fetch_materializations(batch[0], limit=1).records
-    assert written_files(here) == set()
+    assert written_files(process_harness) == set()
 
 
 def test_a_window_of_the_future_is_refused(process_harness):

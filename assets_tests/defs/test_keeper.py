@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.defs.keeper import TrackedRun, RunTracker
+from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 MODEL: Any = SimpleNamespace(model="tides")
 
@@ -40,7 +40,9 @@ def test_what_fails_while_the_parent_run_begins_is_only_remembered(
         raise error
 
     keeper = RunTracker(
-        MODEL, TrackedRun(instance.create_run_for_job(anything), instance, "http://d"), lambda: tracker
+        MODEL,
+        TrackedRun(instance.create_run_for_job(anything), instance, "http://d"),
+        lambda: tracker,
     )
     with monkeypatch.context() as broken:
         broken.setattr(mlflow, step, fail)

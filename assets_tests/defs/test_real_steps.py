@@ -11,25 +11,25 @@ from datetime import datetime
 import dagster as dg
 import pytest
 
-from tidemill.adapters.memory.log import MemoryLedger, MemoryLog
+from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
+from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
-from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core.errors import LineageChanged, SpecInvalid, TooManyRejects, WindowOpen
-from tidemill.core.sections import GateSpec
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import to_ms
 from tidemill.cycle.adopt import adopt
-from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.update import update
-from tidemill.defs.keeper import TrackedRun, RunTracker
-from tidemill.defs.launch import Materialized, backfill
+from tidemill.defs.in_process_run import Materialized, backfill
 from tidemill.defs.resources import TidemillResource
-from tidemill.defs.waiting import WAIT_TAG, wait_until_closed, seconds_to_wait
+from tidemill.defs.run_tracking import RunTracker, TrackedRun
+from tidemill.defs.window_wait import WAIT_TAG, seconds_to_wait, wait_until_closed
 
 DAY = 86_400_000
 HOUR_SECONDS = 3600.0  # longer than a test may last
@@ -50,11 +50,15 @@ class MemoryTidemillResource:
     @contextmanager
     def open(self, model: str, spec: ModelSpec) -> Iterator[ModelContext]:
         repository = ModelRepository(self.store, model)
-        yield ModelContext(model, spec, self.log, repository, self.ledger, self.validator, clock=lambda: START)
+        yield ModelContext(
+            model, spec, self.log, repository, self.ledger, self.validator, clock=lambda: START
+        )
 
     steps = TidemillResource.steps
 
-    def run_tracker(self, ctx: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+    def run_tracker(
+        self, ctx: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance
+    ) -> RunTracker:
         return RunTracker(ctx, TrackedRun(run, instance, "http://dagster"), lambda: self.tracker)
 
 
@@ -95,7 +99,9 @@ def tidemill_resource() -> Iterator[MemoryTidemillResource]:
 def asset_metadata(instance: dg.DagsterInstance, asset: str, window: str) -> dict[str, object]:
     key = dg.AssetKey(["tides", asset])
     filters = dg.AssetRecordsFilter(key, asset_partitions=[window])
-    materialization = instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
+    materialization = (
+        instance.fetch_materializations(filters, limit=1).records[0].asset_materialization
+    )
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
@@ -105,7 +111,9 @@ def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, ti
     log.create_topic("tides", 2)
     produce(log, -3, 1)
     with tidemill_resource.open("tides", spec) as mill:
-        wait_until_closed(mill, first, HOUR_SECONDS)  # there is no initial model, so it is not its turn
+        wait_until_closed(
+            mill, first, HOUR_SECONDS
+        )  # there is no initial model, so it is not its turn
         assert mill.archive.plan(first.key) is None
         initial(mill)
         threading.Timer(0.5, produce, (log, 1, 2)).start()
@@ -140,7 +148,13 @@ def run_steps(ctx: ModelContext, keys: tuple[str, ...]) -> None:
 def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemill_resource):
     seen: list[Materialized] = []
     outcome = backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-03", progress=seen.append, tidemill=tidemill_resource
+        instance,
+        "tides",
+        spec,
+        "2024-01-01",
+        "2024-01-03",
+        progress=seen.append,
+        tidemill=tidemill_resource,
     )
     assert outcome.error is None
     batch = next(t for t in seen if (t.asset, t.window) == ("kafka_batch", "2024-01-02"))
@@ -149,10 +163,12 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemil
         (1, 200),
     ]
     assert asset_metadata(instance, "kafka_batch", "2024-01-02")["rows"] == 400
-    kinds = [asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["kind"] for d in (1, 2, 3)]
+    kinds = [
+        asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["kind"] for d in (1, 2, 3)
+    ]
     assert kinds == ["continue", "continue", "retrain"]
     report = asset_metadata(instance, "evaluation_report", "2024-01-02")
-    assert report["verdict"] in ("promote", "keep", "roll_back")
+    assert report["verdict"] in ("promote", "keep", "rollback")
     assert "2024-01-02" in report["report"]
     deployed = asset_metadata(instance, "deployed_model", "2024-01-03")
     assert deployed["seq"] == len(tidemill_resource.ledger.read()) - 1
@@ -161,7 +177,9 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemil
 def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource):
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource)
     names, entries = set(tidemill_resource.store.names("")), tidemill_resource.ledger.read()
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
+    ).success
     assert set(tidemill_resource.store.names("")) == names
     assert tidemill_resource.ledger.read() == entries
 
@@ -169,18 +187,27 @@ def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource
 def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
     instance, spec, tidemill_resource
 ):
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=tidemill_resource)
+    outcome = backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
+    )
     assert isinstance(outcome.error, WindowOpen)
-    assert asset_metadata(instance, "deployed_model", "2024-01-03")["status"] in ("deferred", "unchanged")
+    assert asset_metadata(instance, "deployed_model", "2024-01-03")["status"] in (
+        "deferred",
+        "unchanged",
+    )
     produce(tidemill_resource.log, 4, 5)
-    assert backfill(instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=tidemill_resource
+    ).success
 
 
 def test_a_window_of_rejects_is_not_learned(instance, spec, tidemill_resource):
     for i in range(200):
         tidemill_resource.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
     produce(tidemill_resource.log, 4, 6)
-    outcome = backfill(instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource)
+    outcome = backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource
+    )
     assert isinstance(outcome.error, TooManyRejects)
 
 
@@ -188,31 +215,53 @@ def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, ti
     """A backfill from the UI may arrive asset by asset."""
     for asset in ASSETS:
         assert backfill(
-            instance, "tides", spec, "2024-01-01", "2024-01-03", selection=[asset], tidemill=tidemill_resource
+            instance,
+            "tides",
+            spec,
+            "2024-01-01",
+            "2024-01-03",
+            selection=[asset],
+            tidemill=tidemill_resource,
         ).success
-    by_columns = {n: tidemill_resource.store.get(n) for n in tidemill_resource.store.names("tides/") if "batches" in n}
-    again = MemoryTidemillResource(tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.prover)
+    by_columns = {
+        n: tidemill_resource.store.get(n)
+        for n in tidemill_resource.store.names("tides/")
+        if "batches" in n
+    }
+    again = MemoryTidemillResource(
+        tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.prover
+    )
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=again)
     assert by_columns == {n: again.store.get(n) for n in by_columns}
     reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
-    assert [tidemill_resource.store.get(n) for n in reports] == [again.store.get(n) for n in reports]
+    assert [tidemill_resource.store.get(n) for n in reports] == [
+        again.store.get(n) for n in reports
+    ]
 
 
 def test_another_learning_spec_is_refused(instance, spec, tidemill_resource):
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    outcome = backfill(instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=tidemill_resource)
+    outcome = backfill(
+        instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=tidemill_resource
+    )
     assert isinstance(outcome.error, LineageChanged)
     assert "learner.seed" in str(outcome.error)
 
 
-def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(instance, spec, tidemill_resource):
+def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(
+    instance, spec, tidemill_resource
+):
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
     with tidemill_resource.open("tides", changed) as mill:
         line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
-    assert backfill(instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource).success
-    lines = [asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)]
+    assert backfill(
+        instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource
+    ).success
+    lines = [
+        asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)
+    ]
     assert lines[0] != lines[1] == lines[2] == line
     runs = [tidemill_resource.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
     assert [run.params["learner.seed"] for run in runs] == ["0", "1"]
@@ -241,11 +290,18 @@ class RecordingTracker(MemoryTracker):
         super().set_champion(model, digest)
 
 
-def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance, spec, tidemill_resource):
+def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(
+    instance, spec, tidemill_resource
+):
     tidemill_resource.tracker = RecordingTracker(ledger=tidemill_resource.ledger)
     always = spec.model_copy(update={"gate": GateSpec(policy="always")})
-    assert backfill(instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
-    assert asset_metadata(instance, "evaluation_report", "2024-01-02")["mlflow"] == "memory:tides-2024-01-02"
+    assert backfill(
+        instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
+    ).success
+    assert (
+        asset_metadata(instance, "evaluation_report", "2024-01-02")["mlflow"]
+        == "memory:tides-2024-01-02"
+    )
     head = json.loads(tidemill_resource.ledger.read()[-1].value)["digest"]
     assert tidemill_resource.tracker.champion("tides") == head
     assert tidemill_resource.tracker.alias_moves[-1] == (head, head)
@@ -256,35 +312,47 @@ def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(instance,
 
 def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, tidemill_resource):
     tidemill_resource.tracker.away = True
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
+    ).success
     assert "mlflow" not in asset_metadata(instance, "evaluation_report", "2024-01-02")
     (answer,) = check_evaluations(instance, "record")
     assert not answer.passed
     assert answer.metadata["remedy"].value == "tidemill verify tides --repair"
     tidemill_resource.tracker.away = False
-    assert backfill(instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource
+    ).success
     windows = [window for _, window in tidemill_resource.tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
     assert check_evaluations(instance, "record")[0].passed
 
 
 def test_the_topic_is_observed_once_a_run(instance, spec, tidemill_resource):
-    assert backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
+    ).success
     found = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
     (seen,) = [record.asset_observation.metadata for record in found]
     assert seen["planned through"].value == "2024-01-02"
     assert seen["unplanned"].value == 800
 
 
-def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(instance, spec, tidemill_resource):
+def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(
+    instance, spec, tidemill_resource
+):
     produce(tidemill_resource.log, 4, 8)
-    kept = spec.model_copy(update={"keep_windows": 2})
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=tidemill_resource).success
+    kept = spec.model_copy(update={"retention_windows": 2})
+    assert backfill(
+        instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=tidemill_resource
+    ).success
     mark = ModelRepository(tidemill_resource.store, "tides").prune_marker()
     assert mark is not None
     assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
     names = set(tidemill_resource.store.names(""))
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)
-    assert backfill(instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=tidemill_resource).success
+    assert backfill(
+        instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
+    ).success
     assert set(tidemill_resource.store.names("")) == names

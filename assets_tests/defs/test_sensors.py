@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bench import MINUTE, SPEC, ModelHarness, run_windows
+from model_harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
 from tidemill.cycle.adopt import adopt
-from tidemill.defs import sensors, watching
-from tidemill.defs.launch import backfill
+from tidemill.defs import connection_cache, sensors
+from tidemill.defs.in_process_run import backfill
 from tidemill.defs.sensors import SENSOR_TAG, window_closed_sensor
 
 START_TAG, END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -78,7 +78,7 @@ def sensor_driver(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Ite
 
         monkeypatch.setattr(bootstrap, "open_mill", with_clock)
         yield driver
-        watching._CONNECTIONS.pop(harness.model).close()
+        connection_cache._CONNECTIONS.pop(harness.model).close()
 
 
 def _with_clock_offset(opened: Any, driver: SensorDriver) -> Any:
@@ -118,17 +118,24 @@ def test_the_initial_model_comes_first(sensor_driver: SensorDriver) -> None:
 def test_all_windows_that_are_closed_are_one_run(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 3)
     run_first_windows(sensor_driver, 1)
-    assert sensor_driver.requested_range() == (sensor_driver.harness.window(1).key, sensor_driver.harness.window(2).key)
+    assert sensor_driver.requested_range() == (
+        sensor_driver.harness.window(1).key,
+        sensor_driver.harness.window(2).key,
+    )
 
 
 def test_a_tick_that_is_repeated_asks_for_the_same_run(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
-    keys = {request.run_key for _ in range(2) for request in sensor_driver.tick().run_requests or []}
+    keys = {
+        request.run_key for _ in range(2) for request in sensor_driver.tick().run_requests or []
+    }
     assert len(keys) == 1
 
 
-def test_while_somebody_else_works_on_the_model_nothing_is_started(sensor_driver: SensorDriver) -> None:
+def test_while_somebody_else_works_on_the_model_nothing_is_started(
+    sensor_driver: SensorDriver,
+) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     with bootstrap.exclusive_lock(sensor_driver.harness.model, sensor_driver.harness.settings):
@@ -150,10 +157,14 @@ def test_a_window_that_fails_is_tried_again_after_a_minute_then_two_and_given_up
         assert sensor_driver.requested_range()
     sensor_driver.record_run("LogUnavailable", 1)
     told = sensor_driver.skip_reason()
-    assert told.startswith(f"Given up. Window {sensor_driver.harness.window(1)} failed 5 times: Log")
+    assert told.startswith(
+        f"Given up. Window {sensor_driver.harness.window(1)} failed 5 times: Log"
+    )
 
 
-def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(sensor_driver: SensorDriver) -> None:
+def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(
+    sensor_driver: SensorDriver,
+) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     sensor_driver.record_run("TooManyRejects", 1)
@@ -166,7 +177,9 @@ def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(senso
     assert sensor_driver.requested_range()
 
 
-def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(sensor_driver: SensorDriver) -> None:
+def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(
+    sensor_driver: SensorDriver,
+) -> None:
     bench = sensor_driver.harness
     bench.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
@@ -195,7 +208,9 @@ def test_a_canceled_run_is_not_started_again_by_itself(sensor_driver: SensorDriv
     assert "was canceled" in sensor_driver.skip_reason()
 
 
-def test_trouble_is_over_when_somebody_has_worked_the_window_through(sensor_driver: SensorDriver) -> None:
+def test_trouble_is_over_when_somebody_has_worked_the_window_through(
+    sensor_driver: SensorDriver,
+) -> None:
     sensor_driver.harness.produce_windows(-1, 3)
     run_first_windows(sensor_driver, 1)
     sensor_driver.record_run("TooManyRejects", 1)
@@ -219,7 +234,9 @@ def test_a_sensor_never_starts_the_embedded_broker(
     assert "Start it by `tidemill kafka start`" in sensor_driver.skip_reason()
 
 
-def test_freshness_is_told_when_it_changes_and_every_five_minutes(sensor_driver: SensorDriver) -> None:
+def test_freshness_is_told_when_it_changes_and_every_five_minutes(
+    sensor_driver: SensorDriver,
+) -> None:
     sensor_driver.harness.define(freshness={"clock": "log"})
     sensor_driver.harness.produce_windows(-1, 1)
     run_first_windows(sensor_driver, 1)
@@ -232,14 +249,18 @@ def test_freshness_is_told_when_it_changes_and_every_five_minutes(sensor_driver:
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
-def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(sensor_driver: SensorDriver) -> None:
+def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(
+    sensor_driver: SensorDriver,
+) -> None:
     """2013 or any other past: by the wall clock this model is years behind."""
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 2)
     (before,) = check_evaluations(sensor_driver.tick())
     with dg.DagsterInstance.ephemeral() as instance:
         old = sensor_driver.harness.window(0).key
-        assert backfill(instance, sensor_driver.harness.model, sensor_driver.harness.load_spec(), old, old).success
+        assert backfill(
+            instance, sensor_driver.harness.model, sensor_driver.harness.load_spec(), old, old
+        ).success
     sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
     (again,) = check_evaluations(sensor_driver.tick())
     for check in (before, again):

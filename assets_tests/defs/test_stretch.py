@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from stream_hands import read_records, read_sequences
-from tidemill.adapters.streams.pace import TimeScale
 from tidemill.core.spec import ModelSpec
-from tidemill.defs.stretch import build_simulated_events
+from tidemill.defs.simulated_events import build_simulated_events
+from tidemill.simulation.time_scale import TimeScale
+from topic_readers import read_records, read_sequences
 
 DAY = 86_400_000
 
@@ -30,7 +30,9 @@ def test_on_a_clock_of_its_own_a_window_is_a_day_and_january_lies_before_the_fir
     spec = make_spec("flights-live", start="2026-01-01T00:00:00", cron="*/5 * * * *")
     pace, first = TimeScale.for_spec(spec), spec.calendar.first
     assert pace.speed == 288.0
-    feb = TimeScale.for_spec(make_spec("flights", start="2013-02-01", timezone="America/New_York")).origin
+    feb = TimeScale.for_spec(
+        make_spec("flights", start="2013-02-01", timezone="America/New_York")
+    ).origin
     assert pace.flights_time(first.start) == feb
     assert pace.flights_time(first.end) == feb + DAY
     assert first.start - pace.starts_at == 31 * 300_000

@@ -130,7 +130,9 @@ def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
 def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
     image = BUILT_SERVICES[name]["image"].removeprefix("tidemill-")
     assert BUILT_SERVICES[name]["build"]["dockerfile"] == f"deploy/docker/{image}.Dockerfile"
-    runs = [step["value"] for step in parse_dockerfile(image).structure if step["instruction"] == "RUN"]
+    runs = [
+        step["value"] for step in parse_dockerfile(image).structure if step["instruction"] == "RUN"
+    ]
     (folders,) = (run.split("install --directory")[1] for run in runs if "install --di" in run)
     assert folders.split()[:2] == ["--owner=10001", "--group=10001"]
     targets = {volume["target"] for volume in BUILT_SERVICES[name].get("volumes", [])}
@@ -152,7 +154,7 @@ def test_an_image_is_nobodys_and_made_of_pinned_things(image: str) -> None:
 
 
 def test_the_brokers_settings_are_those_of_the_embedded_one() -> None:
-    from tidemill.adapters.broker import process
+    from tidemill.local.broker import process
 
     told = SERVICES["kafka"]["environment"]
     ours = dict(line.split("=", 1) for line in process._PROPERTIES.splitlines())

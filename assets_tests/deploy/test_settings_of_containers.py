@@ -88,7 +88,7 @@ def run_entrypoint(*command: str, **env: str) -> "subprocess.CompletedProcess[st
 def test_a_secret_that_is_not_there_is_named_and_nothing_runs() -> None:
     done = run_entrypoint("echo", "ran", PGPASSWORD_FILE="/run/secrets/no-such-secret")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "/run/secrets/no-such-secret: deploy/secrets.sh draws" in done.stderr
+    assert "/run/secrets/no-such-secret: deploy/generate-secrets.sh draws" in done.stderr
 
 
 def test_what_names_no_secret_is_left_as_it_is() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import run_command
-from tools import require_tools
+from processes import run_command
+from required_tools import require_tools
 
 _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import oracle
-from bench import MINUTE, START, ModelHarness, events, run_windows, run_window
-from commands import run_command
+from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
+from processes import run_command
 from tidemill.cycle.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -61,7 +61,10 @@ def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) 
     bench.produce_windows(-3, -1)
     for number in range(9):  # from now on people buy what they did not
         bench.produce(number % 2, [(at, with_flipped_label(value)) for at, value in events(number)])
-        bench.produce(1 - number % 2, [(at, with_flipped_label(value)) for at, value in events(number, seed=1)])
+        bench.produce(
+            1 - number % 2,
+            [(at, with_flipped_label(value)) for at, value in events(number, seed=1)],
+        )
     with bench.open_model() as mill:
         run_windows(mill, 0, 5)
         assert [s.entry.seq for s in mill.chain().entries] == [0]
@@ -69,17 +72,19 @@ def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) 
     pending, first = status["awaits_approval"], status["in_service"]
     assert pending not in (None, first)
 
-    approved = shell.json("approve", bench.model, "--why", "it looks right", "--by", "ada")
+    approved = shell.json("approve", bench.model, "--reason", "it looks right", "--actor", "ada")
     assert (approved["kind"], approved["digest"]) == ("approve", pending)
-    shell.error_output(EXIT_FAULT, "Refused", "approve", bench.model, pending, "--why", "again")
+    shell.error_output(EXIT_FAULT, "Refused", "approve", bench.model, pending, "--reason", "again")
 
-    back = shell.json("rollback", bench.model, "--to", first, "--why", "sales fell", "--by", "bob")
+    back = shell.json(
+        "rollback", bench.model, "--to", first, "--reason", "sales fell", "--actor", "bob"
+    )
     assert (back["kind"], back["digest"], back["by"]) == ("rollback", first, "bob")
     assert "is in service" in shell.error_output(
-        EXIT_FAULT, "Refused", "rollback", bench.model, "--why", "once more"
+        EXIT_FAULT, "Refused", "rollback", bench.model, "--reason", "once more"
     )
     assert "was never deployed" in shell.error_output(
-        EXIT_FAULT, "Refused", "rollback", bench.model, "--to", "0" * 64, "--why", "no such"
+        EXIT_FAULT, "Refused", "rollback", bench.model, "--to", "0" * 64, "--reason", "no such"
     )
     history = shell.json("history", bench.model)
     assert [(e["seq"], e["kind"], e["why"]) for e in history] == [
@@ -109,16 +114,18 @@ def test_a_window_that_cannot_be_learned_is_skipped_and_the_end_is_closed(shell:
     between = ("--from", zero, "--to", two)
     told = shell.error_output(EXIT_FAULT, "TooManyRejects", "backfill", bench.model, *between)
     assert one in told
-    assert f"tidemill skip {bench.model} {one} --why REASON" in told
+    assert f"tidemill skip {bench.model} {one} --reason REASON" in told
 
-    skipped = shell.json("skip", bench.model, one, "--why", "the logger broke", "--by", "ada")
+    skipped = shell.json("skip", bench.model, one, "--reason", "the logger broke", "--actor", "ada")
     assert skipped["skipped"] == {"by": "ada", "why": "the logger broke"}
     assert skipped["rows"] == 0
-    assert "has a batch" in shell.error_output(EXIT_FAULT, "Refused", "skip", bench.model, zero, "--why", "x")
+    assert "has a batch" in shell.error_output(
+        EXIT_FAULT, "Refused", "skip", bench.model, zero, "--reason", "x"
+    )
 
     told = shell.error_output(EXIT_WINDOW_OPEN, "WindowOpen", "backfill", bench.model, *between)
     assert f"tidemill close {bench.model} --through {two}" in told
-    closed = shell.json("close", bench.model, "--through", two, "--by", "ada")
+    closed = shell.json("close", bench.model, "--through", two, "--actor", "ada")
     assert (closed["window"], closed["closed_by"]) == (two, "ada")
     assert set(shell.json("backfill", bench.model, *between)["windows"]) == {zero, one, two}
     assert shell.json("verify", bench.model, "--recompute")["recomputed"] == 3
@@ -128,15 +135,21 @@ def test_every_wrong_use_ends_with_its_code_and_one_sentence(shell: Shell) -> No
     bench = shell.harness
     key = bench.window(0).key
     there = ("--from", key, "--to", key)
-    assert bench.model in shell.error_output(EXIT_FAULT, "UnknownModel", "backfill", "nomodel", *there)
+    assert bench.model in shell.error_output(
+        EXIT_FAULT, "UnknownModel", "backfill", "nomodel", *there
+    )
     assert shell("backfill").returncode == EXIT_USAGE
     assert shell("no-such-command").returncode == EXIT_USAGE
     told = shell.error_output(
         EXIT_FAULT, "UnknownWindow", "backfill", bench.model, "--from", "2026-01-01", "--to", key
     )
     assert key in told
-    shell.error_output(EXIT_USAGE, "SpecInvalid", "backfill", bench.model, *there, "--select", "kafka")
-    shell.error_output(EXIT_FAULT, "Refused", "approve", bench.model, "--why", "nothing is there")
+    shell.error_output(
+        EXIT_USAGE, "SpecInvalid", "backfill", bench.model, *there, "--select", "kafka"
+    )
+    shell.error_output(
+        EXIT_FAULT, "Refused", "approve", bench.model, "--reason", "nothing is there"
+    )
 
     assert shell("check", bench.model).returncode == EXIT_OK
     bench.define(gate={"polcy": "manual"})
@@ -166,7 +179,9 @@ def test_verify_ends_with_4_and_names_what_is_damaged(shell: Shell) -> None:
     damaged = bench.settings.store / bench.model / name.rows_file.name
     data = damaged.read_bytes()
     damaged.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-    assert name.rows_file.name in shell.error_output(EXIT_DAMAGE, "VerifyFailed", "verify", bench.model)
+    assert name.rows_file.name in shell.error_output(
+        EXIT_DAMAGE, "VerifyFailed", "verify", bench.model
+    )
     done = shell("verify", bench.model, "--json")
     assert done.returncode == EXIT_DAMAGE
     assert any(name.rows_file.name in finding for finding in json.loads(done.stdout)["findings"])

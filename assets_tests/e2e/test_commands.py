@@ -6,11 +6,11 @@ import signal
 import psutil
 import pytest
 
-from bench import ModelHarness, run_window
-from commands import processes_under, background, run_command, output, wait_until
-from event_log import ASSETS, check_counts, materialization_counts, run_status_counts
-from kept import StoreSnapshot, take_snapshot
+from dagster_event_log import ASSETS, check_counts, materialization_counts, run_status_counts
+from model_harness import ModelHarness, run_window
 from oracle import assert_consistent
+from processes import background, output, processes_under, run_command, wait_until
+from store_snapshot import StoreSnapshot, take_snapshot
 from tidemill.cycle.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -40,18 +40,24 @@ def run_undisturbed(harness: ModelHarness) -> StoreSnapshot:
     return take_snapshot(twin)
 
 
-def expected_cells(harness: ModelHarness, first: int, last: int, assets: tuple[str, ...] = ASSETS) -> set[object]:
+def expected_cells(
+    harness: ModelHarness, first: int, last: int, assets: tuple[str, ...] = ASSETS
+) -> set[object]:
     keys = [harness.window(number).key for number in range(first, last + 1)]
     return {(asset, key) for asset in assets for key in keys}
 
 
-def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(fed_harness: ModelHarness) -> None:
+def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(
+    fed_harness: ModelHarness,
+) -> None:
     """FAULTS 1."""
     killed = fed_harness.env | {"TIDEMILL_FAILPOINTS": "report.before:kill:3"}
     assert run_command(killed, *backfill_command(fed_harness)).returncode == -signal.SIGKILL
     done = expected_cells(fed_harness, 0, 1) | expected_cells(fed_harness, 2, 2, ASSETS[:2])
     assert materialization_counts(fed_harness) == dict.fromkeys(done, 1)
-    wait_until(lambda: processes_under(fed_harness.home) == [])  # the prover's helper follows its master
+    wait_until(
+        lambda: processes_under(fed_harness.home) == []
+    )  # the prover's helper follows its master
 
     again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
@@ -59,15 +65,23 @@ def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(fed_harn
     assert set(told) == expected_cells(fed_harness, 0, LAST)
     assert {cell for cell, times in told.items() if times > 1} <= done  # verified, told once more
     assert max(check_counts(fed_harness).values()) == 2
-    assert run_status_counts(fed_harness) == {"SUCCESS": 2, "FAILURE": 1}  # the dead run is not left STARTED
+    assert run_status_counts(fed_harness) == {
+        "SUCCESS": 2,
+        "FAILURE": 1,
+    }  # the dead run is not left STARTED
     assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
     assert_consistent(fed_harness)
 
 
 def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed_harness: ModelHarness) -> None:
     interrupt(fed_harness, "report.before:stop:2")
-    assert run_status_counts(fed_harness) == {"SUCCESS": 1, "FAILURE": 1}  # so Dagster takes what nobody asked it for
-    assert materialization_counts(fed_harness) == dict.fromkeys(expected_cells(fed_harness, 0, 0) | expected_cells(fed_harness, 1, 1, ASSETS[:2]), 1)
+    assert run_status_counts(fed_harness) == {
+        "SUCCESS": 1,
+        "FAILURE": 1,
+    }  # so Dagster takes what nobody asked it for
+    assert materialization_counts(fed_harness) == dict.fromkeys(
+        expected_cells(fed_harness, 0, 0) | expected_cells(fed_harness, 1, 1, ASSETS[:2]), 1
+    )
 
     again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
@@ -78,13 +92,13 @@ def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed_harness: ModelHar
 @pytest.mark.parametrize(
     "place", ["fit.before:stop", "plan.before:stop:3", "put.synced:stop:9", "append.after:stop:2"]
 )
-def test_ctrl_c_inside_a_step_loses_nothing(fed: ModelHarness, place: str) -> None:
+def test_ctrl_c_inside_a_step_loses_nothing(fed_harness: ModelHarness, place: str) -> None:
     """In the initial model, while planning, while writing, and after an entry was appended."""
-    interrupt(fed, place)
-    assert "STARTED" not in run_status_counts(fed)
-    again = run_command(fed.env, *backfill_command(fed))
+    interrupt(fed_harness, place)
+    assert "STARTED" not in run_status_counts(fed_harness)
+    again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
-    assert take_snapshot(fed) == run_undisturbed(fed)
+    assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
 
 
 def interrupt(harness: ModelHarness, failpoint: str) -> None:
@@ -115,7 +129,9 @@ def test_a_second_backfill_of_a_model_is_already_running(fed_harness: ModelHarne
         assert f"AlreadyRunning: Model {fed_harness.model}" in second.stderr
         assert str(process.pid) in second.stderr
         assert process.wait(120) == 0, output(halted)
-    assert materialization_counts(fed_harness) == dict.fromkeys(expected_cells(fed_harness, 0, LAST), 1)
+    assert materialization_counts(fed_harness) == dict.fromkeys(
+        expected_cells(fed_harness, 0, LAST), 1
+    )
     assert run_status_counts(fed_harness) == {"SUCCESS": 2}
     assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
     assert_consistent(fed_harness)

@@ -5,13 +5,21 @@ import json
 import dagster as dg
 import pytest
 
-from bench import ModelHarness
-from commands import processes_under as at_work
-from commands import background, run_command, interrupt, output, wait_until
-from dagster_ui import ROOT, wait_for_webserver, free_port, running_dagster
-from event_log import ASSETS, CHECKS, check_counts, step_failure_message, materialization_counts, metadata, run_status_counts
-from kept import take_snapshot
+from dagster_event_log import (
+    ASSETS,
+    CHECKS,
+    check_counts,
+    materialization_counts,
+    metadata,
+    run_status_counts,
+    step_failure_message,
+)
+from dagster_webserver import ROOT, free_port, running_dagster, wait_for_webserver
+from model_harness import ModelHarness
 from oracle import assert_consistent
+from processes import background, interrupt, output, run_command, wait_until
+from processes import processes_under as at_work
+from store_snapshot import take_snapshot
 from tidemill.core.report import render_markdown
 from tidemill.cycle.initial import initial
 
@@ -36,7 +44,9 @@ def backfill_by_cli(harness: ModelHarness, windows: list[str]) -> ModelHarness:
 
 def assert_recorded_once(harness: ModelHarness, windows: list[str]) -> None:
     """One materialization and one answer of each check by asset and window; the report is there."""
-    assert materialization_counts(harness) == {(asset, key): 1 for asset in ASSETS for key in windows}
+    assert materialization_counts(harness) == {
+        (asset, key): 1 for asset in ASSETS for key in windows
+    }
     counts = check_counts(harness)
     assert counts == {(asset, check, key): 1 for check, asset in CHECKS.items() for key in windows}
     with harness.open_model() as ctx:
@@ -55,7 +65,9 @@ def assert_recorded_once(harness: ModelHarness, windows: list[str]) -> None:
             assert shown_metadata["digest"].value in {s.entry.digest for s in ctx.chain().entries}
 
 
-def test_a_backfill_from_the_ui_ends_in_the_same_bytes_as_the_command_lines(harness: ModelHarness) -> None:
+def test_a_backfill_from_the_ui_ends_in_the_same_bytes_as_the_command_lines(
+    harness: ModelHarness,
+) -> None:
     """The daemon sends it asset by asset, in several runs, half a minute apart."""
     harness.produce_windows(-3, 4)
     windows = window_keys(harness, 3)
@@ -99,10 +111,14 @@ def test_a_run_worker_of_the_ui_that_is_killed_holds_up_nobody(harness: ModelHar
         initial(mill)
     killed = harness.env | {"TIDEMILL_FAILPOINTS": "report.before:kill:2"}
     with running_dagster(killed, daemon=False) as ui:
-        run = ui.launch(harness.model, ASSETS, {START: windows[0], END: windows[-1]})["run"]["runId"]
+        run = ui.launch(harness.model, ASSETS, {START: windows[0], END: windows[-1]})["run"][
+            "runId"
+        ]
         assert ui.wait_for_run(run) == "FAILURE"
     backfill_by_cli(harness, windows)
-    assert set(materialization_counts(harness)) == {(asset, key) for asset in ASSETS for key in windows}
+    assert set(materialization_counts(harness)) == {
+        (asset, key) for asset in ASSETS for key in windows
+    }
     assert take_snapshot(harness) == take_snapshot(backfill_by_cli(harness.twin("twin"), windows))
 
 

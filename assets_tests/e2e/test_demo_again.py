@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from browser import browser
-from commands import processes_under, background, run_command, output, wait_until
-from dagster_ui import ROOT, running_dagster
+from dagster_webserver import ROOT, running_dagster
+from processes import background, output, processes_under, run_command, wait_until
 from tidemill.adapters.files import FileStore
 
 pytestmark = pytest.mark.faults
@@ -91,7 +91,7 @@ def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) ->
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
     with background(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-        for part in ("kafka.Kafka", "serve --host", "tidemill.serving.client"):
+        for part in ("kafka.Kafka", "serve --host", "tidemill.demo.load_client"):
             assert any(part in words for words in processes_under(home)), part
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)

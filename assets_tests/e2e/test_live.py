@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from bench import START, ModelHarness
-from commands import run_command, output, wait_until
-from dagster_ui import running_dagster
-from event_log import open_instance
+from dagster_event_log import open_instance
+from dagster_webserver import running_dagster
+from model_harness import START, ModelHarness
 from oracle import assert_consistent
+from processes import output, run_command, wait_until
 from tidemill.defs.sensors import SENSOR_TAG
 
 pytestmark = pytest.mark.faults
 
-APPEND_STDIN = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
+APPEND_STDIN = (
+    "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
+)
 
 
 def alerts(file: Path) -> list[dict[str, str]]:
@@ -29,7 +31,7 @@ def test_a_daemon_takes_what_the_log_has_closed_and_stops_before_what_it_cannot_
     harness.define(max_reject_share=0.1)
     told = harness.home / "alerts.jsonl"
     environment = harness.env | {
-        "TIDEMILL_SENSORS": "running",
+        "TIDEMILL_SENSORS_DEFAULT_STATUS": "running",
         "TIDEMILL_ALERTS__COMMAND": json.dumps([sys.executable, "-c", APPEND_STDIN, str(told)]),
     }
     harness.produce_windows(-1, 0)
@@ -37,7 +39,11 @@ def test_a_daemon_takes_what_the_log_has_closed_and_stops_before_what_it_cannot_
         wait_until(lambda: mill.chain().head, 120, lambda: output(environment, "daemon"))
         closed = time.time()
         harness.produce_windows(1, 3)  # closes the windows 0, 1 and 2
-        wait_until(lambda: mill.repository.report(harness.window(2).key), 120, lambda: str(sensor_runs(harness)))
+        wait_until(
+            lambda: mill.repository.report(harness.window(2).key),
+            120,
+            lambda: str(sensor_runs(harness)),
+        )
         taken = sensor_runs(harness)[-1]
         assert taken["windows"] == (harness.window(0).key, harness.window(2).key)
         seconds = taken["asked"] - closed
@@ -61,10 +67,14 @@ def test_a_daemon_takes_what_the_log_has_closed_and_stops_before_what_it_cannot_
         number = len(sensor_runs(harness))
         wait_until(lambda: output(environment, "daemon").count("skipped: Given up. Window") > 1, 60)
         assert len(sensor_runs(harness)) == number
-        skip = ("tidemill", "skip", harness.model, harness.window(4).key, "--why", "no JSON")
+        skip = ("tidemill", "skip", harness.model, harness.window(4).key, "--reason", "no JSON")
         assert run_command(environment, *skip).returncode == 0
         harness.produce_windows(6, 6)
-        wait_until(lambda: mill.repository.report(harness.window(5).key), 120, lambda: str(sensor_runs(harness)))
+        wait_until(
+            lambda: mill.repository.report(harness.window(5).key),
+            120,
+            lambda: str(sensor_runs(harness)),
+        )
     assert_consistent(harness)
 
 

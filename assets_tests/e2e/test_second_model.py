@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands import run_command
+from processes import run_command
 from second_model import AIR_TIME, DEPARTURES, User, air_times, departures, flights
 
 pytestmark = pytest.mark.faults

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import requests
 
+from compose_stack import ComposeStack, running_stack
 from containers import Container
 from oracle import assert_repository_matches_log
-from stack_hands import ComposeStack, running_stack
-from tidemill.adapters.broker.jars import pinned_digests, lockfile_folder
+from platform_driver import DAGS, MODEL
 from tidemill.adapters.files import FileStore
-from tidemill.cli.up.model import TOPIC
-from tidemill.cycle.archive import ModelRepository
-from up_hands import DAGS, MODEL
+from tidemill.cycle.repository import ModelRepository
+from tidemill.local.broker.jars import lockfile_folder, pinned_digests
+from tidemill.services.live_flights import TOPIC
 
 pytestmark = pytest.mark.faults
 
@@ -31,7 +31,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]
 
 
 def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
-    pinned = next(pin for pin in pinned_digests(lockfile_folder()) if pin.startswith("org.apache.kafka:kafka_"))
+    pinned = next(
+        pin
+        for pin in pinned_digests(lockfile_folder())
+        if pin.startswith("org.apache.kafka:kafka_")
+    )
     assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 
@@ -92,10 +96,15 @@ def test_a_window_goes_from_an_airflow_dag_to_an_answer(platform: ComposeStack) 
         "SUCCESS"
     ]
     assert platform.sql("mlflow", "SELECT name FROM registered_models") == [MODEL]
-    platform.wait_until(lambda: platform.champion_digest() == (platform.served_model() or [None])[0], platform.champion_digest)
+    platform.wait_until(
+        lambda: platform.champion_digest() == (platform.served_model() or [None])[0],
+        platform.champion_digest,
+    )
 
 
-def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(platform: ComposeStack) -> None:
+def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(
+    platform: ComposeStack,
+) -> None:
     before, chance = platform.completed_windows(), random.Random(_SEED)
     order = chance.sample(platform.long_running, len(platform.long_running))
     killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *chance.sample(order, 2)}
@@ -111,10 +120,17 @@ def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(platform: C
     print(platform.run_cli("verify", MODEL, "--recompute"))  # which fails where it finds anything
     platform.wait_for_version(platform.history()[-1]["seq"])
     partitions = sorted(platform.volumes.glob(f"kafka/{TOPIC}-*"))
-    assert assert_repository_matches_log(ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions) > 0
+    assert (
+        assert_repository_matches_log(
+            ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions
+        )
+        > 0
+    )
 
 
 def test_the_simulated_stream_is_a_service_too(platform: ComposeStack) -> None:
     platform.composed.up(["stream"])
     before = platform.stream_bytes()
-    platform.wait_until(lambda: platform.stream_bytes() > before, platform.composed.container("stream").said)
+    platform.wait_until(
+        lambda: platform.stream_bytes() > before, platform.composed.container("stream").said
+    )

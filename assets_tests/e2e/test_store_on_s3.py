@@ -1,10 +1,10 @@
 """A model's whole way with its store on S3-compatible storage, and none of it in a folder."""
 
-from bench import ModelHarness, run_windows
-from commands import run_command
-from kept import define_two_windows, take_snapshot
-from s3_hands import S3Server
-from serving_hands import ROW, running_server
+from model_harness import ModelHarness, run_windows
+from prediction_server import ROW, running_server
+from processes import run_command
+from s3_server import S3Server
+from store_snapshot import define_two_windows, take_snapshot
 
 
 def test_a_cycle_on_s3_leaves_the_same_bytes_as_in_a_folder_and_is_served(
@@ -34,7 +34,9 @@ def test_a_cycle_on_s3_leaves_the_same_bytes_as_in_a_folder_and_is_served(
     assert "2 windows made again" in checked.stdout
 
 
-def test_a_bucket_that_is_not_there_is_one_clear_error_of_a_command(harness: ModelHarness, s3: S3Server) -> None:
+def test_a_bucket_that_is_not_there_is_one_clear_error_of_a_command(
+    harness: ModelHarness, s3: S3Server
+) -> None:
     s3.move_store(harness)
     wrong = {"TIDEMILL_STORE": "s3://no-such-bucket/here"}
     done = run_command(harness.env | wrong, "tidemill", "verify", harness.model)

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 import requests
 
-from bench import ModelHarness
-from commands import processes_under, background, interrupt, output, wait_until
-from dagster_ui import ROOT, wait_for_webserver, free_port
+from dagster_webserver import ROOT, free_port, wait_for_webserver
+from model_harness import ModelHarness
+from processes import background, interrupt, output, processes_under, wait_until
 
 pytestmark = pytest.mark.faults
 
 
-def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(harness: ModelHarness) -> None:
+def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(
+    harness: ModelHarness,
+) -> None:
     harness = replace(harness, tracking=None)
     port, mlflow_port = free_port(), free_port()
     words = ("tidemill", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port))

@@ -10,9 +10,9 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from browser import Browser, browser
-from commands import processes_under, run_command, wait_until
-from postgres_hands import require_postgres, world_accessible_folder
-from up_hands import DAGS, MODEL, Platform
+from platform_driver import DAGS, MODEL, Platform
+from postgres_server import require_postgres, world_accessible_folder
+from processes import processes_under, run_command, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -55,7 +55,11 @@ def listens_only_on_loopback(platform: Platform) -> bool:
     """Whether each socket at which a process of the platform listens is of this machine alone."""
     session = os.getsid(platform.services()["serve"]["pid"])
     for connection in psutil.net_connections("inet"):
-        if connection.status == psutil.CONN_LISTEN and connection.pid and os.getsid(connection.pid) == session:
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and connection.pid
+            and os.getsid(connection.pid) == session
+        ):
             assert connection.laddr.ip == "127.0.0.1", connection
     return True
 

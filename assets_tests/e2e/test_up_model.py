@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from tidemill import bootstrap
-from tidemill.cli.up.model import MODEL, ensure_live_model
-from tidemill.cli.up.prepare import init
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
+from tidemill.services.init_containers import init
+from tidemill.services.live_flights import MODEL, ensure_live_model
 from tidemill.settings import Settings, UpSettings
 
 NOW = 1_795_640_000_000
@@ -23,7 +23,9 @@ def make_live_spec(settings: Settings, now: int) -> ModelSpec:
 def test_its_windows_begin_two_before_the_first_up_for_ever(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     first = make_live_spec(settings, NOW)
-    assert first.calendar.first.start == NOW // FIVE_MINUTES_MS * FIVE_MINUTES_MS - 2 * FIVE_MINUTES_MS
+    assert (
+        first.calendar.first.start == NOW // FIVE_MINUTES_MS * FIVE_MINUTES_MS - 2 * FIVE_MINUTES_MS
+    )
     assert make_live_spec(settings, NOW + HOUR_MS) == first
     minute = settings.model_copy(update={"up": UpSettings(window_minutes=1)})
     assert make_live_spec(minute, NOW + HOUR_MS) == first

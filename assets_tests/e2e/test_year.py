@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import run_command
+from processes import run_command
 
 
 @pytest.mark.faults
@@ -22,7 +22,9 @@ def test_a_year_made_in_one_run_is_made_again_window_by_window_digest_for_digest
     assert 100 < served["swaps"] < told["deployments"]
     assert told["windows"] == sum(told["verdicts"].values()) == 334
     assert told["losses"]["champion"] < told["losses"]["initial"]
-    checked = run_command(here, "tidemill", "verify", "flights", "--recompute", "--json", timeout=1200)
+    checked = run_command(
+        here, "tidemill", "verify", "flights", "--recompute", "--json", timeout=1200
+    )
     assert checked.returncode == 0, checked.stderr
     verified = json.loads(checked.stdout)
     assert verified["findings"] == []

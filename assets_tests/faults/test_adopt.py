@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import SPEC, ModelHarness, run_windows, run_window
-from children import KILLED, exit_code_of, failpoints_in, failure_output
-from commands import run_command
-from kept import take_snapshot
-from log_hands import recreate_topic
+from model_harness import SPEC, ModelHarness, run_window, run_windows
+from processes import run_command
+from store_snapshot import take_snapshot
 from tidemill import failpoints
 from tidemill.core.errors import LineageChanged, TopicRecreated
 from tidemill.core.records import Candidate
@@ -22,16 +20,26 @@ from tidemill.cycle.extract import extract
 from tidemill.cycle.restore import restore
 from tidemill.cycle.update import require_candidate
 from tidemill.cycle.verify import verify
+from topic_tools import recreate_topic
+from worker_processes import KILLED, exit_code_of, failpoints_in, failure_output
 
 NEXT = 3
 """Windows 0 to 2 are done; this is the first that is not planned."""
-REASON_OPTIONS = ("--why", "the shop was rebuilt", "--by", "ada")
+REASON_OPTIONS = ("--reason", "the shop was rebuilt", "--actor", "ada")
 SEED = SPEC["learner"] | {"seed": 7}
 
 
 def run_adopt(harness: ModelHarness, *options: str) -> dict[str, object]:
     """What `tidemill adopt` says in a process of its own."""
-    args = ("adopt", harness.model, "--from", harness.window(NEXT).key, *REASON_OPTIONS, "--json", *options)
+    args = (
+        "adopt",
+        harness.model,
+        "--from",
+        harness.window(NEXT).key,
+        *REASON_OPTIONS,
+        "--json",
+        *options,
+    )
     result = run_command(harness.env, "tidemill", *args)
     assert result.returncode == 0, result.stderr
     output: dict[str, object] = json.loads(result.stdout)
@@ -81,7 +89,10 @@ def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
     recreate_topic(harness)
     harness.produce_windows(NEXT - 1, NEXT + 1)
     harness.define(learner=SEED, fields={"country": "category", "price": "number"})
-    with harness.open_model() as mill, pytest.raises(LineageChanged, match=r"`fields\.visits`, `learner"):
+    with (
+        harness.open_model() as mill,
+        pytest.raises(LineageChanged, match=r"`fields\.visits`, `learner"),
+    ):
         extract(mill, harness.window(NEXT))
     told = run_adopt(harness)
     assert (told["learning"], told["epoch"]) == (["fields.visits", "learner.seed"], 1)
@@ -95,18 +106,22 @@ def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
 
 
 @pytest.mark.faults
-def test_a_wrong_window_or_an_unchanged_model_is_refused_by_the_command(harness: ModelHarness) -> None:
+def test_a_wrong_window_or_an_unchanged_model_is_refused_by_the_command(
+    harness: ModelHarness,
+) -> None:
     harness.produce_windows(-1, 1)
     with harness.open_model() as mill:
         run_windows(mill, 0, 0)
     before = take_snapshot(harness)
     for key, changes, said in (
         (harness.window(1).key, {}, "nothing to adopt"),
-        (harness.window(0).key, {"learner": SEED}, f"--from {harness.window(1)} --why"),
+        (harness.window(0).key, {"learner": SEED}, f"--from {harness.window(1)} --reason"),
         (harness.window(1).key, {"label": "paid"}, "a new name"),
     ):
         harness.define(**changes)
-        done = run_command(harness.env, "tidemill", "adopt", harness.model, "--from", key, *REASON_OPTIONS)
+        done = run_command(
+            harness.env, "tidemill", "adopt", harness.model, "--from", key, *REASON_OPTIONS
+        )
         assert done.returncode == 1
         assert "Refused: " in done.stderr
         assert said in " ".join(done.stderr.split())

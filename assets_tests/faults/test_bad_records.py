@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 
 import oracle
-from bench import MINUTE, START, ModelHarness, events, run_windows, run_window
-from raw import quarantined_records
+from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
+from quarantine_checks import quarantined_records
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
-from tidemill.core.tables import from_parquet
+from tidemill.core.parquet import from_parquet
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import skip
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import skip
 from tidemill.cycle.update import update
 
 GOOD = b'{"country":"de","price":12.5,"visits":3,"bought":true}'
@@ -45,7 +45,9 @@ STRANGE: dict[str, tuple[bytes | None, str | None]] = {
 LATER = START + 2 * MINUTE
 
 
-def produce_with_strange_records(harness: ModelHarness) -> dict[int, tuple[bytes | None, str | None]]:
+def produce_with_strange_records(
+    harness: ModelHarness,
+) -> dict[int, tuple[bytes | None, str | None]]:
     """Window 0 into partition 0, a strange record after every fifth; what lies at which offset."""
     strange, strange_by_offset = list(STRANGE.values()), {}
     records: list[tuple[int, bytes | None]] = []
@@ -87,8 +89,12 @@ def test_a_bad_record_is_rejected_by_itself_and_never_changes_its_neighbours(
         run_windows(other, 0, 1)
         found = extract_rows(mill, with_them, 0)
         bad = pl.col("_partition").eq(0) & pl.col("_offset").is_in(list(strange))
-        assert without_offsets(found.filter(~bad)).equals(without_offsets(extract_rows(other, without, 0)))
-        assert without_offsets(extract_rows(mill, with_them, 1)).equals(without_offsets(extract_rows(other, without, 1)))
+        assert without_offsets(found.filter(~bad)).equals(
+            without_offsets(extract_rows(other, without, 0))
+        )
+        assert without_offsets(extract_rows(mill, with_them, 1)).equals(
+            without_offsets(extract_rows(other, without, 1))
+        )
         kept = found.filter(bad)
         assert kept["_offset"].to_list() == [o for o, (_, why) in strange.items() if why is None]
         assert set(kept["price"]) == {12.5, 1e308}
@@ -114,7 +120,10 @@ def test_records_with_no_key_and_with_one_key_for_all_are_rows_each(harness: Mod
     harness.produce_windows(1, 2)
     with harness.open_model() as mill:
         run_windows(mill, 0, 0)
-        assert extract_rows(mill, harness, 0)["_partition"].value_counts(sort=True).rows() == [(0, 7), (1, 5)]
+        assert extract_rows(mill, harness, 0)["_partition"].value_counts(sort=True).rows() == [
+            (0, 7),
+            (1, 5),
+        ]
     oracle.assert_consistent(harness)
 
 
@@ -138,7 +147,9 @@ def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
             update(mill, one)
         with pytest.raises(PredecessorMissing, match="has no candidate"):
             run_window(mill, 2)
-        assert quarantined_records(mill, one.key)["reason"].drop_nulls().to_list() == ["not JSON"] * 60
+        assert (
+            quarantined_records(mill, one.key)["reason"].drop_nulls().to_list() == ["not JSON"] * 60
+        )
 
         skip(mill, one, "ada", "the shop's logger was broken")
         run_windows(mill, 1, 3)

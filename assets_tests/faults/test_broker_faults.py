@@ -11,10 +11,10 @@ from confluent_kafka import ElectionType, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import oracle
-from bench import SPEC, ModelHarness, model_name_for, run_window
-from commands import wait_until
 from kafka_nodes import Node, all_in_sync, kafka_cluster, leader_by_partition
-from kept import StoreSnapshot, take_snapshot
+from model_harness import SPEC, ModelHarness, model_name_for, run_window
+from processes import wait_until
+from store_snapshot import StoreSnapshot, take_snapshot
 from tidemill.core.errors import LogUnavailable
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
@@ -29,7 +29,9 @@ _FAULT_AFTER_BYTES = 100_000
 
 def make_harness(node: Node, home: Path, replicas: int) -> ModelHarness:
     """A bench that reaches the node directly, with a window of `_ROWS` rows that is closed."""
-    new_harness = ModelHarness(f"127.0.0.1:{node.direct_port}", home, model_name_for("harmed"), replicas=replicas)
+    new_harness = ModelHarness(
+        f"127.0.0.1:{node.direct_port}", home, model_name_for("harmed"), replicas=replicas
+    )
     new_harness.define(windows=SPEC["windows"] | {"confirm": 20})
     new_harness.create_topic()
     new_harness.produce_windows(-1, 1, rows=_ROWS)
@@ -43,7 +45,9 @@ def run_undisturbed(harness: ModelHarness) -> StoreSnapshot:
     return take_snapshot(harness)
 
 
-def extract_during_fault(twin: ModelHarness, node: Node, inject_fault: Callable[[], None]) -> float | None:
+def extract_during_fault(
+    twin: ModelHarness, node: Node, inject_fault: Callable[[], None]
+) -> float | None:
     """Do this harm in the midst of the read of window 0; the seconds until it failed, if it did.
 
     A failure leaves the window planned, and nothing of its batch.
@@ -54,7 +58,9 @@ def extract_during_fault(twin: ModelHarness, node: Node, inject_fault: Callable[
         before = list(ctx.repository.names(""))
         injected_at: list[float] = []
         failure: LogUnavailable | None = None
-        node.proxy.call_after(_FAULT_AFTER_BYTES, lambda: (injected_at.append(time.monotonic()), inject_fault()))
+        node.proxy.call_after(
+            _FAULT_AFTER_BYTES, lambda: (injected_at.append(time.monotonic()), inject_fault())
+        )
         try:
             extract(ctx, twin.window(0))
         except LogUnavailable as error:
@@ -95,7 +101,9 @@ def expected(direct_harness: ModelHarness) -> StoreSnapshot:
 
 
 @pytest.fixture
-def proxied_harness(direct_harness: ModelHarness, node: Node, request: pytest.FixtureRequest) -> Iterator[ModelHarness]:
+def proxied_harness(
+    direct_harness: ModelHarness, node: Node, request: pytest.FixtureRequest
+) -> Iterator[ModelHarness]:
     """The same model with a store of its own, and the proxy between it and the broker."""
     twin = direct_harness.twin(model_name_for(request.node.nodeid))
     twin.bootstrap_servers = f"127.0.0.1:{node.proxy.port}"
@@ -213,7 +221,9 @@ def test_a_leader_that_changes_in_the_midst_of_a_window_changes_no_byte(
             twin.bootstrap_servers = f"127.0.0.1:{first.proxy.port}"
             before = leader_by_partition(first, bench.model)
             assert extract_during_fault(twin, at, harm) is None, name
-            wait_until(lambda: leader_by_partition(first, bench.model) != before, 60, first.log_tail)
+            wait_until(
+                lambda: leader_by_partition(first, bench.model) != before, 60, first.log_tail
+            )
             assert_recovers(expected, twin, first)
 
         assert set(leader_by_partition(first, bench.model).values()) == {1, 2}

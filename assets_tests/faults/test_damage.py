@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from kept import define_two_windows, take_snapshot, file_stamps
-from log_hands import delete_before
+from model_harness import ModelHarness, run_window, run_windows
+from store_snapshot import define_two_windows, file_stamps, take_snapshot
 from tidemill.core.errors import DataLost, DigestMismatch, ParentInvalid
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import verify
+from topic_tools import delete_before
 
 Damage = Callable[[bytes], bytes]
 
@@ -90,7 +90,9 @@ def test_damaged_work_is_made_again_to_the_same_bytes(harness: ModelHarness) -> 
         run_windows(mill, 0, 1)
     whole = take_snapshot(harness)
     spared = ("plans/", "ledger/")  # never made again: see below, and row 27
-    mended = [p for p in committed_files(harness) if not any(part in f"{p.parent}/" for part in spared)]
+    mended = [
+        p for p in committed_files(harness) if not any(part in f"{p.parent}/" for part in spared)
+    ]
     kinds = {p.parent.name if p.suffix == ".bundle" else p.name.split("-")[0] for p in mended}
     assert {"rows", "rejected", "manifest.json", "models", "initial", "initial.json"} <= kinds
     for path in mended:
@@ -105,7 +107,9 @@ def test_damaged_work_is_made_again_to_the_same_bytes(harness: ModelHarness) -> 
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit(0.5)], ids=["torn", "flipped"])
-def test_whoever_meets_damaged_bytes_refuses_them_by_name(harness: ModelHarness, damage: Damage) -> None:
+def test_whoever_meets_damaged_bytes_refuses_them_by_name(
+    harness: ModelHarness, damage: Damage
+) -> None:
     """Row 5: the step that needs them, not the one that can make them again."""
     define_two_windows(harness)
     with harness.open_model() as mill:

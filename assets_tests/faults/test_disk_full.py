@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_window
-from children import run_all
-from disks import SmallDisk
-from kept import define_two_windows, take_snapshot
-from s3_hands import running_s3_server
+from model_harness import ModelHarness, run_window
+from s3_server import running_s3_server
+from small_disk import SmallDisk
+from store_snapshot import define_two_windows, take_snapshot
 from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.initial import initial
-from tidemill.cycle.record import Recorder, find_drift
+from tidemill.cycle.tracking import Recorder, find_drift
+from worker_processes import run_all
 
 pytestmark = pytest.mark.faults
 
@@ -121,7 +121,9 @@ def test_a_database_without_space_is_named_and_the_deployment_stands(
     oracle.assert_consistent(harness)
 
 
-def test_storage_without_space_is_named_and_with_space_takes_the_same_name(small_disk: SmallDisk) -> None:
+def test_storage_without_space_is_named_and_with_space_takes_the_same_name(
+    small_disk: SmallDisk,
+) -> None:
     """Row 4 on S3, whose server answers that its disk is full."""
     with running_s3_server(small_disk.root) as s3:
         store = s3.open_store(s3.create_bucket("bucket"), timeout=1)

@@ -5,13 +5,13 @@ import json
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from log_hands import timestamp_at, begin_transaction, spread_events
+from model_harness import ModelHarness, run_window, run_windows
 from tidemill.core.decoding import Decoder
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import close
+from topic_tools import begin_transaction, spread_events, timestamp_at
 
 
 def assert_nothing_learned(ctx: ModelContext, harness: ModelHarness, number: int) -> None:
@@ -51,7 +51,9 @@ def test_a_window_of_markers_only_is_an_empty_batch(harness: ModelHarness) -> No
     oracle.assert_consistent(harness)
 
 
-def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(harness: ModelHarness) -> None:
+def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(
+    harness: ModelHarness,
+) -> None:
     """Row 14: four in a row, over a retraining, which has nothing new to learn from."""
     harness.produce_windows(-3, 0)
     harness.produce_windows(5, 6)
@@ -72,7 +74,9 @@ def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(harnes
 
 
 @pytest.mark.parametrize("objective", ["regression", "multiclass"])
-def test_an_empty_window_is_no_error_for_other_objectives(harness: ModelHarness, objective: str) -> None:
+def test_an_empty_window_is_no_error_for_other_objectives(
+    harness: ModelHarness, objective: str
+) -> None:
     """Row 14."""
     classes = ["low", "high"] if objective == "multiclass" else []
     harness.define(objective=objective, classes=classes, label="size", fields={"price": "number"})

@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 
 import oracle
-from bench import MINUTE, ModelHarness, run_windows, run_window
-from log_hands import timestamp_at, event, spread_events
-from tidemill.adapters.memory.log import MemoryLedger
+from model_harness import MINUTE, ModelHarness, run_window, run_windows
+from tidemill.adapters.memory.event_log import MemoryLedger
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.plan import plan_window
+from tidemill.cycle.repository import ModelRepository
+from topic_tools import event, spread_events, timestamp_at
 
 WINDOWS = 22
 """The one with the record from the future, the 20 after it, and one more."""
@@ -27,8 +27,12 @@ def test_late_and_out_of_order_events_are_in_exactly_one_window_and_counted(
     harness.produce_windows(-3, 0)
     shuffled = spread_events(100, 5, 10)
     shuffled = shuffled[1::2] + shuffled[::2]  # half a window out of order
-    harness.produce(0, [*shuffled, event(timestamp_at(2)), event(timestamp_at(-7)), event(timestamp_at(10.5))])
-    harness.produce(1, [*spread_events(100, 5, 9), event(timestamp_at(4.99)), *spread_events(50, 9, 10)])
+    harness.produce(
+        0, [*shuffled, event(timestamp_at(2)), event(timestamp_at(-7)), event(timestamp_at(10.5))]
+    )
+    harness.produce(
+        1, [*spread_events(100, 5, 9), event(timestamp_at(4.99)), *spread_events(50, 9, 10)]
+    )
     with harness.open_model() as mill:
         initial(mill)
         run_window(mill, 0)
@@ -107,4 +111,6 @@ def _on_other_host(ctx: ModelContext, days: int) -> ModelContext:
 def _stored_hashes(ctx: ModelContext) -> dict[str, str | None]:
     """The sha256 of all that is stored, but for what the clock is for, and the ledger's place."""
     excluded = {"observations.json", "ledger/topic.json"}
-    return {name: ctx.repository.hash(name) for name in ctx.repository.names("") if name not in excluded}
+    return {
+        name: ctx.repository.hash(name) for name in ctx.repository.names("") if name not in excluded
+    }

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from builder import ROOT, build, within
-from commands import background, run_command, output, wait_until
-from dagster_ui import free_port
+from dagster_webserver import free_port
+from processes import background, output, run_command, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -30,7 +30,9 @@ def image_command(
     kafka: str, env: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., tuple[str, ...]]:
     layers_folder, shared_home = tmp_path_factory.mktemp("images"), Path(env["TIDEMILL_HOME"])
-    layers = {name: build(name, layers_folder / name) for name in ("platform", "serving", "airflow")}
+    layers = {
+        name: build(name, layers_folder / name) for name in ("platform", "serving", "airflow")
+    }
     container_env = {
         "TIDEMILL_HOME": "/mnt/home",
         "TIDEMILL_MODELS": "/mnt/models",
@@ -56,29 +58,43 @@ def run_in_image(image_command: Callable[..., tuple[str, ...]], env: Mapping[str
 
 @pytest.fixture(scope="module")
 def initialized(run_in_image: Run) -> str:
-    return run_in_image("platform", "tidemill", "prepare", "--dags", "/mnt/dags", "--code", "code:4000")
+    return run_in_image(
+        "platform", "tidemill", "prepare", "--dags", "/mnt/dags", "--code", "code:4000"
+    )
 
 
-def importable_modules(run: Run, image: str) -> set[str]:
+def importable_modules(run_in_image: Run, image: str) -> set[str]:
     names = ("airflow", "dagster", "lightgbm", "mlflow", "tidemill", "tidemill_airflow", "uv")
-    return set(run(image, "python", "-c", _FOUND, *names).split())
+    return set(run_in_image(image, "python", "-c", _FOUND, *names).split())
 
 
 def test_each_image_has_what_it_is_for_and_nothing_of_the_others(run_in_image: Run) -> None:
-    assert importable_modules(run_in_image, "platform") == {"dagster", "lightgbm", "mlflow", "tidemill"}
+    assert importable_modules(run_in_image, "platform") == {
+        "dagster",
+        "lightgbm",
+        "mlflow",
+        "tidemill",
+    }
     assert importable_modules(run_in_image, "serving") == {"lightgbm", "tidemill"}
     assert importable_modules(run_in_image, "airflow") == {"airflow", "tidemill_airflow"}
 
 
 def test_the_code_server_of_the_platform_loads_what_was_prepared(
-    image_command: Callable[..., tuple[str, ...]], run_in_image: Run, env: Mapping[str, str], initialized: str
+    image_command: Callable[..., tuple[str, ...]],
+    run_in_image: Run,
+    env: Mapping[str, str],
+    initialized: str,
 ) -> None:
     assert "flights_live: right" in run_in_image("platform", "tidemill", "check")
     at = f"localhost:{free_port()}"
     words = ("dagster", "api", "grpc", "-h", "0.0.0.0", "-p", at.split(":")[1])
     with background(env, *image_command("platform", *words, "-m", "tidemill.definitions")):
         well = image_command("platform", "python", "/opt/tidemill/health.py", "listens", at)
-        wait_until(lambda: run_command(env, *well).returncode == 0, on_timeout=lambda: output(env), interval=0.5)
+        wait_until(
+            lambda: run_command(env, *well).returncode == 0,
+            on_timeout=lambda: output(env),
+            interval=0.5,
+        )
 
 
 def test_the_server_of_the_serving_image_answers_with_a_token_from_a_file(
@@ -93,7 +109,11 @@ def test_the_server_of_the_serving_image_answers_with_a_token_from_a_file(
     with background(env, *image_command("serving", *words, "--models", "flights_live", **token)):
         asked = f"http://localhost:{port}/v2/health/live"
         well = image_command("serving", "python", "/opt/tidemill/health.py", "answers", asked)
-        wait_until(lambda: run_command(env, *well).returncode == 0, on_timeout=lambda: output(env), interval=0.5)
+        wait_until(
+            lambda: run_command(env, *well).returncode == 0,
+            on_timeout=lambda: output(env),
+            interval=0.5,
+        )
 
 
 def test_airflow_in_its_image_knows_the_bridge_and_loads_the_dags_that_were_prepared(
@@ -101,4 +121,7 @@ def test_airflow_in_its_image_knows_the_bridge_and_loads_the_dags_that_were_prep
 ) -> None:
     assert "tidemill-airflow" in run_in_image("airflow", "airflow", "providers", "list")
     dags = (f"flights_live.{name}" for name in ("initial_model", "stream", "incremental_update"))
-    assert set(run_in_image("airflow", "python", "-c", _BAG).splitlines()[-1].split()) == {"{}", *dags}
+    assert set(run_in_image("airflow", "python", "-c", _BAG).splitlines()[-1].split()) == {
+        "{}",
+        *dags,
+    }

@@ -7,22 +7,22 @@ import pytest
 
 import oracle
 import tidemill
-from bench import SPEC, ModelHarness, run_windows
-from children import (
-    KILLED,
-    window_worker,
-    run_to_end,
-    run_all,
-    run_killed_at,
-    exit_code,
-    failpoints_reached,
-    failpoints_in,
-    wait_for_failpoint,
-    wait_for_cpu_time,
-)
-from kept import define_two_windows, take_snapshot
+from model_harness import SPEC, ModelHarness, run_windows
+from store_snapshot import define_two_windows, take_snapshot
 from tidemill import bootstrap, failpoints
 from tidemill.cycle.verify import verify
+from worker_processes import (
+    KILLED,
+    exit_code,
+    failpoints_in,
+    failpoints_reached,
+    run_all,
+    run_killed_at,
+    run_to_end,
+    wait_for_cpu_time,
+    wait_for_failpoint,
+    window_worker,
+)
 
 _LAST = 1
 
@@ -62,7 +62,10 @@ def kill_repeatedly(harness: ModelHarness, failpoint: str) -> int:
         if code == 0:
             return kills
         assert code == KILLED
-        before, stored_count = stored_count, len(list(bootstrap.make_store(harness.settings).names("")))
+        before, stored_count = (
+            stored_count,
+            len(list(bootstrap.make_store(harness.settings).names(""))),
+        )
         kills, hit = kills + 1, hit + 1 if stored_count == before else next_
     raise AssertionError(f"no end of kills at {failpoint}")
 

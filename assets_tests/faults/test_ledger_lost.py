@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from children import KILLED, exit_code_of, failpoints_in
-from commands import run_command
-from kept import take_snapshot, file_stamps
-from ledger_hands import set_topic_config, delete_records_before, delete_ledger_topic, settings_with_ledger, ledger_records
+from ledger_tools import (
+    delete_ledger_topic,
+    delete_records_before,
+    ledger_records,
+    set_topic_config,
+    settings_with_ledger,
+)
+from model_harness import ModelHarness, run_window, run_windows
+from processes import run_command
+from store_snapshot import file_stamps, take_snapshot
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, TidemillError
 from tidemill.cycle import restore as restoring
@@ -22,13 +27,17 @@ from tidemill.cycle.initial import initial
 from tidemill.cycle.restore import restore
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import verify
+from worker_processes import KILLED, exit_code_of, failpoints_in
 
 pytestmark = pytest.mark.faults
 
 LAST = 2
 LOSSES: dict[str, tuple[Callable[[ModelHarness], None], int]] = {
     "recreated": (delete_ledger_topic, 4),
-    "cut in the middle": (lambda bench: delete_records_before(bench, ledger_records(bench)[2].offset), 4),
+    "cut in the middle": (
+        lambda bench: delete_records_before(bench, ledger_records(bench)[2].offset),
+        4,
+    ),
     "emptied": (lambda bench: delete_records_before(bench, -1), 4),
 }
 """How the topic is lost, and how many entries have to be brought back then."""
@@ -53,7 +62,9 @@ def valid_values(harness: ModelHarness) -> list[bytes]:
         return [entry.value for entry in ctx.chain().entries]
 
 
-def assert_deploy_fails(harness: ModelHarness, error_type: type[TidemillError], message: str) -> None:
+def assert_deploy_fails(
+    harness: ModelHarness, error_type: type[TidemillError], message: str
+) -> None:
     """The next deployment ends so, and nothing is written anywhere."""
     before, entries = file_stamps(harness), None
     with harness.open_model() as ctx:
@@ -66,12 +77,16 @@ def assert_deploy_fails(harness: ModelHarness, error_type: type[TidemillError], 
         assert len(ledger_records(harness)) == entries
 
 
-def test_a_lost_ledger_stops_writers_and_is_brought_back_byte_for_byte(four_entries: ModelHarness) -> None:
+def test_a_lost_ledger_stops_writers_and_is_brought_back_byte_for_byte(
+    four_entries: ModelHarness,
+) -> None:
     """Row 37, each way of losing it after the other, on one topic's name."""
     values = valid_values(four_entries)
     for way, (harm, missing) in LOSSES.items():
         harm(four_entries)
-        assert_deploy_fails(four_entries, LedgerLost, f"tidemill ledger restore {four_entries.model}")
+        assert_deploy_fails(
+            four_entries, LedgerLost, f"tidemill ledger restore {four_entries.model}"
+        )
         with four_entries.open_model() as mill:
             assert verify(mill).findings != [], way
             done = restore(mill)
@@ -108,7 +123,10 @@ def test_a_ledger_that_may_lose_entries_stops_writers_until_it_is_set_right(
     set_topic_config(harness, setting, value)
     before = file_stamps(harness)
     for ask in (lambda mill: deploy(mill, harness.window(0), True), restore):
-        with harness.open_model() as mill, pytest.raises(LedgerMisconfigured, match=f"{setting}={value}"):
+        with (
+            harness.open_model() as mill,
+            pytest.raises(LedgerMisconfigured, match=f"{setting}={value}"),
+        ):
             ask(mill)
     assert file_stamps(harness) == before
     set_topic_config(harness, setting, right)
@@ -117,7 +135,9 @@ def test_a_ledger_that_may_lose_entries_stops_writers_until_it_is_set_right(
     oracle.assert_consistent(harness)
 
 
-def test_killed_at_any_place_of_a_restore_the_next_one_finishes_it(four_entries: ModelHarness) -> None:
+def test_killed_at_any_place_of_a_restore_the_next_one_finishes_it(
+    four_entries: ModelHarness,
+) -> None:
     """Row 37: no entry is doubled, none is void, and writers wait until it is done."""
     expected, reached = take_snapshot(four_entries), []
     delete_ledger_topic(four_entries)
@@ -146,7 +166,9 @@ def test_one_command_brings_every_model_of_a_shared_ledger_back(four_entries: Mo
     other.define(gate={"policy": "always"})
     other.create_topic()
     other.produce_windows(-2, 0)
-    with bootstrap.open_model(other.model, settings_with_ledger(four_entries, four_entries.ledger)) as mill:
+    with bootstrap.open_model(
+        other.model, settings_with_ledger(four_entries, four_entries.ledger)
+    ) as mill:
         initial(mill)
     values = [record.value for record in ledger_records(four_entries)]
     assert len(values) == 5

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from ledger_hands import open_new_ledger, ledger_records
+from ledger_tools import ledger_records, open_new_ledger
+from model_harness import ModelHarness, run_window, run_windows
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, TidemillError
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.verify import verify
 
 Tamper = Callable[[list[bytes]], list[bytes]]
@@ -94,7 +94,9 @@ def entry_findings(ctx: ModelContext) -> list[str]:
 
 
 @pytest.mark.faults
-def test_verify_names_every_entry_that_was_edited_removed_or_reordered(harness: ModelHarness) -> None:
+def test_verify_names_every_entry_that_was_edited_removed_or_reordered(
+    harness: ModelHarness,
+) -> None:
     """Row 27, each way on a topic of its own, held against the same copies."""
     values = make_four_entries(harness)
     for way, (tamper, expected, named) in TAMPERED.items():

@@ -6,15 +6,15 @@ import signal
 import pytest
 
 import oracle
-from bench import ModelHarness, model_name_for, run_windows, run_window
-from commands import wait_until
 from kafka_nodes import kafka_cluster
-from kept import file_stamps
-from log_hands import end_offsets
+from model_harness import ModelHarness, model_name_for, run_window, run_windows
+from processes import wait_until
+from store_snapshot import file_stamps
 from tidemill.core.errors import LogTruncated
 from tidemill.cycle.extract import extract
 from tidemill.cycle.plan import plan_window
 from tidemill.cycle.verify import verify
+from topic_tools import end_offsets
 
 pytestmark = pytest.mark.faults
 
@@ -25,7 +25,9 @@ def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_wi
     """Row 9: the topic's folders are put back as they were some windows ago, as from a backup."""
     home, copies = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("copies")
     with kafka_cluster(tmp_path_factory.mktemp("node"), 1) as (node,):
-        bench = ModelHarness(f"127.0.0.1:{node.direct_port}", home, model_name_for(request.node.nodeid))
+        bench = ModelHarness(
+            f"127.0.0.1:{node.direct_port}", home, model_name_for(request.node.nodeid)
+        )
         bench.define()
         bench.create_topic()
         bench.produce_windows(-3, 0)

@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 
 import oracle
-from bench import MINUTE, START, ModelHarness, events, run_windows, run_window
-from null_lines import DAILY, WEEKLY, reports, scored_windows, verdict_counts
+from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
+from noise_candidates import DAILY, WEEKLY, reports, scored_windows, verdict_counts
 from tidemill.core.report import Report
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import ModelContext
 
 
 def load_report(ctx: ModelContext, harness: ModelHarness, number: int) -> Report:
@@ -133,7 +133,7 @@ def test_a_noisy_twin_of_the_champion_is_promoted_in_few_windows(
     assert len(scored_windows(cron)) == windows
     made = [verdict_counts(cron, 0.02, seed) for seed in range(seeds)]
     shares = [each["promote"] / windows for each in made]
-    back = sum(each["roll_back"] for each in made)
+    back = sum(each["rollback"] for each in made)
     print(
         f"promoted {mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%}), {back} rolled back"
     )

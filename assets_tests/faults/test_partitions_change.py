@@ -6,15 +6,15 @@ from itertools import pairwise
 import pytest
 
 import oracle
-from bench import MINUTE, ModelHarness, run_windows, run_window
-from log_hands import add_partitions, timestamp_at, end_offsets, event, spread_events
+from model_harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.plans import PlannedRange
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.plan import plan_window
+from topic_tools import add_partitions, end_offsets, event, spread_events, timestamp_at
 
 
 class ManualClock:
@@ -34,7 +34,9 @@ def ranges(ctx: ModelContext, harness: ModelHarness, number: int) -> dict[int, P
     return {r.partition: r for r in plan_window(ctx, harness.window(number)).ranges}
 
 
-def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(harness: ModelHarness) -> None:
+def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(
+    harness: ModelHarness,
+) -> None:
     """Row 18."""
     harness.produce_windows(-3, 3)
     with harness.open_model() as mill:
@@ -55,7 +57,9 @@ def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(harness: M
     oracle.assert_consistent(harness)
 
 
-def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(harness: ModelHarness) -> None:
+def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(
+    harness: ModelHarness,
+) -> None:
     """Row 19: two observations `idle_timeout` apart, both in the plan."""
     harness.produce_windows(-3, 0)
     harness.produce(0, spread_events(300, 5, 20))
@@ -75,7 +79,11 @@ def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(harness
         assert (excused[1].end_reason, excused[1].end) == ("idle", stood)
         seen = excused[1].observation
         assert seen is not None
-        assert (seen.end_offset, seen.first_seen_ms, seen.last_seen_ms) == (stood, begun, begun + 10 * MINUTE)
+        assert (seen.end_offset, seen.first_seen_ms, seen.last_seen_ms) == (
+            stood,
+            begun,
+            begun + 10 * MINUTE,
+        )
         run_window(mill, 1)  # it is still silent
         harness.produce(1, [*spread_events(70, 3, 10), *spread_events(90, 10, 19)])
         harness.produce(0, spread_events(20, 20, 21))
@@ -128,10 +136,12 @@ def test_nothing_closes_in_a_paused_replay_until_events_or_a_person(harness: Mod
     oracle.assert_consistent(harness)
 
 
-def test_a_stream_that_asks_for_it_is_closed_by_silence_to_its_last_record(harness: ModelHarness) -> None:
-    """Row 19, with `close_when_silent`: the windows that hold records, and none of the future."""
+def test_a_stream_that_asks_for_it_is_closed_by_silence_to_its_last_record(
+    harness: ModelHarness,
+) -> None:
+    """Row 19, with `close_after_silence`: the windows that hold records, and none of the future."""
     windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": 4}
-    harness.define(windows={**windows, "close_when_silent": "3m"})
+    harness.define(windows={**windows, "close_after_silence": "3m"})
     harness.produce_windows(-3, 2)
     clock = ManualClock()
     with harness.open_model() as real:

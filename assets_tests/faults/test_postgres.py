@@ -11,19 +11,19 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from dagster_ui import free_port
-from disks import SmallDisk
-from event_log import ASSETS, materialization_counts
-from kept import take_snapshot
-from postgres_hands import PostgresServer, running_postgres, world_accessible_folder
-from tcp_proxy import running_tcp_proxy
+from dagster_event_log import ASSETS, materialization_counts
+from dagster_webserver import free_port
+from model_harness import ModelHarness, run_window, run_windows
+from postgres_server import PostgresServer, running_postgres, world_accessible_folder
+from small_disk import SmallDisk
+from store_snapshot import take_snapshot
+from tcp_fault_proxy import running_tcp_proxy
 from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import InstanceUnavailable, TrackerUnavailable
 from tidemill.cycle.initial import initial
-from tidemill.cycle.record import Recorder, find_drift
+from tidemill.cycle.tracking import Recorder, find_drift
 
 pytestmark = [
     pytest.mark.faults,

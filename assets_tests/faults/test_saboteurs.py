@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import require_tools
+from required_tools import require_tools
 
 pytestmark = pytest.mark.faults
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import oracle
-from bench import ModelHarness, events, run_windows, run_window
-from raw import quarantined_records
+from model_harness import ModelHarness, events, run_window, run_windows
+from quarantine_checks import quarantined_records
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
@@ -126,7 +126,9 @@ def test_a_field_removed_or_changed_is_named_kept_raw_and_not_learned(
     oracle.assert_consistent(harness)
 
 
-def test_a_removed_field_that_is_declared_optional_is_learned_without(harness: ModelHarness) -> None:
+def test_a_removed_field_that_is_declared_optional_is_learned_without(
+    harness: ModelHarness,
+) -> None:
     """Row 21: the remedy that `SchemaBroken` names is enough, and the line stays."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, price=REMOVED)

@@ -9,15 +9,22 @@ from typing import Any
 import pytest
 
 import oracle
-from bench import ModelHarness
-from commands import wait_until
-from deployments import LedgerAppender, substitute, with_recomputed_golden_rows, with_cyclic_trees, deploy_windows, with_excessive_golden_rows
-from serving_hands import PredictionServer, bundle_digests, running_server
-from swarm import LoadGenerator, load_generator_for
+from bundle_mutations import (
+    LedgerAppender,
+    deploy_windows,
+    substitute,
+    with_cyclic_trees,
+    with_excessive_golden_rows,
+    with_recomputed_golden_rows,
+)
+from load_generator import LoadGenerator, load_generator_for
+from model_harness import ModelHarness
+from prediction_server import PredictionServer, bundle_digests, running_server
+from processes import wait_until
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
-from tidemill.cycle.archive import bundle_name
 from tidemill.cycle.deploy import read_chain
+from tidemill.cycle.repository import bundle_name
 
 pytestmark = pytest.mark.faults
 
@@ -122,9 +129,13 @@ def scenario(harness: ModelHarness) -> Iterator[BundleScenario]:
     deploy_windows(harness)
     with harness.open_model() as ctx, running_server(harness) as server:
         deployed_digests = {each.entry.digest for each in ctx.chain().entries}
-        undeployed_digest = next(digest for digest in bundle_digests(ctx) if digest not in deployed_digests)
+        undeployed_digest = next(
+            digest for digest in bundle_digests(ctx) if digest not in deployed_digests
+        )
         with load_generator_for(server).running(4) as clients:
-            yield BundleScenario(harness, server, clients, LedgerAppender(harness, ctx), undeployed_digest)
+            yield BundleScenario(
+                harness, server, clients, LedgerAppender(harness, ctx), undeployed_digest
+            )
         clients.assert_all_correct()
         read_chain(ctx)  # copies the entries, as the next deployment does
         assert server.terminate() == 0
@@ -135,14 +146,19 @@ def test_a_damaged_bundle_is_refused_before_it_is_parsed_and_taken_when_it_is_me
     scenario: BundleScenario,
 ) -> None:
     """Row 28: each by its digest; whatever parses such bytes finds them otherwise unfit."""
-    path, first = scenario.path(scenario.undeployed_digest), scenario.server.model_status()["digest"]
+    path, first = (
+        scenario.path(scenario.undeployed_digest),
+        scenario.server.model_status()["digest"],
+    )
     whole = path.read_bytes()
     for name, damage in DAMAGES.items():
         path.write_bytes(damage(whole))
         what = scenario.assert_refused(scenario.undeployed_digest, "DigestMismatch")
         assert scenario.undeployed_digest in what, name
         path.write_bytes(whole)
-        told = scenario.server.wait_for_status(digest=scenario.undeployed_digest, stale=None, last_failure=None)
+        told = scenario.server.wait_for_status(
+            digest=scenario.undeployed_digest, stale=None, last_failure=None
+        )
         assert not told["from_local_copy"]
         scenario.assert_served(first)
 
@@ -152,7 +168,10 @@ def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_prov
 ) -> None:
     """Row 28: the digest is right, and the content kills, hangs or answers otherwise; also
     where only a row that nobody has seen would run in circles."""
-    whole, good = scenario.path(scenario.undeployed_digest).read_bytes(), scenario.server.model_status()["digest"]
+    whole, good = (
+        scenario.path(scenario.undeployed_digest).read_bytes(),
+        scenario.server.model_status()["digest"],
+    )
     for name, (damage, error, told) in BAD.items():
         bad = damage(whole)
         digest = canonical.digest(bad)
@@ -161,4 +180,7 @@ def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_prov
         scenario.assert_served(good)
     scenario.assert_served(scenario.undeployed_digest)
     scenario.clients.wait_for_version(scenario.server.model_status()["version"])
-    assert {digest for digest, _ in scenario.clients.first_answers.values()} == {good, scenario.undeployed_digest}
+    assert {digest for digest, _ in scenario.clients.first_answers.values()} == {
+        good,
+        scenario.undeployed_digest,
+    }

@@ -12,12 +12,12 @@ import pytest
 import requests
 
 import oracle
-from bench import ModelHarness, model_name_for, run_window
-from commands import wait_until
-from deployments import deploy_windows
-from serving_hands import ROW, PredictionServer, is_ready, running_server
-from swarm import load_generator_for
-from tidemill.adapters import broker
+from bundle_mutations import deploy_windows
+from load_generator import load_generator_for
+from model_harness import ModelHarness, model_name_for, run_window
+from prediction_server import ROW, PredictionServer, is_ready, running_server
+from processes import wait_until
+from tidemill.local import broker
 
 pytestmark = pytest.mark.faults
 
@@ -97,7 +97,9 @@ def assert_serves_stale(server: PredictionServer, head: dict[str, object], copie
     assert is_ready(server)
 
 
-def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(isolated_model: IsolatedModel) -> None:
+def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(
+    isolated_model: IsolatedModel,
+) -> None:
     """Row 31: Kafka stopped, then killed; MLflow down all along."""
     head = isolated_model.head
     with isolated_model.serve("first") as server:
@@ -125,7 +127,9 @@ def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(isolate
     oracle.assert_consistent(isolated_model.harness)
 
 
-def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(isolated_model: IsolatedModel) -> None:
+def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(
+    isolated_model: IsolatedModel,
+) -> None:
     """Row 31: its bundle or its entry; with Kafka back it serves what the ledger says."""
     head = isolated_model.head
     with isolated_model.serve("first") as server:

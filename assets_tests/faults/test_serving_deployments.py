@@ -7,19 +7,19 @@ from functools import partial
 import pytest
 
 import oracle
-from bench import ModelHarness, run_window
-from children import KILLED, exit_code_of, failpoints_in, wait_for_failpoint, worker
-from commands import run_command, wait_until
-from deployments import deploy_windows, record_window, require_tracker, run_and_record_window
-from ledger_hands import delete_ledger_topic
-from serving_hands import PredictionServer, running_server
-from swarm import load_generator_for
+from bundle_mutations import deploy_windows, record_window, require_tracker, run_and_record_window
+from ledger_tools import delete_ledger_topic
+from load_generator import load_generator_for
+from model_harness import ModelHarness, run_window
+from prediction_server import PredictionServer, running_server
+from processes import run_command, wait_until
 from tidemill.adapters import mlflow
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.cycle import deploy
-from tidemill.cycle.mill import ModelContext
-from tidemill.cycle.record import find_drift
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.restore import restore
+from tidemill.cycle.tracking import find_drift
+from worker_processes import KILLED, exit_code_of, failpoints_in, wait_for_failpoint, worker
 
 pytestmark = pytest.mark.faults
 
@@ -69,7 +69,9 @@ def scenario(harness: ModelHarness) -> Iterator[DeploymentScenario]:
 def test_killed_between_append_and_alias_all_come_to_agree(scenario: DeploymentScenario) -> None:
     """Row 24: the server follows the ledger at once, whatever else was not done; the next run does
     the rest."""
-    places = sorted(failpoints_in([deploy.__file__, mlflow.__file__]) | {"entry.before", "entry.after"})
+    places = sorted(
+        failpoints_in([deploy.__file__, mlflow.__file__]) | {"entry.before", "entry.after"}
+    )
     assert {"append.after", "version.before", "alias.before", "alias.after"} <= set(places)
     scenario.harness.produce_windows(8, 2 + len(places) + 1)
     with load_generator_for(scenario.server).running(4) as clients:
@@ -88,7 +90,9 @@ def test_killed_between_append_and_alias_all_come_to_agree(scenario: DeploymentS
     oracle.assert_consistent(scenario.harness)
 
 
-def test_an_alias_moved_behind_our_back_changes_nothing_that_is_served(scenario: DeploymentScenario) -> None:
+def test_an_alias_moved_behind_our_back_changes_nothing_that_is_served(
+    scenario: DeploymentScenario,
+) -> None:
     """Row 25: nor after a restart; `verify` tells it, and mends it on command."""
     bench, head = scenario.harness, scenario.head
     old = scenario.ctx.chain().entries[0].entry.digest
@@ -108,7 +112,9 @@ def test_an_alias_moved_behind_our_back_changes_nothing_that_is_served(scenario:
     oracle.assert_consistent(bench)
 
 
-def test_a_server_keeps_its_model_while_the_ledger_is_lost_and_restored(harness: ModelHarness) -> None:
+def test_a_server_keeps_its_model_while_the_ledger_is_lost_and_restored(
+    harness: ModelHarness,
+) -> None:
     """Decision 13: the old champions that come by again are not served, not even for a moment."""
     deploy_windows(harness, last=3)
     with harness.open_model() as mill:
@@ -118,7 +124,9 @@ def test_a_server_keeps_its_model_while_the_ledger_is_lost_and_restored(harness:
     with running_server(harness) as server:
         with load_generator_for(server).running(8, pause=0.01) as clients:
             delete_ledger_topic(harness)
-            wait_until(lambda: "the ledger was not reached" in str(server.model_status()["stale"]), 60)
+            wait_until(
+                lambda: "the ledger was not reached" in str(server.model_status()["stale"]), 60
+            )
             with worker(harness, restore, "restore.after:sleep=3:3") as restoring:
                 wait_for_failpoint(harness, "restore.after", 3)
                 told = server.wait_for_status(ledger_version=2, **served)

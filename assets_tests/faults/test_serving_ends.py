@@ -10,11 +10,18 @@ import psutil
 import pytest
 
 import oracle
-from bench import ModelHarness, model_name_for
-from commands import wait_until
-from deployments import LedgerAppender, deploy_windows, with_excessive_golden_rows, put_bundle
-from serving_hands import ROW, PredictionServer, is_ready, bundle_digests, refuses_connections, running_server
-from swarm import encode_request, load_generator_for
+from bundle_mutations import LedgerAppender, deploy_windows, put_bundle, with_excessive_golden_rows
+from load_generator import encode_request, load_generator_for
+from model_harness import ModelHarness, model_name_for
+from prediction_server import (
+    ROW,
+    PredictionServer,
+    bundle_digests,
+    is_ready,
+    refuses_connections,
+    running_server,
+)
+from processes import wait_until
 from tidemill.cycle.deploy import read_chain
 
 pytestmark = pytest.mark.faults
@@ -73,22 +80,26 @@ def test_told_to_end_it_is_not_ready_then_finishes_what_is_under_way(
 
 
 @pytest.mark.parametrize("said_so", ["Serving ", "is in service"])
-def test_told_to_end_while_it_starts_it_ends_at_once(bench: ModelHarness, said_so: str) -> None:
+def test_told_to_end_while_it_starts_it_ends_at_once(harness: ModelHarness, said_so: str) -> None:
     """Row 30: while it loads what it serves, and right after."""
-    with running_server(bench, ready=False, name="starts") as server:
+    with running_server(harness, ready=False, name="starts") as server:
         wait_until(lambda: said_so in server.output())
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0, server.output()
         assert "Traceback" not in server.output()
 
 
-def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(harness: ModelHarness) -> None:
+def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(
+    harness: ModelHarness,
+) -> None:
     """Row 30: the proof of this one would take 20 s."""
     with harness.open_model() as mill:
         good = mill.chain().head
         assert good is not None
         appender = LedgerAppender(harness, mill)
-        hangs = put_bundle(harness, with_excessive_golden_rows(mill.repository.bundle(good.entry.digest)))
+        hangs = put_bundle(
+            harness, with_excessive_golden_rows(mill.repository.bundle(good.entry.digest))
+        )
     with running_server(harness, name="loads") as server:
         before = server.model_status()["digest"]
         appender.deploy(hangs)
@@ -120,7 +131,10 @@ def test_killed_it_comes_back_with_the_head_of_the_ledger(harness: ModelHarness)
             assert before is not None
             other = next(digest for digest in models if digest != before.entry.digest)
             entry = LedgerAppender(harness, mill).deploy(other)
-            with running_server(harness, name="again") as server, load_generator_for(server).running(4) as clients:
+            with (
+                running_server(harness, name="again") as server,
+                load_generator_for(server).running(4) as clients,
+            ):
                 wait_until(lambda: clients.answer_count > 50)
             clients.assert_all_correct()
             assert set(clients.first_answers) == {entry.seq}

@@ -14,11 +14,11 @@ import pytest
 
 import oracle
 from attacks import GIGABYTE, MILLION, attacked
-from bench import ModelHarness, model_name_for
-from commands import wait_until
-from deployments import deploy_windows
-from serving_hands import ROW, PredictionServer, running_server
-from swarm import encode_head, encode_request
+from bundle_mutations import deploy_windows
+from load_generator import encode_head, encode_request
+from model_harness import ModelHarness, model_name_for
+from prediction_server import ROW, PredictionServer, running_server
+from processes import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -33,7 +33,11 @@ def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pre
     harness = ModelHarness(kafka, tmp_path_factory.mktemp("hostile"), model_name_for("hostile"))
     harness.define()
     harness.create_topic()
-    with running_server(deploy_windows(harness), seconds=REQUEST_TIMEOUT_SECONDS, idle_seconds=REQUEST_TIMEOUT_SECONDS) as running:
+    with running_server(
+        deploy_windows(harness),
+        seconds=REQUEST_TIMEOUT_SECONDS,
+        idle_seconds=REQUEST_TIMEOUT_SECONDS,
+    ) as running:
         yield running
         assert "Traceback" not in running.output()
         assert running.terminate() == 0
@@ -110,11 +114,15 @@ def test_a_wrong_head_is_refused_at_once(server: PredictionServer, headers: dict
 def test_a_wrong_chunk_is_refused(server: PredictionServer, chunk: bytes) -> None:
     """Row 32."""
     connection = connect(server)
-    connection.sendall(encode_head(predict_path(server), **{"transfer-encoding": "chunked"}) + chunk)
+    connection.sendall(
+        encode_head(predict_path(server), **{"transfer-encoding": "chunked"}) + chunk
+    )
     assert response_status(connection) in (None, 400)
 
 
-def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(server: PredictionServer) -> None:
+def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(
+    server: PredictionServer,
+) -> None:
     """Row 32."""
     connection = connect(server)
     connection.sendall(encode_head(predict_path(server), **{"content-length": str(GIGABYTE)}))
@@ -171,7 +179,9 @@ def test_who_hangs_up_in_the_middle_costs_nothing(server: PredictionServer) -> N
     files = process.num_fds()
     for number in range(1_000):
         with connect(server) as connection:
-            connection.sendall(encode_request(predict_path(server), {"rows": [ROW]})[: 10 + number % 250])
+            connection.sendall(
+                encode_request(predict_path(server), {"rows": [ROW]})[: 10 + number % 250]
+            )
     wait_until(lambda: process.num_fds() <= files + 2)
 
 

@@ -7,10 +7,10 @@ import psutil
 import pytest
 
 import oracle
-from bench import ModelHarness
-from deployments import LedgerAppender, deploy_windows
-from serving_hands import PredictionServer, bundle_digests, running_server
-from swarm import load_generator_for
+from bundle_mutations import LedgerAppender, deploy_windows
+from load_generator import load_generator_for
+from model_harness import ModelHarness
+from prediction_server import PredictionServer, bundle_digests, running_server
 from tidemill.cycle.deploy import read_chain
 
 pytestmark = pytest.mark.faults

@@ -7,11 +7,21 @@ import time
 import pytest
 
 import oracle
-from bench import ModelHarness
-from children import KILLED, window_worker, run_to_end, run_all, exit_code, failpoints_reached, wait_until_stopped, resume, failure_output
-from kept import StoreSnapshot, define_two_windows, take_snapshot
-from s3_hands import S3Server
+from model_harness import ModelHarness
+from s3_server import S3Server
+from store_snapshot import StoreSnapshot, define_two_windows, take_snapshot
 from tidemill import failpoints
+from worker_processes import (
+    KILLED,
+    exit_code,
+    failpoints_reached,
+    failure_output,
+    resume,
+    run_all,
+    run_to_end,
+    wait_until_stopped,
+    window_worker,
+)
 
 _LAST = 1
 

@@ -9,15 +9,15 @@ from pathlib import Path, PurePath
 import pytest
 
 import oracle
-from bench import ModelHarness, events
-from children import KILLED, run_all, failure_output
-from kept import define_two_windows, take_snapshot
-from system_calls import KINDS, Syscall, extract_first_window, trace
+from model_harness import ModelHarness, events
+from store_snapshot import define_two_windows, take_snapshot
+from syscall_trace import KINDS, Syscall, extract_first_window, trace
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.initial import initial
-from tidemill.cycle.mill import ModelContext
 from tidemill.cycle.verify import verify
+from worker_processes import KILLED, failure_output, run_all
 
 pytestmark = pytest.mark.faults
 
@@ -64,7 +64,9 @@ def out_of_order(calls: list[Syscall]) -> Iterator[str]:
                 yield f"{call.description} is not followed by an fsync of {parent}"
 
 
-def test_each_name_is_committed_after_its_bytes_and_before_anything_else(harness: ModelHarness) -> None:
+def test_each_name_is_committed_after_its_bytes_and_before_anything_else(
+    harness: ModelHarness,
+) -> None:
     """Row 2: kill -9 keeps what the kernel has, so only the order tells what a power cut leaves:
     bytes written, file synced, name linked, folder synced. For everything that windows commit."""
     define_two_windows(harness)
@@ -122,7 +124,9 @@ def test_a_failed_fsync_ends_the_run_by_name_is_never_tried_again_and_the_file_i
         list(pool.map(fail_at, syncs))
     oracle.assert_consistent(expected)
     oracle.assert_matches_log(expected, kafka_folder)
-    assert len(syncs) > 2 * len(store_names(expected))  # of each file and its folder, and new folders
+    assert len(syncs) > 2 * len(
+        store_names(expected)
+    )  # of each file and its folder, and new folders
     print(f"EIO at each of {len(syncs)} fsyncs")
 
 
@@ -144,7 +148,9 @@ def test_a_bundle_and_a_ledgers_copy_are_discarded_too_when_their_fsync_fails(
     oracle.assert_consistent(twin)
 
 
-def assert_discarded(twin: ModelHarness, target: Callable[[ModelContext], object], call: Syscall) -> None:
+def assert_discarded(
+    twin: ModelHarness, target: Callable[[ModelContext], object], call: Syscall
+) -> None:
     """Let this fsync fail: the run ends by name, and what it was for is gone, not synced again."""
     exit_code, calls = trace(twin, target, f"fsync:error=EIO:when={call.number}")
     assert exit_code == 1

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_window
-from ledger_hands import set_topic_config
-from log_hands import Records, event, spread_events
+from ledger_tools import set_topic_config
+from model_harness import ModelHarness, run_window
 from tidemill.core.errors import WindowOpen
-from tidemill.core.log import TimestampCounts
+from tidemill.core.event_log import TimestampCounts
 from tidemill.core.report import render_markdown
 from tidemill.core.windows import to_ms
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.plan import plan_window
+from topic_tools import Records, event, spread_events
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +43,14 @@ def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
     start = now - timedelta(days=2, hours=12)  # so that no window ends while this runs
     harness.define(windows={"cron": f"0 {start.hour} * * *", "start": start.isoformat()})
     for partition in range(2):
-        harness.produce(partition, [*hourly_events(start, 50, -1), *hourly_events(start, 50, 0), *hourly_events(start, 98, 1)])
+        harness.produce(
+            partition,
+            [
+                *hourly_events(start, 50, -1),
+                *hourly_events(start, 50, 0),
+                *hourly_events(start, 98, 1),
+            ],
+        )
         harness.produce(partition, [UNTIMED, *hourly_events(start, 30, 2)])
     set_topic_config(harness, "message.timestamp.type", "LogAppendTime", harness.model)
     for partition in range(2):
@@ -56,7 +63,11 @@ def test_a_topic_set_to_the_brokers_time_in_mid_stream_is_counted_and_warned_of(
         made = [extract(mill, harness.window(number)) for number in range(3)]
         reports = [mill.repository.report(one.window) for one in made]
         checks = [batch_checks(harness.model, mill.spec, one.window, one) for one in made]
-    counted = [TimestampCounts(100), TimestampCounts(196, not_available=2), TimestampCounts(60, log_append_time=40)]
+    counted = [
+        TimestampCounts(100),
+        TimestampCounts(196, not_available=2),
+        TimestampCounts(60, log_append_time=40),
+    ]
     assert [one.timestamps for one in made] == counted
     assert (made[1].rows, made[1].reasons) == (196, {"no timestamp": 2})
     assert [one.timestamps for one in reports if one] == counted

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from log_hands import end_offsets, delete_before, recreate_topic
+from model_harness import ModelHarness, run_window, run_windows
 from tidemill.core.errors import (
     OffsetsExpired,
     OperationNotAllowed,
@@ -17,8 +16,9 @@ from tidemill.core.errors import (
 )
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import skip
+from tidemill.cycle.manual_actions import skip
 from tidemill.cycle.plan import plan_window
+from topic_tools import delete_before, end_offsets, recreate_topic
 
 
 def store_files(harness: ModelHarness) -> dict[Path, bytes]:
@@ -101,7 +101,9 @@ def test_a_window_whose_records_expired_before_it_was_planned_is_expired_too(
             OffsetsExpired, match=rf"offsets {before[0]} to {before[0] + 149} of partition 0"
         ):
             extract(mill, harness.window(1))
-        assert plan_window(mill, harness.window(1)).offset_ranges == {p: (before[p], low[p]) for p in before}
+        assert plan_window(mill, harness.window(1)).offset_ranges == {
+            p: (before[p], low[p]) for p in before
+        }
         skip(mill, harness.window(1), "ada", "aged out")
         run_window(mill, 1)
         run_window(mill, 2)

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from bench import ModelHarness, run_windows
-from children import failpoints_in
-from commands import run_command, clean_env
-from event_log import open_instance, metadata
+from dagster_event_log import metadata, open_instance
+from model_harness import ModelHarness, run_windows
+from processes import clean_env, run_command
 from tidemill import bootstrap
 from tidemill.adapters import mlflow as adapter
 from tidemill.adapters.mlflow import MlflowTracker
-from tidemill.cycle.record import find_drift
+from tidemill.cycle.tracking import find_drift
+from worker_processes import failpoints_in
 
 pytestmark = pytest.mark.faults
 
 RECORD = """
 import sys
 from tidemill import bootstrap
-from tidemill.cycle.record import Recorder
+from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
 settings, model = Settings(), sys.argv[1]
 with bootstrap.open_mill(model, settings) as mill:
@@ -41,11 +41,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
-def with_tracking(harness: ModelHarness, empty: Path) -> ModelHarness:
+def with_tracking(harness: ModelHarness, empty_database: Path) -> ModelHarness:
     """The same bench, with an empty record in its folder."""
     folder = harness.settings.mlflow_data
     folder.mkdir(exist_ok=True)
-    (folder / "mlflow.db").write_bytes(empty.read_bytes())
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
     return replace(harness, tracking=None)
 
 
@@ -111,7 +111,9 @@ def test_mlflow_down_stops_no_deployment_a_check_says_so_and_the_next_run_makes_
     assert "MLflow at http://127.0.0.1:1 did not" in told.stderr
     up = with_tracking(harness, empty_database)
     backfill(up, 2, 2)
-    assert recorded_windows(up, MlflowClient(require_tracker(up).uri)) == [harness.window(n).key for n in range(3)]
+    assert recorded_windows(up, MlflowClient(require_tracker(up).uri)) == [
+        harness.window(n).key for n in range(3)
+    ]
     assert set(require_tracker(up).versions(harness.model)) >= set(deployed)
     assert run_command(up.env, "tidemill", "verify", harness.model).returncode == 0
 

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 import oracle
-from bench import START, ModelHarness, events, run_windows, run_window
-from log_hands import timestamp_at, begin_transaction, end_offsets, event, spread_events
+from model_harness import START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.records import Manifest
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.plan import plan_window
+from topic_tools import begin_transaction, end_offsets, event, spread_events, timestamp_at
 
 DAY = 86_400_000
 
@@ -65,7 +65,9 @@ def test_aborted_records_inside_a_window_are_absent_and_counted_as_gaps(
     harness.produce(1, spread_events(50, 0, 2))
     begin_transaction(harness, {0: spread_events(30, 2, 3), 1: spread_events(30, 2, 3)})(False)
     begin_transaction(harness, {0: spread_events(20, 2, 4)})(True)
-    begin_transaction(harness, {1: [event(timestamp_at(99)) for _ in range(30)]})(False)  # aborted: they pass no end
+    begin_transaction(harness, {1: [event(timestamp_at(99)) for _ in range(30)]})(
+        False
+    )  # aborted: they pass no end
     harness.produce(1, spread_events(50, 3, 5))
     harness.produce_windows(1, 2)
     with harness.open_model() as mill:

@@ -10,18 +10,25 @@ from threading import Barrier
 import pytest
 
 import oracle
-from bench import ModelHarness, run_windows, run_window
-from ledger_hands import ENTRIES_PER_WRITER, BarrierLedger, AmbiguousLedger, append_entries, settings_with_ledger, ledger_records
+from ledger_tools import (
+    ENTRIES_PER_WRITER,
+    AmbiguousLedger,
+    BarrierLedger,
+    append_entries,
+    ledger_records,
+    settings_with_ledger,
+)
+from model_harness import ModelHarness, run_window, run_windows
 from tidemill import bootstrap
-from tidemill.adapters.memory.log import MemoryLedger
+from tidemill.adapters.memory.event_log import MemoryLedger
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.ledger import Chain, Entry, build_chain
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import Deployment, deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import rollback
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import rollback
 from tidemill.cycle.update import update
 
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
@@ -41,7 +48,9 @@ def ready_to_deploy(harness: ModelHarness, number: int) -> None:
 
 def consistent_chain(harness: ModelHarness, ctx: ModelContext, topic: str | None = None) -> Chain:
     """The chain, which is the same for a new reader, one that read before, and Kafka's client."""
-    with bootstrap.open_model(ctx.model, settings_with_ledger(harness, topic or harness.ledger)) as fresh_ctx:
+    with bootstrap.open_model(
+        ctx.model, settings_with_ledger(harness, topic or harness.ledger)
+    ) as fresh_ctx:
         result = fresh_ctx.chain()
     assert result == ctx.chain() == build_chain(ctx.model, ledger_records(harness, topic))
     return result
@@ -96,7 +105,9 @@ def test_of_two_persons_at_once_both_are_heard_one_after_the_other(harness: Mode
 
 
 @pytest.mark.faults
-def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(harness: ModelHarness) -> None:
+def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(
+    harness: ModelHarness,
+) -> None:
     """Row 26: one ledger topic; every entry stands once, in a place of its own."""
     other = replace(harness, model=f"{harness.model}_other")
     other.define(topic=harness.model)
@@ -105,7 +116,8 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(harn
     models = (harness.model, other.model)
     with ExitStack() as stack:
         mills = [
-            stack.enter_context(bootstrap.open_model(model, settings_with_ledger(harness, ledger))) for model in models
+            stack.enter_context(bootstrap.open_model(model, settings_with_ledger(harness, ledger)))
+            for model in models
         ]
         for mill in mills:
             initial(mill)
@@ -127,7 +139,9 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(harn
             found = consistent_chain(harness, mill, ledger)
             assert [s.entry.seq for s in found.entries] == list(range(1 + 2 * ENTRIES_PER_WRITER))
             why = Counter(s.entry.reason for s in found.entries[1:])
-            assert why == {f"{mill.model}-{n} {i}": 1 for n in range(2) for i in range(ENTRIES_PER_WRITER)}
+            assert why == {
+                f"{mill.model}-{n} {i}": 1 for n in range(2) for i in range(ENTRIES_PER_WRITER)
+            }
             for standing in found.entries:
                 assert mill.repository.entry(standing.entry.seq) == standing.value
             void += len(found.invalid_records)
@@ -183,7 +197,9 @@ def test_an_append_that_was_lost_is_made_by_the_next_run_and_void_if_it_comes_la
     oracle.assert_consistent(harness)
 
 
-def test_a_lost_acknowledgement_never_doubles_an_entry_of_the_initial_model(harness: ModelHarness) -> None:
+def test_a_lost_acknowledgement_never_doubles_an_entry_of_the_initial_model(
+    harness: ModelHarness,
+) -> None:
     """Row 26, with the ledger in memory."""
     harness.produce_windows(-3, 2)
     ledger = MemoryLedger()

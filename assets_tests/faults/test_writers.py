@@ -8,15 +8,23 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 import oracle
-from bench import ModelHarness
-from children import window_worker, run_to_end, run_all, exit_code, wait_until_stopped, resume, failure_output
-from kept import define_two_windows, take_snapshot, file_stamps
+from model_harness import ModelHarness
+from store_snapshot import define_two_windows, file_stamps, take_snapshot
 from tidemill import failpoints
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.plans import Plan
-from tidemill.cycle.intervene import close
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.plan import plan_window
+from worker_processes import (
+    exit_code,
+    failure_output,
+    resume,
+    run_all,
+    run_to_end,
+    wait_until_stopped,
+    window_worker,
+)
 
 _LAST = 1
 
@@ -68,7 +76,9 @@ def test_a_stopped_writer_that_wakes_after_its_successor_changes_nothing(
 ) -> None:
     """Row 6: its own entry, if it still writes one, is void for every reader."""
     expected = take_snapshot(run_undisturbed(harness))
-    with window_worker(harness, _LAST, f"{place}:stop:2", exclusive=False, by="the sleeper") as sleeper:
+    with window_worker(
+        harness, _LAST, f"{place}:stop:2", exclusive=False, by="the sleeper"
+    ) as sleeper:
         wait_until_stopped(sleeper)
         with window_worker(harness, _LAST, exclusive=False) as successor:
             successor.join(120)
@@ -103,7 +113,9 @@ def test_a_second_backfill_is_told_who_is_at_work_and_the_dead_hold_no_lock(
         wait_until_stopped(holder)
         before = file_stamps(harness)
         with pytest.raises(AlreadyRunning, match=rf"by process {holder.pid}\."):
-            run_backfill(harness.settings, harness.model, harness.load_spec(), first, last, quiet=True)
+            run_backfill(
+                harness.settings, harness.model, harness.load_spec(), first, last, quiet=True
+            )
         assert exit_code(harness, _LAST) == 1
         assert "AlreadyRunning" in failure_output(harness)
         assert file_stamps(harness) == before
@@ -112,7 +124,9 @@ def test_a_second_backfill_is_told_who_is_at_work_and_the_dead_hold_no_lock(
 
 
 @contextmanager
-def paused_worker(failpoint: str) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, threading.Event]]:
+def paused_worker(
+    failpoint: str,
+) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, threading.Event]]:
     """A worker thread that waits where it reaches this place; told of by the first event, let go
     by the second."""
     reached, resume = threading.Event(), threading.Event()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import ModelHarness, model_name_for, run_windows
-from serving_hands import LedgerFixture, PredictionServer, bundle_digests, running_server
-from tidemill.cycle.mill import ModelContext
+from model_harness import ModelHarness, model_name_for, run_windows
+from prediction_server import LedgerFixture, PredictionServer, bundle_digests, running_server
+from tidemill.cycle.context import ModelContext
 
 
 @pytest.fixture(scope="session")

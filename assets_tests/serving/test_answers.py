@@ -1,8 +1,18 @@
 """What a client says that it saw: failures are counted, and swaps are told apart from the rest."""
 
-from tidemill.serving.answers import SWAP_SETTLE_SECONDS, RequestResult, LedgerAppend, LatencySummary, summarize_traffic
+from tidemill.demo.traffic import (
+    SWAP_SETTLE_SECONDS,
+    LatencySummary,
+    LedgerAppend,
+    RequestResult,
+    summarize_traffic,
+)
 
-LEDGER = {0: LedgerAppend("first", 10.0), 1: LedgerAppend("second", 20.0), 2: LedgerAppend("third", 30.0)}
+LEDGER = {
+    0: LedgerAppend("first", 10.0),
+    1: LedgerAppend("second", 20.0),
+    2: LedgerAppend("third", 30.0),
+}
 
 
 def make_response(sent_at: float, version: int, latency_seconds: float = 0.001) -> RequestResult:
@@ -29,7 +39,15 @@ def test_the_first_model_that_answers_takes_over_from_none() -> None:
 
 
 def test_a_swap_is_from_the_ledger_s_entry_to_the_first_answer_by_the_new_model() -> None:
-    told = summarize_traffic([make_response(19.0, 0), make_response(20.2, 1, 0.05), make_response(20.1, 0), make_response(40.0, 1)], LEDGER)
+    told = summarize_traffic(
+        [
+            make_response(19.0, 0),
+            make_response(20.2, 1, 0.05),
+            make_response(20.1, 0),
+            make_response(40.0, 1),
+        ],
+        LEDGER,
+    )
     assert told.swaps == 1
     assert [round(ms) for ms in told.first_response_ms] == [250]
 
@@ -46,7 +64,11 @@ def test_requests_that_a_swap_touches_are_told_apart() -> None:
         make_response(20.3, 1, 0.2),
         make_response(20.5 + SWAP_SETTLE_SECONDS - 0.01, 1, 0.2),
     ]
-    rest = [make_response(19.0, 0), make_response(20.5 + SWAP_SETTLE_SECONDS + 0.01, 1), make_response(25.0, 1)]
+    rest = [
+        make_response(19.0, 0),
+        make_response(20.5 + SWAP_SETTLE_SECONDS + 0.01, 1),
+        make_response(25.0, 1),
+    ]
     told = summarize_traffic([*touched, *rest], LEDGER)
     assert told.during_swaps.requests == 4
     assert told.during_swaps.p99_ms is not None

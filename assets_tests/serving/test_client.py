@@ -10,15 +10,23 @@ from typing import Any
 
 import msgspec
 
-from serving_hands import ROW, PredictionServer
-from tidemill.serving.answers import RequestResult
+from prediction_server import ROW, PredictionServer
+from tidemill.demo.traffic import RequestResult
 
 
-def run_client(server: PredictionServer, row: Mapping[str, Any], duration: float, **options: Any) -> list[RequestResult]:
+def run_client(
+    server: PredictionServer, row: Mapping[str, Any], duration: float, **options: Any
+) -> list[RequestResult]:
     """What a client in a process of its own says after so many seconds."""
-    load_spec = {"url": server.url, "model": server.harness.model, "rows": [row], "rate": 50, **options}
+    load_spec = {
+        "url": server.url,
+        "model": server.harness.model,
+        "rows": [row],
+        "rate": 50,
+        **options,
+    }
     with subprocess.Popen(
-        [sys.executable, "-m", "tidemill.serving.client"],
+        [sys.executable, "-m", "tidemill.demo.load_client"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:

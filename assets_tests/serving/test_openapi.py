@@ -1,7 +1,7 @@
 """The document says what is so: a tool that tries everything it allows finds no contradiction."""
 
-from commands import run_command
-from serving_hands import PredictionServer
+from prediction_server import PredictionServer
+from processes import run_command
 
 CHECKS_CONFIG = """
 [checks]

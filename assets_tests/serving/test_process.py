@@ -12,10 +12,17 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from bench import ModelHarness
-from commands import run_command, wait_until
-from serving_hands import ROW, LoadClients, LedgerFixture, PredictionServer, refuses_connections, running_server
-from tidemill.adapters import broker
+from model_harness import ModelHarness
+from prediction_server import (
+    ROW,
+    LedgerFixture,
+    LoadClients,
+    PredictionServer,
+    refuses_connections,
+    running_server,
+)
+from processes import run_command, wait_until
+from tidemill.local import broker
 
 TOKEN = "a secret of some length"
 
@@ -40,7 +47,9 @@ def finish_request(client: socket.socket, sent_bytes: int = 10) -> bytes:
 
 
 def test_beyond_this_machine_a_token_is_needed_to_start(deployed_harness: ModelHarness) -> None:
-    done = run_command(deployed_harness.env, "tidemill", "serve", "--host", "0.0.0.0", "--port", "0")
+    done = run_command(
+        deployed_harness.env, "tidemill", "serve", "--host", "0.0.0.0", "--port", "0"
+    )
     assert done.returncode == 1
     assert "TIDEMILL_SERVE__TOKEN" in done.stderr
 
@@ -61,7 +70,9 @@ def strict_server(deployed_harness: ModelHarness) -> Iterator[PredictionServer]:
         yield running
 
 
-def test_a_token_is_asked_for_on_every_route_but_the_probes(strict_server: PredictionServer) -> None:
+def test_a_token_is_asked_for_on_every_route_but_the_probes(
+    strict_server: PredictionServer,
+) -> None:
     paths = ["/", "/docs", "/openapi.json", "/models", "/metrics", "/v2", "/nowhere"]
     assert [strict_server.get(path).status_code for path in paths] == [401] * len(paths)
     assert strict_server.predict(ROW).status_code == 401
@@ -93,7 +104,10 @@ def test_a_head_that_does_not_come_is_given_up(strict_server: PredictionServer) 
 
 def test_the_end_comes_in_order(deployed_harness: ModelHarness) -> None:
     """SIGTERM: first not ready, then requests under way are finished, then the end."""
-    with running_server(deployed_harness, drain=4, name="ending") as server, partial_request(server) as client:
+    with (
+        running_server(deployed_harness, drain=4, name="ending") as server,
+        partial_request(server) as client,
+    ):
         server.process.terminate()
         wait_until(lambda: server.get("/v2/health/ready").status_code == 503)
         assert server.get("/v2/health/live").status_code == 200
@@ -115,7 +129,9 @@ def test_without_kafka_it_starts_from_its_copy_and_goes_on_when_kafka_is_back(
     os.symlink(ledger_fixture.harness.settings.store / store, bench.settings.store / store)
     try:
         with bench.open_model() as mill:
-            here = LedgerFixture(bench, mill, ledger_fixture.first_digest, ledger_fixture.second_digest)
+            here = LedgerFixture(
+                bench, mill, ledger_fixture.first_digest, ledger_fixture.second_digest
+            )
             here.deploy(here.first_digest)
             with running_server(bench, name="first") as server:
                 before = server.predict(ROW).json()
@@ -129,7 +145,9 @@ def test_without_kafka_it_starts_from_its_copy_and_goes_on_when_kafka_is_back(
             assert broker.start(tmp_path / "kafka").bootstrap_servers == bench.bootstrap_servers
             server.wait_for_status(from_local_copy=False, stale=None)
             with bench.open_model() as mill:
-                LedgerFixture(bench, mill, here.first_digest, here.second_digest).deploy(here.second_digest)
+                LedgerFixture(bench, mill, here.first_digest, here.second_digest).deploy(
+                    here.second_digest
+                )
             server.wait_for_status(digest=here.second_digest, version=1)
             broker.stop(tmp_path / "kafka")
             assert server.predict(ROW).json()["digest"] == here.second_digest
@@ -149,7 +167,9 @@ def test_two_workers_agree_and_one_that_is_killed_comes_back(ledger_fixture: Led
             swapped = len(clients.responses)
             wait_until(lambda: len(clients.responses) > swapped + 100)
         assert clients.failures == []
-        late = [told for _, _, told in clients.responses[swapped + 16 :]]  # at most 8 were under way
+        late = [
+            told for _, _, told in clients.responses[swapped + 16 :]
+        ]  # at most 8 were under way
         assert {told["version"] for told in late} == {entry.seq}
         assert len({json.dumps(told) for told in late}) == 1
         made = len(clients.responses)
@@ -168,7 +188,9 @@ def test_two_workers_agree_and_one_that_is_killed_comes_back(ledger_fixture: Led
 
 
 @pytest.mark.faults
-def test_predictions_are_logged_when_asked_for_and_drops_are_counted(ledger_fixture: LedgerFixture) -> None:
+def test_predictions_are_logged_when_asked_for_and_drops_are_counted(
+    ledger_fixture: LedgerFixture,
+) -> None:
     ledger_fixture.deploy(ledger_fixture.first_digest)
     bench = ledger_fixture.harness
     with running_server(

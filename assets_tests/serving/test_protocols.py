@@ -8,9 +8,9 @@ import pytest
 from open_inference.openapi.client import OpenInferenceClient
 from open_inference.openapi.types import InferenceRequest, RequestInput, TensorData
 
-from bench import events
-from serving_hands import ROW, PredictionServer, predict_offline
-from tidemill.cycle.mill import ModelContext
+from model_harness import events
+from prediction_server import ROW, PredictionServer, predict_offline
+from tidemill.cycle.context import ModelContext
 
 ROWS: list[dict[str, Any]] = [
     ROW,
@@ -30,7 +30,9 @@ def columns() -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in ROWS] for name in NAMES}
 
 
-def test_typed_rows_are_answered_in_their_order(server: PredictionServer, ctx: ModelContext) -> None:
+def test_typed_rows_are_answered_in_their_order(
+    server: PredictionServer, ctx: ModelContext
+) -> None:
     told = server.post(f"/models/{ctx.model}/predict", {"rows": ROWS, "id": "mine"})
     head = ctx.chain().head
     assert head is not None
@@ -62,7 +64,9 @@ def test_a_batch_is_answered_as_its_rows_are(server: PredictionServer, ctx: Mode
     ],
     ids=["split", "records", "inputs", "instances", "columns"],
 )
-def test_mlflow_clients_are_answered(server: PredictionServer, ctx: ModelContext, body: dict[str, Any]) -> None:
+def test_mlflow_clients_are_answered(
+    server: PredictionServer, ctx: ModelContext, body: dict[str, Any]
+) -> None:
     told = server.post("/invocations", body).json()
     assert told["predictions"] == predict_offline(ctx, told["digest"], ROWS)
     assert told["version"] == server.model_status()["version"]
@@ -75,7 +79,9 @@ def test_the_public_client_of_the_open_inference_protocol_is_answered(
         _exercise_client(OpenInferenceClient(base_url=server.url, httpx_client=http), server, ctx)
 
 
-def _exercise_client(client: OpenInferenceClient, server: PredictionServer, ctx: ModelContext) -> None:
+def _exercise_client(
+    client: OpenInferenceClient, server: PredictionServer, ctx: ModelContext
+) -> None:
     assert client.check_server_liveness() is None
     assert client.check_server_readiness() is None
     assert client.read_server_metadata().name == "tidemill"
@@ -105,7 +111,9 @@ def _exercise_client(client: OpenInferenceClient, server: PredictionServer, ctx:
     assert (response.id, response.model_version) == ("x", str(server.model_status()["version"]))
 
 
-def test_a_tensor_may_have_a_column_and_integers_for_numbers(server: PredictionServer, ctx: ModelContext) -> None:
+def test_a_tensor_may_have_a_column_and_integers_for_numbers(
+    server: PredictionServer, ctx: ModelContext
+) -> None:
     inputs = [
         {"name": "country", "shape": [2, 1], "datatype": "BYTES", "data": [["de"], [None]]},
         {"name": "price", "shape": [2], "datatype": "INT64", "data": [3, 4]},
@@ -140,10 +148,14 @@ def test_prometheus_is_told(server: PredictionServer, ctx: ModelContext) -> None
     assert server.metric("tidemill_ledger_lag_entries", model=ctx.model) == 0
 
 
-def test_rows_are_answered_as_training_saw_them(server: PredictionServer, ctx: ModelContext) -> None:
+def test_rows_are_answered_as_training_saw_them(
+    server: PredictionServer, ctx: ModelContext
+) -> None:
     """Every event of a window, through the server one by one and through the judges' way."""
     rows = [json.loads(value) for _, value in events(5)]
     for row in rows:
         del row["bought"]
     told = [server.predict(row).json() for row in rows]
-    assert [each["predictions"][0] for each in told] == predict_offline(ctx, told[0]["digest"], rows)
+    assert [each["predictions"][0] for each in told] == predict_offline(
+        ctx, told[0]["digest"], rows
+    )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serving_hands import ROW, PredictionServer
+from prediction_server import ROW, PredictionServer
 
 
 def error_of(response: Any, status: int) -> dict[str, Any]:

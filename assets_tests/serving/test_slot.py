@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from following_hands import FollowerFixture, distinct_bundles
+from follower_fixture import FollowerFixture, distinct_bundles
 from rsgi import Request, send_request
 from tidemill.adapters.memory import InProcessValidator
 from tidemill.core import canonical
@@ -26,13 +26,13 @@ ROW = {"size": 1, "place": "p1"}
 class RecordingValidator:
     """A prover that knows which digest was in service while it proved, and may find fault."""
 
-    world: FollowerFixture | None = None
+    follower_fixture: FollowerFixture | None = None
     served_digests: list[str | None] = field(default_factory=list)
     error: BundleInvalid | None = None
 
     def validate(self, bundle: bytes) -> None:
-        assert self.world is not None
-        served = self.world.model.slot.served
+        assert self.follower_fixture is not None
+        served = self.follower_fixture.model.slot.served
         self.served_digests.append(served.digest if served else None)
         if self.error is not None:
             raise self.error
@@ -52,7 +52,7 @@ def validator() -> RecordingValidator:
 @pytest.fixture
 def follower_fixture(bundles: list[bytes], validator: RecordingValidator) -> FollowerFixture:
     """The first bundle is in service."""
-    new_fixture = validator.world = FollowerFixture(bundles, validator=validator)
+    new_fixture = validator.follower_fixture = FollowerFixture(bundles, validator=validator)
     new_fixture.deploy(new_fixture.digest(0))
     new_fixture.step()
     return new_fixture
@@ -60,7 +60,13 @@ def follower_fixture(bundles: list[bytes], validator: RecordingValidator) -> Fol
 
 @pytest.fixture
 def app(follower_fixture: FollowerFixture) -> App:
-    return App(follower_fixture.status, Metrics(), RequestLimits(100_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1))
+    return App(
+        follower_fixture.status,
+        Metrics(),
+        RequestLimits(100_000, 10, 5),
+        TokenAuth(None),
+        ThreadPoolExecutor(1),
+    )
 
 
 def request(rows: int = 1) -> Request:
@@ -78,7 +84,9 @@ def test_the_bundles_can_be_told_from_each_other(bundles: list[bytes]) -> None:
     assert len({predict_offline(each) for each in bundles}) == len(bundles)
 
 
-def test_a_model_is_proven_before_it_is_in_service(follower_fixture: FollowerFixture, validator: RecordingValidator) -> None:
+def test_a_model_is_proven_before_it_is_in_service(
+    follower_fixture: FollowerFixture, validator: RecordingValidator
+) -> None:
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert validator.served_digests == [None, follower_fixture.digest(0)]
@@ -92,15 +100,23 @@ def test_a_model_that_is_not_proven_never_answers(
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     answer = send_request(app, request())
-    assert (answer["digest"], answer["predictions"]) == (follower_fixture.digest(0), [predict_offline(bundles[0])])
+    assert (answer["digest"], answer["predictions"]) == (
+        follower_fixture.digest(0),
+        [predict_offline(bundles[0])],
+    )
     assert follower_fixture.model.failure is not None
     assert follower_fixture.model.failure.message == "It kills."
 
 
-def test_what_a_request_has_taken_answers_after_a_swap_as_before(follower_fixture: FollowerFixture) -> None:
+def test_what_a_request_has_taken_answers_after_a_swap_as_before(
+    follower_fixture: FollowerFixture,
+) -> None:
     taken = follower_fixture.served
     rows = follower_fixture.model.schema.convert_rows([ROW])
-    before = taken.predictor.predict_row(rows[0]), taken.predictor.predict_matrix(taken.predictor.matrix(rows))
+    before = (
+        taken.predictor.predict_row(rows[0]),
+        taken.predictor.predict_matrix(taken.predictor.matrix(rows)),
+    )
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.served is not taken

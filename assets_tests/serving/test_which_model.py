@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import small_models
-from ledger_hands import manual_entry
+from ledger_tools import manual_entry
 from rsgi import Request, send_request
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
 from tidemill.serving.app import App
-from tidemill.serving.following import LedgerFollower
 from tidemill.serving.http import RequestLimits, TokenAuth
+from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
@@ -44,7 +44,9 @@ def app() -> App:
     )
     follower.step(0)
     status = Status(follower, dict.fromkeys(NAMES, spec), lambda: 0)
-    return App(status, Metrics(), RequestLimits(10_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1))
+    return App(
+        status, Metrics(), RequestLimits(10_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1)
+    )
 
 
 def request(path: str, query: str = "", headers: dict[str, str] | None = None) -> Request:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from container_root import PATH, Wanted, bare_system, entering
-from tools import require_tools
+from required_tools import require_tools
 
 _SUBNET = "10.77.0"
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")

@@ -15,9 +15,9 @@ from dockerfile_parse import DockerfileParser
 from builder import dockerfile
 from compose_file import Service
 from container_root import PATH, Mount, Wanted
-from postgres_hands import require_postgres
-from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
-from tidemill.adapters.postgres import server
+from postgres_server import require_postgres
+from tidemill.local.broker.jars import classpath, java, lockfile_folder
+from tidemill.local.postgres import server
 
 _OURS = Path(__file__).parent / "official_images"
 _INIT = Path(sys.executable).with_name("dumb-init")

@@ -11,10 +11,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from commands import wait_until
-from dagster_ui import free_port
-from tcp_proxy import TcpProxy, running_tcp_proxy
-from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
+from dagster_webserver import free_port
+from processes import wait_until
+from tcp_fault_proxy import TcpProxy, running_tcp_proxy
+from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
 _JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _CLUSTER_ID = "tidemilltesttidemillte"
@@ -87,19 +87,26 @@ def kafka_cluster(home: Path, count: int) -> Iterator[list[Node]]:
     """A cluster of so many nodes; the first is its controller, and all are brokers."""
     controller = free_port()
     with ExitStack() as stack:
-        nodes = [_make_node(stack, home / str(n), n, controller, count) for n in range(1, count + 1)]
+        nodes = [
+            _make_node(stack, home / str(n), n, controller, count) for n in range(1, count + 1)
+        ]
         for node in nodes:
             node.start()
             stack.callback(_stop, node)
         for node in nodes:
             wait_until(node.is_ready, 60, node.log_tail)
-        wait_until(lambda: len(_cluster_metadata(nodes[0]).brokers) == count, 60, nodes[-1].log_tail)
+        wait_until(
+            lambda: len(_cluster_metadata(nodes[0]).brokers) == count, 60, nodes[-1].log_tail
+        )
         yield nodes
 
 
 def leader_by_partition(node: Node, topic: str) -> dict[int, int]:
     """The number of each partition's leading node, as this node knows it."""
-    return {p: metadata.leader for p, metadata in _cluster_metadata(node).topics[topic].partitions.items()}
+    return {
+        p: metadata.leader
+        for p, metadata in _cluster_metadata(node).topics[topic].partitions.items()
+    }
 
 
 def all_in_sync(node: Node, topic: str, count: int) -> bool:

@@ -7,12 +7,12 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from bench import ModelHarness
-from tidemill.adapters.broker.jars import classpath, java, lockfile_folder
+from model_harness import ModelHarness
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cycle.archive import ModelRepository
 from tidemill.cycle.recompute import recompute
+from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.verify import VerificationReport, verify
+from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
 _BATCH = re.compile(r"baseOffset: \d+ .*producerId: (-?\d+) .*isTransactional: (\w+)")
 _RECORD = re.compile(r"\| offset: (\d+) (?:.* endTxnMarker: (\w+))?")
@@ -37,10 +37,14 @@ def assert_matches_log(harness: ModelHarness, broker_folder: Path) -> int:
     """
     folders = [broker_folder / "data" / f"{harness.model}-{p}" for p in range(harness.partitions)]
     with harness.open_model() as ctx:
-        return assert_repository_matches_log(ctx.repository, folders, ctx.event_log.topic(harness.model).topic_id)
+        return assert_repository_matches_log(
+            ctx.repository, folders, ctx.event_log.topic(harness.model).topic_id
+        )
 
 
-def assert_repository_matches_log(repository: ModelRepository, partitions: list[Path], topic_id: str | None = None) -> int:
+def assert_repository_matches_log(
+    repository: ModelRepository, partitions: list[Path], topic_id: str | None = None
+) -> int:
     """As `check_against_the_log`, over the folders of a topic's partitions; where a topic's id is
     told, the batches of others are left out."""
     offsets_by_partition = [committed_offsets(folder) for folder in partitions]
@@ -52,7 +56,9 @@ def assert_repository_matches_log(repository: ModelRepository, partitions: list[
         assert manifest is not None
         if plan.topic_id != (topic_id or plan.topic_id):
             continue
-        in_ranges = sum(r.start <= o < r.end for r in plan.ranges for o in offsets_by_partition[r.partition])
+        in_ranges = sum(
+            r.start <= o < r.end for r in plan.ranges for o in offsets_by_partition[r.partition]
+        )
         if manifest.skipped is None:
             assert manifest.rows + manifest.rejected == in_ranges
             assert manifest.gaps == plan.offset_count - in_ranges

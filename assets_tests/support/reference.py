@@ -120,7 +120,11 @@ class Reference:
         for p, offset in boundaries.items():
             end_boundary = self.boundary(p, starts[p], end, complete=True)
             assert end_boundary is not None
-            cuts[p] = Cut(starts[p], end_boundary, reason or "") if offset is None else _cut_at_boundary(starts[p], offset)
+            cuts[p] = (
+                Cut(starts[p], end_boundary, reason or "")
+                if offset is None
+                else _cut_at_boundary(starts[p], offset)
+            )
         self.windows.append(cuts)
         return cuts
 
@@ -160,13 +164,19 @@ class Reference:
     def _observe(self, now: int) -> None:
         for p, partition in enumerate(self.partitions):
             observation = self.observations.get(p)
-            if observation is None or observation.end != partition.stable_end or now < observation.first:
+            if (
+                observation is None
+                or observation.end != partition.stable_end
+                or now < observation.first
+            ):
                 self.observations[p] = Observation(partition.stable_end, now, now)
             else:
                 observation.last = max(observation.last, now)
 
     def _idle_reason(self, undecided: list[int], starts: Mapping[int, int]) -> str | None:
-        unchanged_for = {p: observation.last - observation.first for p, observation in self.observations.items()}
+        unchanged_for = {
+            p: observation.last - observation.first for p, observation in self.observations.items()
+        }
         some_are_confirmed = len(undecided) < len(self.partitions)
         if some_are_confirmed and all(unchanged_for[p] >= self.idle_timeout for p in undecided):
             return "idle"

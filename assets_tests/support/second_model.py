@@ -10,7 +10,7 @@ import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tidemill.adapters.streams.flights import landed_flights
+from tidemill.simulation.flights import landed_flights
 
 DEPARTURES: dict[str, Any] = {
     "topic": "abfluege",
@@ -88,7 +88,9 @@ class User:
         for future in admin.create_topics([NewTopic(topic, 3, 1, config=topic_config)]).values():
             future.result(30)
         # Without idempotence a batch that is sent again may come behind a later one.
-        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True})
+        producer = Producer(
+            {"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True}
+        )
         for timestamp, key, event in events:
             producer.produce(topic, json.dumps(event).encode(), key.encode(), timestamp=timestamp)
             producer.poll(0)

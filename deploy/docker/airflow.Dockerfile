@@ -23,7 +23,7 @@ RUN groupadd --gid 10001 tidemill \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
     && install --directory --owner=10001 --group=10001 /opt/airflow/dags /opt/airflow/logs
 COPY --from=builder /opt/tidemill/.venv /opt/tidemill/.venv
-COPY deploy/docker/entrypoint.sh platform/tidemill/cli/up/health.py /opt/tidemill/
+COPY deploy/docker/entrypoint.sh platform/tidemill/services/health.py /opt/tidemill/
 COPY deploy/docker/airflow.cfg /opt/airflow/
 ENV PATH=/opt/tidemill/.venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 \
     AIRFLOW_HOME=/opt/airflow AIRFLOW_CONFIG=/opt/airflow/airflow.cfg

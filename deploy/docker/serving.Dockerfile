@@ -31,7 +31,7 @@ RUN groupadd --gid 10001 tidemill \
     && install --directory --owner=10001 --group=10001 \
     /var/lib/models /var/lib/serving /var/lib/store
 COPY --from=builder /opt/tidemill/.venv /opt/tidemill/.venv
-COPY deploy/docker/entrypoint.sh platform/tidemill/cli/up/health.py /opt/tidemill/
+COPY deploy/docker/entrypoint.sh platform/tidemill/services/health.py /opt/tidemill/
 ENV PATH=/opt/tidemill/.venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp

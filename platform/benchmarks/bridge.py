@@ -26,14 +26,14 @@ from harness import Figure, Goal, arguments, finish, say
 # Whole Airflows and Dagsters are begun and ended by the hands of the tests.
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
-from airflow_hands import Airflow, connection_uri
-from airflow_live import RunningAirflow, running_airflow
-from bench import ModelHarness, run_window
-from dagster_ui import DagsterClient, running_dagster
-from event_log import open_instance
-from tidemill.adapters import broker
+from airflow_driver import Airflow, connection_uri
+from airflow_services import RunningAirflow, running_airflow
+from dagster_event_log import open_instance
+from dagster_webserver import DagsterClient, running_dagster
+from model_harness import ModelHarness, run_window
 from tidemill.cycle.initial import initial
 from tidemill.defs.assets import pool_of
+from tidemill.local import broker
 
 GOALS = (
     Goal("overhead_seconds", at_most=2.0),
@@ -58,14 +58,18 @@ def main() -> int:
     args = arguments(__doc__).parse_args()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-bridge-")))
-        harness = _prepare_model(stack.enter_context(broker.running(scratch / "kafka")), scratch / "home")
+        harness = _prepare_model(
+            stack.enter_context(broker.running(scratch / "kafka")), scratch / "home"
+        )
         ui = stack.enter_context(running_dagster(harness.env, daemon=False))
         airflow = Airflow(scratch / "airflow", connection_uri(ui.address)).migrate()
         airflow.write(DAG.format(model=harness.model))
         live_airflow = stack.enter_context(running_airflow(airflow))
         live_airflow.wait_for_dags("bridge")
         say("Airflow and Dagster are up")
-        overheads = [_overhead(live_airflow, ui, harness) for _ in range(2 if args.quick else RUN_COUNT + 1)][1:]
+        overheads = [
+            _overhead(live_airflow, ui, harness) for _ in range(2 if args.quick else RUN_COUNT + 1)
+        ][1:]
         figures: dict[str, Figure] = {
             "runs": len(overheads),
             "overhead_seconds": median(overheads),

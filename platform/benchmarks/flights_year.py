@@ -11,17 +11,17 @@ import polars as pl
 from harness import Cpu, say
 
 from tidemill import bootstrap
-from tidemill.cli.stream import produce_flights
+from tidemill.cli.simulate import produce_flights
 from tidemill.core import learner
 from tidemill.core.records import Candidate
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import deploy
 from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import require_batch, extract, load_rows
+from tidemill.cycle.extract import extract, load_rows, require_batch
 from tidemill.cycle.initial import initial
-from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.update import update
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
@@ -76,7 +76,10 @@ def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
             initial_record = initial(ctx)
             cpu_by_step = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
             windows = list(spec.calendar.between(spec.calendar.first, last))
-            days = [_run_window(ctx, number, window, cpu_by_step) for number, window in enumerate(windows)]
+            days = [
+                _run_window(ctx, number, window, cpu_by_step)
+                for number, window in enumerate(windows)
+            ]
             manifest = ctx.repository.manifest("initial")
             assert manifest is not None
             assert manifest.rows == initial_record.rows
@@ -93,6 +96,8 @@ def _run_window(ctx: ModelContext, number: int, window: Window, cpu_by_step: dic
     with cpu_by_step["deploy"].measured():
         deploy(ctx, window, final=True)
     if number % 25 == 0:
-        say(f"{window.key}: {report.verdict}, update so far {cpu_by_step['update'].seconds:.1f} CPU s")
+        say(
+            f"{window.key}: {report.verdict}, update so far {cpu_by_step['update'].seconds:.1f} CPU s"
+        )
     rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
     return Day(number, window, rows, candidate, report)

@@ -34,17 +34,17 @@ from harness import Figure, Goal, arguments, finish, say
 # The platform is begun and ended by the hands of the tests.
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
+from platform_driver import MODEL, Platform
 from tidemill import bootstrap
-from tidemill.adapters import broker
-from tidemill.adapters.streams.flights import PARTITIONS
-from tidemill.cli import beside
-from tidemill.cli.up.model import ensure_live_model
 from tidemill.core.plans import BoundarySearch
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.demo import processes
+from tidemill.local import broker
+from tidemill.services.live_flights import ensure_live_model
 from tidemill.settings import Settings
-from up_hands import MODEL, Platform
+from tidemill.simulation.flights import PARTITIONS
 
 GOALS = (Goal("fresh_seconds", at_most=10.0),)
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
@@ -67,7 +67,9 @@ class Observations:
     def watch_topic(self, servers: str) -> None:
         """Hold each record that arrives against the rule by which boundaries are confirmed."""
         config = {"bootstrap.servers": servers, "group.id": "freshness", "fetch.wait.max.ms": 10}
-        consumer = Consumer({**config, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+        consumer = Consumer(
+            {**config, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        )
         consumer.assign([TopicPartition(self.spec.topic, p, 0) for p in range(PARTITIONS)])
         window, records = self.first, dict[int, list[tuple[int, int, float]]]()
         searches = self._searches(window)
@@ -124,7 +126,9 @@ def main() -> int:
         assert broker_status is not None
         ctx = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
         _wait_until_caught_up(ctx)
-        observations = stack.enter_context(_observe(platform, spec, broker_status.bootstrap_servers))
+        observations = stack.enter_context(
+            _observe(platform, spec, broker_status.bootstrap_servers)
+        )
         parts = _measure(observations, ctx, settings, count)
     figures: dict[str, Figure] = {
         "driver": args.driver,
@@ -134,7 +138,9 @@ def main() -> int:
         "fresh_worst": max(sum(_counted_parts(window_parts)) for window_parts in parts),
         "failed_requests": observations.failed_requests,
     }
-    figures |= {f"{name}_seconds": median(window_parts[name] for window_parts in parts) for name in parts[0]}
+    figures |= {
+        f"{name}_seconds": median(window_parts[name] for window_parts in parts) for name in parts[0]
+    }
     return finish("freshness", figures, GOALS, args.quick)
 
 
@@ -156,7 +162,10 @@ def _always_deploying_spec(settings: Settings) -> ModelSpec:
 @contextmanager
 def _observe(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[Observations]:
     observations = Observations(spec, spec.calendar.first)
-    for target, argument in ((observations.watch_topic, servers), (observations.poll_predictions, platform)):
+    for target, argument in (
+        (observations.watch_topic, servers),
+        (observations.poll_predictions, platform),
+    ):
         threading.Thread(target=target, args=(argument,), daemon=True).start()  # type: ignore[arg-type]
     try:
         yield observations
@@ -167,17 +176,25 @@ def _observe(platform: Platform, spec: ModelSpec, servers: str) -> Iterator[Obse
 def _wait_until_caught_up(ctx: ModelContext) -> None:
     """Wait until the window before this moment's is deployed."""
     calendar = ctx.spec.calendar
-    while not _deployed_version(ctx, previous := calendar.before(_current_window(ctx)) or calendar.first):
+    while not _deployed_version(
+        ctx, previous := calendar.before(_current_window(ctx)) or calendar.first
+    ):
         time.sleep(1)
     say(f"it has caught up with window {previous}")
 
 
-def _measure(observations: Observations, ctx: ModelContext, settings: Settings, count: int) -> list[dict[str, float]]:
+def _measure(
+    observations: Observations, ctx: ModelContext, settings: Settings, count: int
+) -> list[dict[str, float]]:
     """The parts of so many windows, from this moment's on."""
     window, all_parts = _current_window(ctx), list[dict[str, float]]()
     for _ in range(count):
-        _wait_until_answered(lambda at=window: _deployed_version(ctx, at) in observations.first_answered_at, window)  # type: ignore[misc]
-        all_parts.append(_parts(observations, ctx, settings, window, _deployed_version(ctx, window)))
+        _wait_until_answered(
+            lambda at=window: _deployed_version(ctx, at) in observations.first_answered_at, window
+        )  # type: ignore[misc]
+        all_parts.append(
+            _parts(observations, ctx, settings, window, _deployed_version(ctx, window))
+        )
         say(f"window {window}: " + ", ".join(f"{k} {v:.2f}" for k, v in all_parts[-1].items()))
         window = ctx.spec.calendar.after(window)
     return all_parts
@@ -213,7 +230,7 @@ def _parts(
         "extract": materialized_at["kafka_batch"],
         "update": materialized_at["candidate_model"],
         "evaluate": materialized_at["evaluation_report"],
-        "deploy": beside.ledger_appends(ctx, settings.kafka.ledger_topic)[version].appended_at,
+        "deploy": processes.ledger_appends(ctx, settings.kafka.ledger_topic)[version].appended_at,
         "swap": observations.first_answered_at[version],
     }
     parts = {CONFIRMATION_WAIT: previous - window.end / 1000}

@@ -43,17 +43,17 @@ from harness import Cpu, Figure, Goal, arguments, finish, say
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.kafka import Cluster
-from tidemill.adapters.kafka.reader import MAX_BATCH_RECORDS, BULK_FETCH, READER_CONFIG
-from tidemill.adapters.streams.flights import events
-from tidemill.adapters.streams.produce import produce
+from tidemill.adapters.kafka.reader import BULK_FETCH, MAX_BATCH_RECORDS, READER_CONFIG
 from tidemill.core.decoding import Decoder
 from tidemill.core.plans import Plan
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.intervene import close
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import close
+from tidemill.cycle.repository import ModelRepository
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.simulation.flights import events
+from tidemill.simulation.produce import produce
 
 MODEL, REPEATS, ROUNDS = "flights", 2, 5
 YEAR_MS = 366 * 86_400_000
@@ -102,7 +102,9 @@ def main() -> int:
         cluster = stack.enter_context(bootstrap.kafka_cluster(settings))
         frame = _load_events(20_000 if args.quick else None, 1 if args.quick else REPEATS)
         clean = stack.enter_context(_prepare_topic(settings, cluster, "clean", frame))
-        bad = stack.enter_context(_prepare_topic(settings, cluster, "bad", _with_invalid_values(frame)))
+        bad = stack.enter_context(
+            _prepare_topic(settings, cluster, "bad", _with_invalid_values(frame))
+        )
         methods = {
             "extract": lambda: clean.extract(profile),
             "drain": clean.drain,
@@ -160,7 +162,9 @@ class BenchmarkTopic:
     store_root: Path | None = None
 
     def extract(self, profile: cProfile.Profile | None = None) -> None:
-        repository = ModelRepository(FileStore(self.home / f"store-{next(self.run_numbers)}"), MODEL)
+        repository = ModelRepository(
+            FileStore(self.home / f"store-{next(self.run_numbers)}"), MODEL
+        )
         repository.commit_plan(self.plan)
         with profile or nullcontext():
             extract(self.ctx.with_repository(repository), self.ctx.spec.calendar.first)
@@ -222,7 +226,9 @@ class BenchmarkTopic:
 
 
 @contextmanager
-def _prepare_topic(settings: Settings, cluster: Cluster, name: str, frame: pl.DataFrame) -> Iterator[BenchmarkTopic]:
+def _prepare_topic(
+    settings: Settings, cluster: Cluster, name: str, frame: pl.DataFrame
+) -> Iterator[BenchmarkTopic]:
     """Produce the stream to a topic and plan all of it as the model's only window."""
     home = settings.home / name
     produce(
@@ -237,9 +243,15 @@ def _prepare_topic(settings: Settings, cluster: Cluster, name: str, frame: pl.Da
         | {"topic": name, "windows": windows, "initial": {}}
     )
     topic_settings = settings.model_copy(update={"home": home, "kafka": kafka})
-    consumer_config = {"group.id": "drain", "isolation.level": "read_committed", "auto.offset.reset": "error"}
+    consumer_config = {
+        "group.id": "drain",
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "error",
+    }
     default_consumer = Consumer(cluster.client_config(consumer_config))
-    tuned_consumer = Consumer(cluster.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False}))
+    tuned_consumer = Consumer(
+        cluster.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False})
+    )
     with bootstrap.open_model(MODEL, topic_settings, spec=spec, exclusive=True) as ctx:
         plan = close(ctx, spec.calendar.first, "benchmark: the data end here")
         say(f"topic {name}: {plan.offset_count} records")

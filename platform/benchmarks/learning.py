@@ -36,14 +36,16 @@ from harness import Cpu, Figure, Goal, arguments, finish, say
 from tidemill.core import canonical, learner, scoring
 from tidemill.core.bundle import Model
 from tidemill.core.report import Report
-from tidemill.core.sections import BoostingSpec
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import BoostingSpec
 
 COMPARE_EVERY_DAYS = 10
 NOISE_SIGMA, NOISE_SEEDS = 0.02, 3
 HARMFUL: tuple[Step, ...] = (forgetful, misled, hasty)
 
-LARGER_TREES = BoostingSpec(num_iterations=300, learning_rate=0.05, num_leaves=31, min_data_in_leaf=100)
+LARGER_TREES = BoostingSpec(
+    num_iterations=300, learning_rate=0.05, num_leaves=31, min_data_in_leaf=100
+)
 
 GOALS = (
     Goal("champion_gain", at_least=0.06),
@@ -100,7 +102,10 @@ def _lineage_figures(year: Year) -> dict[str, Figure]:
         "line_log_loss": lineage.log_loss,
         "line_cpu_a_day": update,
     }
-    peer, larger = _peer(year, days, None, holdout=True), _peer(year, days, LARGER_TREES, holdout=False)
+    peer, larger = (
+        _peer(year, days, None, holdout=True),
+        _peer(year, days, LARGER_TREES, holdout=False),
+    )
     return figures | {
         "peer_auc": peer.auc,
         "peer_log_loss": peer.log_loss,
@@ -142,7 +147,9 @@ def _peer(year: Year, days: Sequence[Day], trees: BoostingSpec | None, *, holdou
         predictions.append((day, model.predict(day.rows)))
         if day.number % 50 == COMPARE_EVERY_DAYS // 2:
             say(f"peer {day.window.key}: {rows.height} rows, {cpu.spells[-1]:.1f} CPU s a fit")
-    return replace(_scores(predictions), cpu=all_fits.seconds / len(days), one_fit=cpu.seconds / len(days))
+    return replace(
+        _scores(predictions), cpu=all_fits.seconds / len(days), one_fit=cpu.seconds / len(days)
+    )
 
 
 def _fit(spec: ModelSpec, rows: pl.DataFrame, day: Day) -> Model:

@@ -39,10 +39,10 @@ from harness import Figure, Goal, arguments, finish, say
 
 from tidemill import bootstrap
 from tidemill.cli.backfill import run_backfill
-from tidemill.cli.stream import produce_flights
+from tidemill.cli.simulate import produce_flights
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.deployed import packaged_file
+from tidemill.packaged_files import packaged_file
 from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 
 WARMUP_WINDOWS, BLOCKS, BLOCK_SIZE, COMMAND_RUNS = 7, 3, 100, 3
@@ -96,7 +96,9 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--profile", type=Path, help="a file for a profile of `whole`")
     args = parser.parse_args()
-    blocks, block_size, command_runs = (1, 8, 1) if args.quick else (BLOCKS, BLOCK_SIZE, COMMAND_RUNS)
+    blocks, block_size, command_runs = (
+        (1, 8, 1) if args.quick else (BLOCKS, BLOCK_SIZE, COMMAND_RUNS)
+    )
     with TemporaryDirectory(prefix="tidemill-overhead-") as scratch:
         settings = Settings(
             home=Path(scratch), num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings()
@@ -108,11 +110,15 @@ def main() -> int:
             windows = WARMUP_WINDOWS + blocks * block_size + command_runs
             end_ms = cursor.spec.calendar.first.start + (windows + 2) * 86_400_000
             say(f"{produce_flights(settings, cursor.spec, end_ms).produced} flights produced")
-            figures = _measure_windows(cursor, blocks, block_size, args.profile) | _measure_commands(cursor, command_runs)
+            figures = _measure_windows(
+                cursor, blocks, block_size, args.profile
+            ) | _measure_commands(cursor, command_runs)
     return finish("overhead", figures, GOALS, args.quick)
 
 
-def _measure_windows(cursor: WindowCursor, blocks: int, block_size: int, profile: Path | None) -> dict[str, Figure]:
+def _measure_windows(
+    cursor: WindowCursor, blocks: int, block_size: int, profile: Path | None
+) -> dict[str, Figure]:
     """The windows through everything, and through the bare loop."""
     cursor.backfill(cursor.take(WARMUP_WINDOWS))
     full_cycle, baseline = ResourceUsage(), ResourceUsage()

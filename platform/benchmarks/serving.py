@@ -37,13 +37,13 @@ from flights_year import MODEL, Year, settings_in, through_the_steps
 from harness import Figure, Goal, arguments, finish, say
 from rivals import Target, bare_asgi, bare_rsgi, mlflow
 
-from tidemill.cli import beside
 from tidemill.core.bundle import Model
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.core.ledger import Chain, Entry
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry
-from tidemill.cycle.mill import ModelContext
-from tidemill.serving.answers import summarize_traffic
+from tidemill.demo import processes
+from tidemill.demo.traffic import summarize_traffic
 
 CONNECTIONS, REQUESTS_PER_SECOND, ROWS = 16, 200, 500
 GOALS = (
@@ -100,7 +100,9 @@ class LoadTest:
     def run_round(self, targets: Sequence[Target]) -> None:
         """Ask each server at its limit, in another order than the last time."""
         offset = len(self.rounds) % len(targets)
-        results = {target.name: self._run_wrk(target) for target in (*targets[offset:], *targets[:offset])}
+        results = {
+            target.name: self._run_wrk(target) for target in (*targets[offset:], *targets[:offset])
+        }
         self.rounds.append(results)
         if offset == 0:
             say(", ".join(f"{name} {load.rate:,.0f}/s" for name, load in sorted(results.items())))
@@ -111,7 +113,9 @@ class LoadTest:
         script.write_text(_WRK_SCRIPT % bodies)
         command = (self.wrk, "-t1", f"-c{CONNECTIONS}", "-d1s", "-s", str(script))
         client_cpu, server_cpu = _children_cpu_seconds(), target.cpu()
-        completed = subprocess.run((*command, target.url), capture_output=True, text=True, check=True)
+        completed = subprocess.run(
+            (*command, target.url), capture_output=True, text=True, check=True
+        )
         client_cpu, server_cpu = _children_cpu_seconds() - client_cpu, target.cpu() - server_cpu
         result = msgspec.json.decode(completed.stdout.splitlines()[-1], type=LoadResult)
         self.client_cores = max(self.client_cores, client_cpu / result.us * 1e6)
@@ -123,12 +127,16 @@ class LoadTest:
         for name in self.rounds[0]:
             figures[f"{name}_per_second"] = median(results[name].rate for results in self.rounds)
             figures[f"{name}_cpu_us"] = median(results[name].cpu_us for results in self.rounds)
-            figures[f"{name}_p99_ms"] = median(results[name].p99_us / 1000 for results in self.rounds)
+            figures[f"{name}_p99_ms"] = median(
+                results[name].p99_us / 1000 for results in self.rounds
+            )
         faster = max(("bare_rsgi", "bare_asgi"), key=lambda name: figures[f"{name}_per_second"])
         for name, baseline in (("mlflow", "mlflow"), ("bare", faster)):
             ratios = [results["tidemill"].rate / results[baseline].rate for results in self.rounds]
             figures[f"over_{name}"] = median(ratios)
-        figures["load_failed"] = sum(load.failed for results in self.rounds for load in results.values())
+        figures["load_failed"] = sum(
+            load.failed for results in self.rounds for load in results.values()
+        )
         return {**figures, "faster_bare": faster}
 
 
@@ -148,15 +156,17 @@ def main() -> int:
     return finish("serving", figures, GOALS, args.quick)
 
 
-def _measure(home: Path, year: Year, load_test: LoadTest, rounds: int, swaps: int) -> dict[str, Figure]:
+def _measure(
+    home: Path, year: Year, load_test: LoadTest, rounds: int, swaps: int
+) -> dict[str, Figure]:
     ctx, settings = year.mill, settings_in(home)
     digests = [day.candidate.digest for day in year.days]
     model = max((ctx.load(digest) for digest in digests), key=lambda candidate: candidate.trees)
     bundle = ctx.archive.bundle(model.digest)
-    rows = beside.sample_rows(ctx, ROWS)
+    rows = processes.sample_rows(ctx, ROWS)
     bodies = [b'{"rows": [%b]}' % row for row in rows]
     with (
-        beside.prediction_server(settings, MODEL) as server,
+        processes.prediction_server(settings, MODEL) as server,
         bare_rsgi(home, bundle, bodies) as rsgi,
         bare_asgi(home, bundle, bodies) as asgi,
         mlflow(home, model, rows) as ml,
@@ -168,36 +178,44 @@ def _measure(home: Path, year: Year, load_test: LoadTest, rounds: int, swaps: in
         say(f"{model.trees} trees: all servers give the same answers")
         for _ in range(rounds):
             load_test.run_round((target, rsgi, asgi, ml))
-        swap_figures = _measure_swaps(ctx, settings.kafka.ledger_topic, server, rows, digests, swaps)
+        swap_figures = _measure_swaps(
+            ctx, settings.kafka.ledger_topic, server, rows, digests, swaps
+        )
     size = {"trees": model.trees, "bundle_mb": len(bundle) / 1e6}
     return load_test.figures() | swap_figures | size
 
 
-def _assert_same_predictions(model: Model, rows: Sequence[bytes], targets: Sequence[Target]) -> None:
+def _assert_same_predictions(
+    model: Model, rows: Sequence[bytes], targets: Sequence[Target]
+) -> None:
     """See that every server gives the model's own answers."""
     expected = model.predict(model.decoder().rows(rows)).tolist()
     for target in targets:
         for number in range(0, len(rows), 10):
             prediction = target.ask(target.bodies[number])
-            assert isclose(prediction, expected[number], rel_tol=1e-9), (target.name, number, prediction)
+            assert isclose(prediction, expected[number], rel_tol=1e-9), (
+                target.name,
+                number,
+                prediction,
+            )
 
 
 def _measure_swaps(
     ctx: ModelContext,
     topic: str,
-    server: beside.ServerProcess,
+    server: processes.ServerProcess,
     rows: Sequence[bytes],
     digests: Sequence[str],
     count: int,
 ) -> dict[str, Figure]:
     """Another model every second, under steady requests."""
-    with beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
+    with processes.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
         time.sleep(2)
         for _, digest in zip(range(count), cycle(digests), strict=False):
             version = _deploy(ctx, digest)
             time.sleep(1)
             assert server.wait_for_version(version)
-    summary = summarize_traffic(client.responses, beside.ledger_appends(ctx, topic))
+    summary = summarize_traffic(client.responses, processes.ledger_appends(ctx, topic))
     for fault in summary.errors:
         say(fault)
     assert summary.during_swaps.p99_ms is not None

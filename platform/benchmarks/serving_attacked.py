@@ -22,8 +22,8 @@ from harness import Figure, Goal, arguments, finish, say
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
 from attacks import attacked
-from tidemill.cli import beside
-from tidemill.serving.answers import RequestResult, TrafficSummary, summarize_traffic
+from tidemill.demo import processes
+from tidemill.demo.traffic import RequestResult, TrafficSummary, summarize_traffic
 
 IDLE, SLOW, REQUESTS_PER_SECOND, ROWS = 10_000, 200, 200, 500
 GOALS = (Goal("p99_attacked_over_without", at_most=2), Goal("failed", at_most=0))
@@ -35,9 +35,9 @@ def main() -> int:
     with TemporaryDirectory(prefix="tidemill-attacked-") as scratch:
         home = Path(scratch)
         with through_the_steps(home, "2013-02-02") as year:
-            rows, settings = beside.sample_rows(year.mill, ROWS), settings_in(home)
-            ledger = beside.ledger_appends(year.mill, settings.kafka.ledger_topic)
-            with beside.prediction_server(settings, MODEL) as server:
+            rows, settings = processes.sample_rows(year.mill, ROWS), settings_in(home)
+            ledger = processes.ledger_appends(year.mill, settings.kafka.ledger_topic)
+            with processes.prediction_server(settings, MODEL) as server:
                 assert server.wait_for_version(max(ledger))
                 process = psutil.Process(server.process.pid)
                 memory_before, peak_memory = process.memory_info().rss, 0
@@ -71,8 +71,10 @@ def _figures(quiet: TrafficSummary, under_attack: TrafficSummary) -> dict[str, F
     }
 
 
-def _run_client(server: beside.ServerProcess, rows: list[bytes], seconds: float) -> list[RequestResult]:
-    with beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
+def _run_client(
+    server: processes.ServerProcess, rows: list[bytes], seconds: float
+) -> list[RequestResult]:
+    with processes.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
         time.sleep(seconds)
     return client.responses
 

@@ -13,12 +13,12 @@ from typing import IO, TYPE_CHECKING
 from pydantic import SecretStr
 
 from tidemill import failpoints, models
-from tidemill.adapters.postgres import Postgres
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
-from tidemill.core.specfile import parse
-from tidemill.cycle.archive import ModelRepository
-from tidemill.cycle.mill import ModelContext
+from tidemill.core.spec_parser import parse
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.repository import ModelRepository
+from tidemill.local.postgres import Postgres
 from tidemill.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def kafka_cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluste
 
     Without `start` that broker must be running already, else `LogUnavailable` is raised.
     """
-    from tidemill.adapters import broker
     from tidemill.adapters.kafka import Cluster
+    from tidemill.local import broker
 
     kafka = settings.kafka
     if kafka.bootstrap_servers is not None:
@@ -125,8 +125,8 @@ def open_model(
     `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
+    from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
     from tidemill.adapters.feature_function import load_feature_function
-    from tidemill.adapters.prover.forked import ForkServerValidator
 
     spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
@@ -157,7 +157,9 @@ def open_model(
 
 
 @contextmanager
-def open_model_readonly(model: str, settings: Settings) -> Iterator[tuple[ModelContext, ModelRepository]]:
+def open_model_readonly(
+    model: str, settings: Settings
+) -> Iterator[tuple[ModelContext, ModelRepository]]:
     """A model's mill that has its store and nothing else: no log and no ledger, which are empty.
 
     With it comes an archive over that store, which hides the reports and keeps what is written.
@@ -167,10 +169,24 @@ def open_model_readonly(model: str, settings: Settings) -> Iterator[tuple[ModelC
 
     spec, store = load_spec(model, settings), make_store(settings)
     feature_function = load_feature_function(spec.features) if spec.features else None
-    event_log, ledger, validator = memory.MemoryLog(), memory.MemoryLedger(), memory.InProcessValidator()
+    event_log, ledger, validator = (
+        memory.MemoryLog(),
+        memory.MemoryLedger(),
+        memory.InProcessValidator(),
+    )
     repository = ModelRepository(store, model)
     load_function = load_feature_function
-    ctx = ModelContext(model, spec, event_log, repository, ledger, validator, lambda: 0, feature_function, load_function)
+    ctx = ModelContext(
+        model,
+        spec,
+        event_log,
+        repository,
+        ledger,
+        validator,
+        lambda: 0,
+        feature_function,
+        load_function,
+    )
     yield ctx, ModelRepository(memory.OverlayStore(store, f"{model}/reports/"), model)
 
 
@@ -181,7 +197,9 @@ def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
     It only spares work: that two writers do no harm rests on first-writer-wins commits.
     """
     with _lock_file(model, settings) as lock:
-        if not (_try_lock(lock, fcntl.LOCK_EX) or _try_lock(lock, fcntl.LOCK_EX, _LOCK_RETRY_SECONDS)):
+        if not (
+            _try_lock(lock, fcntl.LOCK_EX) or _try_lock(lock, fcntl.LOCK_EX, _LOCK_RETRY_SECONDS)
+        ):
             lock.seek(0)
             raise AlreadyRunning(
                 f"Model {model} is being worked on by process {lock.read().strip() or 'unknown'}.",
@@ -234,7 +252,9 @@ def make_tracker(settings: Settings) -> "MlflowTracker | None":
     from tidemill.adapters.mlflow import MlflowTracker
 
     if mlflow_settings.tracking_uri is not None:
-        return MlflowTracker(mlflow_settings.tracking_uri, None, mlflow_settings.ui_url, mlflow_settings.timeout)
+        return MlflowTracker(
+            mlflow_settings.tracking_uri, None, mlflow_settings.ui_url, mlflow_settings.timeout
+        )
     folder, server = settings.mlflow_data, local_postgres(settings)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = (folder / "artifacts").as_uri()

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol
 
-from tidemill.core.log import RecordBatch, OffsetRange, LedgerPoll, LedgerRecord, Topic
-from tidemill.core.tracking import RegistryVersion, WindowRun
+from tidemill.core.event_log import LedgerPoll, LedgerRecord, OffsetRange, RecordBatch, Topic
+from tidemill.core.run_record import RegistryVersion, WindowRun
 
 Clock = Callable[[], int]
 """Milliseconds since 1970-01-01 UTC."""

@@ -81,6 +81,14 @@ class MlflowSettings(BaseModel):
     timeout: float = Field(5, ge=1, le=300, description="Seconds that one request may take.")
 
 
+class DagsterSettings(BaseModel):
+    """How Dagster is linked to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ui_url: str = Field("http://127.0.0.1:3000", description="Address of Dagster's UI, for links.")
+
+
 class AlertSettings(BaseModel):
     """Who is told of a roll back, a stale model, too many rejects, permuted labels, a window given
     up; nobody by default."""
@@ -129,7 +137,9 @@ class ServeSettings(BaseModel):
     drain_seconds: float = Field(
         1, ge=0, le=600, description="Seconds between not being ready and taking no more requests."
     )
-    shutdown_grace_seconds: float = Field(10, gt=0, le=600, description="Seconds that requests under way get.")
+    shutdown_grace_seconds: float = Field(
+        10, gt=0, le=600, description="Seconds that requests under way get."
+    )
     prediction_log: bool = Field(False, description="Log to the topic `MODEL.predictions`.")
     prediction_fields: tuple[str, ...] = Field((), description="Fields to log, too.")
 
@@ -147,7 +157,7 @@ class UpSettings(BaseModel):
         5, description="Length of a window of the live flights; each is a day of 2013."
     )
 
-    @field_validator("minutes", mode="before")
+    @field_validator("window_minutes", mode="before")
     @classmethod
     def _parse_minutes(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdigit() else value
@@ -174,9 +184,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
     mlflow: MlflowSettings = MlflowSettings()
-    dagster_ui_url: str = Field(
-        "http://127.0.0.1:3000", description="Where Dagster's UI is; for links."
-    )
+    dagster: DagsterSettings = DagsterSettings()
     alerts: AlertSettings = AlertSettings()
     serve: ServeSettings = ServeSettings()
     up: UpSettings = UpSettings()
@@ -256,6 +264,7 @@ _GROUPS: dict[str, type[BaseModel]] = {
     "kafka": KafkaSettings,
     "s3": S3Settings,
     "mlflow": MlflowSettings,
+    "dagster": DagsterSettings,
     "alerts": AlertSettings,
     "serve": ServeSettings,
     "up": UpSettings,

@@ -7,16 +7,22 @@ from airflow.sdk import BaseHook
 
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import (
-    UnknownAsset,
     BridgeError,
     DagsterRejected,
     DagsterUnreachable,
-    UnknownPartition,
     ResponseLost,
+    UnknownAsset,
+    UnknownPartition,
 )
 from tidemill_airflow.hooks.endpoint import Endpoint, build_endpoint
-from tidemill_airflow.hooks.transport import JsonObject, aexecute, execute, extract_materialized_at, extract_run
-from tidemill_airflow.runs import Attempt, RunError, Run, oldest_and_duplicates
+from tidemill_airflow.hooks.transport import (
+    JsonObject,
+    aexecute,
+    execute,
+    extract_materialized_at,
+    extract_run,
+)
+from tidemill_airflow.runs import Attempt, Run, RunError, oldest_and_duplicates
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -51,7 +57,9 @@ class DagsterHook(BaseHook):
     async def aget_conn(self) -> Endpoint:
         """As `get_conn`, for triggers."""
         if self._endpoint is None:
-            self._endpoint = _endpoint_from_connection(await self.aget_connection(self.dagster_conn_id))
+            self._endpoint = _endpoint_from_connection(
+                await self.aget_connection(self.dagster_conn_id)
+            )
         return self._endpoint
 
     def test_connection(self) -> tuple[bool, str]:
@@ -69,7 +77,9 @@ class DagsterHook(BaseHook):
         """As `ask`, for triggers."""
         return await aexecute(await self.aget_conn(), document, variables, self.timeout)
 
-    def resolve_repository(self, assets: Sequence[str], partitions: Sequence[str]) -> Mapping[str, Any]:
+    def resolve_repository(
+        self, assets: Sequence[str], partitions: Sequence[str]
+    ) -> Mapping[str, Any]:
         """The repository that holds all these assets, each of which has these partitions.
 
         Two partitions are the ends of a range, one is alone, none is for what has none. Raises
@@ -85,7 +95,9 @@ class DagsterHook(BaseHook):
                     f"Dagster at {self.get_conn().base_url} has no asset {asset} to materialize.",
                     "Compare its catalog; a key has slashes in it, such as flights/kafka_batch.",
                 )
-        repositories = {str(node["repository"]): node["repository"] for node in nodes_by_key.values()}
+        repositories = {
+            str(node["repository"]): node["repository"] for node in nodes_by_key.values()
+        }
         if len(repositories) != 1:
             raise UnknownAsset(
                 f"The assets {', '.join(assets)} lie in {len(repositories)} code locations.",
@@ -133,7 +145,9 @@ class DagsterHook(BaseHook):
                 "the clock of Dagster's machine, and for a range its order.",
             )
 
-    def _are_time_partitions(self, keys: list[dict[str, list[str]]], partitions: Sequence[str]) -> bool:
+    def _are_time_partitions(
+        self, keys: list[dict[str, list[str]]], partitions: Sequence[str]
+    ) -> bool:
         """By a backfill's preview: some milliseconds, where listing 500,000 keys takes 19 s.
 
         Of a key that is no window's, Dagster makes the next that is, or fails.
@@ -156,7 +170,9 @@ class DagsterHook(BaseHook):
         params = graphql.launch_params(repository, assets, run_config, tags)
         response = self.execute(graphql.LAUNCH, params=params)["launchPipelineExecution"]
         if graphql.USER_CODE_UNREACHABLE in graphql.error_message(response):
-            raise ResponseLost(f"Its code server is down: {graphql.error_message(response)}.", "Reload the code.")
+            raise ResponseLost(
+                f"Its code server is down: {graphql.error_message(response)}.", "Reload the code."
+            )
         if response["__typename"] != "LaunchRunSuccess":
             raise DagsterRejected(
                 f"Dagster started no run of {', '.join(assets)}: {graphql.error_message(response)}.",
@@ -169,11 +185,17 @@ class DagsterHook(BaseHook):
         tags = [{"key": key, "value": value} for key, value in attempt.tags.items()]
         response = self.execute(graphql.FIND_RUNS, filter={"tags": tags})["runsOrError"]
         if response["__typename"] != "Runs":
-            raise DagsterRejected(f"Dagster finds no runs: {graphql.error_message(response)}.", "Ask it yourself.")
-        run, duplicates = oldest_and_duplicates([graphql.parse_run(result) for result in response["results"]])
+            raise DagsterRejected(
+                f"Dagster finds no runs: {graphql.error_message(response)}.", "Ask it yourself."
+            )
+        run, duplicates = oldest_and_duplicates(
+            [graphql.parse_run(result) for result in response["results"]]
+        )
         for duplicate in duplicates:
             if not duplicate.status.is_terminal:
-                self.log.warning("Run %s doubles run %s and is ended.", duplicate.id, run and run.id)
+                self.log.warning(
+                    "Run %s doubles run %s and is ended.", duplicate.id, run and run.id
+                )
                 self.terminate(duplicate.id)
         return run
 
@@ -187,7 +209,9 @@ class DagsterHook(BaseHook):
 
     def terminate(self, run_id: str, *, force: bool = False) -> None:
         """Tell a run to end, if it has not; `at_once` marks it so, whatever its process does."""
-        response = self.execute(graphql.TERMINATE, **_terminate_variables(run_id, force))["terminateRun"]
+        response = self.execute(graphql.TERMINATE, **_terminate_variables(run_id, force))[
+            "terminateRun"
+        ]
         self.log.info("Run %s was told to end: %s", run_id, graphql.error_message(response))
 
     async def aterminate(self, run_id: str) -> None:
@@ -216,11 +240,19 @@ class DagsterHook(BaseHook):
 
     def materialized_at(self, asset: str, partition: str | None) -> float | None:
         """When the asset, or this partition of it, was last materialized; seconds since 1970."""
-        return extract_materialized_at(self.execute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)), asset)
+        return extract_materialized_at(
+            self.execute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)),
+            asset,
+        )
 
     async def amaterialized_at(self, asset: str, partition: str | None) -> float | None:
         """As `materialized_at`, for triggers."""
-        return extract_materialized_at(await self.aexecute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)), asset)
+        return extract_materialized_at(
+            await self.aexecute(
+                graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)
+            ),
+            asset,
+        )
 
 
 def _endpoint_from_connection(connection: "Connection") -> Endpoint:

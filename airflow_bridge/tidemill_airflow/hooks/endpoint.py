@@ -51,10 +51,14 @@ def build_endpoint(
     base_url = f"{scheme}://{host}:{port}{path.rstrip('/')}"
     ui_url = str(extra.get("ui") or base_url).rstrip("/")
     if not _UI_URL.fullmatch(ui_url):
-        raise _invalid_field(conn_id, "extra.ui", ui_url, "an address that begins with http:// or https://")
+        raise _invalid_field(
+            conn_id, "extra.ui", ui_url, "an address that begins with http:// or https://"
+        )
     if token is not None and not re.fullmatch(r"[\x21-\x7e]*", token):
         raise InvalidInput(f"The token of connection {conn_id} has blanks in it.", "Type it again.")
-    auth_headers = {"Dagster-Cloud-Api-Token": token, "Authorization": f"Bearer {token}"} if token else {}
+    auth_headers = (
+        {"Dagster-Cloud-Api-Token": token, "Authorization": f"Bearer {token}"} if token else {}
+    )
     return Endpoint(base_url, ui_url, auth_headers)
 
 

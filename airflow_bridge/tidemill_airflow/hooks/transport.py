@@ -7,11 +7,11 @@ import httpx
 
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import (
-    UnknownAsset,
     BridgeError,
     DagsterRejected,
     DagsterUnreachable,
     ResponseLost,
+    UnknownAsset,
 )
 from tidemill_airflow.hooks.endpoint import Endpoint
 from tidemill_airflow.runs import Run
@@ -19,7 +19,9 @@ from tidemill_airflow.runs import Run
 JsonObject = dict[str, Any]
 
 
-def execute(endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float) -> JsonObject:
+def execute(
+    endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float
+) -> JsonObject:
     """The data of an answer. Raises `DagsterUnreached`, `ReplyLost`, `DagsterRefused`."""
     try:
         with httpx.Client(**_client_kwargs(endpoint, timeout)) as client:
@@ -35,7 +37,9 @@ async def aexecute(
     """As `ask`, for triggers."""
     try:
         async with httpx.AsyncClient(**_client_kwargs(endpoint, timeout)) as client:
-            response = await client.post(endpoint.graphql_url, json=_request_body(document, variables))
+            response = await client.post(
+                endpoint.graphql_url, json=_request_body(document, variables)
+            )
     except httpx.TransportError as error:
         raise _translate_error(endpoint, error) from error
     return _parse_response(endpoint, response)
@@ -77,7 +81,9 @@ def _parse_response(endpoint: Endpoint, response: httpx.Response) -> JsonObject:
             "Is it Dagster's webserver, and what is in front of it?",
         ) from None
     if errors or data is None:
-        raise DagsterRejected(f"{endpoint.base_url} refuses: {graphql.error_message(body)}.", "Mend what it names.")
+        raise DagsterRejected(
+            f"{endpoint.base_url} refuses: {graphql.error_message(body)}.", "Mend what it names."
+        )
     return dict(data)
 
 
@@ -85,7 +91,9 @@ def extract_run(data: JsonObject) -> Run:
     """The run that an answer tells of."""
     node = data["runOrError"]
     if node["__typename"] != "Run":
-        raise DagsterRejected(f"Dagster knows no such run: {graphql.error_message(node)}.", "Was it deleted?")
+        raise DagsterRejected(
+            f"Dagster knows no such run: {graphql.error_message(node)}.", "Was it deleted?"
+        )
     return graphql.parse_run(node)
 
 

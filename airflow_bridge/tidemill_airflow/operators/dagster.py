@@ -11,9 +11,13 @@ from tidemill_airflow import graphql
 from tidemill_airflow.errors import BridgeError, RunFailed, RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
 from tidemill_airflow.links.dagster import RUN_URL_KEY, DagsterRunLink
-from tidemill_airflow.operators.asking import POLL_INTERVAL_SECONDS, RunLauncher, RunRequest
-from tidemill_airflow.runs import TaskIdentity, Run, RunStatus, retryable_error, format_errors
-from tidemill_airflow.schedule import parse_asset_keys, validate_partition_key, require_partition_timetable
+from tidemill_airflow.operators.launcher import POLL_INTERVAL_SECONDS, RunLauncher, RunRequest
+from tidemill_airflow.runs import Run, RunStatus, TaskIdentity, format_errors, retryable_error
+from tidemill_airflow.schedule import (
+    parse_asset_keys,
+    require_partition_timetable,
+    validate_partition_key,
+)
 from tidemill_airflow.triggers.dagster import DagsterRunTrigger, PauseTrigger
 
 if TYPE_CHECKING:
@@ -109,7 +113,10 @@ class MaterializeAssetsOperator(BaseOperator):
         partitions = [self.partition] if self.partition is not None else []
         partitions = partitions if self.partition_range is None else list(self.partition_range)
         request = RunRequest(
-            parse_asset_keys(self.assets), [validate_partition_key(s) for s in partitions], self.run_config, self.tags
+            parse_asset_keys(self.assets),
+            [validate_partition_key(s) for s in partitions],
+            self.run_config,
+            self.tags,
         )
         hook = DagsterHook(self.dagster_conn_id)
 
@@ -146,7 +153,9 @@ class MaterializeAssetsOperator(BaseOperator):
                 run = launcher.launch_next()
             elif now >= launcher.deadline:
                 self._terminate(launcher.hook, run.id)
-                raise _timeout_error(f"Run {run.id} has not ended after {self._timeout_seconds():g} s.", "was ended")
+                raise _timeout_error(
+                    f"Run {run.id} has not ended after {self._timeout_seconds():g} s.", "was ended"
+                )
             elif self.deferrable and now >= defer_at:
                 conn, interval = self.dagster_conn_id, self.poll_interval
                 trigger = DagsterRunTrigger(conn, run.id, launcher.deadline, interval)
@@ -161,10 +170,14 @@ class MaterializeAssetsOperator(BaseOperator):
         cause = retryable_error(errors, self.retry_on_errors)
         if run.status is not RunStatus.FAILURE or cause is None:
             url = launcher.hook.get_conn().run_url(run.id)
-            raise RunFailed(f"Dagster run {run.id} ended as {run.status}: {url}", format_errors(errors))
+            raise RunFailed(
+                f"Dagster run {run.id} ended as {run.status}: {url}", format_errors(errors)
+            )
         retry_at = time.time() + self.retry_interval
         if retry_at >= launcher.deadline:
-            raise _timeout_error(f"After {self._timeout_seconds():g} s this still holds: {cause.message}", "failed")
+            raise _timeout_error(
+                f"After {self._timeout_seconds():g} s this still holds: {cause.message}", "failed"
+            )
         self.log.info("It is asked again in %g s: %s", self.retry_interval, cause.message)
         if self.deferrable:
             self._defer(PauseTrigger(retry_at, launcher.deadline))
@@ -183,7 +196,9 @@ class MaterializeAssetsOperator(BaseOperator):
         """Let the events of our outlets say what Dagster made of the asset."""
         if not self.outlets:
             return
-        materializations: Any = graphql.materializations(launcher.retrying(lambda: launcher.hook.run_events(run.id)))
+        materializations: Any = graphql.materializations(
+            launcher.retrying(lambda: launcher.hook.run_events(run.id))
+        )
         for outlet in self.outlets:
             uri = str(getattr(outlet, "uri", ""))
             key = uri.removeprefix(f"dagster://{self.dagster_conn_id}/")
@@ -194,7 +209,9 @@ class MaterializeAssetsOperator(BaseOperator):
 
 
 def _timeout_error(message: str, outcome: str) -> RunTimeout:
-    return RunTimeout(message, f"The Dagster run {outcome}; give it more time by the task's `timeout`.")
+    return RunTimeout(
+        message, f"The Dagster run {outcome}; give it more time by the task's `timeout`."
+    )
 
 
 def _task_identity(context: "Context") -> TaskIdentity:

@@ -9,7 +9,11 @@ from airflow.sdk import BaseSensorOperator
 
 from tidemill_airflow.errors import RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
-from tidemill_airflow.schedule import validate_asset_key, validate_partition_key, require_partition_timetable
+from tidemill_airflow.schedule import (
+    require_partition_timetable,
+    validate_asset_key,
+    validate_partition_key,
+)
 from tidemill_airflow.triggers.dagster import DagsterPartitionTrigger
 
 if TYPE_CHECKING:
@@ -74,7 +78,9 @@ class PartitionFreshSensor(BaseSensorOperator):
 
     def poke(self, context: "Context") -> bool:
         key = None if self.partition is None else validate_partition_key(self.partition)
-        materialized_at = DagsterHook(self.dagster_conn_id).materialized_at(validate_asset_key(self.asset), key)
+        materialized_at = DagsterHook(self.dagster_conn_id).materialized_at(
+            validate_asset_key(self.asset), key
+        )
         return materialized_at is not None and materialized_at >= self._since_timestamp()
 
     def _since_timestamp(self) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripted_dagster import FakeDagster, FakeTaskInstance, running_fake_dagster, connection_json
+from fake_dagster import FakeDagster, FakeTaskInstance, connection_json, running_fake_dagster
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from scripted_dagster import FakeDagster, FakeTaskInstance
+from fake_dagster import FakeDagster, FakeTaskInstance
 from tidemill_airflow import runs
 from tidemill_airflow.errors import (
-    UnknownAsset,
     DagsterRejected,
     DagsterUnreachable,
-    UnknownPartition,
     RunFailed,
     RunTimeout,
+    UnknownAsset,
+    UnknownPartition,
 )
 from tidemill_airflow.hooks.dagster import DagsterHook
-from tidemill_airflow.operators import asking
+from tidemill_airflow.operators import launcher
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
 from tidemill_airflow.sensors.dagster import PartitionFreshSensor
 from tidemill_airflow.triggers import dagster as triggers
@@ -37,7 +37,7 @@ OPEN_WINDOW_FAILURE = {
 @pytest.fixture(autouse=True)
 def _fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for what a person would not notice."""
-    monkeypatch.setattr(asking, "GLANCE", 0.01)
+    monkeypatch.setattr(launcher, "GLANCE", 0.01)
     monkeypatch.setattr("tidemill_airflow.operators.dagster.GLANCE", 0.01)
     monkeypatch.setattr(runs, "SETTLE", 0.2)
     monkeypatch.setattr(triggers, "HOLD", 0.05)
@@ -48,13 +48,21 @@ def task(**overrides: Any) -> MaterializeAssetsOperator:
     return MaterializeAssetsOperator(**{**kwargs, **overrides})
 
 
-def run_task(task_instance: FakeTaskInstance, event: dict[str, Any] | None = None, **overrides: Any) -> str:
+def run_task(
+    task_instance: FakeTaskInstance, event: dict[str, Any] | None = None, **overrides: Any
+) -> str:
     """Execute the task, going through its deferrals as a triggerer does."""
     operator, context = task(**overrides), task_instance.context()
     try:
-        return operator.execute(context) if event is None else operator.execute_complete(context, event)
+        return (
+            operator.execute(context)
+            if event is None
+            else operator.execute_complete(context, event)
+        )
     except TaskDeferred as deferred:
-        return run_task(task_instance, trigger_event(deferred.trigger), **overrides)  # another process goes on
+        return run_task(
+            task_instance, trigger_event(deferred.trigger), **overrides
+        )  # another process goes on
 
 
 def trigger_event(trigger: Any) -> dict[str, Any]:
@@ -68,33 +76,41 @@ def trigger_event(trigger: Any) -> dict[str, Any]:
     return asyncio.run(first())
 
 
-def test_a_run_is_asked_for_followed_and_returned(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_run_is_asked_for_followed_and_returned(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     assert run_task(task_instance, run_config={"ops": {}}, tags={"who": "me"}) == "run-1"
     (launch,) = [told["params"] for name, told in dagster.requests if name == "Launch"]
     assert launch["runConfigData"] == {"ops": {}}
     assert launch["selector"]["assetSelection"] == [{"path": ["m", "a"]}]
     tags = dagster.runs[0]["tags"]
-    assert (tags["who"], tags["airflow/task_id"], tags["airflow/ask"]) == ("me", "task", "1")
+    assert (tags["who"], tags["airflow/task_id"], tags["airflow/attempt"]) == ("me", "task", "1")
     assert task_instance.xcoms == {"dagster_run_url": f"{dagster.address}/runs/run-1"}
 
 
-def test_the_attempt_is_written_before_dagster_is_asked(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_the_attempt_is_written_before_dagster_is_asked(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.launches = [{"__typename": "UnauthorizedError", "message": "no"}]
     with pytest.raises(DagsterRejected, match="no"):
         run_task(task_instance)
-    assert task_instance.store[asking.STATE_KEY]["ask"] == 1
+    assert task_instance.store[launcher.STATE_KEY]["ask"] == 1
     assert dagster.runs == []
 
 
 @pytest.mark.parametrize("what", ["lost", "dropped"])
-def test_a_lost_reply_makes_no_second_run(dagster: FakeDagster, task_instance: FakeTaskInstance, what: str) -> None:
+def test_a_lost_reply_makes_no_second_run(
+    dagster: FakeDagster, task_instance: FakeTaskInstance, what: str
+) -> None:
     dagster.launches = [what]
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
     assert dagster.operation_names.count("Launch") == (1 if what == "lost" else 2)
 
 
-def test_a_retry_goes_on_with_the_run_of_the_try_before(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_retry_goes_on_with_the_run_of_the_try_before(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.statuses = [["STARTED"] * 1000]
     with pytest.raises(TaskDeferred):
         task(worker_poll=0.0).execute(task_instance.context())  # and its worker is killed
@@ -107,26 +123,32 @@ def test_a_retry_goes_on_with_the_run_of_the_try_before(dagster: FakeDagster, ta
     assert len(dagster.runs) == 1
 
 
-def test_a_clear_after_the_success_asks_anew(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_clear_after_the_success_asks_anew(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     assert run_task(task_instance) == "run-1"
     task_instance.try_number, task_instance.max_tries = 2, 3
     assert run_task(task_instance) == "run-2"
-    first, second = (r["tags"]["airflow/key"] for r in dagster.runs)
+    first, second = (r["tags"]["airflow/idempotency_key"] for r in dagster.runs)
     assert first != second
 
 
-def test_a_retry_after_a_failed_run_asks_for_the_next(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_retry_after_a_failed_run_asks_for_the_next(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.statuses = [["FAILURE"], ["SUCCESS"]]
     with pytest.raises(RunFailed):
         run_task(task_instance)
     task_instance.try_number = 2
     assert run_task(task_instance) == "run-2"
     first, second = (r["tags"] for r in dagster.runs)
-    assert first["airflow/key"] == second["airflow/key"]
-    assert (first["airflow/ask"], second["airflow/ask"]) == ("1", "2")
+    assert first["airflow/idempotency_key"] == second["airflow/idempotency_key"]
+    assert (first["airflow/attempt"], second["airflow/attempt"]) == ("1", "2")
 
 
-def test_the_log_ends_with_dagsters_own_errors(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_the_log_ends_with_dagsters_own_errors(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.statuses = [["FAILURE"]]
     dagster.events = [
         {"__typename": "ExecutionStepFailureEvent", "stepKey": "s",
@@ -145,18 +167,22 @@ def test_an_open_window_is_followed_by_the_next_ask_under_the_same_key(
     dagster.events = [OPEN_WINDOW_FAILURE]
     assert run_task(task_instance, deferrable=deferrable) == "run-3"
     tags = [r["tags"] for r in dagster.runs]
-    assert [t["airflow/ask"] for t in tags] == ["1", "2", "3"]
-    assert len({t["airflow/key"] for t in tags}) == 1
+    assert [t["airflow/attempt"] for t in tags] == ["1", "2", "3"]
+    assert len({t["airflow/idempotency_key"] for t in tags}) == 1
 
 
-def test_an_open_window_is_asked_for_until_the_timeout(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_an_open_window_is_asked_for_until_the_timeout(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.statuses, dagster.events = [["FAILURE"]], [OPEN_WINDOW_FAILURE]
     with pytest.raises(RunTimeout, match="still open"):
         run_task(task_instance, timeout=1.5)
     assert len(dagster.runs) > 1
 
 
-def test_a_status_that_nobody_knows_is_polled_on(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_status_that_nobody_knows_is_polled_on(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.statuses = [["WONDERING", "WONDERING", "SUCCESS"]]
     assert run_task(task_instance, worker_poll=0.0, poll_interval=0.01) == "run-1"
     assert len(dagster.runs) == 1
@@ -193,7 +219,7 @@ def test_a_try_after_a_clear_waits_for_the_run_that_the_clear_ended(
     dagster.runs[0]["left"] = ["CANCELING", "CANCELING", "CANCELED"]
     task_instance.try_number, task_instance.max_tries = 2, 3
     assert run_task(task_instance) == "run-2"
-    assert [r["tags"]["airflow/ask"] for r in dagster.runs] == ["1", "2"]
+    assert [r["tags"]["airflow/attempt"] for r in dagster.runs] == ["1", "2"]
 
 
 def test_a_run_that_comes_of_a_launch_after_the_kill_is_ended(
@@ -234,7 +260,9 @@ def test_dagster_may_be_away_for_a_while(
     assert len(dagster.runs) == 1
 
 
-def test_a_key_that_is_no_window_is_refused(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_a_key_that_is_no_window_is_refused(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "TIME_WINDOW"}}
     dagster.windows = [{"start": "2026-01-02", "end": "2026-01-02"}]  # what Dagster makes of it
     with pytest.raises(UnknownPartition, match="2026-01-01"):
@@ -254,7 +282,9 @@ def test_a_range_is_one_run(dagster: FakeDagster, task_instance: FakeTaskInstanc
         run_task(FakeTaskInstance(), partition_range=["c", "a"])
 
 
-def test_partitions_of_other_kinds_are_looked_up_by_name(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_partitions_of_other_kinds_are_looked_up_by_name(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "STATIC"}}
     assert run_task(task_instance, partition="red") == "run-1"
     with pytest.raises(UnknownPartition, match="blue"):
@@ -271,13 +301,17 @@ def test_a_partition_is_named_where_there_are_some_and_nowhere_else(
     assert dagster.runs == []
 
 
-def test_an_asset_that_cannot_be_materialized_is_refused(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_an_asset_that_cannot_be_materialized_is_refused(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.node = {"isMaterializable": False}
     with pytest.raises(UnknownAsset, match="m/a"):
         run_task(task_instance)
 
 
-def test_code_that_is_not_loaded_now_is_waited_for(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_code_that_is_not_loaded_now_is_waited_for(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     dagster.node, dagster.polls_until_loaded = {"isMaterializable": False}, 2
     assert run_task(task_instance) == "run-1"
     assert dagster.operation_names.count("Locations") == 2
@@ -286,7 +320,7 @@ def test_code_that_is_not_loaded_now_is_waited_for(dagster: FakeDagster, task_in
 def test_the_token_is_sent_and_the_test_button_works(
     dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scripted_dagster import connection_json
+    from fake_dagster import connection_json
 
     told = connection_json(dagster.address, password="t0k")
     monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", told)
@@ -302,7 +336,9 @@ def test_the_token_is_sent_and_the_test_button_works(
     assert "Nobody answers" in why
 
 
-def test_the_events_of_an_outlet_say_what_was_made(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
+def test_the_events_of_an_outlet_say_what_was_made(
+    dagster: FakeDagster, task_instance: FakeTaskInstance
+) -> None:
     entries = [{"label": "digest", "text": "abc"}, {"label": "seq", "intValue": 0}, {"label": "x"}]
     dagster.events = [
         {"__typename": "MaterializationEvent", "assetKey": {"path": ["m", "a"]},
@@ -329,7 +365,9 @@ class _OutletEvents:
 
 
 def sensor(**overrides: Any) -> PartitionFreshSensor:
-    return PartitionFreshSensor(task_id="s", asset="m/a", partition="w", poke_interval=0.02, **overrides)
+    return PartitionFreshSensor(
+        task_id="s", asset="m/a", partition="w", poke_interval=0.02, **overrides
+    )
 
 
 def test_a_fresh_partition_is_seen_at_once_and_a_stale_one_waited_for(dagster: FakeDagster) -> None:

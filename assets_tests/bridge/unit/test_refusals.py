@@ -11,11 +11,11 @@ from tidemill_airflow.hooks.endpoint import build_endpoint
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
 from tidemill_airflow.schedule import (
     PARTITION_KEY,
-    validate_asset_key,
-    parse_asset_keys,
     dagster_asset,
-    validate_partition_key,
+    parse_asset_keys,
     partition_timetable,
+    validate_asset_key,
+    validate_partition_key,
 )
 
 HOSTILE = [
@@ -69,7 +69,9 @@ def test_a_hostile_connection_is_refused_and_its_token_never_shown(field: str, v
 
 
 def test_a_connection_is_an_address() -> None:
-    at = build_endpoint("c", "d.internal", None, "https", "t0k", {"path": "/prod/", "ui": "https://see"})
+    at = build_endpoint(
+        "c", "d.internal", None, "https", "t0k", {"path": "/prod/", "ui": "https://see"}
+    )
     assert at.graphql_url == "https://d.internal:443/prod/graphql"
     assert at.run_url("1") == "https://see/runs/1"
     assert at.headers["Authorization"] == "Bearer t0k"
@@ -110,4 +112,6 @@ def test_a_selection_is_a_list_or_what_a_template_made_of_one() -> None:
 def test_windows_of_hours_in_a_zone_are_refused() -> None:
     with pytest.raises(InvalidInput, match="in UTC"):
         partition_timetable("0 */6 * * *", timezone="America/New_York")
-    assert isinstance(partition_timetable("0 0 * * *", timezone="America/New_York"), CronPartitionTimetable)
+    assert isinstance(
+        partition_timetable("0 0 * * *", timezone="America/New_York"), CronPartitionTimetable
+    )

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from tidemill_airflow.graphql import parse_errors
-from tidemill_airflow.runs import LOST_LAUNCH_SECONDS, Attempt, RunError, TaskIdentity, Run, RunStatus, oldest_and_duplicates, retryable_error
+from tidemill_airflow.runs import (
+    LOST_LAUNCH_SECONDS,
+    Attempt,
+    Run,
+    RunError,
+    RunStatus,
+    TaskIdentity,
+    oldest_and_duplicates,
+    retryable_error,
+)
 
 IDENTITY = TaskIdentity("dag", "run", "task", -1, try_number=1, clear_marker="2/2")
 
@@ -48,7 +57,9 @@ def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
     cleared = replace(IDENTITY, try_number=2, lives="3/2")
     assert attempt.is_current(retried)
     assert attempt.is_current(cleared)  # its run may still be at work
-    assert attempt.completed().is_current(retried)  # it died after the success, before it could say so
+    assert attempt.completed().is_current(
+        retried
+    )  # it died after the success, before it could say so
     assert not attempt.completed().is_current(cleared)
 
 
@@ -91,7 +102,9 @@ def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
 
 def test_the_errors_of_a_run_are_its_steps_or_else_its_own() -> None:
     ended = {"__typename": "RunFailureEvent", "message": "it died", "error": None}
-    assert parse_errors([step_failure("WindowOpen", "open"), ended]) == [RunError("WindowOpen", "open")]
+    assert parse_errors([step_failure("WindowOpen", "open"), ended]) == [
+        RunError("WindowOpen", "open")
+    ]
     assert parse_errors([ended]) == [RunError(None, "it died")]
     plain = {
         "__typename": "ExecutionStepFailureEvent",

@@ -45,7 +45,9 @@ class FileStore:
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
         with self._translate_errors(describe(name, data)), self._temp_file(name, data) as temp_file:
-            marker = temp_file.with_suffix(".moved")  # that this may be undone, as a draft is of a `put`
+            marker = temp_file.with_suffix(
+                ".moved"
+            )  # that this may be undone, as a draft is of a `put`
             marker.touch()
             try:
                 temp_file.replace(path)
@@ -103,7 +105,9 @@ class FileStore:
         try:
             yield
         except OSError as error:
-            message = f"The store {self.root} cannot keep {subject}: {os.strerror(error.errno or 0)}."
+            message = (
+                f"The store {self.root} cannot keep {subject}: {os.strerror(error.errno or 0)}."
+            )
             if error.errno in _NO_SPACE_ERRNOS:
                 remedy = "Free some space and run the same command again; nothing is half written."
                 raise StoreFull(message, remedy) from error
@@ -117,7 +121,9 @@ class FileStore:
 def validate_name(name: str) -> str:
     """The same name, if it is one of a store. Raises `Refused`."""
     if not _NAME.fullmatch(name):
-        raise OperationNotAllowed(f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - .")
+        raise OperationNotAllowed(
+            f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - ."
+        )
     return name
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import RegistryVersion, WindowRun
+from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.failpoints import failpoint
 
 T = TypeVar("T")
@@ -43,11 +43,20 @@ class MlflowTracker:
     `seconds` is how long one request may take; it is tried once. `ui` is where people see runs.
     """
 
-    def __init__(self, uri: str, artifact_location: str | None, ui_url: str, timeout: float) -> None:
-        self.uri, self._artifact_location, self._ui_url, self._timeout = uri, artifact_location, ui_url, timeout
+    def __init__(
+        self, uri: str, artifact_location: str | None, ui_url: str, timeout: float
+    ) -> None:
+        self.uri, self._artifact_location, self._ui_url, self._timeout = (
+            uri,
+            artifact_location,
+            ui_url,
+            timeout,
+        )
         self._experiment_ids: dict[str, str] = {}
         self._experiment_by_run: dict[str, str] = {}  # experiments by run
-        self._logged_params: dict[str, Mapping[str, str]] = {}  # what runs that were begun show already
+        self._logged_params: dict[
+            str, Mapping[str, str]
+        ] = {}  # what runs that were begun show already
         self._version_numbers: dict[tuple[str, str], str] = {}
 
     @cached_property
@@ -77,7 +86,9 @@ class MlflowTracker:
         with self.translate_errors(f"begin the run of window {window}"):
             existing = self._find_run(model, window)
             failpoint("run.before")
-            run_id = str(existing.info.run_id) if existing else self._create_run(model, window, parent)
+            run_id = (
+                str(existing.info.run_id) if existing else self._create_run(model, window, parent)
+            )
             failpoint("run.created")
             self._logged_params[run_id] = existing.data.params if existing else {}
             self._experiment_by_run[run_id] = self.experiment_id(model)
@@ -90,13 +101,20 @@ class MlflowTracker:
 
     def run_url(self, run_id: str) -> str:
         with self.translate_errors("find a run"):
-            experiment_id = self._experiment_by_run.get(run_id) or self._client.get_run(run_id).info.experiment_id
+            experiment_id = (
+                self._experiment_by_run.get(run_id)
+                or self._client.get_run(run_id).info.experiment_id
+            )
         return f"{self._ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def versions(self, model: str) -> list[str]:
         with self.translate_errors("list the registry's versions"):
-            by_digest = {version.tags[_DIGEST]: version for version in self._registered_versions(model)}
-            self._version_numbers |= {(model, digest): str(v.version) for digest, v in by_digest.items()}
+            by_digest = {
+                version.tags[_DIGEST]: version for version in self._registered_versions(model)
+            }
+            self._version_numbers |= {
+                (model, digest): str(v.version) for digest, v in by_digest.items()
+            }
             return list(by_digest)
 
     def register(self, model: str, version: RegistryVersion) -> None:
@@ -170,10 +188,20 @@ class MlflowTracker:
             for name, text in run.texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
-        new = {key: run_tags for key, run_tags in _allowed_keys(run.params).items() if key not in logged}
+        new = {
+            key: run_tags
+            for key, run_tags in _allowed_keys(run.params).items()
+            if key not in logged
+        }
         params = [Param(key, run_tags[: _MAX_LENGTH["param"]]) for key, run_tags in new.items()]
-        metrics = [Metric(key, run_tags, run.timestamp_ms, 0) for key, run_tags in _allowed_keys(run.metrics).items()]
-        pages = _pages(metrics, _MAX_PER_REQUEST["metric"]), _pages(params, _MAX_PER_REQUEST["param"])
+        metrics = [
+            Metric(key, run_tags, run.timestamp_ms, 0)
+            for key, run_tags in _allowed_keys(run.metrics).items()
+        ]
+        pages = (
+            _pages(metrics, _MAX_PER_REQUEST["metric"]),
+            _pages(params, _MAX_PER_REQUEST["param"]),
+        )
         *earlier, last = list(zip_longest(*pages, fillvalue=())) or [((), ())]
         for page in earlier:
             self._client.log_batch(run_id, *page)
@@ -188,7 +216,9 @@ class MlflowTracker:
         token = None
         while True:
             filter_string = f"name = '{model}'"
-            page = self._client.search_model_versions(filter_string, max_results=1000, page_token=token)
+            page = self._client.search_model_versions(
+                filter_string, max_results=1000, page_token=token
+            )
             yield from (version for version in page if _DIGEST in version.tags)
             token = page.token
             if not token:

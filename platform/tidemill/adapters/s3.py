@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store as Client
 
-from tidemill.adapters.files import validate_name, describe
+from tidemill.adapters.files import describe, validate_name
 from tidemill.core.errors import SpecInvalid, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ _CREDENTIALS_REMEDY = (
     "AWS_SECRET_ACCESS_KEY, or in a file named by TIDEMILL_S3__CREDENTIALS."
 )
 _REGION_REMEDY = "Change TIDEMILL_S3__REGION, or AWS_REGION."
-_SPACE_REMEDY = "Give the storage some space and run the same command again; nothing is half written."
+_SPACE_REMEDY = (
+    "Give the storage some space and run the same command again; nothing is half written."
+)
 _REMEDIES = {
     **dict.fromkeys(_NO_SPACE_CODES, _SPACE_REMEDY),
     "NoSuchBucket": "Create the bucket, or change TIDEMILL_STORE.",
@@ -146,7 +148,9 @@ class S3Store:
         except (BaseError, FileNotFoundError) as error:
             code, reason, remedy = self._diagnose(str(error))
             error_type = StoreFull if code in _NO_SPACE_CODES else StoreUnavailable
-            raise error_type(f"The store {self._url} does not {action}: {reason}.", remedy) from error
+            raise error_type(
+                f"The store {self._url} does not {action}: {reason}.", remedy
+            ) from error
 
     def _diagnose(self, text: str) -> tuple[str, str, str]:
         """The storage's code, what it answered, or that it did not, and what mends it."""

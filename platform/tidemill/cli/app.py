@@ -13,17 +13,16 @@ from rich.console import Console
 
 from tidemill.cli import (
     backfill,
-    decide,
+    backtest,
     demo,
     inspect,
     kafka,
     ledger,
+    manual_actions,
     postgres,
-    replay,
     serve,
-    stream,
+    simulate,
     ui,
-    up,
 )
 from tidemill.core.errors import (
     PrerequisiteMissing,
@@ -32,6 +31,7 @@ from tidemill.core.errors import (
     VerificationFailed,
     WindowOpen,
 )
+from tidemill.services import platform
 
 app = typer.Typer(
     name="tidemill",
@@ -42,9 +42,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(kafka.app, name="kafka")
-app.add_typer(stream.app, name="stream")
+app.add_typer(simulate.app, name="stream")
 app.add_typer(ledger.app, name="ledger")
-for module in (demo, up, backfill, decide, inspect, replay, serve, ui, postgres):
+for module in (demo, platform, backfill, manual_actions, inspect, backtest, serve, ui, postgres):
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
 

@@ -11,14 +11,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tidemill import bootstrap
-from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import Deploy, Json, ModelName, console, print_json
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
+from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.defs.launch import Materialized
+    from tidemill.defs.in_process_run import Materialized
 
 _NO_COMPUTE_LOGS = {
     "compute_logs": {
@@ -85,8 +85,8 @@ def run_backfill(
     import dagster as dg
     from dagster._core.instance.ref import InstanceRef
 
-    from tidemill.defs.launch import backfill as launch
-    from tidemill.defs.launch import translate_instance_errors
+    from tidemill.defs.in_process_run import backfill as launch
+    from tidemill.defs.in_process_run import translate_instance_errors
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
@@ -109,7 +109,14 @@ def run_backfill(
             show_progress(event)
 
         outcome = launch(
-            instance, model, spec, first, last, selection=select, deploy=deploy, progress=on_materialized
+            instance,
+            model,
+            spec,
+            first,
+            last,
+            selection=select,
+            deploy=deploy,
+            progress=on_materialized,
         )
     if outcome.error is not None:
         raise outcome.error
@@ -117,7 +124,9 @@ def run_backfill(
 
 
 @contextmanager
-def _progress_bar(total: int, last_asset: str, quiet: bool) -> "Iterator[Callable[[Materialized], None]]":
+def _progress_bar(
+    total: int, last_asset: str, quiet: bool
+) -> "Iterator[Callable[[Materialized], None]]":
     """A live bar on a terminal, a line a window elsewhere; `last` is a window's last asset."""
     bar = Progress(
         TextColumn("{task.description}"),

@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.cli import beside
 from tidemill.cli.backfill import run_backfill
-from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import Deploy, console, print_table
-from tidemill.cli.stream import produce_flights
+from tidemill.cli.simulate import produce_flights
 from tidemill.core import canonical
 from tidemill.core.errors import RequestsFailed, UnknownWindow
-from tidemill.cycle.intervene import close
+from tidemill.cycle.manual_actions import close
 from tidemill.cycle.summary import Summary, summarize
-from tidemill.serving.answers import TrafficSummary, LatencySummary, summarize_traffic
+from tidemill.demo import processes
+from tidemill.demo.traffic import LatencySummary, TrafficSummary, summarize_traffic
+from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
 
 MODEL = "flights"
@@ -60,7 +60,7 @@ def demo(
     seconds: dict[str, float] = {}
     with (
         bootstrap.kafka_cluster(settings),  # one broker for all steps
-        beside.prediction_server(settings, MODEL) as server,
+        processes.prediction_server(settings, MODEL) as server,
     ):
         with _timed(seconds, "stream"):
             # A day more than asked for: a window closes by what comes after it.
@@ -68,12 +68,15 @@ def demo(
         with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
             if last.key == LAST_DAY:  # no later event will come to close it
                 close(ctx, last, "demo: the data end here")
-            rows = beside.sample_rows(ctx, SAMPLE_ROWS)
-        with _timed(seconds, "windows"), beside.running_load_client(server, rows, REQUESTS_PER_SECOND) as client:
+            rows = processes.sample_rows(ctx, SAMPLE_ROWS)
+        with (
+            _timed(seconds, "windows"),
+            processes.running_load_client(server, rows, REQUESTS_PER_SECOND) as client,
+        ):
             backfilled = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
             with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
                 summary = summarize(ctx, first, last)
-                appends = beside.ledger_appends(ctx, settings.kafka.ledger_topic)
+                appends = processes.ledger_appends(ctx, settings.kafka.ledger_topic)
             newest_served = server.wait_for_version(max(appends))
     result = DemoResult(
         summary=summary,
@@ -130,7 +133,10 @@ def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
             *([f"loss of the {name}", f"{loss:.4f}"] for name, loss in losses.items()),
             ["in service", f"{summary.champion[:16]}, {summary.deployments} ledger entries"],
             *_traffic_rows(result.serving),
-            ["seconds", ", ".join(f"{name} {elapsed:.1f}" for name, elapsed in result.seconds.items())],
+            [
+                "seconds",
+                ", ".join(f"{name} {elapsed:.1f}" for name, elapsed in result.seconds.items()),
+            ],
             ["seconds a window", f"{result.seconds_per_window:.2f}"],
         ],
     )
@@ -145,7 +151,10 @@ def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
 def _traffic_rows(traffic: TrafficSummary) -> Iterator[list[str]]:
     """What the client saw, a line each."""
     yield ["requests", f"{traffic.requests}, {traffic.failed} failed"]
-    yield ["ms an answer", f"{_format_latency(traffic.between_swaps)}; in swaps {_format_latency(traffic.during_swaps)}"]
+    yield [
+        "ms an answer",
+        f"{_format_latency(traffic.between_swaps)}; in swaps {_format_latency(traffic.during_swaps)}",
+    ]
     if traffic.swaps:
         median_ms, max_ms = median(traffic.first_response_ms), max(traffic.first_response_ms)
         latency = f"answering {median_ms:.0f} ms after the ledger (at most {max_ms:.0f})"

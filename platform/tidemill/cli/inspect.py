@@ -12,7 +12,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.mill import ModelContext
+    from tidemill.cycle.context import ModelContext
 
 
 def validate(
@@ -48,11 +48,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What is in service, how far each model has come, and what it waits for."""
-    from tidemill.cycle.intervene import newest_report
+    from tidemill.cycle.manual_actions import newest_report
 
     settings = Settings()
     if services:
-        from tidemill.cli.up import table
+        from tidemill.services import table
 
         table.show(table.current_rows(settings), as_json)
         return
@@ -97,7 +97,7 @@ def status(
 
 def _freshness(ctx: "ModelContext") -> dict[str, object]:
     """How far the model is behind, or why that cannot be known."""
-    from tidemill.cycle.due import compute_backlog, freshness
+    from tidemill.cycle.backlog import compute_backlog, freshness
 
     if ctx.chain().head is None:  # and nothing is to be planned by a look
         return {"fresh": None, "lag": None, "freshness": "no model yet"}
@@ -120,7 +120,14 @@ def history(model: ModelName, as_json: Json = False) -> None:
     print_table(
         ["entry", "kind", "as of", "digest", "by", "why"],
         [
-            [valid.entry.seq, valid.entry.kind, valid.entry.as_of, valid.entry.digest[:16], valid.entry.actor, valid.entry.reason]
+            [
+                valid.entry.seq,
+                valid.entry.kind,
+                valid.entry.as_of,
+                valid.entry.digest[:16],
+                valid.entry.actor,
+                valid.entry.reason,
+            ]
             for valid in chain.entries
         ],
     )
@@ -140,8 +147,8 @@ def verify(
 ) -> None:
     """Hold what is stored against the rules; every finding is a sentence."""
     from tidemill.adapters.files import FileStore
-    from tidemill.cycle.archive import ModelRepository
     from tidemill.cycle.recompute import recompute as make_again
+    from tidemill.cycle.repository import ModelRepository
     from tidemill.cycle.verify import verify as check_all
 
     settings = Settings()
@@ -155,7 +162,10 @@ def verify(
             ):
                 scratch_repository = ModelRepository(FileStore(Path(folder)), model)
                 make_again(
-                    ctx, scratch_repository, report, lambda window: spinner.update(f"making {window} again")
+                    ctx,
+                    scratch_repository,
+                    report,
+                    lambda window: spinner.update(f"making {window} again"),
                 )
     if as_json:
         print_json(report)
@@ -168,7 +178,7 @@ def verify(
         )
         if report.pruned:
             console.print(
-                f"`keep_windows` has pruned batches and models up to {report.pruned}"
+                f"`retention_windows` has pruned batches and models up to {report.pruned}"
                 + (", after which making again begins." if recompute else ".")
             )
         if report.taken_as_archived:
@@ -186,7 +196,7 @@ def verify(
 
 def _tracking_findings(ctx: "ModelContext", repair: bool) -> list[str]:
     """Where MLflow's record is not what it mirrors; with `repair`, what is left of that."""
-    from tidemill.cycle.record import Recorder, find_drift
+    from tidemill.cycle.tracking import Recorder, find_drift
 
     tracker = bootstrap.make_tracker(Settings())
     if tracker is None:

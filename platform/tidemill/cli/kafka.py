@@ -6,9 +6,9 @@ import time
 
 import typer
 
-from tidemill.adapters import broker
 from tidemill.cli.options import Json, console, print_json
 from tidemill.core.errors import LogUnavailable, OperationNotAllowed
+from tidemill.local import broker
 from tidemill.settings import Settings
 
 _POLL_INTERVAL_SECONDS = 0.5  # seconds

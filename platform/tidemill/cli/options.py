@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder of the models folder.")]
-Reason = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
-Actor = Annotated[str, typer.Option("--by", help="Who decides; kept with the decision.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, kept with the decision.")]
+Actor = Annotated[str, typer.Option("--actor", help="Who decides; kept with the decision.")]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
 Deploy = Annotated[

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.adapters.postgres import server
 from tidemill.core.errors import OperationNotAllowed
+from tidemill.local.postgres import server
 from tidemill.settings import Settings
 
 

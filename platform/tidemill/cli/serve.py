@@ -26,10 +26,10 @@ def serve(
 
     More is set by TIDEMILL_SERVE__…: TOKEN, MAX_ROWS, PREDICTION_LOG and others.
     """
-    from tidemill.serving import ending
-    from tidemill.serving.workers import resolve_address, run
+    from tidemill.serving import shutdown
+    from tidemill.serving.supervisor import resolve_address, run
 
-    ending.install_handler()
+    shutdown.install_handler()
     settings = _settings_with(host=host, port=port, workers=workers, models=models)
     names = settings.serve.models or tuple(bootstrap.model_files(settings))
     specs = {name: bootstrap.load_spec(name, settings) for name in names}

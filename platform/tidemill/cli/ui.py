@@ -11,13 +11,15 @@ from typing import Annotated
 import typer
 
 from tidemill import bootstrap
-from tidemill.cli.instance import ensure_dagster_home
 from tidemill.cli.options import console
-from tidemill.cli.up.services import mlflow_server_command, mlflow_env, resolve_command
+from tidemill.services.dagster_home import ensure_dagster_home
+from tidemill.services.services import mlflow_env, mlflow_server_command, resolve_command
 from tidemill.settings import Settings
 
 _SHUTDOWN_TIMEOUT_SECONDS = 30  # seconds that a UI gets to end what it started
-_POLL_INTERVAL_SECONDS = 0.2  # seconds; a wait without end would sleep through Ctrl-C where a library restarts calls
+_POLL_INTERVAL_SECONDS = (
+    0.2  # seconds; a wait without end would sleep through Ctrl-C where a library restarts calls
+)
 
 
 def ui(
@@ -31,14 +33,14 @@ def ui(
     env = os.environ | {
         "DAGSTER_HOME": str(ensure_dagster_home(settings)),
         "TIDEMILL_HOME": str(settings.home.resolve()),
-        "TIDEMILL_DAGSTER_UI": f"http://127.0.0.1:{port}",
+        "TIDEMILL_DAGSTER__UI_URL": f"http://127.0.0.1:{port}",
         **mlflow_env(settings),
     }
     with ExitStack() as stack:
         stack.enter_context(bootstrap.local_databases(settings))
         stack.enter_context(bootstrap.kafka_cluster(settings))
         if mlflow_port and settings.mlflow.tracking_uri is None:
-            env["TIDEMILL_MLFLOW__UI"] = mlflow_url = f"http://127.0.0.1:{mlflow_port}"
+            env["TIDEMILL_MLFLOW__UI_URL"] = mlflow_url = f"http://127.0.0.1:{mlflow_port}"
             stack.enter_context(_running_process(mlflow_server_command(mlflow_port), env))
             console.print(f"MLflow:  {mlflow_url}")
         dagster = ("dagster", "dev", "-m", "tidemill.definitions")

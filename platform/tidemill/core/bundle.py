@@ -9,13 +9,20 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from tidemill.core import boosting, canonical
+from tidemill.core import canonical, lightgbm_import
 from tidemill.core.decoding import RowDecoder
 from tidemill.core.errors import BundleInvalid, DigestMismatch, FeatureSkew
-from tidemill.core.features import Array, Column, FeatureFunction, Vocabulary, compute_features, matrix
-from tidemill.core.sections import FieldType
+from tidemill.core.features import (
+    Array,
+    Column,
+    FeatureFunction,
+    Vocabulary,
+    compute_features,
+    matrix,
+)
 from tidemill.core.spec import ModelSpec, Objective
-from tidemill.core.trees import check_trees
+from tidemill.core.spec_sections import FieldType
+from tidemill.core.tree_validation import check_trees
 
 if TYPE_CHECKING:
     import lightgbm
@@ -137,7 +144,9 @@ class Model:
         batch_matrix = self.matrix(rows) if self.function is None else None
         for index in range(rows.height):
             row_slice = slice(index, index + 1)
-            row_matrix = self.matrix(rows[row_slice]) if batch_matrix is None else batch_matrix[row_slice]
+            row_matrix = (
+                self.matrix(rows[row_slice]) if batch_matrix is None else batch_matrix[row_slice]
+            )
             self.check_prediction(index, predict_matrix(self.booster, row_matrix, 1)[0].tolist())
 
     def check_prediction(self, index: int, prediction: float | list[float]) -> None:
@@ -189,7 +198,10 @@ def encode(
         columns=tuple(columns),
         vocabulary=dict(vocabulary.values),
         num_iterations=booster.current_iteration(),
-        golden=tuple(GoldenRow(msgspec.Raw(msgspec.json.encode(row)), prediction) for row, prediction in golden),
+        golden=tuple(
+            GoldenRow(msgspec.Raw(msgspec.json.encode(row)), prediction)
+            for row, prediction in golden
+        ),
     )
     return msgspec.json.encode(header, order="sorted") + b"\n" + text.encode()
 
@@ -216,7 +228,7 @@ def golden_row_indices(fields: pl.DataFrame) -> list[int]:
 def load_booster(text: str) -> "lightgbm.Booster":
     """The booster of LightGBM's text. Raises `BundleUnfit` where LightGBM says that it is damaged;
     for damage it does not see, it may crash the process."""
-    library = boosting.import_lightgbm()
+    library = lightgbm_import.import_lightgbm()
     try:
         return cast("lightgbm.Booster", library.Booster(model_str=text))
     except (library.basic.LightGBMError, ValueError) as error:

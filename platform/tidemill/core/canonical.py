@@ -50,7 +50,10 @@ def is_damaged_copy_of(damaged: bytes, data: bytes) -> bool:
     """Whether damaged sealed bytes were once `seal(data)`: by their seal, or by all the rest."""
     checksummed = with_checksum(data)
     prefix_length = len(checksummed) - len(data) + 2
-    return damaged[:prefix_length] == checksummed[:prefix_length] or damaged[prefix_length:] == checksummed[prefix_length:]
+    return (
+        damaged[:prefix_length] == checksummed[:prefix_length]
+        or damaged[prefix_length:] == checksummed[prefix_length:]
+    )
 
 
 def to_builtins(record: object) -> Any:

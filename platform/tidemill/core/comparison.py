@@ -4,8 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tidemill.core.evidence import Estimate, LossDifferences, estimate, pool_differences, t_quantile
-from tidemill.core.sections import GateSpec
+from tidemill.core.loss_differences import (
+    Estimate,
+    LossDifferences,
+    estimate,
+    pool_differences,
+    t_quantile,
+)
+from tidemill.core.spec_sections import GateSpec
 
 # Measured over nine healthy and nineteen harmful candidate lines (FIELD-NOTES, Gate): with these
 # the served log loss stayed within .73 % and 2.1 % of the better choice at worst.
@@ -78,7 +84,13 @@ def guard_test(
     """
     result = estimate(pool_differences(differences))
     insufficient = result.n < gate.min_rows or result.clusters < gate.min_clusters
-    if insufficient or result.m is None or result.loss is None or result.t is None or result.dof is None:
+    if (
+        insufficient
+        or result.m is None
+        or result.loss is None
+        or result.t is None
+        or result.dof is None
+    ):
         return Comparison(scope, pair, result, "no evidence")
     t_below = -t_quantile(1 - worse[0], result.dof) if worse else None
     m_below = -worse[1] * result.loss if worse else None

@@ -11,10 +11,16 @@ import polars as pl
 from msgspec import UNSET
 
 from tidemill.core.errors import RowInvalid
-from tidemill.core.events import DECODE_ERRORS, Message, decoder, label_type, rejection_reason
 from tidemill.core.labels import as_text, encode_labels
-from tidemill.core.sections import FieldType
+from tidemill.core.message_schema import (
+    DECODE_ERRORS,
+    Message,
+    decoder,
+    label_type,
+    rejection_reason,
+)
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import FieldType
 
 IDENTITY_SCHEMA = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
 """The columns before the fields: where a row stands in the log, and its event time in ms."""
@@ -167,7 +173,9 @@ class Decoder:
         )
         return Decoded(rows, rejected, absent)
 
-    def _events(self, timestamps: Sequence[int | None], values: Sequence[bytes | None]) -> _DecodeState:
+    def _events(
+        self, timestamps: Sequence[int | None], values: Sequence[bytes | None]
+    ) -> _DecodeState:
         """The records that are events and have a timestamp."""
         if None not in timestamps:
             try:

@@ -152,7 +152,7 @@ class BundleInvalid(TidemillError):
 
 
 class ModelPruned(TidemillError):
-    """The model was deleted by `keep_windows`."""
+    """The model was deleted by `retention_windows`."""
 
 
 class ScoreInvalid(TidemillError):

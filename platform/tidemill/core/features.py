@@ -68,7 +68,9 @@ def compute_features(
     except Exception as error:
         raise _invalid_function(function, f"fails with {type(error).__name__}: {error}") from error
     if not isinstance(features, pl.DataFrame):
-        raise _invalid_function(function, f"gives a {type(features).__name__} instead of a polars DataFrame")
+        raise _invalid_function(
+            function, f"gives a {type(features).__name__} instead of a polars DataFrame"
+        )
     if features.height != rows.height:
         raise _invalid_function(function, f"gives {features.height} rows for {rows.height}")
     if not features.width:
@@ -97,8 +99,12 @@ def check_row_wise(
         raise _invalid_function(function, "gives other columns for other rows")
     for name in batch_features.columns:
         expected = batch_features[name][indices].to_list()
-        if not _equal_values(expected, reordered[name].to_list()) or not _equal_values(expected[:1], single_row[name].to_list()):
-            raise _invalid_function(function, f"is not row-wise: {name!r} of a row depends on other rows")
+        if not _equal_values(expected, reordered[name].to_list()) or not _equal_values(
+            expected[:1], single_row[name].to_list()
+        ):
+            raise _invalid_function(
+                function, f"is not row-wise: {name!r} of a row depends on other rows"
+            )
 
 
 def feature_columns(features: pl.DataFrame) -> tuple[Column, ...]:
@@ -107,7 +113,9 @@ def feature_columns(features: pl.DataFrame) -> tuple[Column, ...]:
     return tuple(Column(name, kind) for name, kind in kinds.items() if kind is not None)
 
 
-def extend_vocabulary(vocabulary: Vocabulary, features: pl.DataFrame, columns: Sequence[Column]) -> Vocabulary:
+def extend_vocabulary(
+    vocabulary: Vocabulary, features: pl.DataFrame, columns: Sequence[Column]
+) -> Vocabulary:
     """The vocabulary with the new values of these rows behind the known ones, sorted."""
     values = dict(vocabulary.values)
     for column in columns:

@@ -15,12 +15,12 @@ from tidemill.core.comparison import (
     entry_test,
     guard_test,
 )
-from tidemill.core.evidence import LossDifferences
 from tidemill.core.ledger import EntryKind
-from tidemill.core.sections import GateSpec
+from tidemill.core.loss_differences import LossDifferences
+from tidemill.core.spec_sections import GateSpec
 
 Mode = Literal["FOLLOW", "RECOVERY"]
-Decision = Literal["promote", "keep", "roll_back"]
+Decision = Literal["promote", "keep", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,16 @@ def initial_state(initial: str) -> GateState:
     return GateState(champion=initial, baseline=initial)
 
 
-def opening_state(state: GateState, entries: Iterable[AppliedEntry], gate: GateSpec, lineage: str) -> GateState:
+def opening_state(
+    state: GateState, entries: Iterable[AppliedEntry], gate: GateSpec, lineage: str
+) -> GateState:
     """The state in which a window is judged: another spec or line, then the persons' entries.
 
     Its champion and baseline are the models to score.
     """
     spec = canonical.digest_of(gate.model_dump())
     if (state.spec, state.lineage) != (spec, lineage):
-        state = replace(state, pool=(), spec=spec, line=lineage)
+        state = replace(state, pool=(), spec=spec, lineage=lineage)
     if gate.policy != "manual":
         state = replace(state, pending=None)
     for entry in entries:
@@ -139,9 +141,13 @@ def _guard(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
         return Verdict("keep", (f"the guard had nothing to judge: {explanation}",), state)
     if inputs.window_differences is None or not inputs.window_differences.rows:
         return Verdict("keep", ("the guard had nothing to judge: no rows",), state)
-    pool = (*state.pool, PooledWindow(inputs.window, pair, inputs.window_differences))[-gate.pool_size :]
+    pool = (*state.pool, PooledWindow(inputs.window, pair, inputs.window_differences))[
+        -gate.pool_size :
+    ]
     state = replace(state, pool=pool)
-    return _guard_recovery(state, gate) if state.mode == "RECOVERY" else _guard_following(state, gate)
+    return (
+        _guard_recovery(state, gate) if state.mode == "RECOVERY" else _guard_following(state, gate)
+    )
 
 
 def _guard_following(state: GateState, gate: GateSpec) -> Verdict:
@@ -151,13 +157,18 @@ def _guard_following(state: GateState, gate: GateSpec) -> Verdict:
     window_args = [newest.differences], gate, (alpha, WORSE_WINDOW_MARGIN)
     comparisons = [guard_test("window", newest.pair, *window_args)]
     if len(pool) > 1:
-        pool_args = [part.differences for part in pool], gate, (ALPHA, WORSE_POOL_MARGIN), len(pool) == gate.pool_size
+        pool_args = (
+            [part.differences for part in pool],
+            gate,
+            (ALPHA, WORSE_POOL_MARGIN),
+            len(pool) == gate.pool_size,
+        )
         comparisons.append(guard_test("pool", newest.pair, *pool_args))
     for comparison in comparisons:
         if comparison.outcome == "worse":
             reason = f"the champion is worse than the baseline, back to that: {comparison}"
             rolled_back = replace(state, champion=state.baseline, mode="RECOVERY", pool=())
-            return Verdict("roll_back", (reason,), rolled_back, tuple(comparisons))
+            return Verdict("rollback", (reason,), rolled_back, tuple(comparisons))
     if comparisons[-1].outcome == "better":
         reason = f"the champion is better than the baseline and takes its place: {comparisons[-1]}"
         state = replace(state, baseline=state.champion, pool=())
@@ -171,7 +182,9 @@ def _guard_recovery(state: GateState, gate: GateSpec) -> Verdict:
     differences = [part.differences for part in state.pool]
     comparison = guard_test("pool", state.pool[-1].pair, differences, gate, better=True)
     if comparison.outcome != "better":
-        reason = f"in recovery, the candidates are not proven better than the baseline: {comparison}"
+        reason = (
+            f"in recovery, the candidates are not proven better than the baseline: {comparison}"
+        )
         return Verdict("keep", (reason,), state, (comparison,))
     reason = f"recovery ends, the candidates are better than the baseline: {comparison}"
     return Verdict("keep", (reason,), replace(state, mode="FOLLOW", pool=()), (comparison,))
@@ -182,7 +195,9 @@ def _entry_test(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict
     if gate.policy == "always":
         decision: Decision = "keep" if candidate == state.champion else "promote"
         state = replace(state, champion=candidate, baseline=candidate)
-        return Verdict(decision, (f"policy always: candidate {short_digest(candidate)} serves",), state)
+        return Verdict(
+            decision, (f"policy always: candidate {short_digest(candidate)} serves",), state
+        )
     if candidate == state.champion:
         return Verdict("keep", ("the candidate is the champion itself",), state)
     if holdout is None or inputs.tail_differences is None:
@@ -191,9 +206,14 @@ def _entry_test(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict
     tested = f"judged was the holdout fit {short_digest(holdout)}: {comparison}"
     if comparison.outcome != "passed":
         return Verdict("keep", (f"the champion stays; {tested}",), state, (comparison,))
-    deployable = f"candidate {short_digest(candidate)}, the same update finished on the whole window"
+    deployable = (
+        f"candidate {short_digest(candidate)}, the same update finished on the whole window"
+    )
     if gate.policy == "manual":
-        manual_reasons = f"awaits approval of {candidate}", f"{tested}; up for approval is {deployable}"
+        manual_reasons = (
+            f"awaits approval of {candidate}",
+            f"{tested}; up for approval is {deployable}",
+        )
         return Verdict("keep", manual_reasons, replace(state, pending=candidate), (comparison,))
     promotion_reasons = (f"{tested}; deployed is {deployable}",)
     return Verdict("promote", promotion_reasons, replace(state, champion=candidate), (comparison,))

@@ -28,7 +28,9 @@ def encode_labels(spec: ModelSpec, values: Sequence[Any]) -> tuple[pl.Series, di
     if valid.all():
         return numbers, {}
     invalid = (~valid).arg_true().to_list()
-    return numbers.filter(valid), {position: _reason(spec, values[position]) for position in invalid}
+    return numbers.filter(valid), {
+        position: _reason(spec, values[position]) for position in invalid
+    }
 
 
 def _class_indices(spec: ModelSpec, values: Sequence[Any]) -> pl.Series:

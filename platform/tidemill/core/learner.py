@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from tidemill.core import boosting, bundle
+from tidemill.core import bundle, lightgbm_import
 from tidemill.core.bundle import Model
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.features import (
@@ -16,21 +16,24 @@ from tidemill.core.features import (
     FeatureFunction,
     Vocabulary,
     check_row_wise,
-    feature_columns,
-    extend_vocabulary,
     compute_features,
+    extend_vocabulary,
+    feature_columns,
     matrix,
 )
 from tidemill.core.replay import CANONICAL_ORDER
-from tidemill.core.sections import RESERVED_PARAMETERS, LearnerSpec, Scalar, BoostingSpec
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import RESERVED_PARAMETERS, BoostingSpec, LearnerSpec, Scalar
 
 MIN_HOLDOUT_ROWS = 150
 """Rows below which a window has no holdout fit."""
 MIN_BAGGING_ROWS = 100
 """Rows below which no bag is drawn: LightGBM stops the process's work on an empty one."""
 
-_COUNT_OBJECTIVES = ("poisson", "tweedie")  # objectives that cannot start from labels which are all 0
+_COUNT_OBJECTIVES = (
+    "poisson",
+    "tweedie",
+)  # objectives that cannot start from labels which are all 0
 
 
 def sort_canonical(rows: pl.DataFrame) -> pl.DataFrame:
@@ -88,7 +91,10 @@ def fit(
     field_names = list(spec.fields)
     check_row_wise(golden, field_names, function)
     rows = sort_canonical(rows)
-    features, label = compute_features(rows, field_names, function), rows[spec.label].cast(pl.Float64).to_numpy()
+    features, label = (
+        compute_features(rows, field_names, function),
+        rows[spec.label].cast(pl.Float64).to_numpy(),
+    )
     base = parent if continue_ else None
     columns = base.header.columns if base else feature_columns(features)
     vocabulary = extend_vocabulary(base.vocabulary if base else Vocabulary(), features, columns)
@@ -107,7 +113,7 @@ def fit(
 def check_parameters(parameters: Mapping[str, Scalar]) -> None:
     """Raise `SpecInvalid` for a name LightGBM does not know (it would ignore it without a word),
     or one that means what tidemill sets itself."""
-    _ConfigAliases = boosting.import_lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
+    _ConfigAliases = lightgbm_import.import_lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
     aliases = _ConfigAliases._get_all_param_aliases()
     known_names = {*aliases, *(other for others in aliases.values() for other in others)}
     reserved = _ConfigAliases.get(*RESERVED_PARAMETERS)
@@ -116,7 +122,9 @@ def check_parameters(parameters: Mapping[str, Scalar]) -> None:
             suggestions = get_close_matches(name, sorted(known_names - reserved), 1)
             raise SpecInvalid(
                 f"`learner.parameters`: LightGBM has no parameter `{name}`.",
-                f"Did you mean `{suggestions[0]}`?" if suggestions else "See LightGBM's list of parameters.",
+                f"Did you mean `{suggestions[0]}`?"
+                if suggestions
+                else "See LightGBM's list of parameters.",
             )
         if name in reserved:
             raise SpecInvalid(
@@ -157,7 +165,7 @@ def _train(
     parent_text: str | None,
 ) -> str:
     """LightGBM's text after the rounds of `settings`, without the parameters at its end."""
-    lightgbm = boosting.import_lightgbm()
+    lightgbm = lightgbm_import.import_lightgbm()
     categories = [index for index, column in enumerate(columns) if column.kind == "category"]
     try:
         booster = lightgbm.train(

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from tidemill.core import canonical
-from tidemill.core.log import LedgerRecord
+from tidemill.core.event_log import LedgerRecord
 
 EntryKind = Literal["deploy", "rollback", "approve", "adopt"]
 
@@ -79,7 +79,9 @@ class Chain:
         return (len(self.entries), self.head.hash if self.head else None)
 
 
-def build_chain(model: str, records: Iterable[LedgerRecord], previous: Chain | None = None) -> Chain:
+def build_chain(
+    model: str, records: Iterable[LedgerRecord], previous: Chain | None = None
+) -> Chain:
     """The model's chain: an entry stands if its `seq` and `prev` match the head at its offset.
 
     `before` is the chain of all records before these. Every reader of the same records comes to

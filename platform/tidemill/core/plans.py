@@ -112,7 +112,11 @@ class BoundarySearch:
     def feed(self, records: Iterable[tuple[int, int]]) -> bool:
         """Take (offset, timestamp) pairs; True as soon as the boundary is confirmed."""
         for offset, timestamp in records:
-            self.newest_timestamp = timestamp if self.newest_timestamp is None else max(self.newest_timestamp, timestamp)
+            self.newest_timestamp = (
+                timestamp
+                if self.newest_timestamp is None
+                else max(self.newest_timestamp, timestamp)
+            )
             if self._feed_one(offset, timestamp):
                 return True
         return self.boundary is not None
@@ -131,7 +135,11 @@ class BoundarySearch:
             candidate.earlier += is_earlier
         while self._candidates and self._candidates[0].earlier > half:
             self._candidates.popleft()
-        if self._candidates and self._candidates[0].following - self._candidates[0].earlier >= self.confirmation_records - half:
+        if (
+            self._candidates
+            and self._candidates[0].following - self._candidates[0].earlier
+            >= self.confirmation_records - half
+        ):
             self.boundary = self._candidates[0].offset
             return True
         if not is_earlier:

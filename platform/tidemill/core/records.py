@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tidemill.core.log import TimestampCounts
+from tidemill.core.event_log import TimestampCounts
 
 
 @dataclass(frozen=True)

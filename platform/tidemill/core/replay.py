@@ -40,7 +40,9 @@ def uniforms(frame: pl.DataFrame, key: str) -> Array:
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
     state = np.full(frame.height, seed, dtype=np.uint64)
     for name in IDENTITY_COLUMNS:
-        state = _splitmix64(state ^ _splitmix64(frame[name].cast(pl.Int64).to_numpy().view(np.uint64)))
+        state = _splitmix64(
+            state ^ _splitmix64(frame[name].cast(pl.Int64).to_numpy().view(np.uint64))
+        )
     # 52 bits and a half: the nearest to 0 and 1 that a double holds exactly
     return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 

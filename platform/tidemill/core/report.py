@@ -9,19 +9,36 @@ import polars as pl
 
 from tidemill.core import canonical, gate, scoring
 from tidemill.core.errors import ScoreInvalid
-from tidemill.core.evidence import cluster_starts, cluster_differences
-from tidemill.core.gate import GateInputs, GateState, AppliedEntry
-from tidemill.core.log import TimestampCounts
+from tidemill.core.event_log import TimestampCounts
+from tidemill.core.gate import AppliedEntry, GateInputs, GateState
+from tidemill.core.loss_differences import cluster_differences, cluster_starts
 from tidemill.core.records import Candidate
 from tidemill.core.report_markdown import render_markdown
-from tidemill.core.report_records import InputDigests, PermutationCheck, Report, ModelInRole, CumulativeLosses, GateSnapshot
+from tidemill.core.report_records import (
+    CumulativeLosses,
+    GateSnapshot,
+    InputDigests,
+    ModelInRole,
+    PermutationCheck,
+    Report,
+)
 from tidemill.core.scoring import Array, Slice
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 
 __all__ = [
-    "EvaluationInputs", "InputDigests", "PermutationCheck", "Report", "ModelInRole", "EvaluationRows", "CumulativeLosses", "GateSnapshot",
-    "build_report", "render_markdown", "opening_state", "scored_roles",
+    "CumulativeLosses",
+    "EvaluationInputs",
+    "EvaluationRows",
+    "GateSnapshot",
+    "InputDigests",
+    "ModelInRole",
+    "PermutationCheck",
+    "Report",
+    "build_report",
+    "opening_state",
+    "render_markdown",
+    "scored_roles",
 ]  # fmt: skip
 
 HOUR_MS = 3_600_000
@@ -78,7 +95,10 @@ def scored_roles(inputs: EvaluationInputs) -> dict[str, str]:
 
 
 def build_report(
-    inputs: EvaluationInputs, rows: EvaluationRows, predictions: Mapping[str, Array], holdout_predictions: Array | None = None
+    inputs: EvaluationInputs,
+    rows: EvaluationRows,
+    predictions: Mapping[str, Array],
+    holdout_predictions: Array | None = None,
 ) -> Report:
     """The report of a window.
 
@@ -94,7 +114,9 @@ def build_report(
     gate_inputs = _gate_inputs(inputs, state, by_digest, clusters, rows.tail, holdout)
     verdict = gate.decide(state, inputs.spec.gate, gate_inputs)
     champion, objective = predictions[state.champion], inputs.spec.objective
-    previous_state = inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
+    previous_state = (
+        inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
+    )
     return Report(
         model=inputs.model, window=inputs.window.key, lineage=inputs.candidate.lineage,
         policy=inputs.spec.gate.policy, verdict=verdict.verdict, reasons=verdict.reasons,
@@ -132,7 +154,9 @@ def _cluster_length(inputs: EvaluationInputs) -> int:
     return configured or min(HOUR_MS, (inputs.window.end - inputs.window.start) // 24)
 
 
-def _holdout_losses(inputs: EvaluationInputs, rows: EvaluationRows, holdout_predictions: Array | None) -> Array | None:
+def _holdout_losses(
+    inputs: EvaluationInputs, rows: EvaluationRows, holdout_predictions: Array | None
+) -> Array | None:
     holdout = inputs.candidate.holdout
     if holdout is None:
         return None
@@ -155,11 +179,22 @@ def _gate_inputs(
 ) -> GateInputs:
     candidate, tail_differences = inputs.candidate, None
     pair = gate.guarded_pair(state, inputs.spec.gate, candidate.parent)
-    window_differences = cluster_differences(losses[pair.reference], losses[pair.challenger], clusters) if pair else None
+    window_differences = (
+        cluster_differences(losses[pair.reference], losses[pair.challenger], clusters)
+        if pair
+        else None
+    )
     if tail is not None and holdout is not None:
-        tail_differences = cluster_differences(losses[state.champion][tail], holdout, clusters[tail])
+        tail_differences = cluster_differences(
+            losses[state.champion][tail], holdout, clusters[tail]
+        )
     return GateInputs(
-        inputs.window.key, candidate.digest, candidate.parent, candidate.holdout, window_differences, tail_differences
+        inputs.window.key,
+        candidate.digest,
+        candidate.parent,
+        candidate.holdout,
+        window_differences,
+        tail_differences,
     )
 
 
@@ -168,7 +203,10 @@ def _mean(values: Array) -> float | None:
 
 
 def _mean_losses(
-    inputs: EvaluationInputs, rows: EvaluationRows, losses: Mapping[str, Array], holdout: Array | None
+    inputs: EvaluationInputs,
+    rows: EvaluationRows,
+    losses: Mapping[str, Array],
+    holdout: Array | None,
 ) -> dict[str, float | None]:
     parameters = inputs.spec.learner.parameters
     means = {role: _mean(loss) for role, loss in losses.items()}
@@ -190,20 +228,30 @@ def _gate_snapshot(state: GateState) -> GateSnapshot:
     return GateSnapshot(state.champion, state.baseline, state.mode, len(state.pool))
 
 
-def _slices(inputs: EvaluationInputs, rows: EvaluationRows, losses: Mapping[str, Array]) -> tuple[Slice, ...]:
+def _slices(
+    inputs: EvaluationInputs, rows: EvaluationRows, losses: Mapping[str, Array]
+) -> tuple[Slice, ...]:
     slices: list[Slice] = []
     for name in inputs.spec.gate.slices:
         slices += scoring.losses_by_slice(name, rows.slices[name], losses)
     return tuple(slices)
 
 
-def _permutation_check(inputs: EvaluationInputs, rows: EvaluationRows, champion: Array, clusters: npt.NDArray[np.int64]) -> PermutationCheck:
+def _permutation_check(
+    inputs: EvaluationInputs, rows: EvaluationRows, champion: Array, clusters: npt.NDArray[np.int64]
+) -> PermutationCheck:
     seed = int(canonical.digest(f"{inputs.model}/{inputs.window.key}".encode())[:16], 16)
     parameters, objective = inputs.spec.learner.parameters, inputs.spec.objective
     result = scoring.permutation_test(objective, rows.label, champion, clusters, parameters, seed)
     gate_spec = inputs.spec.gate
-    insufficient = result.n < gate_spec.min_rows or result.clusters < gate_spec.min_clusters or result.t is None
-    return PermutationCheck(result, None if insufficient or result.t is None else result.t < scoring.PERMUTATION_ALARM_T)
+    insufficient = (
+        result.n < gate_spec.min_rows
+        or result.clusters < gate_spec.min_clusters
+        or result.t is None
+    )
+    return PermutationCheck(
+        result, None if insufficient or result.t is None else result.t < scoring.PERMUTATION_ALARM_T
+    )
 
 
 def _cumulative_losses(previous: Report | None, losses: Mapping[str, Array]) -> CumulativeLosses:

@@ -36,7 +36,13 @@ def render_markdown(report: Report) -> str:
 
 def _gate_section(report: Report) -> str:
     rows = [
-        (name, seats.mode, _short_digest(seats.champion), _short_digest(seats.baseline), seats.pool_size)
+        (
+            name,
+            seats.mode,
+            _short_digest(seats.champion),
+            _short_digest(seats.baseline),
+            seats.pool_size,
+        )
         for name, seats in (("before", report.previous_state), ("judged", report.opening_state))
     ]
     state = report.state
@@ -44,7 +50,8 @@ def _gate_section(report: Report) -> str:
     rows.append(("from now on", state.mode, *snapshot))
     table = _table(("", "mode", "champion", "baseline", "windows in the pool"), rows)
     applied = [
-        f"* took a person's {e.kind} to {_short_digest(e.digest)} (entry {e.seq})" for e in report.entries
+        f"* took a person's {e.kind} to {_short_digest(e.digest)} (entry {e.seq})"
+        for e in report.entries
     ]
     pending = [f"* {_short_digest(state.pending)} awaits approval"] if state.pending else []
     return "\n\n".join([f"## Gate, policy {escape(report.policy)}", table, *applied, *pending])
@@ -52,7 +59,12 @@ def _gate_section(report: Report) -> str:
 
 def _models(report: Report) -> str:
     rows: list[Sequence[Cell]] = [
-        (role, _short_digest(report.models[role].digest), report.models[role].age, report.losses.get(role))
+        (
+            role,
+            _short_digest(report.models[role].digest),
+            report.models[role].age,
+            report.losses.get(role),
+        )
         for role in _ordered(report.models)
     ]
     labels = {"prior": "constant prior", "champion_on_tail": "champion, on the tail"}
@@ -125,7 +137,11 @@ def _cumulative_losses(report: Report) -> str:
 
 def _inputs(report: Report) -> str:
     inputs = report.inputs
-    rows = [("report before", inputs.previous), ("batch", inputs.batch), ("candidate", inputs.candidate)]
+    rows = [
+        ("report before", inputs.previous),
+        ("batch", inputs.batch),
+        ("candidate", inputs.candidate),
+    ]
     rows += [("line", report.lineage), ("gate spec", report.state.spec)]
     rows += [(f"ledger entry {entry.seq}", entry.hash) for entry in report.entries]
     shown = [(name, escape(sha) if sha else None) for name, sha in rows]

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill.core.comparison import Comparison
-from tidemill.core.evidence import Estimate
-from tidemill.core.gate import Decision, GateState, Mode, AppliedEntry
-from tidemill.core.log import TimestampCounts
+from tidemill.core.event_log import TimestampCounts
+from tidemill.core.gate import AppliedEntry, Decision, GateState, Mode
+from tidemill.core.loss_differences import Estimate
 from tidemill.core.scoring import Calibration, Slice
 
 

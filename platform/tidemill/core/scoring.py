@@ -8,9 +8,9 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.core.errors import ScoreInvalid
-from tidemill.core.evidence import Estimate, estimate, cluster_differences
-from tidemill.core.sections import Scalar
+from tidemill.core.loss_differences import Estimate, cluster_differences, estimate
 from tidemill.core.spec import Objective
+from tidemill.core.spec_sections import Scalar
 
 Array = npt.NDArray[np.float64]
 Parameters = Mapping[str, Scalar]
@@ -156,10 +156,16 @@ def losses_by_slice(
     """Mean loss of every role for each value of a category column, the `SLICES` largest first."""
     value_codes: dict[str | None, int] = {}
     column = values.cast(pl.String).to_list()
-    codes = np.array([value_codes.setdefault(value, len(value_codes)) for value in column], dtype=np.int64)
+    codes = np.array(
+        [value_codes.setdefault(value, len(value_codes)) for value in column], dtype=np.int64
+    )
     n = np.bincount(codes, minlength=len(value_codes)).tolist()
-    sums = {role: np.bincount(codes, loss, len(value_codes)).tolist() for role, loss in losses.items()}
-    largest = sorted(value_codes.items(), key=lambda item: (-n[item[1]], item[0] is None, item[0] or ""))
+    sums = {
+        role: np.bincount(codes, loss, len(value_codes)).tolist() for role, loss in losses.items()
+    }
+    largest = sorted(
+        value_codes.items(), key=lambda item: (-n[item[1]], item[0] is None, item[0] or "")
+    )
     return tuple(
         Slice(field, value, n[code], {role: sums[role][code] / n[code] for role in sums})
         for value, code in largest[:MAX_SLICES]

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tidemill.core.sections import (
+from tidemill.core.spec_sections import (
     FieldSpec,
     FreshnessSpec,
     GateSpec,
@@ -85,7 +85,9 @@ class ModelSpec(Section):
         0.05, ge=0, le=1, description="Share of rejected rows from which a window is not learned."
     )
     warn_below_rows: int = Field(100, ge=0, description="Rows below which a check warns.")
-    retention_windows: int = Field(400, ge=1, description="Windows whose batches and candidates stay.")
+    retention_windows: int = Field(
+        400, ge=1, description="Windows whose batches and candidates stay."
+    )
 
     @field_validator("fields")
     @classmethod
@@ -115,7 +117,9 @@ class ModelSpec(Section):
     def calendar(self) -> Calendar:
         """The model's windows."""
         windows = self.windows
-        return Calendar(windows.cron, _aware_datetime(windows.start, windows.timezone), windows.timezone)
+        return Calendar(
+            windows.cron, _aware_datetime(windows.start, windows.timezone), windows.timezone
+        )
 
     @property
     def history_start_ms(self) -> int | None:

@@ -6,29 +6,29 @@ from tidemill.core import canonical
 from tidemill.core.errors import (
     FeatureSkew,
     LogTruncated,
-    PredecessorMissing,
     OperationNotAllowed,
+    PredecessorMissing,
     TopicRecreated,
 )
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption, Lineage
 from tidemill.core.windows import Window
-from tidemill.cycle.attach import bind_topic, verified_topic
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry, has_pending_deployment, read_chain
-from tidemill.cycle.intervene import newest_report
-from tidemill.cycle.lines import (
+from tidemill.cycle.lineage import (
     adoptable,
     adoption_number,
     adoptions,
     differing_keys,
-    took_effect,
-    require_initial_model,
-    lineage_for,
     first_unplanned_window,
+    lineage_for,
+    require_initial_model,
+    took_effect,
 )
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.manual_actions import newest_report
 from tidemill.cycle.plan import plan_initial
+from tidemill.cycle.topic_binding import bind_topic, verified_topic
 from tidemill.cycle.update import require_candidate
 from tidemill.failpoints import failpoint
 
@@ -91,7 +91,9 @@ def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> Adoptio
     if change.topic_changed:
         ctx.repository.clear_observations()
     number = max((n for n, _ in adoptions(ctx.repository)), default=0) + 1
-    return _commit(ctx, first, number, _proposed(ctx, first, previous, change, actor, reason), change)
+    return _commit(
+        ctx, first, number, _proposed(ctx, first, previous, change, actor, reason), change
+    )
 
 
 def _previous_plan(ctx: ModelContext, first: Window) -> Plan:
@@ -134,7 +136,7 @@ def _check_window(ctx: ModelContext, window: Window, first: Window) -> None:
     late = f"Windows of model {ctx.model} before {window} are not planned"
     raise OperationNotAllowed(
         f"{early if window.start < first.start else late}; the first that is not is {first}.",
-        f"Adopt from there: `tidemill adopt {ctx.model} --from {first} --why REASON`.",
+        f"Adopt from there: `tidemill adopt {ctx.model} --from {first} --reason REASON`.",
     )
 
 
@@ -150,7 +152,7 @@ def _check_done(ctx: ModelContext, first: Window) -> None:
         f"Windows {first_unfinished} to {last} of model {ctx.model} are planned, but not done.",
         f"Finish them first, as they were begun: undo the change in defs.yaml, run `tidemill "
         f"backfill {ctx.model} --from {first_unfinished} --to {last}` (a window that cannot be read is left "
-        f"out by `tidemill skip {ctx.model} WINDOW --why REASON` before that), then change it "
+        f"out by `tidemill skip {ctx.model} WINDOW --reason REASON` before that), then change it "
         "again and adopt.",
     )
 
@@ -185,7 +187,9 @@ def _proposed(
 ) -> Adoption:
     topic, lineage = verified_topic(ctx, None), lineage_for(ctx, first)
     if change.keys:
-        lineage = Lineage({**lineage.learning_spec, **ctx.learning_spec()}, _parent_digest(ctx, first), first.key)
+        lineage = Lineage(
+            {**lineage.learning_spec, **ctx.learning_spec()}, _parent_digest(ctx, first), first.key
+        )
     number = adoption_number(ctx.repository, first)
     pending = ctx.repository.adoption(number) if number > previous.adoption else None
     return Adoption(
@@ -201,7 +205,9 @@ def _proposed(
     )
 
 
-def _commit(ctx: ModelContext, first: Window, number: int, proposed: Adoption, change: _Change) -> AdoptionResult:
+def _commit(
+    ctx: ModelContext, first: Window, number: int, proposed: Adoption, change: _Change
+) -> AdoptionResult:
     """Put the entry into the ledger, then the record into the store."""
     last = ctx.spec.calendar.before(first)
 
@@ -243,8 +249,10 @@ def _record_hash(adoption: Adoption) -> str:
 def _recorded_adoption(chain: Chain, proposed: Adoption) -> Adoption | None:
     """This adoption as the ledger has it already, by whoever decided it first; None: it has not."""
     for valid_entry in reversed(chain.entries):
-        recorded = replace(proposed, by=valid_entry.entry.actor, why=valid_entry.entry.reason)
-        if valid_entry.entry.kind == "adopt" and valid_entry.entry.evidence == _record_hash(recorded):
+        recorded = replace(proposed, actor=valid_entry.entry.actor, reason=valid_entry.entry.reason)
+        if valid_entry.entry.kind == "adopt" and valid_entry.entry.evidence == _record_hash(
+            recorded
+        ):
             return recorded
     return None
 

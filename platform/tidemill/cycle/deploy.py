@@ -10,13 +10,13 @@ from tidemill.core.errors import (
     LedgerBroken,
     LedgerLost,
     LogUnavailable,
-    PredecessorMissing,
     OperationNotAllowed,
+    PredecessorMissing,
 )
 from tidemill.core.ledger import Chain, Entry, ValidEntry
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
 from tidemill.failpoints import failpoint
 
 _MAX_ATTEMPTS = 8
@@ -71,7 +71,10 @@ def has_pending_deployment(ctx: ModelContext, window: Window) -> bool:
     A deployment that was deferred to a later window is outstanding until that one is deployed.
     """
     report = ctx.repository.report(window.key)
-    return report is not None and _outcome_without_append(ctx, window, report, True, ctx.chain()) is None
+    return (
+        report is not None
+        and _outcome_without_append(ctx, window, report, True, ctx.chain()) is None
+    )
 
 
 def _outcome_without_append(
@@ -87,7 +90,9 @@ def _outcome_without_append(
     if entry.digest == report.state.champion:
         return Deployment("unchanged", entry.digest, entry.seq, "it is in service already")
     if entry.is_manual and entry.seq > report.ledger_seq:
-        reason = f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
+        reason = (
+            f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
+        )
         return Deployment("superseded", entry.digest, entry.seq, reason)
     if entry.as_of_ms is not None and entry.as_of_ms >= window.end:
         reason = f"entry {entry.seq} knows window {entry.as_of}"
@@ -104,7 +109,7 @@ def _build_entry(ctx: ModelContext, window: Window, report: Report, chain: Chain
     return Entry(
         model=ctx.model,
         seq=seq,
-        kind="rollback" if deciding_report.verdict == "roll_back" else "deploy",
+        kind="rollback" if deciding_report.verdict == "rollback" else "deploy",
         digest=report.state.champion,
         as_of=window.key,
         as_of_ms=window.end,

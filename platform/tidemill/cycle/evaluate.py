@@ -13,20 +13,22 @@ from tidemill.core.features import Array
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report import EvaluationInputs, InputDigests, Report, EvaluationRows
+from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import none_if_damaged
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import read_chain
-from tidemill.cycle.extract import require_batch, load_rows
-from tidemill.cycle.lines import current_lineage, require_initial_model
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.extract import load_rows, require_batch
+from tidemill.cycle.lineage import current_lineage, require_initial_model
+from tidemill.cycle.repository import none_if_damaged
 from tidemill.cycle.update import require_candidate
 
 _MAX_WORKERS = 4
 """So many models predict at the same time."""
 
 
-def evaluate(ctx: ModelContext, window: Window, entries: Sequence[AppliedEntry] | None = None) -> Report:
+def evaluate(
+    ctx: ModelContext, window: Window, entries: Sequence[AppliedEntry] | None = None
+) -> Report:
     """The report of a window, and in it the gate's verdict.
 
     `taken` are the persons' ledger entries to take, by default those that the rules name now; a
@@ -60,7 +62,9 @@ def _previous(ctx: ModelContext, window: Window) -> Report | None:
     return previous
 
 
-def _manual_entries(ctx: ModelContext, window: Window, previous: Report | None) -> list[AppliedEntry]:
+def _manual_entries(
+    ctx: ModelContext, window: Window, previous: Report | None
+) -> list[AppliedEntry]:
     after_seq = previous.ledger_seq if previous else -1
     entries = manual_entries_since(read_chain(ctx), after_seq, window.start)
     return [AppliedEntry(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in entries]
@@ -105,7 +109,9 @@ def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> R
     rows = learner.sort_canonical(load_rows(ctx, manifest))
     digests = set(report.scored_roles(inputs).values())
     candidate, tail_mask, tail_predictions = inputs.candidate, None, None
-    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM predicts outside the interpreter's lock
+    with ThreadPoolExecutor(
+        _MAX_WORKERS
+    ) as pool:  # LightGBM predicts outside the interpreter's lock
         futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
         if candidate.holdout is not None:
             tail_mask = np.arange(rows.height) >= rows.height - candidate.tail_rows
@@ -117,7 +123,10 @@ def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> R
             label=_floats(rows, ctx.spec.label),
             timestamp=rows["_timestamp"].to_numpy(),
             tail=tail_mask,
-            slices={name: align_to_schema(rows, {name: "category"})[name] for name in ctx.spec.gate.slices},
+            slices={
+                name: align_to_schema(rows, {name: "category"})[name]
+                for name in ctx.spec.gate.slices
+            },
         ),
         predictions,
         tail_predictions,

@@ -18,17 +18,17 @@ from tidemill.core.errors import (
     TopicMissing,
     TopicRecreated,
 )
-from tidemill.core.log import RecordBatch, TimestampCounts
+from tidemill.core.event_log import RecordBatch, TimestampCounts
+from tidemill.core.parquet import from_parquet, library_versions, rows_digest, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import FileRef, Manifest, SkipDecision
-from tidemill.core.tables import from_parquet, library_versions, rows_digest, to_parquet
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import file_ref, none_if_damaged
-from tidemill.cycle.attach import verified_topic
-from tidemill.cycle.blocked import reject_invalid_batch, rejected_table
-from tidemill.cycle.lines import lineage_or_none
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.lineage import lineage_or_none
 from tidemill.cycle.plan import plan_window
+from tidemill.cycle.quarantine import reject_invalid_batch, rejected_table
+from tidemill.cycle.repository import file_ref, none_if_damaged
+from tidemill.cycle.topic_binding import verified_topic
 
 UNREADABLE_LOG_ERRORS = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompacted)
 """The faults that mean: the log no longer holds what was once read from it."""
@@ -52,7 +52,7 @@ def extract(ctx: ModelContext, window: Window) -> Manifest:
     """The batch of a window: planned, read, decoded, checked and committed.
 
     A batch that stands is verified, and rebuilt from the log where its bytes are damaged, unless
-    `keep_windows` has pruned them. Raises what `plan` raises, `OffsetsExpired`, `LogUnavailable`,
+    `retention_windows` has pruned them. Raises what `plan` raises, `OffsetsExpired`, `LogUnavailable`,
     `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
     is kept raw. Raises `LineChanged` before anything is planned.
     """
@@ -66,7 +66,9 @@ def extract_plan(ctx: ModelContext, plan: Plan) -> Manifest:
     return get_or_create_batch(ctx, plan, plan_hash(ctx, plan), lambda: read_batch(ctx, plan))
 
 
-def get_or_create_batch(ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch]) -> Manifest:
+def get_or_create_batch(
+    ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch]
+) -> Manifest:
     """The batch as it stands, verified; else what `make` gives is checked and committed.
 
     `source` is the sha256 of its plan, or of its file.
@@ -121,7 +123,7 @@ def require_batch(ctx: ModelContext, window: Window) -> Manifest:
         raise PredecessorMissing(
             f"Window {window.key} of model {ctx.model} has no batch.",
             f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --why REASON` if it cannot be read.",
+            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be read.",
         )
     return manifest
 
@@ -166,9 +168,16 @@ def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
         for record_batch in record_batches:
             untimed = record_batch.timestamps.count(None)
             created = len(record_batch.timestamps) - record_batch.log_append_time_count - untimed
-            counted.update(created=created, appended=record_batch.log_append_time_count, none=untimed)
+            counted.update(
+                created=created, appended=record_batch.log_append_time_count, none=untimed
+            )
             decoded.append(
-                decoder.decode(record_batch.partition, record_batch.offsets, record_batch.timestamps, record_batch.values)
+                decoder.decode(
+                    record_batch.partition,
+                    record_batch.offsets,
+                    record_batch.timestamps,
+                    record_batch.values,
+                )
             )
     absent: Counter[str] = Counter()
     for part in decoded:
@@ -228,7 +237,11 @@ def _check_files(ctx: ModelContext, manifest: Manifest) -> None:
 
 
 def _rebuild(
-    ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch], damage: DigestMismatch
+    ctx: ModelContext,
+    plan: Plan,
+    source_hash: str,
+    build_batch: Callable[[], Batch],
+    damage: DigestMismatch,
 ) -> Manifest:
     """Make a damaged batch again; only the very bytes that were committed are taken.
 
@@ -238,7 +251,9 @@ def _rebuild(
     try:
         manifest, files = _build_manifest(ctx, plan, source_hash, build_batch())
     except UNREADABLE_LOG_ERRORS as error:
-        raise DataLost(f"{damage.message} The log cannot give it again: {error.message}", remedy) from error
+        raise DataLost(
+            f"{damage.message} The log cannot give it again: {error.message}", remedy
+        ) from error
     existing = none_if_damaged(lambda: ctx.repository.manifest(plan.window))
     if existing is None:
         is_same = ctx.repository.is_same_as_damaged(manifest)

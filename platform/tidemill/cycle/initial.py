@@ -1,17 +1,17 @@
 """The initial model: trained once from historical data, first champion and first baseline."""
 
-from tidemill.core import canonical, history, learner, replay
+from tidemill.core import canonical, historical_file, learner, replay
 from tidemill.core.errors import DigestMismatch, ModelPruned, SpecInvalid
 from tidemill.core.ledger import Chain, Entry
+from tidemill.core.parquet import library_versions, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.records import InitialModel, Manifest, Sample
-from tidemill.core.tables import library_versions, to_parquet
 from tidemill.cycle import extract
-from tidemill.cycle.archive import file_ref, none_if_damaged
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry, read_chain
-from tidemill.cycle.lines import adoptions, raise_lineage_changed
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.lineage import adoptions, raise_lineage_changed
 from tidemill.cycle.plan import plan_initial
+from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.failpoints import failpoint
 
 
@@ -56,7 +56,7 @@ def _file_batch(ctx: ModelContext) -> Manifest:
             raise_lineage_changed(ctx, {"initial.file": existing.plan}, {"initial.file": sha256})
         if extract.files_intact(ctx, existing):
             return existing
-    record_batch = history.read(ctx.spec, name, data)
+    record_batch = historical_file.read(ctx.spec, name, data)
     file_range = PlannedRange(record_batch.partition, 0, len(record_batch.offsets))
     plan = Plan(
         model=ctx.model,
@@ -66,11 +66,13 @@ def _file_batch(ctx: ModelContext) -> Manifest:
         topic=name,
         cluster_id="",
         topic_id="",
-        epoch=history.EPOCH,
+        epoch=historical_file.EPOCH,
         ranges=(file_range,),
         previous=None,
     )
-    return extract.get_or_create_batch(ctx, plan, sha256, lambda: extract.decode(ctx, [record_batch]))
+    return extract.get_or_create_batch(
+        ctx, plan, sha256, lambda: extract.decode(ctx, [record_batch])
+    )
 
 
 def _files_intact(ctx: ModelContext, initial_model: InitialModel) -> bool:

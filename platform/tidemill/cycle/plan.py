@@ -6,13 +6,20 @@ from contextlib import closing
 from dataclasses import replace
 
 from tidemill.core.errors import PlanLost, WindowOpen
-from tidemill.core.log import OffsetRange
-from tidemill.core.plans import INITIAL_KEY, BoundarySearch, EndReason, Observation, Plan, PlannedRange
+from tidemill.core.event_log import OffsetRange
+from tidemill.core.plans import (
+    INITIAL_KEY,
+    BoundarySearch,
+    EndReason,
+    Observation,
+    Plan,
+    PlannedRange,
+)
 from tidemill.core.windows import Window, from_ms
-from tidemill.cycle.attach import TopicBinding, bind_topic
-from tidemill.cycle.idle import idle_reason, record_end_offsets
-from tidemill.cycle.lines import lineage_or_none
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.idleness import idle_reason, record_end_offsets
+from tidemill.cycle.lineage import lineage_or_none
+from tidemill.cycle.topic_binding import TopicBinding, bind_topic
 
 _MAX_WORKERS = 8
 """So many partitions are read at the same time, each by a client of its own."""
@@ -40,7 +47,9 @@ def plan_window(ctx: ModelContext, window: Window, closed_by: str | None = None)
         ranges = _ranges(ctx, binding, starts, unplanned_window, closed_by)
         previous = _commit_plan(ctx, binding, unplanned_window, ranges, previous, closed_by)
         if (previous.epoch, previous.adoption) != (binding.epoch, binding.adoption):
-            return plan_window(ctx, window, closed_by)  # another writer's plan, who adopted or did not
+            return plan_window(
+                ctx, window, closed_by
+            )  # another writer's plan, who adopted or did not
         starts = previous.end_offsets
     return previous
 
@@ -87,16 +96,23 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
     first_open = last_closed + step  # the oldest known to be open
     while first_open - last_closed > 1:
         middle = (last_closed + first_open) // 2
-        last_closed, first_open = (middle, first_open) if is_closed(middle) else (last_closed, middle)
+        last_closed, first_open = (
+            (middle, first_open) if is_closed(middle) else (last_closed, middle)
+        )
     return (windows[last_closed] if last_closed >= 0 else None), open_reason
 
 
-def _start_offsets(ctx: ModelContext, binding: TopicBinding, previous: Plan, window: Window) -> Mapping[int, int]:
+def _start_offsets(
+    ctx: ModelContext, binding: TopicBinding, previous: Plan, window: Window
+) -> Mapping[int, int]:
     """Where the window begins: where the one before ends; on a topic that no plan was made on,
     where the first window would, at the boundary of its own start."""
     if not binding.new_epoch:
         return previous.end_offsets
-    low_watermarks = {partition: offset_range.low_watermark for partition, offset_range in binding.offset_ranges.items()}
+    low_watermarks = {
+        partition: offset_range.low_watermark
+        for partition, offset_range in binding.offset_ranges.items()
+    }
     searches = _search_boundaries(ctx, binding, low_watermarks, window.start)
     return {p: _end_of_range(search, binding.offset_ranges[p]) for p, search in searches.items()}
 
@@ -134,12 +150,17 @@ def _previous_and_unplanned(ctx: ModelContext, window: Window) -> tuple[Plan | N
 def _first_plan(ctx: ModelContext, binding: TopicBinding, closed_by: str | None) -> Plan:
     """Plan the topic's history: from `initial.from` (or all there is) to the first window."""
     first = ctx.spec.calendar.first
-    starts = {partition: offset_range.low_watermark for partition, offset_range in binding.offset_ranges.items()}
+    starts = {
+        partition: offset_range.low_watermark
+        for partition, offset_range in binding.offset_ranges.items()
+    }
     history_start = ctx.spec.history_start_ms
     if history_start is not None:
         searches = _search_boundaries(ctx, binding, starts, history_start)
         starts = {p: _end_of_range(s, binding.offset_ranges[p]) for p, s in searches.items()}
-    ranges = _ranges(ctx, binding, starts, Window(history_start or 0, first.start, INITIAL_KEY), closed_by)
+    ranges = _ranges(
+        ctx, binding, starts, Window(history_start or 0, first.start, INITIAL_KEY), closed_by
+    )
     if ctx.historical_data is not None:  # the model's history is a file: these offsets are nobody's
         ranges = tuple(replace(r, start=r.end) for r in ranges)
     return _commit_plan(
@@ -182,9 +203,13 @@ def _ranges(
     closed_by: str | None,
 ) -> tuple[PlannedRange, ...]:
     """The window's ranges, or `WindowOpen` if a partition has neither boundary nor excuse."""
-    start_offsets = {partition: starts.get(partition, 0) for partition in sorted(binding.offset_ranges)}
+    start_offsets = {
+        partition: starts.get(partition, 0) for partition in sorted(binding.offset_ranges)
+    }
     searches = _search_boundaries(ctx, binding, start_offsets, window.end)
-    open_partitions = [partition for partition, search in searches.items() if search.boundary is None]
+    open_partitions = [
+        partition for partition, search in searches.items() if search.boundary is None
+    ]
     end_reason: EndReason | None = "closed" if closed_by else None
     observations: Mapping[int, Observation] = {}
     if open_partitions and not closed_by:
@@ -215,10 +240,18 @@ def _search_boundaries(
     def find_boundary(partition: int) -> BoundarySearch:
         search = BoundarySearch(end, ctx.spec.windows.confirmation_records)
         offset_range, hint = binding.offset_ranges[partition], hints.get(partition)
-        start = max(starts[partition], offset_range.low_watermark, offset_range.last_stable_offset if hint is None else hint)
+        start = max(
+            starts[partition],
+            offset_range.low_watermark,
+            offset_range.last_stable_offset if hint is None else hint,
+        )
         if start >= offset_range.last_stable_offset:
             return search
-        record_batches = ctx.event_log.read(binding.topic.name, {partition: (start, offset_range.last_stable_offset)}, expected_records=64)
+        record_batches = ctx.event_log.read(
+            binding.topic.name,
+            {partition: (start, offset_range.last_stable_offset)},
+            expected_records=64,
+        )
         with closing(record_batches):
             for record_batch in record_batches:
                 pairs = zip(record_batch.offsets, record_batch.timestamps, strict=True)
@@ -243,7 +276,10 @@ def _window_open_error(
     searches: Mapping[int, BoundarySearch],
     open_partitions: list[int],
 ) -> WindowOpen:
-    newest = max((s.newest_timestamp for s in searches.values() if s.newest_timestamp is not None), default=None)
+    newest = max(
+        (s.newest_timestamp for s in searches.values() if s.newest_timestamp is not None),
+        default=None,
+    )
     progress = (
         f"the newest record behind its end is of {from_ms(newest).isoformat()}"
         if newest is not None

@@ -1,4 +1,4 @@
-"""Prune: what lies further back than `keep_windows` goes, and a mark says how far."""
+"""Prune: what lies further back than `retention_windows` goes, and a mark says how far."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,15 @@ from tidemill.core.errors import ModelPruned
 from tidemill.core.gate import GateState
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import ModelRepository, bundle_name
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import read_chain
-from tidemill.cycle.lines import require_initial_model, lineage_id_for
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.lineage import lineage_id_for, require_initial_model
+from tidemill.cycle.repository import ModelRepository, bundle_name
 from tidemill.failpoints import failpoint
 
 
 def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
-    """Delete batches, models and snapshots that no window from `keep_windows` back needs.
+    """Delete batches, models and snapshots that no window from `retention_windows` back needs.
 
     `window` is one that was deployed; the kept windows start from the retraining at or before the
     last one that falls out, whose model and snapshot stay. Records stay, and every model of the
@@ -24,7 +24,11 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
     and not with history. Raises `LedgerLost`, `LogUnavailable`.
     """
     marker = ctx.repository.prune_marker()
-    if marker is not None and marker.deleted and ctx.repository.hash(marker.deleted[-1]) is not None:
+    if (
+        marker is not None
+        and marker.deleted
+        and ctx.repository.hash(marker.deleted[-1]) is not None
+    ):
         _delete(ctx.repository, marker.deleted)
     start, report = _retention_start(ctx, window, marker), ctx.repository.report(window.key)
     if start is None or report is None:
@@ -55,12 +59,14 @@ def raise_if_pruned(ctx: ModelContext, digest: str) -> None:
         if candidate is not None and candidate.digest == digest:
             raise ModelPruned(
                 f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
-                "never deployed, and `keep_windows` has pruned it.",
+                "never deployed, and `retention_windows` has pruned it.",
                 f"Name one that was deployed: `tidemill history {ctx.model}` lists them.",
             )
 
 
-def _retention_start(ctx: ModelContext, window: Window, marker: PruneMarker | None) -> Candidate | None:
+def _retention_start(
+    ctx: ModelContext, window: Window, marker: PruneMarker | None
+) -> Candidate | None:
     """The retraining that the kept windows start from; None where it is no newer than the mark's.
 
     The initial model is none: then everything since the beginning is still needed.
@@ -90,7 +96,9 @@ def _retained_names(ctx: ModelContext, state: GateState, start: Candidate) -> se
     return names | {bundle_name(digest) for digest in digests if digest is not None}
 
 
-def _expired_files(ctx: ModelContext, marker: PruneMarker | None, start: Candidate) -> Iterator[str]:
+def _expired_files(
+    ctx: ModelContext, marker: PruneMarker | None, start: Candidate
+) -> Iterator[str]:
     """The names of all files that the windows after the mark, up to `start`, have made."""
     calendar = ctx.spec.calendar
     last = calendar.window(start.window)

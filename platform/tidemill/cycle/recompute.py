@@ -8,21 +8,31 @@ from tidemill.core import canonical
 from tidemill.core.plans import INITIAL_KEY
 from tidemill.core.records import Manifest, PruneMarker
 from tidemill.core.report import Report
-from tidemill.core.sections import GateSpec
+from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import ModelRepository, bundle_name
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import UNREADABLE_LOG_ERRORS, extract_plan
 from tidemill.cycle.initial import train
-from tidemill.cycle.lines import adoptions, contexts_by_lineage, require_initial_model, lineage_id_for
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.lineage import (
+    adoptions,
+    contexts_by_lineage,
+    lineage_id_for,
+    require_initial_model,
+)
+from tidemill.cycle.repository import ModelRepository, bundle_name
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import VerificationReport
 
 Progress = Callable[[str], None]
 
 
-def recompute(ctx: ModelContext, scratch: ModelRepository, verification: VerificationReport, progress: Progress) -> None:
+def recompute(
+    ctx: ModelContext,
+    scratch: ModelRepository,
+    verification: VerificationReport,
+    progress: Progress,
+) -> None:
     """Make everything again into an empty archive and compare, record by record.
 
     Plans, adoptions and the persons' entries that reports took are given; batches are read from the
@@ -45,11 +55,19 @@ def recompute(ctx: ModelContext, scratch: ModelRepository, verification: Verific
     if initial_model is None:
         return
     if marker is None:
-        _recompute_initial_model(ctx, ctx.with_repository(scratch).with_learning_spec(initial_model.learning_spec), verification)
+        _recompute_initial_model(
+            ctx,
+            ctx.with_repository(scratch).with_learning_spec(initial_model.learning_spec),
+            verification,
+        )
     else:
         _seed_scratch(ctx, scratch, marker)
     context_for = contexts_by_lineage(ctx.with_repository(scratch))
-    for window in (planned_window for planned_window in windows if marker is None or planned_window.end > marker.window_end_ms):
+    for window in (
+        planned_window
+        for planned_window in windows
+        if marker is None or planned_window.end > marker.window_end_ms
+    ):
         progress(window.key)
         recomputed = context_for(window)
         manifest = ctx.repository.manifest(window.key)
@@ -75,19 +93,39 @@ def _with_gate_of(recomputed: ModelContext, report: Report) -> ModelContext:
     return replace(recomputed, spec=recomputed.spec.model_copy(update={"gate": gate}))
 
 
-def _recompute_initial_model(ctx: ModelContext, recomputed: ModelContext, verification: VerificationReport) -> None:
+def _recompute_initial_model(
+    ctx: ModelContext, recomputed: ModelContext, verification: VerificationReport
+) -> None:
     manifest = ctx.repository.manifest(INITIAL_KEY)
     if manifest is not None and ctx.historical_data is None:
-        _compare(verification, INITIAL_KEY, "batch", manifest, _recompute_batch(ctx, recomputed, manifest, verification))
-    _compare(verification, INITIAL_KEY, "initial model", ctx.repository.initial_model(), train(recomputed))
+        _compare(
+            verification,
+            INITIAL_KEY,
+            "batch",
+            manifest,
+            _recompute_batch(ctx, recomputed, manifest, verification),
+        )
+    _compare(
+        verification,
+        INITIAL_KEY,
+        "initial model",
+        ctx.repository.initial_model(),
+        train(recomputed),
+    )
 
 
 def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMarker) -> None:
     """Give the scratch archive what the windows after the mark go on from."""
     repository, initial_model = ctx.repository, require_initial_model(ctx)
     lineage_id = lineage_id_for(ctx, ctx.spec.calendar.window(marker.window))
-    start, report = repository.candidate(lineage_id, marker.window), repository.report(marker.window)
-    digests = {initial_model.digest, *(valid_entry.entry.digest for valid_entry in ctx.chain().entries)}
+    start, report = (
+        repository.candidate(lineage_id, marker.window),
+        repository.report(marker.window),
+    )
+    digests = {
+        initial_model.digest,
+        *(valid_entry.entry.digest for valid_entry in ctx.chain().entries),
+    }
     names = ["initial.json", "lines/0.json", initial_model.sample.snapshot.name]
     if start is not None:
         names += [repository.candidate_name(lineage_id, marker.window), start.sample.snapshot.name]
@@ -99,7 +137,12 @@ def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMark
         repository.copy_to(name, scratch)
 
 
-def _recompute_batch(ctx: ModelContext, recomputed: ModelContext, manifest: Manifest, verification: VerificationReport) -> Manifest:
+def _recompute_batch(
+    ctx: ModelContext,
+    recomputed: ModelContext,
+    manifest: Manifest,
+    verification: VerificationReport,
+) -> Manifest:
     """Read a batch from the log again; one that it no longer holds is taken as archived.
 
     A topic that lost planned records, and was gone on with, has others at their offsets.
@@ -118,7 +161,13 @@ def _recompute_batch(ctx: ModelContext, recomputed: ModelContext, manifest: Mani
     return recomputed.repository.commit_manifest(manifest)
 
 
-def _compare(verification: VerificationReport, window: str, record_kind: str, committed: object, recomputed: object) -> None:
+def _compare(
+    verification: VerificationReport,
+    window: str,
+    record_kind: str,
+    committed: object,
+    recomputed: object,
+) -> None:
     """Bytes where the libraries are the same, else the digests of rows and trees."""
     if canonical.encode(committed) == canonical.encode(recomputed):
         return

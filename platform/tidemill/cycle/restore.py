@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from tidemill.core.errors import LedgerBroken, LogUnavailable
+from tidemill.core.event_log import LedgerRecord
 from tidemill.core.ledger import Chain, build_chain
-from tidemill.core.log import LedgerRecord
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
 from tidemill.failpoints import failpoint
 
 _BACKUP = "Restore the model's folder `ledger` in the store from a backup."

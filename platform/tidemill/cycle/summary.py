@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tidemill.core.errors import PredecessorMissing
 from tidemill.core.windows import Window
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def summarize(ctx: ModelContext, first: Window, last: Window) -> Summary:
     """Sum up a range whose windows are all reported. Raises `PredecessorMissing`."""
     calendar, repository = ctx.spec.calendar, ctx.repository
     counts: Counter[str] = Counter()
-    verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "roll_back": 0})
+    verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "rollback": 0})
     reasons: dict[str, str] = {}
     sums = {"initial": 0.0, "champion": 0.0, "challenger": 0.0}
     champion = ""
@@ -50,7 +50,7 @@ def summarize(ctx: ModelContext, first: Window, last: Window) -> Summary:
         verdicts[report.verdict] += 1
         if report.verdict != "keep":
             test = report.comparisons[-1] if report.comparisons else "no test"
-            reason = report.reasons[0] if report.verdict == "roll_back" else test
+            reason = report.reasons[0] if report.verdict == "rollback" else test
             reasons[window.key] = f"{report.verdict}: {reason}"
         for role in sums:
             sums[role] += (report.losses[role] or 0.0) * report.rows

@@ -15,20 +15,25 @@ from tidemill.core.errors import (
     ParentInvalid,
     PredecessorMissing,
 )
+from tidemill.core.parquet import from_parquet, library_versions, to_parquet
 from tidemill.core.records import Candidate, Lineage, Sample
-from tidemill.core.tables import from_parquet, library_versions, to_parquet
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import file_ref, none_if_damaged
-from tidemill.cycle.extract import require_batch, load_rows
-from tidemill.cycle.lines import current_lineage, first_lineage, require_initial_model, lineage_id_for
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.extract import load_rows, require_batch
+from tidemill.cycle.lineage import (
+    current_lineage,
+    first_lineage,
+    lineage_id_for,
+    require_initial_model,
+)
+from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.failpoints import failpoint
 
 
 def update(ctx: ModelContext, window: Window) -> Candidate:
     """The candidate of a window: a pure function of line, previous candidate and batch.
 
-    One that stands is verified, and made again where its bytes are damaged, unless `keep_windows`
+    One that stands is verified, and made again where its bytes are damaged, unless `retention_windows`
     has pruned them. Raises `PredecessorMissing` without batch, previous candidate or initial model,
     `LineChanged` where the learning spec is another, `ParentDigest` where the parent's bytes are
     not its own.
@@ -36,7 +41,9 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     lineage = current_lineage(ctx, window)
     lineage_id = canonical.digest_of(lineage)
     existing = none_if_damaged(lambda: ctx.repository.candidate(lineage_id, window.key))
-    if existing is not None and (_files_intact(ctx, existing) or ctx.repository.is_pruned(window.end)):
+    if existing is not None and (
+        _files_intact(ctx, existing) or ctx.repository.is_pruned(window.end)
+    ):
         return existing
     candidate = _learn(ctx.with_learning_spec(lineage.learning_spec), window, lineage)
     if existing is not None and candidate != existing:
@@ -55,7 +62,7 @@ def require_candidate(ctx: ModelContext, window: Window) -> Candidate:
         raise PredecessorMissing(
             f"Window {window.key} of model {ctx.model} has no candidate.",
             f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --why REASON` if it cannot be mended.",
+            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be mended.",
         )
     return candidate
 
@@ -127,8 +134,12 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     training_rows = learner.without_holdout(rows)
     parts = [rows] if training_rows is None else [rows, training_rows]
     parent = _load_parent(ctx, predecessor.digest)
-    sample = replace(predecessor.sample, since=(*predecessor.sample.windows_since, window.key))
-    kind = learner.choose_update_kind(predecessor.since_retrain, predecessor.trees, ctx.spec.learner)
+    sample = replace(
+        predecessor.sample, windows_since=(*predecessor.sample.windows_since, window.key)
+    )
+    kind = learner.choose_update_kind(
+        predecessor.since_retrain, predecessor.trees, ctx.spec.learner
+    )
     if not _grown_under(ctx, window, lineage, predecessor.since_retrain):
         kind = "retrain"
     if kind == "retrain":
@@ -141,7 +152,7 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
         carried,
         kind=kind,
         digest=models[0].digest,
-        trees=models[0].num_iterations,
+        num_iterations=models[0].num_iterations,
         tree_digest=models[0].tree_digest,
         holdout=models[1].digest if training_rows is not None else None,
         tail_rows=rows.height - training_rows.height if training_rows is not None else 0,

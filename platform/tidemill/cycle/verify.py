@@ -9,9 +9,9 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Candidate, FileRef, PruneMarker
 from tidemill.core.report import Report
 from tidemill.core.windows import Window
-from tidemill.cycle.archive import adoption_name, bundle_name
-from tidemill.cycle.lines import adoptions, lineage_for
-from tidemill.cycle.mill import ModelContext
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.lineage import adoptions, lineage_for
+from tidemill.cycle.repository import adoption_name, bundle_name
 from tidemill.cycle.verify_ledger import ledger_differences
 
 Progress = Callable[[str], None]
@@ -22,7 +22,7 @@ class VerificationReport:
     """What was looked at, and each finding as a sentence; no finding means that all is right.
 
     `given` names the batches that the log no longer holds: they were taken as archived, and what
-    was learned from them was made again. `pruned` is the window up to which `keep_windows` has
+    was learned from them was made again. `pruned` is the window up to which `retention_windows` has
     pruned; what was made again, if anything, begins after it.
     """
 
@@ -69,14 +69,19 @@ class _Verifier:
         self.ctx = ctx
         self.repository = ctx.repository
         self.verification = VerificationReport()
-        self.accounted_names: set[str] = {"observations.json", "initial.json", "lines/0.json", "pruned.json"}
+        self.accounted_names: set[str] = {
+            "observations.json",
+            "initial.json",
+            "lines/0.json",
+            "pruned.json",
+        }
         self.marker: PruneMarker | None = None
 
     def add_finding(self, finding: str) -> None:
         self.verification.findings.append(finding)
 
     def read_prune_marker(self) -> None:
-        """What `keep_windows` has pruned may be gone."""
+        """What `retention_windows` has pruned may be gone."""
         self.marker = self.repository.prune_marker()
         self.verification.pruned = self.marker.window if self.marker else None
 
@@ -101,7 +106,9 @@ class _Verifier:
 
     def _check_successor(self, previous: Plan, plan: Plan) -> None:
         if plan.previous != self.repository.hash(f"plans/{previous.window}.json"):
-            self.add_finding(f"The plan of window {previous.window} was edited after {plan.window}'s.")
+            self.add_finding(
+                f"The plan of window {previous.window} was edited after {plan.window}'s."
+            )
         starts = {r.partition: r.start for r in plan.ranges}
         if plan.adoption != previous.adoption:
             self._check_adoption(plan)
@@ -185,7 +192,9 @@ class _Verifier:
         for window in self._windows_in("reports/"):
             report = self.repository.report(window.key)
             if report is None:
-                self.add_finding(f"The report of window {window.key} is missing; later ones are there.")
+                self.add_finding(
+                    f"The report of window {window.key} is missing; later ones are there."
+                )
                 return
             self.accounted_names.add(f"reports/{window.key}.json")
             self.verification.reports += 1
@@ -202,7 +211,9 @@ class _Verifier:
             }
             for record_kind, (expected, name) in names.items():
                 if expected != (self.repository.hash(name) if name else None):
-                    self.add_finding(f"The {record_kind} that report {window.key} was made from was edited.")
+                    self.add_finding(
+                        f"The {record_kind} that report {window.key} was made from was edited."
+                    )
             previous = report
         if previous is not None:
             self._check_bundle(previous.state.champion, "the gate's champion")
@@ -214,10 +225,14 @@ class _Verifier:
         self.accounted_names.update([*copies, "ledger/topic.json"])
         chain, topic_identity = self.ctx.chain(), self.repository.ledger_topic()
         if topic_identity is not None and topic_identity != self.ctx.ledger.identity():
-            self.add_finding(f"The ledger's entries stood in topic {topic_identity[1]} of cluster {topic_identity[0]}.")
+            self.add_finding(
+                f"The ledger's entries stood in topic {topic_identity[1]} of cluster {topic_identity[0]}."
+            )
         self.verification.entries = len(chain.entries)
         self.verification.findings.extend(ledger_differences(self.repository, chain))
-        self.accounted_names.update(adoption_name(number) for number, _ in adoptions(self.repository))
+        self.accounted_names.update(
+            adoption_name(number) for number, _ in adoptions(self.repository)
+        )
         for valid_entry in chain.entries:
             self._check_bundle(valid_entry.entry.digest, f"ledger entry {valid_entry.entry.seq}")
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
-from tidemill.cycle.archive import ModelRepository, adoption_name
-from tidemill.cycle.lines import adoptions
+from tidemill.cycle.lineage import adoptions
+from tidemill.cycle.repository import ModelRepository, adoption_name
 
 
 def ledger_differences(repository: ModelRepository, chain: Chain) -> Iterator[str]:
@@ -30,7 +30,9 @@ def _entry_differences(repository: ModelRepository, chain: Chain, seq: int) -> I
     if copy is None:
         yield f"Ledger entry {seq} is neither in the topic nor in the store."
         return
-    invalid_record = next((v for v in chain.invalid_records if v.hash == canonical.digest(copy)), None)
+    invalid_record = next(
+        (v for v in chain.invalid_records if v.hash == canonical.digest(copy)), None
+    )
     status = "is gone from the topic"
     if invalid_record is not None:
         status = f"no longer stands in the topic: at offset {invalid_record.offset} {invalid_record.reason}"

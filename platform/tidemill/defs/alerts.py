@@ -20,11 +20,11 @@ _PAGE_SIZE = 100
 _MAX_TEXT_LENGTH = 2000  # characters of a sentence: part of it may come from a topic
 
 _REMEDIES = {
-    "roll_back": "tidemill history {model}",
+    "rollback": "tidemill history {model}",
     "given_up": "tidemill backfill {model} --from {window} --to {window}",
     "stale": "tidemill status {model}",
-    "reject_share": "tidemill skip {model} {window} --why REASON",
-    "pairing_skill": "tidemill rollback {model} --why REASON",
+    "reject_share": "tidemill skip {model} {window} --reason REASON",
+    "permutation_test": "tidemill rollback {model} --reason REASON",
 }
 
 
@@ -99,7 +99,11 @@ def send_new_alerts(
                     break
                 sent += 1
             freshness = kind if source == FRESHNESS.name else current.freshness
-            current = replace(current, seen=current.last_storage_ids | {source: alert.storage_id}, fresh=freshness)
+            current = replace(
+                current,
+                last_storage_ids=current.last_storage_ids | {source: alert.storage_id},
+                freshness=freshness,
+            )
     return msgspec.json.encode(current).decode(), failed or f"{sent} alerts sent."
 
 
@@ -130,13 +134,24 @@ def _report_alerts(instance: dg.DagsterInstance, model: str, last: int | None) -
     key = dg.AssetKey([model, "evaluation_report"])
     records_filter = dg.AssetRecordsFilter(key, after_storage_id=last)
     limit, ascending = (1, False) if last is None else (_PAGE_SIZE, True)
-    for record in instance.fetch_materializations(records_filter, limit, ascending=ascending).records:
+    for record in instance.fetch_materializations(
+        records_filter, limit, ascending=ascending
+    ).records:
         materialization = record.asset_materialization
         assert materialization is not None
         metadata = {name: value.value for name, value in materialization.metadata.items()}
-        kind = "roll_back" if metadata.get("verdict") == "roll_back" else ""
-        what = f"Window {materialization.partition} of {model} rolls back: {metadata.get('reasons')}"
-        yield Alert(record.storage_id, kind, materialization.partition, what, record.run_id, record.timestamp)
+        kind = "rollback" if metadata.get("verdict") == "rollback" else ""
+        what = (
+            f"Window {materialization.partition} of {model} rolls back: {metadata.get('reasons')}"
+        )
+        yield Alert(
+            record.storage_id,
+            kind,
+            materialization.partition,
+            what,
+            record.run_id,
+            record.timestamp,
+        )
 
 
 def _check_alerts(

@@ -8,13 +8,19 @@ from dagster._utils.warnings import suppress_dagster_warnings
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.checks import check_specs
+from tidemill.defs.external_assets import OWNERS, history_key, topic_key
 from tidemill.defs.freshness import freshness_policy
-from tidemill.defs.lineage import OWNERS, history_key, topic_key
 from tidemill.defs.metadata import initial_metadata
 from tidemill.defs.partitions import partitions_of, requested_windows
 from tidemill.defs.resources import TidemillResource
-from tidemill.defs.waiting import wait_until_closed, seconds_to_wait
-from tidemill.defs.walk import WINDOW_ASSETS, Event, RunContext, failure, materialize_windows
+from tidemill.defs.window_wait import seconds_to_wait, wait_until_closed
+from tidemill.defs.windowed_assets import (
+    WINDOW_ASSETS,
+    Event,
+    RunContext,
+    failure,
+    materialize_windows,
+)
 
 DEPLOY_TAG = "tidemill/deploy"
 """The run tag that overrides `deploy:` of defs.yaml: `each` or `last`."""
@@ -101,7 +107,15 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
             with tidemill.open(model, spec) as ctx:
                 run_tracker = tidemill.run_tracker(ctx, context.run, context.instance)
                 deploy_each = deploy == "each"
-                run = RunContext(model, spec, ctx, tidemill.steps(), run_tracker, frozenset(selected), deploy_each)
+                run = RunContext(
+                    model,
+                    spec,
+                    ctx,
+                    tidemill.steps(),
+                    run_tracker,
+                    frozenset(selected),
+                    deploy_each,
+                )
                 yield from materialize_windows(run, requested)
         except TidemillError as error:  # before the first window; later ones name theirs
             raise failure(error) from error

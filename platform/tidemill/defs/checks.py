@@ -47,7 +47,7 @@ TIMESTAMPS = Check(
 )
 PAIRING_SKILL = Check(
     "evaluation_report",
-    "pairing_skill",
+    "permutation_test",
     "The champion predicts these labels better than the same labels shuffled within the window; "
     "if it does not, labels may have been permuted.",
 )
@@ -137,7 +137,13 @@ def batch_checks(
     return [
         evaluation(model, REJECT_SHARE, window, True, rejects),
         evaluation(model, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
-        evaluation(model, TIMESTAMPS, window, not (timestamp_counts.log_append_time or timestamp_counts.not_available), timestamps),
+        evaluation(
+            model,
+            TIMESTAMPS,
+            window,
+            not (timestamp_counts.log_append_time or timestamp_counts.not_available),
+            timestamps,
+        ),
     ]
 
 
@@ -149,10 +155,14 @@ def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEva
         metadata["t"] = dg.MetadataValue.float(skill.t)
     if report.permutation_check.alarm is None:
         metadata["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
-    return evaluation(model, PAIRING_SKILL, window, report.permutation_check.alarm is False, metadata)
+    return evaluation(
+        model, PAIRING_SKILL, window, report.permutation_check.alarm is False, metadata
+    )
 
 
-def mlflow_record_check(model: str, window: str, error: TidemillError | None) -> dg.AssetCheckEvaluation:
+def mlflow_record_check(
+    model: str, window: str, error: TidemillError | None
+) -> dg.AssetCheckEvaluation:
     """Whether the run's record was kept; what went wrong, and what mends it, if not."""
     metadata: dict[str, dg.MetadataValue] = {}
     if error is not None:

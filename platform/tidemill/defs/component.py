@@ -11,12 +11,12 @@ from pydantic_core import CoreSchema
 
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import MODEL_NAME, ModelSpec
-from tidemill.core.specfile import parse
+from tidemill.core.spec_parser import parse
 from tidemill.defs.alerts import alerts_sensor
 from tidemill.defs.assets import build_assets
 from tidemill.defs.freshness import freshness_check
 from tidemill.defs.sensors import window_closed_sensor
-from tidemill.defs.stretch import build_simulated_events
+from tidemill.defs.simulated_events import build_simulated_events
 from tidemill.settings import Settings
 
 
@@ -70,7 +70,10 @@ class IncrementalModel(dg.Component):
         """The assets of this model, its checks, its sensors, and what simulates its stream."""
         sensors = Settings().sensors_default_status
         return dg.Definitions(
-            assets=[*build_assets(self.model, self.spec), *build_simulated_events(self.model, self.spec)],
+            assets=[
+                *build_assets(self.model, self.spec),
+                *build_simulated_events(self.model, self.spec),
+            ],
             asset_checks=[freshness_check(self.model, self.spec)],
             sensors=[
                 window_closed_sensor(self.model, self.spec, sensors),

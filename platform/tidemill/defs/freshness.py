@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from tidemill.core.errors import TidemillError, WindowOpen
+from tidemill.core.retry_policy import FailureState
 from tidemill.core.spec import ModelSpec
-from tidemill.core.watch import FailureState
 from tidemill.defs.checks import Check
-from tidemill.defs.watching import open_readonly
+from tidemill.defs.connection_cache import open_readonly
 
 if TYPE_CHECKING:
-    from tidemill.cycle.due import Freshness
+    from tidemill.cycle.backlog import Freshness
 
 FRESHNESS = Check(
     "deployed_model",
@@ -40,10 +40,12 @@ def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
     """The check for those who ask in the UI; the sensor answers it by itself as time goes on."""
 
     @dg.asset_check(
-        asset=dg.AssetKey([model, FRESHNESS.asset]), name=FRESHNESS.name, description=FRESHNESS.description
+        asset=dg.AssetKey([model, FRESHNESS.asset]),
+        name=FRESHNESS.name,
+        description=FRESHNESS.description,
     )
     def check_freshness() -> dg.AssetCheckResult:
-        from tidemill.cycle.due import compute_backlog, freshness
+        from tidemill.cycle.backlog import compute_backlog, freshness
 
         try:
             with open_readonly(model, spec) as ctx:
@@ -62,7 +64,9 @@ def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
     return check_freshness
 
 
-def freshness_evaluation(model: str, freshness: "Freshness", failure_state: FailureState | None) -> dg.AssetCheckEvaluation:
+def freshness_evaluation(
+    model: str, freshness: "Freshness", failure_state: FailureState | None
+) -> dg.AssetCheckEvaluation:
     """The check's evaluation: stale, or given up, is a failure."""
     given_up = failure_state is not None and failure_state.given_up
     metadata: dict[str, dg.MetadataValue] = {

@@ -12,7 +12,7 @@ from dagster_shared.record import copy
 import tidemill.models
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs.component import load_model
-from tidemill.defs.lineage import external_assets
+from tidemill.defs.external_assets import external_assets
 
 PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 

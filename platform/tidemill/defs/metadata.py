@@ -128,6 +128,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.Metadata
         cell = next((row[at] for row in rows if row[at] is not None), "")
         return {bool: "bool", int: "int", float: "float"}.get(type(cell), "string")
 
-    schema = dg.TableSchema([dg.TableColumn(name, kind(index)) for index, name in enumerate(columns)])
+    schema = dg.TableSchema(
+        [dg.TableColumn(name, kind(index)) for index, name in enumerate(columns)]
+    )
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.MetadataValue.table(records, schema)

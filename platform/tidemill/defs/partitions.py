@@ -13,7 +13,9 @@ from tidemill.core.errors import UnknownWindow
 from tidemill.core.windows import Calendar, Window, from_ms
 
 
-def partitions_of(calendar: Calendar, *, include_open: bool = False) -> dg.TimeWindowPartitionsDefinition:
+def partitions_of(
+    calendar: Calendar, *, include_open: bool = False
+) -> dg.TimeWindowPartitionsDefinition:
     """One partition a window, from the calendar's first on; listed once its end has passed.
 
     With `begun` it is listed once it has begun.

@@ -11,13 +11,13 @@ import dagster as dg
 
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.defs.keeper import TrackedRun, RunTracker
+from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report import Report
+    from tidemill.cycle.context import ModelContext
     from tidemill.cycle.deploy import Deployment
-    from tidemill.cycle.mill import ModelContext
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,21 @@ class TidemillResource(dg.ConfigurableResource[None]):
 
         return bootstrap.open_model(model, Settings(), spec=spec, start=False)
 
-    def run_tracker(self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
+    def run_tracker(
+        self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance
+    ) -> RunTracker:
         """Who keeps the record of this Dagster run, by the settings of this process."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
         settings = Settings()
-        tracked_run = TrackedRun(run, instance, settings.dagster_ui_url)
+        tracked_run = TrackedRun(run, instance, settings.dagster.ui_url)
         return RunTracker(ctx, tracked_run, partial(bootstrap.make_tracker, settings))
 
     def preload(self) -> None:
         """Import what a window needs, while there is time."""
         from tidemill import bootstrap
-        from tidemill.core.boosting import import_lightgbm
+        from tidemill.core.lightgbm_import import import_lightgbm
         from tidemill.settings import Settings
 
         self.steps()

@@ -14,16 +14,16 @@ from dagster._core.storage.tags import (
 )
 
 from tidemill.core.errors import TidemillError, WindowOpen
+from tidemill.core.retry_policy import FailureState, WindowFailure, next_state
 from tidemill.core.spec import ModelSpec
-from tidemill.core.watch import WindowFailure, FailureState, next_state
+from tidemill.defs.connection_cache import open_readonly
+from tidemill.defs.external_assets import watermark_observation
 from tidemill.defs.freshness import freshness_evaluation
-from tidemill.defs.lineage import watermark_observation
-from tidemill.defs.walk import WINDOW_ASSETS
-from tidemill.defs.watching import open_readonly
+from tidemill.defs.windowed_assets import WINDOW_ASSETS
 
 if TYPE_CHECKING:
-    from tidemill.cycle.due import Backlog
-    from tidemill.cycle.mill import ModelContext
+    from tidemill.cycle.backlog import Backlog
+    from tidemill.cycle.context import ModelContext
 
 MIN_INTERVAL_SECONDS = 2
 """Seconds between two ticks, at least; Dagster's daemon takes 5."""
@@ -104,7 +104,7 @@ class _Tick:
     cursor: WindowCursor
 
     def result(self) -> dg.SensorResult:
-        from tidemill.cycle.due import compute_backlog
+        from tidemill.cycle.backlog import compute_backlog
 
         last_run = self._last_run()
         if last_run is not None and last_run.status in _UNFINISHED_STATUSES:
@@ -148,8 +148,10 @@ class _Tick:
         if run.status != dg.DagsterRunStatus.SUCCESS:
             failure = _failure(self.instance, run, str(backlog.first or backlog.done or "initial"))
             fingerprint = self._fingerprint(failure.window)
-            failure_state = next_state(self.cursor.failure_state, failure, self.ctx.clock(), fingerprint)
-        self.cursor = replace(self.cursor, run=run.run_id, trouble=failure_state)
+            failure_state = next_state(
+                self.cursor.failure_state, failure, self.ctx.clock(), fingerprint
+            )
+        self.cursor = replace(self.cursor, last_run_id=run.run_id, failure_state=failure_state)
 
     def _clear_resolved_failure(self, backlog: "Backlog") -> None:
         """Forget about trouble that is over, or that somebody has changed something about."""
@@ -159,13 +161,16 @@ class _Tick:
         reported = self.ctx.repository.report(failure_state.window) is not None
         is_pending = backlog.first is not None and backlog.first.key == failure_state.window
         is_resolved = reported and not is_pending
-        if is_resolved or (failure_state.given_up and self._fingerprint(failure_state.window) != failure_state.fingerprint):
-            self.cursor = replace(self.cursor, trouble=None)
+        if is_resolved or (
+            failure_state.given_up
+            and self._fingerprint(failure_state.window) != failure_state.fingerprint
+        ):
+            self.cursor = replace(self.cursor, failure_state=None)
 
     def _fingerprint(self, window: str) -> str:
         """A digest of what a person may change about a window."""
         from tidemill.core import canonical
-        from tidemill.cycle.lines import adoptions
+        from tidemill.cycle.lineage import adoptions
 
         repository, chain = self.ctx.repository, self.ctx.chain()
         inputs = {
@@ -179,7 +184,7 @@ class _Tick:
 
     def _freshness(self, backlog: "Backlog") -> list[dg.AssetCheckEvaluation]:
         """The freshness, where it has changed or was not told for a while."""
-        from tidemill.cycle.due import freshness
+        from tidemill.cycle.backlog import freshness
 
         evaluation = freshness_evaluation(
             self.ctx.model, current := freshness(self.ctx, backlog), self.cursor.failure_state
@@ -192,7 +197,7 @@ class _Tick:
             and now < last[2] + _REPORT_EVERY_MS
         ):
             return []
-        self.cursor = replace(self.cursor, told=(evaluation.passed, done, now))
+        self.cursor = replace(self.cursor, last_freshness=(evaluation.passed, done, now))
         return [evaluation]
 
     def _topic_observations(self, backlog: "Backlog") -> Iterator[dg.AssetObservation]:
@@ -201,8 +206,10 @@ class _Tick:
         if now < observed_at + _OBSERVE_EVERY_MS:
             return
         offset_ranges = self.ctx.event_log.offset_ranges(self.ctx.spec.topic)
-        if (total := sum(offset_range.last_stable_offset for offset_range in offset_ranges.values())) != last_total:
-            self.cursor = replace(self.cursor, ends=(total, now))
+        if (
+            total := sum(offset_range.last_stable_offset for offset_range in offset_ranges.values())
+        ) != last_total:
+            self.cursor = replace(self.cursor, last_offsets=(total, now))
             plan = self.ctx.repository.plan(backlog.done.key) if backlog.done else None
             plan = plan if plan and plan.topic == self.ctx.spec.topic else None
             yield watermark_observation(self.ctx.spec, offset_ranges, plan)
@@ -210,7 +217,9 @@ class _Tick:
     def _request(self, backlog: "Backlog") -> tuple[dg.RunRequest | None, str]:
         """The run that is due, or why there is none."""
         failure_state, now = self.cursor.failure_state, self.ctx.clock()
-        is_initialized = self.ctx.repository.initial_model() is not None and self.ctx.chain().head is not None
+        is_initialized = (
+            self.ctx.repository.initial_model() is not None and self.ctx.chain().head is not None
+        )
         if is_initialized and (backlog.first is None or backlog.last is None):
             return None, backlog.open_reason
         if failure_state is not None and failure_state.given_up:
@@ -219,7 +228,9 @@ class _Tick:
                 "it has changed, or this sensor's cursor is reset."
             )
         if failure_state is not None and now < failure_state.next_attempt_ms:
-            retry_time = datetime.fromtimestamp(failure_state.next_attempt_ms / 1000, UTC).isoformat(timespec="seconds")
+            retry_time = datetime.fromtimestamp(
+                failure_state.next_attempt_ms / 1000, UTC
+            ).isoformat(timespec="seconds")
             return None, f"{failure_state} It is tried again at {retry_time}."
         key = f"{backlog.first}/{backlog.last}/{self.cursor.last_run_id}/{failure_state.attempts if failure_state else 0}"
         if not is_initialized:
@@ -252,9 +263,16 @@ def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> W
         assert entry.dagster_event is not None
         step_failure = entry.dagster_event.step_failure_data
         user_failure = step_failure.user_failure_data
-        metadata = {name: value.value for name, value in (user_failure.metadata if user_failure else {}).items()}
-        message = (user_failure.description if user_failure else None) or str(step_failure.error_display_string)[:2000]
-        return WindowFailure(_text(metadata, "window", window), _text(metadata, "error", "Unnamed"), message)
+        metadata = {
+            name: value.value
+            for name, value in (user_failure.metadata if user_failure else {}).items()
+        }
+        message = (user_failure.description if user_failure else None) or str(
+            step_failure.error_display_string
+        )[:2000]
+        return WindowFailure(
+            _text(metadata, "window", window), _text(metadata, "error", "Unnamed"), message
+        )
     return WindowFailure(window, "RunLost", f"Run {run.run_id} ended without a word.")
 
 

@@ -15,13 +15,13 @@ from tidemill.core.errors import NotServed, RequestInvalid, TidemillError, Unkno
 from tidemill.serving import openapi
 from tidemill.serving.http import (
     JSON_HEADERS,
-    RequestLimits,
     Channel,
-    TokenAuth,
+    HTTPResponse,
     MethodNotAllowed,
     NoSuchPath,
-    HTTPResponse,
+    RequestLimits,
     Scope,
+    TokenAuth,
     error_headers,
     error_status,
 )
@@ -29,7 +29,7 @@ from tidemill.serving.metrics import Metrics
 from tidemill.serving.prediction_log import PredictionLog
 from tidemill.serving.predictor import Prediction, Predictor
 from tidemill.serving.protocols import inference, mlflow, native
-from tidemill.serving.protocols.common import ErrorEncoder, Codec
+from tidemill.serving.protocols.common import Codec, ErrorEncoder
 from tidemill.serving.schemas import RequestSchema, Rows
 from tidemill.serving.status import Status
 
@@ -70,7 +70,9 @@ class App:
     executor: Executor
     prediction_log: PredictionLog | None = None
     in_flight: int = 0
-    _routes: dict[str, dict[str, PredictRoute | InfoRoute]] = field(default_factory=dict, init=False)
+    _routes: dict[str, dict[str, PredictRoute | InfoRoute]] = field(
+        default_factory=dict, init=False
+    )
 
     def __post_init__(self) -> None:
         schemas = {name: state.schema for name, state in self.status.follower.models.items()}
@@ -116,7 +118,9 @@ class App:
             self.in_flight -= 1
             self.metrics.observe_request(model, route, status, time.perf_counter() - started_at)
 
-    async def _predict(self, route: PredictRoute, model: str, scope: Scope, channel: Channel) -> int:
+    async def _predict(
+        self, route: PredictRoute, model: str, scope: Scope, channel: Channel
+    ) -> int:
         """Answer a request by the model that is in service when its body has come."""
         codec = route.codecs[model]
         body = await self.limits.read_body(scope, channel)
@@ -140,7 +144,9 @@ class App:
         if len(rows) <= MAX_INLINE_ROWS:
             return [predictor.predict_row(row) for row in rows]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, lambda: predictor.predict_matrix(predictor.matrix(rows)))
+        return await loop.run_in_executor(
+            self.executor, lambda: predictor.predict_matrix(predictor.matrix(rows))
+        )
 
     def _requested_model(self, scope: Scope) -> str:
         """The model of a request whose path names none."""
@@ -162,7 +168,10 @@ class App:
         if methods is not None:
             return MethodNotAllowed(scope.method, scope.path, ", ".join(methods))
         parts = scope.path.strip("/").split("/")
-        model_segments = {"models": parts[1:2], "v2": parts[2:3] if parts[1:2] == ["models"] else []}
+        model_segments = {
+            "models": parts[1:2],
+            "v2": parts[2:3] if parts[1:2] == ["models"] else [],
+        }
         segment = model_segments.get(parts[0], [])
         if segment and segment[0] not in self.status.follower.models:
             return self._unknown_model_error(segment[0])
@@ -174,24 +183,37 @@ class App:
             f"There are: {', '.join(self.status.follower.models)}.",
         )
 
-    def _predict_routes(self, schemas: Mapping[str, RequestSchema]) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
+    def _predict_routes(
+        self, schemas: Mapping[str, RequestSchema]
+    ) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
         """The routes that predict, and what the Open Inference Protocol tells of a model."""
-        mlflow_codecs = {name: mlflow.MlflowCodec(model_schema) for name, model_schema in schemas.items()}
+        mlflow_codecs = {
+            name: mlflow.MlflowCodec(model_schema) for name, model_schema in schemas.items()
+        }
         routes: dict[str, dict[str, PredictRoute | InfoRoute]] = {
-            "/invocations": {"POST": PredictRoute("invocations", mlflow_codecs, mlflow.encode_error)}
+            "/invocations": {
+                "POST": PredictRoute("invocations", mlflow_codecs, mlflow.encode_error)
+            }
         }
         for name, schema in schemas.items():
-            native_codec, inference_codec = native.NativeCodec(schema), inference.OpenInferenceCodec(schema)
+            native_codec, inference_codec = (
+                native.NativeCodec(schema),
+                inference.OpenInferenceCodec(schema),
+            )
             routes |= {
                 f"/models/{name}/predict": {
                     "POST": PredictRoute("predict", {name: native_codec}, native.encode_error, name)
                 },
                 f"/v2/models/{name}/infer": {
-                    "POST": PredictRoute("infer", {name: inference_codec}, inference.encode_error, name)
+                    "POST": PredictRoute(
+                        "infer", {name: inference_codec}, inference.encode_error, name
+                    )
                 },
                 f"/models/{name}": {"GET": InfoRoute(partial(self._model_status, name))},
                 f"/v2/models/{name}": {"GET": InfoRoute(partial(self._model_metadata, name))},
-                f"/v2/models/{name}/ready": {"GET": InfoRoute(partial(self._model_readiness, name))},
+                f"/v2/models/{name}/ready": {
+                    "GET": InfoRoute(partial(self._model_readiness, name))
+                },
             }
         return routes
 
@@ -202,7 +224,9 @@ class App:
             "/docs": InfoRoute(lambda: HTTPResponse(page, headers=_HTML_HEADERS)),
             "/openapi.json": InfoRoute(lambda: HTTPResponse(document)),
             "/models": InfoRoute(lambda: _json_response(self.status.describe())),
-            "/metrics": InfoRoute(lambda: HTTPResponse(self.metrics.render(self.status), headers=_PROMETHEUS_HEADERS)),
+            "/metrics": InfoRoute(
+                lambda: HTTPResponse(self.metrics.render(self.status), headers=_PROMETHEUS_HEADERS)
+            ),
             "/version": InfoRoute(lambda: _json_response(openapi.SERVER_METADATA)),
             "/v2": InfoRoute(lambda: _json_response(openapi.SERVER_METADATA)),
             "/ping": InfoRoute(self._server_readiness, probe=True),

@@ -122,7 +122,7 @@ class RequestLimits:
             task.uncancel()
             raise RequestTooSlow(
                 f"The body did not come within {self.body_timeout_seconds:g} s.",
-                "Send it faster, or raise TIDEMILL_SERVE__SECONDS.",
+                "Send it faster, or raise TIDEMILL_SERVE__BODY_TIMEOUT.",
             ) from None
         finally:
             self._read_started_at.pop(task, None)

@@ -13,10 +13,24 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from tidemill.serving.following import FollowerEvent
+from tidemill.serving.ledger_follower import FollowerEvent
 from tidemill.serving.status import Status
 
-_LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 10)
+_LATENCY_BUCKETS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    1,
+    10,
+)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -28,7 +42,10 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._multiprocess = multiprocess
         self._requests = Counter(
-            "tidemill_requests", "Requests answered.", ("model", "route", "status"), registry=registry
+            "tidemill_requests",
+            "Requests answered.",
+            ("model", "route", "status"),
+            registry=registry,
         )
         self._latency = Histogram(
             "tidemill_request_seconds",
@@ -114,6 +131,8 @@ class _StateCollector(Collector):
         unread_records = status.follower.connection.lag
         yield GaugeMetricFamily("tidemill_ledger_behind", "Ledger records unread.", unread_records)
         yield GaugeMetricFamily(
-            "tidemill_ledger_silent_seconds", "Since the ledger was reached.", status.seconds_since_contact()
+            "tidemill_ledger_silent_seconds",
+            "Since the ledger was reached.",
+            status.seconds_since_contact(),
         )
         yield GaugeMetricFamily("tidemill_ready", "Whether it is ready.", int(status.ready))

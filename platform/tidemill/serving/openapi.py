@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tidemill.core.sections import FieldSpec
 from tidemill.core.spec import ModelSpec
+from tidemill.core.spec_sections import FieldSpec
 from tidemill.serving.protocols import inference, native
 from tidemill.serving.schemas import RequestSchema
 
@@ -21,7 +21,12 @@ _JSON_TYPES: dict[str, list[str]] = {
     "boolean": ["boolean", "null"],
 }
 _SCHEMA_REF = "#/components/schemas/{name}"
-_STRUCTS = (native.PredictResponse, native.ErrorResponse, inference.InferenceRequest, inference.InferenceResponse)
+_STRUCTS = (
+    native.PredictResponse,
+    native.ErrorResponse,
+    inference.InferenceRequest,
+    inference.InferenceResponse,
+)
 
 
 def document(specs: Mapping[str, ModelSpec], request_schemas: Mapping[str, RequestSchema]) -> bytes:
@@ -138,7 +143,9 @@ def _content(schema: Schema, media_type: str = "application/json") -> Schema:
     return {"content": {media_type: {"schema": schema}}}
 
 
-def _get(summary: str, media_type: str = "application/json", other_status: int | None = None) -> Schema:
+def _get(
+    summary: str, media_type: str = "application/json", other_status: int | None = None
+) -> Schema:
     schema: Schema = {"type": "object" if media_type == "application/json" else "string"}
     responses: Schema = {"200": {"description": summary, **_content(schema, media_type)}}
     if other_status is not None:
@@ -157,7 +164,9 @@ def _post(summary: str, request: Schema, response_name: str | None) -> Schema:
     error_response = {"description": "An error", **_content({"type": "object"})}
     if response_name == "Answer":
         error_response = {"description": "An error", **_content(_ref("Complaint"))}
-    success_schema = _ref(response_name) if response_name else {"type": "object", "required": ["predictions"]}
+    success_schema = (
+        _ref(response_name) if response_name else {"type": "object", "required": ["predictions"]}
+    )
     responses: Schema = {"200": {"description": "Predictions", **_content(success_schema)}}
     responses |= dict.fromkeys(("400", "401", "404", "408", "413", "503"), error_response)
     body = {"required": True, **_content(request)}

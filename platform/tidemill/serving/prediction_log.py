@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tidemill.serving.model_slot import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
-from tidemill.serving.slot import ServedModel
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -38,12 +38,19 @@ class PredictionLog:
     ) -> None:
         self._producer, self._logged_fields, self._on_dropped = producer, logged_fields, on_dropped
 
-    def put(self, prediction_request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> None:
+    def put(
+        self,
+        prediction_request: PredictionRequest,
+        served: ServedModel,
+        predictions: Sequence[Prediction],
+    ) -> None:
         """Log the answers to a request. Never waits, never raises."""
         model, digest, version = served.entry.model, served.digest, served.entry.seq
         request_id = prediction_request.id or uuid.uuid4().hex
         fields = self._logged_fields.get(model, {})
-        for number, (row, prediction) in enumerate(zip(prediction_request.rows, predictions, strict=True)):
+        for number, (row, prediction) in enumerate(
+            zip(prediction_request.rows, predictions, strict=True)
+        ):
             values = msgspec.structs.astuple(row) if fields else ()
             record: dict[str, Any] = {
                 "request": request_id,

@@ -13,7 +13,7 @@ from tidemill.core.bundle import Model, predict_matrix
 from tidemill.core.decoding import frame
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
-from tidemill.core.sections import FieldType
+from tidemill.core.spec_sections import FieldType
 from tidemill.serving.schemas import RequestSchema
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Predictor:
     def __init__(self, model: Model, schema: RequestSchema) -> None:
         self.model = model
         self._types = {name: field.type for name, field in schema.fields.items()}
-        self._missing_fields = {n: kind for n, kind in model.header.fields if self._types.get(n) != kind}
+        self._missing_fields = {
+            n: kind for n, kind in model.header.fields if self._types.get(n) != kind
+        }
         self._column_sources = self._find_column_sources() if model.function is None else None
         self._predict_values = single_row_predictor(model.booster)
         if not self._missing_fields:
@@ -60,18 +62,27 @@ class Predictor:
         if self._column_sources is None:
             _normalize_categories(rows, self._types)
             raw_frame = frame(rows, self._types)
-            nulls = [pl.lit(None, _POLARS_TYPES[kind]).alias(name) for name, kind in self._missing_fields.items()]
+            nulls = [
+                pl.lit(None, _POLARS_TYPES[kind]).alias(name)
+                for name, kind in self._missing_fields.items()
+            ]
             return self.model.matrix(raw_frame.with_columns(nulls))
         return np.array([self._values(row, self._column_sources) for row in rows], dtype=np.float64)
 
     def _find_column_sources(self) -> "list[tuple[int, _CategoryCodes | None]]":
         """For each column the place in a row that it comes from, and the codes of a category."""
-        positions = {name: index for index, name in enumerate(self._types) if name not in self._missing_fields}
+        positions = {
+            name: index
+            for index, name in enumerate(self._types)
+            if name not in self._missing_fields
+        }
         vocabulary = self.model.vocabulary.values
         return [
             (
                 positions.get(column.name, -1),
-                _CategoryCodes(vocabulary.get(column.name, ())) if column.kind == "category" else None,
+                _CategoryCodes(vocabulary.get(column.name, ()))
+                if column.kind == "category"
+                else None,
             )
             for column in self.model.header.columns
         ]
@@ -80,7 +91,10 @@ class Predictor:
         self, row: msgspec.Struct, sources: "list[tuple[int, _CategoryCodes | None]]"
     ) -> list[float | None]:
         row_values = (*msgspec.structs.astuple(row), None)  # at -1: a field that defs.yaml lost
-        return [row_values[index] if codes is None else codes[row_values[index]] for index, codes in sources]
+        return [
+            row_values[index] if codes is None else codes[row_values[index]]
+            for index, codes in sources
+        ]
 
     def _check_golden_rows(self, schema: RequestSchema) -> None:
         """Answer the golden rows on the way that a request takes. Raises `FeatureSkew`."""

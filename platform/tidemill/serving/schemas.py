@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, RowInvalid
-from tidemill.core.events import type_error, row_type
-from tidemill.core.sections import FieldSpec
+from tidemill.core.message_schema import row_type, type_error
+from tidemill.core.spec_sections import FieldSpec
 
 MAX_REPORTED_ERRORS = 20
 """Faults, at most, that an answer names."""

@@ -13,7 +13,7 @@ from granian.server.embed import Server
 
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.serving.app import App
-from tidemill.serving.ending import shutdown_requested
+from tidemill.serving.shutdown import shutdown_requested
 from tidemill.settings import ServeSettings
 
 logger = logging.getLogger("tidemill.serving")
@@ -48,7 +48,9 @@ async def serve(
     overdue_task = asyncio.create_task(app.limits.cancel_overdue())
     stop_task = asyncio.create_task(stop.wait())
     if on_listening is not None:
-        asyncio.create_task(_notify_when_listening(on_listening, address, port, (server_task, stop_task)))  # noqa: RUF006
+        asyncio.create_task(
+            _notify_when_listening(on_listening, address, port, (server_task, stop_task))
+        )
     await asyncio.wait((server_task, stop_task), return_when=asyncio.FIRST_COMPLETED)
     if server_task.done():
         raise PrerequisiteMissing(
@@ -66,7 +68,10 @@ async def serve(
 
 
 async def _notify_when_listening(
-    on_listening: Callable[[], None], address: str, port: int, end_tasks: Iterable["asyncio.Task[Any]"]
+    on_listening: Callable[[], None],
+    address: str,
+    port: int,
+    end_tasks: Iterable["asyncio.Task[Any]"],
 ) -> None:
     """Call `listening` when a connection can be made: Granian does not say so."""
     while not any(task.done() for task in end_tasks):

@@ -7,8 +7,8 @@ from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 from tidemill.ports import Clock
-from tidemill.serving.following import LedgerFollower
-from tidemill.serving.slot import ServedModel
+from tidemill.serving.ledger_follower import LedgerFollower
+from tidemill.serving.model_slot import ServedModel
 
 
 @dataclass

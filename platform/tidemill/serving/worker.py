@@ -11,16 +11,16 @@ from contextlib import ExitStack, contextmanager
 import uvloop
 
 from tidemill import bootstrap
+from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, make_producer
-from tidemill.adapters.prover.forked import ForkServerValidator
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.archive import ModelRepository
+from tidemill.cycle.repository import ModelRepository
 from tidemill.serving.app import App
-from tidemill.serving.following import LedgerFollower
 from tidemill.serving.http import RequestLimits, TokenAuth
+from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
@@ -64,27 +64,44 @@ def run_worker(
     with ExitStack() as stack:
         cluster = stack.enter_context(bootstrap.kafka_cluster(settings))
         metrics = Metrics(multiprocess=serve_settings.workers > 1)
-        follower = stack.enter_context(_running_follower(settings, specs, cluster, metrics, is_first))
+        follower = stack.enter_context(
+            _running_follower(settings, specs, cluster, metrics, is_first)
+        )
         executor = stack.enter_context(ThreadPoolExecutor(_BATCH_THREADS, "batches"))
         app = App(
             status=Status(follower, dict(specs), _now_ms),
             metrics=metrics,
-            limits=RequestLimits(serve_settings.max_bytes, serve_settings.max_chunks, serve_settings.body_timeout),
-            auth=TokenAuth(serve_settings.token.get_secret_value() if serve_settings.token else None),
+            limits=RequestLimits(
+                serve_settings.max_bytes, serve_settings.max_chunks, serve_settings.body_timeout
+            ),
+            auth=TokenAuth(
+                serve_settings.token.get_secret_value() if serve_settings.token else None
+            ),
             executor=executor,
-            prediction_log=stack.enter_context(_open_prediction_log(settings, specs, cluster, metrics)),
+            prediction_log=stack.enter_context(
+                _open_prediction_log(settings, specs, cluster, metrics)
+            ),
         )
         uvloop.run(serve(app, address, port, serve_settings, on_listening))
 
 
 @contextmanager
 def _running_follower(
-    settings: Settings, specs: Mapping[str, ModelSpec], cluster: Cluster, metrics: Metrics, is_first: bool
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    cluster: Cluster,
+    metrics: Metrics,
+    is_first: bool,
 ) -> Iterator[LedgerFollower]:
     """The follower, at work in a thread of its own."""
     serve_settings = settings.serve
-    store = bootstrap.make_store(settings, max(serve_settings.startup_timeout, _MIN_STORE_TIMEOUT_SECONDS))
-    schemas = {name: RequestSchema(name, spec.fields, serve_settings.max_rows) for name, spec in specs.items()}
+    store = bootstrap.make_store(
+        settings, max(serve_settings.startup_timeout, _MIN_STORE_TIMEOUT_SECONDS)
+    )
+    schemas = {
+        name: RequestSchema(name, spec.fields, serve_settings.max_rows)
+        for name, spec in specs.items()
+    }
     with ForkServerValidator() as validator:
         feed = KafkaFeed(cluster)
         follower = LedgerFollower(
@@ -121,7 +138,9 @@ def _open_prediction_log(
         return
     logged_fields = {
         model: {
-            name: index for index, name in enumerate(spec.fields) if name in serve_settings.prediction_fields
+            name: index
+            for index, name in enumerate(spec.fields)
+            if name in serve_settings.prediction_fields
         }
         for model, spec in specs.items()
     }

@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.kafka.client import STRICT_CONSUMER_CONFIG, Cluster, translate_error
 from tidemill.core.errors import LogUnavailable
-from tidemill.core.log import LedgerPoll, LedgerRecord
+from tidemill.core.event_log import LedgerPoll, LedgerRecord
 
 TOPIC_CHECK_INTERVAL_SECONDS = 2.0
 """How often the brokers are asked whether the topic is still the one that is followed."""
@@ -46,7 +46,10 @@ class KafkaFeed:
     def poll(self, seconds: float) -> LedgerPoll:
         deadline = time.monotonic() + seconds
         while True:
-            if self._consumer is None or time.monotonic() - self._checked_at >= TOPIC_CHECK_INTERVAL_SECONDS:
+            if (
+                self._consumer is None
+                or time.monotonic() - self._checked_at >= TOPIC_CHECK_INTERVAL_SECONDS
+            ):
                 self._check_topic()
             records = self._fetch(max(0.0, deadline - time.monotonic()))
             if records or self._reset or time.monotonic() >= deadline:
@@ -68,7 +71,9 @@ class KafkaFeed:
     def _follow_from_start(self, topic_id: str) -> None:
         """Follow the topic from its first record on."""
         self.close()
-        self._end_offset = topics.extents(self._admin, self._probe_cluster, self._topic_name)[0].last_stable_offset
+        self._end_offset = topics.offset_ranges(self._admin, self._probe_cluster, self._topic_name)[
+            0
+        ].last_stable_offset
         self._consumer = Consumer(self._cluster.client_config(_CONSUMER_CONFIG))
         self._consumer.assign([TopicPartition(self._topic_name, 0, OFFSET_BEGINNING)])
         self._reset = self._topic_id is not None
@@ -92,7 +97,9 @@ class KafkaFeed:
                 self._topic_id = ""  # records were lost: look, and begin anew
                 self._checked_at = float("-inf")
             elif error.code() not in _TRANSIENT:
-                raise translate_error(KafkaException(error), self._cluster, f"following topic {self._topic_name}")
+                raise translate_error(
+                    KafkaException(error), self._cluster, f"following topic {self._topic_name}"
+                )
         return records
 
     def _lag(self) -> int:

@@ -9,10 +9,12 @@ from tidemill.adapters.kafka import topics
 from tidemill.adapters.kafka.client import Cluster
 from tidemill.adapters.kafka.reader import Reader
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, LogUnavailable, TopicMissing
-from tidemill.core.log import OffsetRange, LedgerRecord, Topic
+from tidemill.core.event_log import LedgerRecord, OffsetRange, Topic
 
 _REQUIRED_CONFIG = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-_DELIVERY_REPORT_GRACE_SECONDS = 5.0  # seconds for the client to report an append whose time is over
+_DELIVERY_REPORT_GRACE_SECONDS = (
+    5.0  # seconds for the client to report an append whose time is over
+)
 
 
 class KafkaLedger:
@@ -52,13 +54,17 @@ class KafkaLedger:
         self._verified_topic()
         extent = self._extents(self._topic_name)[0]
         first_offset = self._records[0].offset if self._records else self._position
-        if extent.last_stable_offset < self._position or (self._records and extent.low_watermark > first_offset):
+        if extent.last_stable_offset < self._position or (
+            self._records and extent.low_watermark > first_offset
+        ):
             raise self._ledger_lost(
                 f"holds offsets {extent.low_watermark} to {extent.last_stable_offset - 1}, and entries were read from "
                 f"it at offsets {first_offset} to {self._position - 1}"
             )
         start = max(self._position, extent.low_watermark)
-        for batch in self._reader.read(self._topic_name, {0: (start, extent.last_stable_offset)}, None):
+        for batch in self._reader.read(
+            self._topic_name, {0: (start, extent.last_stable_offset)}, None
+        ):
             pairs = zip(batch.offsets, batch.values, strict=True)
             self._records += [LedgerRecord(offset, value or b"") for offset, value in pairs]
             self._position = batch.offsets[-1] + 1
@@ -84,7 +90,9 @@ class KafkaLedger:
                 producer.purge()  # or it would be sent later, behind our back
         delivery_error, message = reports[0] if reports else (None, None)
         if message is None or delivery_error is not None:
-            raise self._outcome_unknown(model, delivery_error.str() if delivery_error else "no answer")
+            raise self._outcome_unknown(
+                model, delivery_error.str() if delivery_error else "no answer"
+            )
         self._producer = producer
         return int(message.offset())
 
@@ -132,7 +140,7 @@ class KafkaLedger:
                 )
 
     def _extents(self, topic: str) -> dict[int, OffsetRange]:
-        return topics.extents(self._admin, self._cluster, topic)
+        return topics.offset_ranges(self._admin, self._cluster, topic)
 
     def _ledger_lost(self, detail: str) -> LedgerLost:
         return LedgerLost(

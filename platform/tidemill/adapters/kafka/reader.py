@@ -17,7 +17,7 @@ from confluent_kafka import (
 
 from tidemill.adapters.kafka.client import STRICT_CONSUMER_CONFIG, Cluster, translate_error
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired
-from tidemill.core.log import RecordBatch, OffsetRange
+from tidemill.core.event_log import OffsetRange, RecordBatch
 
 MAX_BATCH_RECORDS = 2_000
 """Records of a chunk, at most: what is made of so many still fits into a core's cache."""
@@ -46,7 +46,9 @@ _CHECK_EXTENTS_ON = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-_STALL_SECONDS = 0.5  # seconds without progress after which the brokers are asked what is the matter
+_STALL_SECONDS = (
+    0.5  # seconds without progress after which the brokers are asked what is the matter
+)
 
 Ranges = Mapping[int, tuple[int, int]]
 
@@ -54,7 +56,9 @@ Ranges = Mapping[int, tuple[int, int]]
 class Reader:
     """Reads ranges of any topic of one cluster; several may be read at once."""
 
-    def __init__(self, cluster: Cluster, extents: Callable[[str], Mapping[int, OffsetRange]]) -> None:
+    def __init__(
+        self, cluster: Cluster, extents: Callable[[str], Mapping[int, OffsetRange]]
+    ) -> None:
         self._cluster = cluster
         self._extents = extents
         self._idle_consumers: dict[bool, list[Consumer]] = {True: [], False: []}
@@ -65,7 +69,9 @@ class Reader:
             while consumers:
                 consumers.pop().close()
 
-    def read(self, topic: str, ranges: Ranges, first: int | None) -> Generator[RecordBatch, None, None]:
+    def read(
+        self, topic: str, ranges: Ranges, first: int | None
+    ) -> Generator[RecordBatch, None, None]:
         """Every committed data record of the ranges, as `EventLog.read` says."""
         remaining = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
         if not remaining:
@@ -77,7 +83,9 @@ class Reader:
         except IndexError:  # not asked for before: another thread may take the last one
             consumer = self._consumer(pool is self._idle_consumers[True])
         try:
-            consumer.assign([TopicPartition(topic, p, start) for p, (start, _) in remaining.items()])
+            consumer.assign(
+                [TopicPartition(topic, p, start) for p, (start, _) in remaining.items()]
+            )
             yield from self._drain(consumer, topic, remaining, first or MAX_BATCH_RECORDS)
         except KafkaException as error:
             raise translate_error(error, self._cluster, f"reading topic {topic}") from error
@@ -90,7 +98,11 @@ class Reader:
         return Consumer(self._cluster.client_config({**READER_CONFIG, **fetch_config}))
 
     def _drain(
-        self, consumer: Consumer, topic: str, remaining: dict[int, tuple[int, int]], max_records: int
+        self,
+        consumer: Consumer,
+        topic: str,
+        remaining: dict[int, tuple[int, int]],
+        max_records: int,
     ) -> Generator[RecordBatch, None, None]:
         last_progress = time.monotonic()
         while remaining:
@@ -98,7 +110,9 @@ class Reader:
             messages = consumer.consume(*_batch_size(remaining, max_records))
             max_records = min(max_records * 2, MAX_BATCH_RECORDS)
             errors = list(map(Message.error, messages))
-            error_messages = [m for m, error in zip(messages, errors, strict=True) if error is not None]
+            error_messages = [
+                m for m, error in zip(messages, errors, strict=True) if error is not None
+            ]
             records = [m for m, error in zip(messages, errors, strict=True) if error is None]
             del messages
             for partition, group in _by_partition(records):
@@ -116,7 +130,9 @@ class Reader:
             elif remaining and (suspicious or time.monotonic() - last_progress > _STALL_SECONDS):
                 self._check_extents(topic, remaining, time.monotonic() - last_progress)
 
-    def _handle_errors(self, error_messages: Sequence[Message], remaining: dict[int, tuple[int, int]]) -> bool:
+    def _handle_errors(
+        self, error_messages: Sequence[Message], remaining: dict[int, tuple[int, int]]
+    ) -> bool:
         """Take in the partitions' ends; whether one ended before its range does."""
         suspicious = False
         for message in error_messages:
@@ -166,7 +182,9 @@ def _batch_size(remaining: Ranges, max_records: int) -> tuple[int, float]:
     """
     lengths = [end - start for start, end in remaining.values()]
     size = max(min(lengths), sum(lengths) // 4, 1)
-    return min(size, max_records, MAX_BATCH_RECORDS), 0.02 if sum(lengths) <= SMALL_READ_OFFSETS else 0.2
+    return min(size, max_records, MAX_BATCH_RECORDS), 0.02 if sum(
+        lengths
+    ) <= SMALL_READ_OFFSETS else 0.2
 
 
 def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]:
@@ -178,7 +196,9 @@ def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]
         start = end
 
 
-def _record_batch(partition: int, group: list[Message], remaining: dict[int, tuple[int, int]]) -> RecordBatch:
+def _record_batch(
+    partition: int, group: list[Message], remaining: dict[int, tuple[int, int]]
+) -> RecordBatch:
     """The part of consecutive records that lies in the range, which shrinks by it."""
     offsets = list(map(Message.offset, group))
     _, end = remaining[partition]

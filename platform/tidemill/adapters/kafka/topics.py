@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 
 from tidemill.adapters.kafka.client import Cluster, translate_error
 from tidemill.core.errors import TopicMissing
-from tidemill.core.log import OffsetRange, Topic
+from tidemill.core.event_log import OffsetRange, Topic
 
 _MAX_TIMESTAMP_MS = 2**63 - 1
 _TRANSIENT = frozenset(
@@ -108,7 +108,10 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
     """
     deadline, successes = time.monotonic() + cluster.timeout, 0
     brokers = _retrying(
-        client, cluster, "counting the brokers", lambda s: len(client.list_topics(timeout=s).brokers)
+        client,
+        cluster,
+        "counting the brokers",
+        lambda s: len(client.list_topics(timeout=s).brokers),
     )
     while successes < (1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
         try:
@@ -124,7 +127,10 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
 def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, str]:
     """A topic's settings, defaults included. Raises `TopicMissing`, `LogUnavailable`."""
     return _retrying(
-        client, cluster, f"reading the settings of topic {name}", lambda s: _request_config(client, name, s)()
+        client,
+        cluster,
+        f"reading the settings of topic {name}",
+        lambda s: _request_config(client, name, s)(),
     )
 
 
@@ -137,7 +143,9 @@ def _request_config(client: AdminClient, name: str, seconds: float) -> Callable[
 
 def identity(client: AdminClient, cluster: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    return _retrying(client, cluster, f"looking at topic {name}", lambda s: _request_identity(client, name, s)())
+    return _retrying(
+        client, cluster, f"looking at topic {name}", lambda s: _request_identity(client, name, s)()
+    )
 
 
 def _request_identity(
@@ -167,13 +175,13 @@ def describe(client: AdminClient, cluster: Cluster, name: str) -> Topic:
     return _retrying(client, cluster, f"looking at topic {name}", request)
 
 
-def extents(client: AdminClient, cluster: Cluster, name: str) -> dict[int, OffsetRange]:
+def offset_ranges(client: AdminClient, cluster: Cluster, name: str) -> dict[int, OffsetRange]:
     """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
     earliest, latest = _offsets(client, cluster, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
     return {p: OffsetRange(earliest[p], latest[p]) for p in sorted(earliest)}
 
 
-def offsets_at(
+def offsets_for_timestamp(
     client: AdminClient, cluster: Cluster, name: str, timestamp: int
 ) -> dict[int, int | None]:
     """The first offset with a timestamp at or after this one; None where there is none."""

@@ -2,8 +2,8 @@
 
 import time
 
-from tidemill.adapters.memory.log import MemoryLedger
-from tidemill.core.log import LedgerPoll
+from tidemill.adapters.memory.event_log import MemoryLedger
+from tidemill.core.event_log import LedgerPoll
 
 
 class MemoryFeed:

@@ -42,11 +42,15 @@ class OverlayStore(MemoryStore):
 
     def get(self, name: str) -> bytes | None:
         own = super().get(name)
-        return own if own is not None or name.startswith(self._hidden_prefix) else self._base.get(name)
+        return (
+            own if own is not None or name.startswith(self._hidden_prefix) else self._base.get(name)
+        )
 
     def put(self, name: str, data: bytes) -> bool:
         return self.get(name) is None and super().put(name, data)
 
     def names(self, prefix: str) -> Iterator[str]:
-        base_names = (name for name in self._base.names(prefix) if not name.startswith(self._hidden_prefix))
+        base_names = (
+            name for name in self._base.names(prefix) if not name.startswith(self._hidden_prefix)
+        )
         return iter(sorted({*base_names, *super().names(prefix)}))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tidemill.core.errors import TrackerUnavailable
-from tidemill.core.tracking import RegistryVersion, WindowRun
+from tidemill.core.run_record import RegistryVersion, WindowRun
 
 
 @dataclass

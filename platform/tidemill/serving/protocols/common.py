@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.core.errors import TidemillError
+from tidemill.serving.model_slot import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.schemas import Rows
-from tidemill.serving.slot import ServedModel
 
 
 @dataclass(slots=True)
@@ -25,7 +25,9 @@ class Codec(Protocol):
         """The rows of a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
         ...
 
-    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
+    def encode(
+        self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]
+    ) -> bytes:
         """The body of an answer, which names the digest and the version that made it."""
         ...
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
-from tidemill.core.sections import FieldType
+from tidemill.core.spec_sections import FieldType
+from tidemill.serving.model_slot import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
 from tidemill.serving.schemas import RequestSchema, decode_json
-from tidemill.serving.slot import ServedModel
 
 OUTPUT_NAME = "prediction"
 DATATYPES: dict[FieldType, str] = {"category": "BYTES", "number": "FP64", "boolean": "BOOL"}
@@ -96,7 +96,9 @@ class OpenInferenceCodec:
         records = [dict(zip(columns, row, strict=True)) for row in rows]
         return PredictionRequest(self._schema.convert_rows(records), request.id)
 
-    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
+    def encode(
+        self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]
+    ) -> bytes:
         first = predictions[0]
         if isinstance(first, list):
             shape = [len(predictions), len(first)]
@@ -148,7 +150,11 @@ def metadata(schema: RequestSchema, versions: list[str], outputs: int) -> dict[s
             for name, field in schema.fields.items()
         ],
         "outputs": [
-            {"name": OUTPUT_NAME, "datatype": "FP64", "shape": [-1] if outputs == 1 else [-1, outputs]}
+            {
+                "name": OUTPUT_NAME,
+                "datatype": "FP64",
+                "shape": [-1] if outputs == 1 else [-1, outputs],
+            }
         ],
     }
 

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
+from tidemill.serving.model_slot import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
 from tidemill.serving.schemas import RequestSchema, decode_json
-from tidemill.serving.slot import ServedModel
 
 INPUT_FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _REMEDY = f"Send a JSON object with one of {', '.join(INPUT_FORMATS)}."
@@ -40,9 +40,13 @@ class MlflowCodec:
             raise RequestInvalid(f"The body has {format_names} of the forms.", _REMEDY)
         if payload.get("params"):
             raise RequestInvalid("The models here take no `params`.", "Leave `params` out.")
-        return PredictionRequest(self._schema.convert_rows(_records(formats[0], payload[formats[0]])))
+        return PredictionRequest(
+            self._schema.convert_rows(_records(formats[0], payload[formats[0]]))
+        )
 
-    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
+    def encode(
+        self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]
+    ) -> bytes:
         model, version = self._schema.model, served.entry.seq
         return msgspec.json.encode(InvocationsResponse(predictions, model, served.digest, version))
 

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
+from tidemill.serving.model_slot import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
-from tidemill.serving.schemas import RequestSchema, FieldError, RowsInvalid, decode_json
-from tidemill.serving.slot import ServedModel
+from tidemill.serving.schemas import FieldError, RequestSchema, RowsInvalid, decode_json
 
 _REMEDY = 'Send {"rows": [{FIELD: VALUE, …}, …]}, and an "id" if you like.'
 _encode = msgspec.json.Encoder().encode
@@ -57,9 +57,13 @@ class NativeCodec:
             raise self._decode_error(body) from error
         return PredictionRequest(self._schema.check_row_count(payload.rows), payload.id)
 
-    def encode(self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]) -> bytes:
+    def encode(
+        self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]
+    ) -> bytes:
         version = served.entry.seq
-        return _encode(PredictResponse(self._schema.model, served.digest, version, predictions, request.id))
+        return _encode(
+            PredictResponse(self._schema.model, served.digest, version, predictions, request.id)
+        )
 
     def _decode_error(self, body: bytes) -> Exception:
         payload = decode_json(body)

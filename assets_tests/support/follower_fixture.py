@@ -1,0 +1,87 @@
+"""A server that follows a ledger: ledger, store, local copy and proof in memory."""
+
+from dataclasses import dataclass, field
+
+import small_models
+from ledger_tools import manual_entry
+from tidemill.adapters.feature_function import load_feature_function
+from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
+from tidemill.core import canonical
+from tidemill.core.errors import DigestMismatch
+from tidemill.core.ledger import Entry, build_chain
+from tidemill.ports import BundleValidator
+from tidemill.serving.ledger_follower import LedgerFollower
+from tidemill.serving.loading import PredictorLoader
+from tidemill.serving.local_copy import LocalCopy
+from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ModelState
+from tidemill.serving.schemas import RequestSchema
+from tidemill.serving.status import Status
+
+SPEC = small_models.spec()
+
+
+def distinct_bundles() -> list[bytes]:
+    """Three bundles that answer differently."""
+    return [small_models.bundle(SPEC, seed) for seed in (1, 2, 3)]
+
+
+@dataclass
+class FollowerFixture:
+    """A ledger, the bundles by digest, a local copy, and the server that follows them."""
+
+    bundles: list[bytes]
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    copy_store: MemoryStore = field(default_factory=MemoryStore)
+    store: dict[str, bytes] = field(default_factory=dict)
+    now_ms: int = 1_000_000
+    events: list[str] = field(default_factory=list)
+    validator: BundleValidator = field(default_factory=InProcessValidator)
+
+    def __post_init__(self) -> None:
+        self.store |= {canonical.digest(each): each for each in self.bundles}
+        self.start()
+
+    def start(self) -> None:
+        """A new server over the same world, which has not looked at the ledger yet."""
+        contract = RequestSchema("m", SPEC.fields, 100)
+        self.follower = LedgerFollower(
+            MemoryFeed(self.ledger),
+            {"m": contract},
+            self._bundle,
+            PredictorLoader(self.validator, load_feature_function),
+            LocalCopy(self.copy_store),
+            lambda: self.now_ms,
+            startup_timeout_ms=5_000,
+            on_event=lambda model, what: self.events.append(what),
+        )
+        self.status = Status(self.follower, {"m": SPEC}, lambda: self.now_ms)
+
+    def digest(self, number: int) -> str:
+        return canonical.digest(self.bundles[number])
+
+    def entry(self, digest: str, reason: str = "") -> Entry:
+        ledger_chain = build_chain("m", self.ledger.snapshot()[1])
+        return manual_entry(ledger_chain, digest, "somebody", reason)
+
+    def deploy(self, digest: str, reason: str = "") -> Entry:
+        entry = self.entry(digest, reason)
+        self.ledger.append("m", canonical.encode(entry))
+        return entry
+
+    def step(self) -> bool:
+        return self.follower.step(0)
+
+    @property
+    def model(self) -> ModelState:
+        return self.follower.models["m"]
+
+    @property
+    def served(self) -> ServedModel:
+        assert self.model.slot.served is not None
+        return self.model.slot.served
+
+    def _bundle(self, model: str, digest: str) -> bytes:
+        if digest not in self.store:
+            raise DigestMismatch(f"The bundle {digest} is missing.", "Bring it back.")
+        return self.store[digest]

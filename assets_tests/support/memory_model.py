@@ -1,0 +1,82 @@
+"""A whole model in memory: the stream of a bench without Kafka, for what needs no broker."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from model_harness import SPEC, events
+from tidemill.adapters.feature_function import load_feature_function
+from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory.store import MemoryStore
+from tidemill.adapters.memory.validator import InProcessValidator
+from tidemill.core.spec import ModelSpec
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.recompute import recompute
+from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.verify import VerificationReport, verify
+
+TOPIC = "events"
+
+
+def make_memory_model() -> ModelContext:
+    """The mill of a model `m` over an empty topic of two partitions."""
+    log = MemoryLog()
+    log.create_topic(TOPIC, 2)
+    repository = ModelRepository(MemoryStore(), "m")
+    return ModelContext(
+        "m", make_spec(), log, repository, MemoryLedger(), InProcessValidator(), lambda: 0
+    )
+
+
+def make_spec(**changes: Any) -> ModelSpec:
+    """The bench's spec with these attributes instead."""
+    return ModelSpec.model_validate({"topic": TOPIC, **SPEC, **changes})
+
+
+def with_changes(ctx: ModelContext, **changes: Any) -> ModelContext:
+    """The mill as a new process has it, after these attributes of defs.yaml were changed."""
+    spec = make_spec(**changes)
+    function = load_feature_function(spec.features) if spec.features else None
+    loader = load_feature_function
+    return replace(ctx, spec=spec, features=function, functions=loader)
+
+
+def produce(
+    ctx: ModelContext,
+    first: int,
+    last: int,
+    topic: str = TOPIC,
+    partitions: int = 2,
+    **extra_fields: Any,
+) -> None:
+    """Events of the windows `first` to `last`, 160 in each, with these fields beside their own."""
+    log = ctx.event_log
+    assert isinstance(log, MemoryLog)
+    for number in range(first, last + 1):
+        for index, (timestamp, value) in enumerate(events(number, 160)):
+            message = json.dumps(
+                {**json.loads(value), **_extra_values(extra_fields, index)}
+            ).encode()
+            log.append(topic, index % partitions, message, timestamp)
+
+
+def assert_verified(ctx: ModelContext) -> VerificationReport:
+    """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
+    report = verify(ctx)
+    assert report.findings == []
+    recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
+    assert report.findings == []
+    return report
+
+
+def stored_files(ctx: ModelContext) -> dict[str, bytes]:
+    """Everything in the store by its name."""
+    store = ctx.repository.store
+    return {name: store.get(name) or b"" for name in store.names("m/")}
+
+
+def _extra_values(extra_fields: Mapping[str, Any], index: int) -> dict[str, Any]:
+    return {
+        name: value(index) if callable(value) else value for name, value in extra_fields.items()
+    }

@@ -1,0 +1,68 @@
+"""A small stream, and readers of its topic that know nothing of streams."""
+
+import polars as pl
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+MINUTE = 60_000
+PARTITIONS = 4
+
+
+def make_stream(size: int, text: str = "") -> pl.DataFrame:
+    """A stream of `size` events, one a minute from 0:01 of 1970, each told half a minute later."""
+    seq = pl.int_range(size, dtype=pl.Int64)
+    return pl.select(
+        seq=seq.cast(pl.UInt32),
+        partition=(seq * 7 // 3) % PARTITIONS,
+        key=pl.format("key {}", seq % 10),
+        timestamp=(seq + 1) * MINUTE,
+        due=(seq + 1) * MINUTE + MINUTE // 2,
+        value=pl.concat_str(pl.lit('{"event":'), seq, pl.lit(f',"text":"{text}"}}')),
+    )
+
+
+def read_records(bootstrap_servers: str, topic: str) -> dict[int, list[Message]]:
+    """All records of each partition, by a reader that knows nothing of streams."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap_servers, "group.id": "test", "enable.partition.eof": True}
+    )
+    result: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in result])
+        open_ends = set(result)
+        while open_ends:
+            for message in consumer.consume(10_000, 0.2):
+                error = message.error()
+                if error is None:
+                    result[message.partition()].append(message)
+                else:
+                    assert error.code() == KafkaError._PARTITION_EOF
+                    open_ends.discard(message.partition())
+    finally:
+        consumer.close()
+    return result
+
+
+def record_count(bootstrap_servers: str, topic: str) -> int:
+    """How many records stand in all partitions."""
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test"})
+    try:
+        topic_partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+        return sum(
+            consumer.get_watermark_offsets(place, cached=False)[1] for place in topic_partitions
+        )
+    finally:
+        consumer.close()
+
+
+def read_sequences(bootstrap_servers: str, topic: str) -> dict[int, list[int]]:
+    return {
+        partition: [int(dict(message.headers())["seq"]) for message in messages]
+        for partition, messages in read_records(bootstrap_servers, topic).items()
+    }
+
+
+def sequences_by_partition(events: pl.DataFrame) -> dict[int, list[int]]:
+    return {
+        partition: events.filter(pl.col("partition") == partition)["seq"].to_list()
+        for partition in range(PARTITIONS)
+    }

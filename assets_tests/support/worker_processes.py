@@ -1,0 +1,189 @@
+"""Processes that take windows through the steps and can be killed, stopped and woken.
+
+They are forked from a helper that has only imported: a real process each, 50 ms instead of 2 s.
+"""
+
+import ast
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tidemill
+from model_harness import ModelHarness, run_windows, window
+from processes import wait_until
+from tidemill import bootstrap, failpoints
+from tidemill.core.errors import WindowOpen
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.extract import extract
+from tidemill.settings import Settings
+
+_TIMEOUT_SECONDS = 120.0
+_FORK_CONTEXT = multiprocessing.get_context("forkserver")
+_FORK_CONTEXT.set_forkserver_preload(["children", "lightgbm", "tidemill.adapters.kafka"])
+
+KILLED = -signal.SIGKILL
+
+
+def run_all(ctx: ModelContext, last: int) -> None:
+    """The initial model, the windows up to `last`, and a look at the next, which is open."""
+    run_windows(ctx, 0, last)
+    with suppress(WindowOpen):
+        extract(ctx, window(ctx.spec, last + 1))
+
+
+def run_killed_at(harness: ModelHarness, last: int, failpoint: str) -> None:
+    """Run to window `last` in a process that is killed where it first reaches this place."""
+    assert exit_code(harness, last, f"{failpoint}:kill") == KILLED
+
+
+def run_to_end(harness: ModelHarness, last: int) -> None:
+    """Run to window `last` in a process that nothing disturbs."""
+    assert exit_code(harness, last) == 0, failure_output(harness)
+
+
+def exit_code(harness: ModelHarness, last: int, failpoint_spec: str = "") -> int | None:
+    """The exit code of such a process; minus the signal that ended it."""
+    return exit_code_of(harness, partial(run_all, last=last), failpoint_spec)
+
+
+def exit_code_of(
+    harness: ModelHarness, target: Callable[[ModelContext], object], failpoint_spec: str = ""
+) -> int | None:
+    """The exit code of a process that does this with the bench's mill."""
+    with worker(harness, target, failpoint_spec) as process:
+        process.join(_TIMEOUT_SECONDS)
+        return process.exitcode
+
+
+@contextmanager
+def window_worker(
+    harness: ModelHarness,
+    last: int,
+    failpoint_spec: str = "",
+    exclusive: bool = True,
+    actor: str = "tidemill",
+) -> Iterator[BaseProcess]:
+    """A process at work on the windows up to `last`; nothing is left of it at the end."""
+    with worker(harness, partial(run_all, last=last), failpoint_spec, exclusive, actor) as process:
+        yield process
+
+
+@contextmanager
+def worker(
+    harness: ModelHarness,
+    target: Callable[[ModelContext], object],
+    failpoint_spec: str = "",
+    exclusive: bool = True,
+    actor: str = "tidemill",
+) -> Iterator[BaseProcess]:
+    """A process that does this with the bench's mill; nothing is left of it at the end."""
+    env = harness.env | {"TIDEMILL_FAILPOINTS": failpoint_spec}
+    _start_fork_server()
+    process = _FORK_CONTEXT.Process(
+        target=_run_worker, args=(env, harness.model, target, exclusive, actor)
+    )
+    process.start()
+    # Else whoever starts the next one asks for this one's end, too, and of two that ask at once
+    # one is told nothing.
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(_TIMEOUT_SECONDS)
+
+
+def _start_fork_server() -> None:
+    """Start it, unless it is there, so that it finds what it is to import: this tree's own code.
+
+    Python 3.11 does not tell it of `sys.path`, and it says nothing of what it cannot import.
+    """
+    paths = (Path(__file__).parent, Path(tidemill.__path__[0]).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+        forkserver.ensure_running()
+
+
+def wait_until_stopped(process: BaseProcess) -> None:
+    """Wait until the process has stopped itself."""
+    assert process.pid is not None
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+
+
+def resume(process: BaseProcess) -> int | None:
+    """Let a stopped process go on to its end; its exit code."""
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(_TIMEOUT_SECONDS)
+    return process.exitcode
+
+
+def wait_for_failpoint(harness: ModelHarness, failpoint: str, times: int = 1) -> None:
+    """Wait until the processes of this bench have reached a failpoint so many times."""
+    wait_until(lambda: failpoints_reached(harness).count(failpoint) >= times)
+
+
+def wait_for_cpu_time(process: BaseProcess, cpu_seconds: float) -> None:
+    """Wait until the process has computed for so long, however busy the machine is."""
+    monitored = psutil.Process(process.pid)
+    cpu_at_start = monitored.cpu_times().user
+    wait_until(lambda: monitored.cpu_times().user > cpu_at_start + cpu_seconds)
+
+
+def failpoints_reached(harness: ModelHarness) -> list[str]:
+    """The failpoints that the processes of this bench have reached, in order."""
+    file = harness.home / "reached"
+    return file.read_text().split() if file.exists() else []
+
+
+def failure_output(harness: ModelHarness) -> str:
+    """What the last process to fail had to say."""
+    file = harness.home / "failed"
+    return file.read_text() if file.exists() else ""
+
+
+def _run_worker(
+    env: Mapping[str, str],
+    model: str,
+    target: Callable[[ModelContext], object],
+    exclusive: bool,
+    actor: str,
+) -> None:
+    os.environ.update(env)
+    settings = Settings()
+    reached_log = (settings.home / "reached").open("a", buffering=1)
+    failpoints.on_reached(lambda name: print(name, file=reached_log))
+    try:
+        with bootstrap.open_model(model, settings, exclusive=exclusive, by=actor) as ctx:
+            target(ctx)
+    except Exception as error:
+        Path(settings.home / "failed").write_text(traceback.format_exc())
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def failpoints_in(files: Iterable[Path | str]) -> set[str]:
+    """Every place in these files: `reached("…")`, and what the archive commits."""
+    trees = [ast.parse(Path(file).read_text()) for file in files]
+    explicit = set(_first_string_arguments(trees, {"reached"}))
+    commits = set(_first_string_arguments(trees, {"_put", "_put_named", "_commit"}))
+    return explicit | {f"{what}.{side}" for what in commits for side in ("before", "after")}
+
+
+def _first_string_arguments(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:
+    """The first arguments, where they are plain texts, of all calls of these functions."""
+    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for call in calls:
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name in functions and call.args and isinstance(call.args[0], ast.Constant):
+            yield str(call.args[0].value)

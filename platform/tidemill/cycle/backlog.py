@@ -1,0 +1,125 @@
+"""What is due: the windows that the log has closed and nobody has worked through yet."""
+
+from dataclasses import dataclass
+
+from tidemill.core.plans import INITIAL_KEY, Plan
+from tidemill.core.windows import Window, from_ms
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.deploy import has_pending_deployment
+from tidemill.cycle.manual_actions import newest_report
+from tidemill.cycle.plan import newest_closed, plan_initial
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """How far the log and the model have come.
+
+    `done` is the newest window that was reported, None for none; `first` to `last`, both
+    inclusive, are to be worked through: both None where nothing is. `closed` is the newest window
+    that the log has closed, and `open_because` says why the one after it is open.
+    """
+
+    done: Window | None
+    first: Window | None
+    last: Window | None
+    closed: Window | None
+    open_reason: str
+
+
+def compute_backlog(ctx: ModelContext, hint: str | None = None) -> Backlog:
+    """Which windows are due; nothing is planned for it but the offsets before the first window.
+
+    `hint` is the key of a window that was known to be reported, from which the search goes on.
+    Raises `WindowOpen` where the log has not come to the first window, and as planning does.
+    """
+    calendar = ctx.spec.calendar
+    done = _newest_reported(ctx, hint)
+    plan = _newest_plan(ctx, done)
+    newest, open_reason = newest_closed(ctx, plan)
+    if newest is None and plan.window != INITIAL_KEY:
+        newest = calendar.window(plan.window)
+    first = calendar.after(done) if done else calendar.first
+    if done is not None and has_pending_deployment(ctx, done):
+        first = done
+    if newest is None or newest.start < first.start:
+        return Backlog(done, None, None, newest, open_reason)
+    return Backlog(done, first, newest, newest, open_reason)
+
+
+def _newest_reported(ctx: ModelContext, hint: str | None) -> Window | None:
+    """The newest reported window: each report names the one before, so there are no holes."""
+    calendar = ctx.spec.calendar
+    if hint is None or ctx.repository.report(hint) is None:
+        newest = newest_report(ctx)
+        if newest is None:
+            return None
+        hint = newest.window
+    done = calendar.window(hint)
+    while ctx.repository.report((following := calendar.after(done)).key) is not None:
+        done = following
+    return done
+
+
+def _newest_plan(ctx: ModelContext, done: Window | None) -> Plan:
+    """The newest plan; windows may be planned that are not reported."""
+    calendar = ctx.spec.calendar
+    newest = ctx.repository.plan(done.key) if done else None
+    newest = newest or plan_initial(ctx)
+    window = calendar.after(done) if done else calendar.first
+    while (following := ctx.repository.plan(window.key)) is not None:
+        newest, window = following, calendar.after(window)
+    return newest
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How far the model in service is behind, by the clock that the spec names.
+
+    `lag` is milliseconds from the end of the newest window that was worked through (`done`; before
+    the first, from the first window's start) to the clock; `newest_due` is the newest window that
+    ended by that clock. Another window's work, however late it was done, changes neither.
+    """
+
+    fresh: bool
+    lag_ms: int
+    limit_ms: int
+    newest_due: Window | None
+    done: Window | None
+
+    def __str__(self) -> str:
+        through = f"window {self.done}" if self.done else "no window"
+        return (
+            f"The model in service has learned through {through} and is {self.lag_ms / 1000:.0f} s "
+            f"behind; the limit is {self.limit_ms / 1000:.0f} s."
+        )
+
+
+def freshness(ctx: ModelContext, backlog: Backlog) -> Freshness:
+    """Whether the newest window that is due was worked through in time.
+
+    By the wall clock a window is due as soon as it has ended; by the log's clock, for a stream that
+    is replayed, as soon as the log has closed it. A window whose deployment is outstanding is not
+    done.
+    """
+    calendar, spec = ctx.spec.calendar, ctx.spec.freshness
+    done = backlog.done
+    if done is not None and backlog.first == done:
+        done = calendar.before(done)
+    if spec.clock == "log":
+        newest = backlog.closed
+        now = newest.end if newest else calendar.first.start
+    else:
+        now = ctx.clock()
+        current_window = calendar.containing(now)
+        newest = calendar.before(current_window) if current_window else None
+    sample = newest or calendar.first
+    limit_ms = spec.max_lag if spec.max_lag is not None else 2 * (sample.end - sample.start)
+    lag_ms = max(0, now - (done.end if done else calendar.first.start))
+    return Freshness(lag_ms <= limit_ms, lag_ms, limit_ms, newest, done)
+
+
+def come_to(backlog: Backlog) -> str:
+    """How far the log has come, for people."""
+    if backlog.closed is None:
+        return "the log has closed no window yet"
+    return f"the log has closed window {backlog.closed}, up to {from_ms(backlog.closed.end).isoformat()}"

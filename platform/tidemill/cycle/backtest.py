@@ -1,0 +1,126 @@
+"""Replay: what another gate would have made of the windows that are reported already."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tidemill.core.errors import PredecessorMissing
+from tidemill.core.gate import Decision
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.evaluate import evaluate
+from tidemill.cycle.lineage import contexts_by_lineage
+from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.summary import Summary, summarize
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """A window with two verdicts, each with its reasons."""
+
+    window: str
+    committed: Decision
+    backtested: Decision
+    committed_reasons: tuple[str, ...]
+    backtested_reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BacktestResult:
+    """Two gates over the same windows, from the same state before the first of them.
+
+    `changes` are the gate's keys that differ, as (committed by defs.yaml, replayed). In `losses`,
+    means over all rows, `champion` is the model that each window would have been served, and
+    `challenger` what always serving the newest gives. `persons` counts the persons' entries, which
+    both take in the same windows. `pruned` is the window up to which nothing can be judged again.
+    """
+
+    model: str
+    changes: dict[str, tuple[Any, Any]]
+    committed: Summary
+    backtested: Summary
+    verdict_changes: tuple[VerdictChange, ...]
+    manual_entries: int
+    pruned: str | None
+
+
+def windows_to_backtest(
+    ctx: ModelContext, first: Window | None, last: Window | None
+) -> list[Window]:
+    """The windows to judge again: those reported, and not pruned, in the range that is asked for.
+
+    Raises `PredecessorMissing` where that is none.
+    """
+    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
+    window = first or calendar.first
+    if marker is not None and window.end <= marker.window_end_ms:
+        window = calendar.after(calendar.window(marker.window))
+    windows: list[Window] = []
+    while (last is None or window.end <= last.end) and ctx.repository.report(
+        window.key
+    ) is not None:
+        windows.append(window)
+        window = calendar.after(window)
+    if not windows:
+        raise PredecessorMissing(
+            f"No window of model {ctx.model} from {window.key} on is reported, so there is "
+            "nothing to judge again.",
+            f"Run `tidemill backfill {ctx.model}` first, or name other windows.",
+        )
+    return windows
+
+
+def backtest(
+    ctx: ModelContext,
+    spec: ModelSpec,
+    scratch: ModelRepository,
+    windows: list[Window],
+    progress: Callable[[str], None],
+) -> BacktestResult:
+    """Judge the windows of `span` again by the gate of `spec`, into `scratch`.
+
+    `scratch` shows the model's store without its reports, and keeps what is written. Nothing is
+    learned: batches, candidates and holdout fits are those that stand. Raises `DigestMismatch`.
+    """
+    backtest_ctx = replace(ctx.with_repository(scratch), spec=spec)
+    context_for = contexts_by_lineage(backtest_ctx)
+    previous = ctx.spec.calendar.before(windows[0])
+    if previous is not None:
+        ctx.repository.copy_to(f"reports/{previous.key}.json", scratch)
+    verdict_changes: list[VerdictChange] = []
+    manual_entries = 0
+    for window in windows:
+        progress(window.key)
+        committed = ctx.repository.report(window.key)
+        assert committed is not None  # `span` has seen it
+        manual_entries += len(committed.entries)
+        backtested = evaluate(context_for(window), window, committed.entries)
+        if backtested.verdict != committed.verdict:
+            verdict_changes.append(
+                VerdictChange(
+                    window.key,
+                    committed.verdict,
+                    backtested.verdict,
+                    committed.reasons,
+                    backtested.reasons,
+                )
+            )
+    marker = ctx.repository.prune_marker()
+    return BacktestResult(
+        model=ctx.model,
+        changes=_changes(ctx.spec, spec),
+        committed=summarize(ctx, windows[0], windows[-1]),
+        backtested=summarize(backtest_ctx, windows[0], windows[-1]),
+        verdict_changes=tuple(verdict_changes),
+        manual_entries=manual_entries,
+        pruned=marker.window if marker else None,
+    )
+
+
+def _changes(committed_spec: ModelSpec, backtest_spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
+    old, new = (
+        committed_spec.gate.model_dump(mode="json"),
+        backtest_spec.gate.model_dump(mode="json"),
+    )
+    return {key: (old[key], new[key]) for key in old if old[key] != new[key]}

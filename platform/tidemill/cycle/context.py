@@ -1,0 +1,123 @@
+"""One model and everything its four steps work with."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+
+from tidemill.core.bundle import Model, feature_function_reference
+from tidemill.core.errors import FeatureSkew, SpecInvalid
+from tidemill.core.event_log import LedgerRecord
+from tidemill.core.features import FeatureFunction
+from tidemill.core.ledger import Chain, build_chain
+from tidemill.core.spec import ModelSpec
+from tidemill.cycle.repository import ModelRepository
+from tidemill.ports import BundleValidator, Clock, EventLog, LedgerTopic
+
+_MAX_LOADED_MODELS = 6  # champion, baseline, challenger, initial, candidate, holdout fit
+
+
+@dataclass(frozen=True)
+class ModelContext:
+    """The ports of one model, and its spec.
+
+    `features` is the spec's feature function, and `functions` loads one by its reference: a bundle
+    is answered through its own. `history` gives the bytes and the name of the file of historical
+    data, None where the model begins with the topic's own history. `by` is who is at work, for the
+    ledger.
+    """
+
+    model: str
+    spec: ModelSpec
+    event_log: EventLog
+    repository: ModelRepository
+    ledger: LedgerTopic
+    validator: BundleValidator
+    clock: Clock
+    feature_function: FeatureFunction | None = None
+    load_function: Callable[[str], FeatureFunction] | None = None
+    historical_data: Callable[[], tuple[str, bytes]] | None = None
+    num_threads: int = 1
+    actor: str = "tidemill"
+    # Never taken over by `replace`: another model, or archive, has others.
+    _loaded_models: "OrderedDict[str, Model]" = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
+    _chain_cache: list[tuple[list[LedgerRecord], Chain]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    def load(self, digest: str) -> Model:
+        """The model of this digest with its own feature function, from the store or as last loaded.
+
+        Raises what `Archive.bundle` and `Model.load` raise.
+        """
+        model = self._loaded_models.pop(digest, None)
+        if model is None:
+            bundle = self.repository.bundle(digest)
+            reference = feature_function_reference(bundle)
+            model = Model.load(
+                bundle, digest, self._resolve_function(reference) if reference else None
+            )
+        self._loaded_models[digest] = model
+        while len(self._loaded_models) > _MAX_LOADED_MODELS:
+            self._loaded_models.popitem(last=False)
+        return model
+
+    def chain(self) -> Chain:
+        """This model's part of the ledger, as it stands now; what was seen is not decoded again."""
+        records = self.ledger.read()
+        cached_records, model_chain = (
+            self._chain_cache[-1] if self._chain_cache else ([], Chain(self.model))
+        )
+        if records[: len(cached_records)] != cached_records:
+            cached_records, model_chain = [], Chain(self.model)
+        model_chain = build_chain(self.model, records[len(cached_records) :], model_chain)
+        self._chain_cache[:] = [(records, model_chain)]
+        return model_chain
+
+    def learning_spec(self) -> dict[str, Any]:
+        """The learning spec without the initial model's digest."""
+        return self.spec.learning_spec(
+            self.feature_function.source_digest if self.feature_function else None
+        )
+
+    def with_learning_spec(self, learning_spec: Mapping[str, Any]) -> "ModelContext":
+        """The mill of another learning spec, itself where it is its own, with nothing loaded.
+
+        A feature function is loaded when it is first asked; `FeatureSkew` is raised then, where it
+        is another one than it was.
+        """
+        if {**learning_spec, **self.learning_spec()} == learning_spec:
+            return self
+        reference, source = learning_spec["features"], learning_spec["features_source"]
+
+        def checked_function(frame: pl.DataFrame) -> Any:
+            loaded = self._resolve_function(reference)
+            if loaded is None or loaded.source_digest != source:
+                raise FeatureSkew(
+                    f"The feature function {reference} is no longer the one of source "
+                    f"{source[:12]} that model {self.model} once learned through.",
+                    "Bring back the module as it was then.",
+                )
+            return loaded.function(frame)
+
+        function = FeatureFunction(reference, source, checked_function) if reference else None
+        return replace(
+            self, spec=self.spec.with_learning_spec(learning_spec), feature_function=function
+        )
+
+    def _resolve_function(self, reference: str) -> FeatureFunction | None:
+        """The feature function that this reference names now; None where there is none."""
+        if self.feature_function is not None and self.feature_function.reference == reference:
+            return self.feature_function
+        try:
+            return self.load_function(reference) if self.load_function else None
+        except SpecInvalid:  # its module is gone
+            return None
+
+    def with_repository(self, repository: ModelRepository) -> "ModelContext":
+        """The same mill over another archive, with nothing loaded."""
+        return replace(self, repository=repository)

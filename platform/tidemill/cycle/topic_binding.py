@@ -1,0 +1,97 @@
+"""Attach to a model's topic: is it the one the plans were made on, and does it still hold them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidemill.core.errors import LogTruncated, TopicCompacted, TopicRecreated
+from tidemill.core.event_log import OffsetRange, Topic
+from tidemill.core.plans import Plan
+from tidemill.core.records import Adoption
+from tidemill.core.windows import Window
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.lineage import adoption_number, first_unplanned_window
+
+
+@dataclass(frozen=True)
+class TopicBinding:
+    """The topic and its extents, both as they are now, and what plans from here on say of them.
+
+    `anew`: no plan was made in this epoch, so the next one starts by the first window's rule.
+    """
+
+    topic: Topic
+    offset_ranges: Mapping[int, OffsetRange]
+    epoch: int = 0
+    adoption: int = 0
+    new_epoch: bool = False
+
+
+def verified_topic(ctx: ModelContext, previous: Plan | Adoption | None) -> Topic:
+    """The model's topic, which must be the one of the plan or adoption, if there is one.
+
+    Raises `TopicMissing`, `TopicCompacted`, `TopicRecreated`.
+    """
+    topic = ctx.event_log.topic(previous.topic if previous else ctx.spec.topic)
+    if topic.compacted:
+        raise TopicCompacted(
+            f"The topic {topic.name} of model {ctx.model} is compacted, so its records vanish.",
+            "Set `cleanup.policy=delete` on it, or feed an uncompacted topic.",
+        )
+    if previous is not None and (topic.cluster_id, topic.topic_id) != (
+        previous.cluster_id,
+        previous.topic_id,
+    ):
+        raise TopicRecreated(
+            f"The topic {topic.name} of model {ctx.model} is not the one it was: its id is "
+            f"{topic.topic_id} in cluster {topic.cluster_id}, the plans were made on "
+            f"{previous.topic_id} in {previous.cluster_id}.",
+            f"Bring the old topic back, or go on with the new one by {_adopt_command(ctx)}.",
+        )
+    return topic
+
+
+def bind_topic(
+    ctx: ModelContext, previous: Plan | None, window: Window | None = None
+) -> TopicBinding:
+    """Attach to plan `window`, which follows the plan `before`; both None: for the first plan.
+
+    Raises what `topic_of` raises, and `LogTruncated`.
+    """
+    if previous is None:
+        topic = verified_topic(ctx, None)
+        return TopicBinding(topic, ctx.event_log.offset_ranges(topic.name))
+    number = adoption_number(ctx.repository, window) if window else previous.adoption
+    adoption = ctx.repository.adoption(number) if number > previous.adoption else None
+    source, epoch = adoption or previous, adoption.epoch if adoption else previous.epoch
+    if source.topic != ctx.spec.topic:
+        raise TopicRecreated(
+            f"The plans of model {ctx.model} were made on topic {source.topic}; defs.yaml names "
+            f"{ctx.spec.topic}.",
+            f"Undo the change in defs.yaml, or go on with the other topic by {_adopt_command(ctx)}.",
+        )
+    topic = verified_topic(ctx, source)
+    new_epoch = epoch != previous.epoch
+    offset_ranges = ctx.event_log.offset_ranges(topic.name)
+    if not new_epoch:
+        _check_not_truncated(ctx, topic, offset_ranges, previous)
+    return TopicBinding(topic, offset_ranges, epoch, number, new_epoch)
+
+
+def _check_not_truncated(
+    ctx: ModelContext, topic: Topic, offset_ranges: Mapping[int, OffsetRange], previous: Plan
+) -> None:
+    for partition, end in previous.end_offsets.items():
+        last_stable_offset = (
+            offset_ranges[partition].last_stable_offset if partition in offset_ranges else 0
+        )
+        if last_stable_offset < end:
+            raise LogTruncated(
+                f"Partition {partition} of topic {topic.name} ends at offset {last_stable_offset}, before "
+                f"{end}, the end of window {previous.window} of {ctx.model}.",
+                "Committed windows stand. Restore the log, or go on with the topic as it is, or "
+                f"with another one that defs.yaml names, by {_adopt_command(ctx)}.",
+            )
+
+
+def _adopt_command(ctx: ModelContext) -> str:
+    return f"`tidemill adopt {ctx.model} --from {first_unplanned_window(ctx)} --reason REASON`"

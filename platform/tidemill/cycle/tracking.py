@@ -1,0 +1,176 @@
+"""Record: keep the tracker in step with what stands in the store and in the ledger."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from tidemill.core import canonical
+from tidemill.core.errors import DigestMismatch, PredecessorMissing
+from tidemill.core.run_record import WindowRun, registry_version, window_run
+from tidemill.core.windows import Window
+from tidemill.cycle.context import ModelContext
+from tidemill.cycle.extract import load_rows
+from tidemill.cycle.lineage import lineage_for
+from tidemill.ports import Tracker
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Where the tracker is not what it mirrors; empty where it is."""
+
+    windows: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    champion: str | None = None
+    head: str | None = None
+
+    @property
+    def descriptions(self) -> Iterator[str]:
+        for window in self.windows:
+            yield f"MLflow has no full record of window {window}."
+        for digest in self.versions:
+            yield f"MLflow has no version of the deployed model {digest}."
+        if self.champion != self.head:
+            alias_target = self.champion or "nothing"
+            yield f"MLflow's alias `champion` stands at {alias_target}, the ledger's head is {self.head}."
+
+
+@dataclass
+class Recorder:
+    """One run's work on the tracker. `parent` is the tracker's run of it, `tags` say who it is.
+
+    What a window's record holds is written while the next window is at work; a tracker that fails
+    meanwhile is told of at the next call, or by `written`.
+    """
+
+    ctx: ModelContext
+    tracker: Tracker
+    parent_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    _caught_up: bool = False
+    _champion: str | None = None
+    _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _pending_write: Future[None] | None = None
+
+    def record_window(self, window: Window) -> str | None:
+        """Record a reported window, and those before it that are missing; where people see it.
+
+        The record itself is being written when this returns.
+
+        None for one whose batch is pruned: its record stays as it is. Raises `PredecessorMissing`
+        without a report, `TrackerUnavailable`.
+        """
+        if self.ctx.repository.is_pruned(window.end):
+            return None
+        if not self._caught_up:
+            for earlier in self._missing_before(window):
+                self._record(earlier)
+            self._caught_up = True
+        return self.tracker.run_url(self._record(window))
+
+    def record_deployments(self) -> None:
+        """Register every deployed model that is not, and let the alias stand at the ledger's head.
+
+        The ledger is never changed by it. Raises `TrackerUnavailable`.
+        """
+        chain = self.ctx.chain()
+        if chain.head is None:
+            return
+        head = chain.head.entry.digest
+        if head == self._champion:
+            return
+        self.flush()
+        self.register_all()
+        if self.tracker.champion(self.ctx.model) != head:
+            self.tracker.set_champion(self.ctx.model, head)
+        self._champion = head
+
+    def flush(self) -> None:
+        """Wait until all windows told of are recorded. Raises `TrackerUnavailable`."""
+        pending, self._pending_write = self._pending_write, None
+        if pending is not None:
+            pending.result()
+
+    def repair(self, drift: "Drift") -> None:
+        """Make up for what is missing. Raises `TrackerUnavailable`."""
+        for key in drift.windows:
+            self._record(self.ctx.spec.calendar.window(key))
+        self.flush()
+        self.record_deployments()
+
+    def register_all(self) -> None:
+        """Register every model that was ever deployed, in the ledger's order."""
+        registered = set(self.tracker.versions(self.ctx.model))
+        for valid_entry in self.ctx.chain().entries:
+            if valid_entry.entry.digest not in registered:
+                self.tracker.register(self.ctx.model, registry_version(valid_entry.entry))
+                registered.add(valid_entry.entry.digest)
+
+    def _missing_before(self, window: Window) -> list[Window]:
+        """The windows right before this one that the tracker does not have, in order."""
+        missing: list[Window] = []
+        previous = self.ctx.spec.calendar.before(window)
+        while previous is not None and self.ctx.repository.report(previous.key) is not None:
+            recorded = self.tracker.recorded_digest(self.ctx.model, previous.key) is not None
+            if recorded or self.ctx.repository.is_pruned(previous.end):
+                break
+            missing.append(previous)
+            previous = self.ctx.spec.calendar.before(previous)
+        return missing[::-1]
+
+    def _record(self, window: Window) -> str:
+        run = self._build_run(window)
+        self.flush()  # so that the tracker is never asked for two things at once
+        run_id = self.tracker.start_run(run.model, run.window, self.parent_run_id)
+        self._pending_write = self._executor.submit(self.tracker.record, run_id, run)
+        return run_id
+
+    def _build_run(self, window: Window) -> WindowRun:
+        repository, key = self.ctx.repository, window.key
+        report, plan, manifest = (
+            repository.report(key),
+            repository.plan(key),
+            repository.manifest(key),
+        )
+        candidate = repository.candidate(report.lineage, key) if report else None
+        if report is None or plan is None or manifest is None or candidate is None:
+            raise PredecessorMissing(
+                f"Window {key} of model {self.ctx.model} is not reported yet.",
+                f"Run `tidemill backfill {self.ctx.model} --from {key} --to {key}`.",
+            )
+        try:
+            rows = load_rows(self.ctx, manifest)
+        except DigestMismatch:  # pruned; damage is for `verify` to name, not for the record
+            rows = pl.DataFrame()
+        spec = self.ctx.with_learning_spec(lineage_for(self.ctx, window).learning_spec).spec
+        return window_run(spec, plan, manifest, candidate, report, rows, self.tags)
+
+
+def find_drift(ctx: ModelContext, tracker: Tracker) -> Drift:
+    """Compare the tracker with every report and the whole ledger. Raises `TrackerUnavailable`."""
+    chain = ctx.chain()
+    registered = set(tracker.versions(ctx.model))
+    deployed = dict.fromkeys(valid_entry.entry.digest for valid_entry in chain.entries)
+    return Drift(
+        tuple(w.key for w in _reported_windows(ctx) if not _is_recorded(ctx, tracker, w)),
+        tuple(digest for digest in deployed if digest not in registered),
+        tracker.champion(ctx.model),
+        chain.head.entry.digest if chain.head else None,
+    )
+
+
+def _reported_windows(ctx: ModelContext) -> Iterator[Window]:
+    """Every reported window whose batch is not pruned."""
+    window, marker = ctx.spec.calendar.first, ctx.repository.prune_marker()
+    if marker is not None:
+        window = ctx.spec.calendar.after(ctx.spec.calendar.window(marker.window))
+    while ctx.repository.report(window.key) is not None:
+        yield window
+        window = ctx.spec.calendar.after(window)
+
+
+def _is_recorded(ctx: ModelContext, tracker: Tracker, window: Window) -> bool:
+    report = ctx.repository.report(window.key)
+    expected_digest = canonical.digest(canonical.encode(report))
+    return tracker.recorded_digest(ctx.model, window.key) == expected_digest

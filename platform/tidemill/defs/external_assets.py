@@ -1,0 +1,97 @@
+"""What the assets come from: topics and files, as external assets with what is known of them."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._utils.warnings import suppress_dagster_warnings
+
+from tidemill.core.spec import ModelSpec
+from tidemill.defs.metadata import table
+
+if TYPE_CHECKING:
+    from tidemill.core.event_log import OffsetRange
+    from tidemill.core.plans import Plan
+
+OWNERS = ["team:tidemill"]
+
+
+def topic_key(spec: ModelSpec) -> dg.AssetKey:
+    """The asset of a Kafka topic; models that learn from one topic share it."""
+    return dg.AssetKey(["kafka", spec.topic])
+
+
+def file_key(model: str) -> dg.AssetKey:
+    """The asset of a model's file of historical data."""
+    return dg.AssetKey([model, "history"])
+
+
+def history_key(model: str, spec: ModelSpec) -> dg.AssetKey:
+    """What the initial model learns from: a file, or the topic before the first window."""
+    return topic_key(spec) if spec.initial.file is None else file_key(model)
+
+
+@suppress_dagster_warnings  # Dagster's own, of what it makes of a spec
+def external_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
+    """The external assets of all models together, each once."""
+    specs = [*_topic_specs(models), *_file_specs(models)]
+    return [dg.AssetsDefinition(specs=[spec]) for spec in specs]
+
+
+def _topic_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
+    for topic in dict.fromkeys(spec.topic for spec in models.values()):
+        yield _topic_spec(topic, [model for model, spec in models.items() if spec.topic == topic])
+
+
+def _topic_spec(topic: str, models: Iterable[str]) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        ["kafka", topic],
+        description=f"The Kafka topic `{topic}` of labelled events, which others produce. Windows "
+        "are cut from it by event time and read by offset.",
+        group_name="streams",
+        owners=OWNERS,
+        kinds={"kafka"},
+        metadata={"topic": topic, "read by": ", ".join(models)},
+    )
+
+
+def _file_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
+    for model, spec in models.items():
+        if spec.initial.file is not None:
+            yield dg.AssetSpec(
+                file_key(model),
+                description="The file of historical data that the initial model learns from.",
+                group_name=model,
+                owners=OWNERS,
+                kinds={spec.initial.file.rsplit(".", 1)[-1]},
+                metadata={"file": spec.initial.file, "time": str(spec.initial.time_column)},
+            )
+
+
+def watermark_observation(
+    spec: ModelSpec, offset_ranges: "Mapping[int, OffsetRange]", plan: "Plan | None"
+) -> dg.AssetObservation:
+    """How far the topic has come, and how many offsets lie behind the newest plan."""
+    ends = plan.end_offsets if plan else {}
+    rows = [
+        (
+            partition,
+            offset_range.low_watermark,
+            offset_range.last_stable_offset,
+            ends.get(partition),
+            offset_range.last_stable_offset
+            - max(offset_range.low_watermark, ends.get(partition, 0)),
+        )
+        for partition, offset_range in sorted(offset_ranges.items())
+    ]
+    return dg.AssetObservation(
+        topic_key(spec),
+        metadata={
+            "watermarks": table(
+                ("partition", "low", "stable end", "planned to", "unplanned"), rows
+            ),
+            "stable end": sum(row[2] for row in rows),
+            "unplanned": sum(row[4] for row in rows),
+            "planned through": plan.window if plan else "nothing yet",
+        },
+    )

@@ -1,0 +1,238 @@
+"""Runs in this process, for the command line: a range of windows is one Dagster run."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from tidemill.core.errors import InstanceUnavailable, TidemillError
+from tidemill.core.spec import ModelSpec
+from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
+from tidemill.defs.partitions import partitions_of, windows_between
+from tidemill.defs.resources import Steps, TidemillResource
+from tidemill.defs.run_tracking import RunTracker
+from tidemill.defs.sqlite_connections import pooled_connections
+from tidemill.defs.windowed_assets import WINDOW_ASSETS
+
+if TYPE_CHECKING:
+    from tidemill.cycle.context import ModelContext
+
+MODEL_TAG = "tidemill/model"
+"""The tag of runs made here: while the model's lock is ours, another such run that has not ended
+belongs to a process that died."""
+
+# Dagster writes each event to the console as well; the command line shows its own lines.
+_QUIET_RUN_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """One thing that became durable: an asset of a window (None: the initial model)."""
+
+    asset: str
+    window: str | None
+    metadata: Mapping[str, Any]
+
+
+Progress = Callable[[Materialized], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a backfill ended. `error` is the named error, where there is one behind the failure."""
+
+    run_id: str
+    success: bool
+    error: Exception | None = None
+
+
+def backfill(
+    instance: dg.DagsterInstance,
+    model: str,
+    spec: ModelSpec,
+    first: str,
+    last: str,
+    *,
+    selection: Sequence[str] = WINDOW_ASSETS,
+    deploy: Literal["each", "last"] | None = None,
+    progress: Progress | None = None,
+    tidemill: TidemillResource | None = None,
+) -> Outcome:
+    """Materialize the selected assets of the windows `first` to `last`, both inclusive, in one run.
+
+    The initial model is made before, in a run of its own, if it was not deployed yet. Finished
+    windows stay finished, whatever happens; running again verifies and goes on. An interrupt
+    ends the run (failed, as Dagster has it, if it was inside a step) and is raised again. Raises
+    `UnknownWindow` for a wrong key, `AlreadyRunning` and what opening the mill raises; errors of
+    the steps are in the outcome.
+    """
+    windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
+    tidemill = tidemill or TidemillResource()
+    with tidemill.open(model, spec) as ctx, pooled_connections(instance):
+        _fail_orphaned_runs(instance, model)
+        runner = _InProcessRunner(instance, model, spec, _OpenedTidemill(ctx, tidemill), progress)
+        if ctx.repository.initial_model() is None or ctx.chain().head is None:
+            outcome = runner.run(["initial_model"], {})
+            if not outcome.success:
+                return outcome
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        return runner.run(selection, tags | ({DEPLOY_TAG: deploy} if deploy else {}))
+
+
+@dataclass(frozen=True)
+class _OpenedTidemill:
+    """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
+
+    ctx: "ModelContext"
+    tidemill: TidemillResource
+
+    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+        return nullcontext(self.ctx)
+
+    def run_tracker(
+        self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance
+    ) -> RunTracker:
+        return self.tidemill.run_tracker(ctx, run, instance)
+
+    def steps(self) -> Steps:
+        return self.tidemill.steps()
+
+
+@dataclass(frozen=True)
+class _InProcessRunner:
+    instance: dg.DagsterInstance
+    model: str
+    spec: ModelSpec
+    tidemill: _OpenedTidemill
+    progress: Progress | None
+
+    def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:
+        """One Dagster run of these assets, in this process."""
+        definitions = dg.Definitions(
+            assets=build_assets(self.model, self.spec), resources={"mills": self.tidemill}
+        )
+        run_id = str(uuid.uuid4())
+        if self.progress is not None:
+            self.instance.add_event_listener(run_id, _listener(self.progress))
+        try:
+            with _ensure_run_finished(self.instance, run_id):
+                definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+                    instance=self.instance,
+                    asset_selection=[dg.AssetKey([self.model, asset]) for asset in assets],
+                    tags={MODEL_TAG: self.model, **tags},
+                    run_id=run_id,
+                    run_config=_QUIET_RUN_CONFIG,
+                )
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            # What Dagster made of Ctrl-C; Kafka's client, if it is in there, wraps it once more.
+            if any(isinstance(cause, DagsterExecutionInterruptedError) for cause in _causes(error)):
+                raise KeyboardInterrupt from None
+            return Outcome(run_id, False, _translate_error(error))
+        return Outcome(run_id, True)
+
+
+def _listener(progress: Progress) -> Callable[[dg.EventLogEntry], None]:
+    def listen(entry: dg.EventLogEntry) -> None:
+        materialization = entry.asset_materialization
+        if materialization is not None:
+            metadata = {
+                name: _to_builtins(value) for name, value in materialization.metadata.items()
+            }
+            progress(
+                Materialized(
+                    materialization.asset_key.path[-1], materialization.partition, metadata
+                )
+            )
+
+    return listen
+
+
+def _to_builtins(value: dg.MetadataValue[Any]) -> Any:
+    """A table as a list of dicts; anything else as what it holds."""
+    if isinstance(value, dg.TableMetadataValue):
+        return [dict(record.data) for record in value.records]
+    return value.value
+
+
+@contextmanager
+def _ensure_run_finished(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """No run is left as STARTED, nor in its pool, by a process that goes on or is interrupted."""
+    try:
+        yield
+    finally:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_canceled(run, message="Interrupted; finished windows stay.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _fail_orphaned_runs(instance: dg.DagsterInstance, model: str) -> None:
+    """Mark runs of this model whose process died as failed, and free what they hold.
+
+    The model's lock must be held.
+    """
+    active_statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(dg.RunsFilter(tags={MODEL_TAG: model}, statuses=active_statuses)):
+        instance.report_run_failed(run, message="The process of this run died; run it again.")
+    _free_pool(instance, pool_of(model))
+
+
+def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
+    """Take from the model's pool what the dead hold, for which we would wait for ever.
+
+    Its lock being ours, a run that holds a slot and lives is about to end as `AlreadyRunning`, so
+    its slot may go too; one that only waits for a slot keeps its place.
+    """
+    storage = instance.event_log_storage
+    pool_info = storage.get_concurrency_info(pool)
+    slots, pending = pool_info.claimed_slots, pool_info.pending_steps
+    for run_id in {*(slot.run_id for slot in slots), *(step.run_id for step in pending)}:
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    for slot in slots:
+        storage.free_concurrency_slot_for_step(slot.run_id, slot.step_key)
+
+
+@contextmanager
+def translate_instance_errors() -> Iterator[None]:
+    """Make `InstanceUnavailable` of what Dagster's database raises meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        translated = _translate_error(error)
+        if translated is error:
+            raise
+        raise translated from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was made of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _translate_error(error: BaseException) -> Exception:
+    """The named error that this one was made of; without one, the error itself."""
+    for cause in _causes(error):
+        if isinstance(cause, TidemillError):
+            return cause
+        if isinstance(cause, SQLAlchemyError):
+            return InstanceUnavailable(
+                "Dagster's database did not take or give its record: "
+                f"{type(cause).__name__}: {str(cause).splitlines()[0][:300]}.",
+                "See that it is up and has space. Windows that were finished stay; run it again.",
+            )
+    assert isinstance(error, Exception)
+    return error

@@ -1,0 +1,145 @@
+"""Keeps the tracker's record during one Dagster run, and never stands in the run's way."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import dagster as dg
+
+from tidemill.core.errors import TidemillError, TrackerUnavailable
+from tidemill.core.windows import Window
+
+if TYPE_CHECKING:
+    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.cycle.context import ModelContext
+    from tidemill.cycle.tracking import Recorder
+    from tidemill.ports import Tracker
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """The Dagster run that is recorded, and where people see Dagster."""
+
+    run: dg.DagsterRun
+    instance: dg.DagsterInstance
+    ui_url: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        run_url = f"{self.ui_url.rstrip('/')}/runs/{self.run.run_id}"
+        return {"dagster.run_id": self.run.run_id, "dagster.run": run_url}
+
+
+@dataclass
+class RunTracker:
+    """Records windows and deployments. `tracker` is asked for at the first record: it is heavy.
+
+    After the first failure it only remembers what was wrong (`trouble`): a tracker that hangs must
+    not cost its timeout in every window. `off` says that no record is wanted.
+    """
+
+    ctx: "ModelContext"
+    tracked_run: TrackedRun
+    make_tracker: "Callable[[], Tracker | None]"
+    error: TidemillError | None = None
+    disabled: bool = False
+    _recorder: "Recorder | None" = None
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def record_window(self, window: Window) -> str | None:
+        """Record a window that was reported; where people see it."""
+        return self._try(lambda recorder: recorder.record_window(window))
+
+    def flush(self) -> None:
+        """Wait for the record of the last window, or see why there is none (`trouble`)."""
+        if self._recorder is not None:
+            self._try(lambda recorder: recorder.flush())
+
+    def record_deployments(self) -> None:
+        """Let registry and alias follow the ledger."""
+        self._try(lambda recorder: recorder.record_deployments())
+
+    def close(self, success: bool) -> None:
+        """Let the tracker's run of this Dagster run end as that did."""
+        self.flush()
+        if self._recorder is not None and self._recorder.parent_run_id is not None:
+            parent = self._recorder.parent_run_id
+            self._try(lambda recorder: recorder.tracker.end_run(parent, success))
+        self._stack.close()
+
+    def _try(self, action: "Callable[[Recorder], T]") -> T | None:
+        if self.error is not None or self.disabled:
+            return None
+        try:
+            recorder = self._recorder or self._open_recorder()
+            return action(recorder) if recorder else None
+        except TidemillError as error:
+            self.error = error
+        except Exception as error:  # whatever it is: a deployment never waits for its record
+            self.error = TrackerUnavailable(
+                f"The record failed: {_root_cause(error)}.",
+                "Look at MLflow, and at this run's log. What is missing is made up for by the next "
+                "run, or by `tidemill verify MODEL --repair`.",
+            )
+        return None
+
+    def _open_recorder(self) -> "Recorder | None":
+        tracker = self.make_tracker()
+        self.disabled = tracker is None
+        if tracker is None:
+            return None
+        from tidemill.adapters.mlflow import MlflowTracker
+        from tidemill.cycle.tracking import Recorder
+
+        parent = None
+        if isinstance(tracker, MlflowTracker):
+            with tracker.translate_errors("begin the run of this Dagster run"):
+                parent_run = _parent_run(tracker, self.ctx.model, self.tracked_run)
+                parent = self._stack.enter_context(parent_run)
+        self._recorder = Recorder(self.ctx, tracker, parent, self.tracked_run.tags)
+        return self._recorder
+
+
+def _root_cause(error: BaseException) -> str:
+    """What is behind an error that Dagster has wrapped, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+@contextmanager
+def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -> Iterator[str]:
+    """The id of MLflow's run of a Dagster run, as dagster-mlflow makes or finds it.
+
+    It works on MLflow's global state, which is left without an active run: another Dagster run of
+    this process must not be taken for this one.
+    """
+    import mlflow
+
+    tracker.experiment_id(model)  # else it makes one, with its artifacts in the working directory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so at each import
+        from dagster_mlflow import mlflow_tracking
+
+        config = {
+            "experiment_name": model,
+            "mlflow_tracking_uri": tracker.uri,
+            "extra_tags": {"tidemill.model": model},
+        }
+        try:
+            with dg.build_resources(
+                {"mlflow": mlflow_tracking},
+                instance=tracked_run.instance,
+                resource_config={"mlflow": {"config": config}},
+                dagster_run=tracked_run.run,
+            ):
+                active = mlflow.active_run()
+                assert active is not None  # dagster-mlflow has just begun it
+        finally:
+            with suppress(Exception):  # it is no longer active even if MLflow is not told
+                mlflow.end_run("RUNNING")
+    yield str(active.info.run_id)

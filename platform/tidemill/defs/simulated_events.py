@@ -1,0 +1,74 @@
+"""The simulated stream as an asset: window by window its next stretch, each event once."""
+
+import re
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._utils.warnings import suppress_dagster_warnings
+
+from tidemill.core.errors import TidemillError
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.defs.external_assets import OWNERS
+from tidemill.defs.partitions import partitions_of, requested_windows
+from tidemill.defs.windowed_assets import failure
+
+if TYPE_CHECKING:
+    from tidemill.simulation.produce import ProduceResult
+
+_FLIGHTS_TOPIC = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
+"""The topics that are taken for the flights that come with tidemill."""
+
+
+@suppress_dagster_warnings  # backfill policies are beta
+def build_simulated_events(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
+    """`stretch`, for a model whose topic is `flights` or begins with `flights-`; else nothing."""
+    if not _FLIGHTS_TOPIC.fullmatch(spec.topic):
+        return []
+    partitions = partitions_of(spec.calendar, include_open=True)
+
+    @dg.asset(
+        key=[model, "stretch"],
+        description="The events of the simulated stream that are reported until the window's end, "
+        "and not yet in the topic. Before that end each is sent in its moment.",
+        partitions_def=partitions,
+        group_name=model,
+        owners=OWNERS,
+        kinds={"kafka"},
+        pool=f"tidemill_{model}_stretch",
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def simulated_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        try:
+            window = requested_windows(spec.calendar, partitions, context)[-1]
+            result = _produce(spec, window)
+        except TidemillError as error:
+            raise failure(error) from error
+        return dg.MaterializeResult(
+            metadata={
+                "topic": result.topic,
+                "produced": result.produced,
+                "present": result.already_present,
+                "last event": dg.MetadataValue.json(
+                    {str(p): n for p, n in result.last_seq.items()}
+                ),
+            }
+        )
+
+    return [simulated_events]
+
+
+def _produce(spec: ModelSpec, window: Window) -> "ProduceResult":
+    from tidemill import bootstrap
+    from tidemill.settings import Settings
+    from tidemill.simulation.time_scale import TimeScale, produce_until
+
+    settings, time_scale = Settings(), TimeScale.for_spec(spec)
+    with bootstrap.kafka_cluster(settings) as cluster:
+        return produce_until(
+            cluster,
+            spec.topic,
+            time_scale,
+            time_scale.flights_time(window.end),
+            settings.home / "locks",
+        )

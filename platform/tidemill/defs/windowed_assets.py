@@ -1,0 +1,201 @@
+"""The walk over windows: each selected asset of one window after the other, then the next."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from tidemill.core.errors import TidemillError
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
+from tidemill.defs import metadata as tell
+from tidemill.defs.checks import (
+    GOLDEN_ROWS,
+    batch_checks,
+    evaluation,
+    failed_check_for,
+    mlflow_record_check,
+    pairing_check,
+)
+from tidemill.defs.external_assets import watermark_observation
+from tidemill.defs.resources import Steps
+from tidemill.defs.run_tracking import RunTracker
+
+if TYPE_CHECKING:
+    from tidemill.cycle.context import ModelContext
+
+WINDOW_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
+
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run's work: the opened mill, who keeps the record, the assets asked for, and whether each
+    window deploys."""
+
+    model: str
+    spec: ModelSpec
+    ctx: "ModelContext"
+    steps: Steps
+    run_tracker: RunTracker
+    selected: frozenset[str]
+    deploy_each: bool
+    validated: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one asset's step of one window has to show."""
+
+    metadata: Mapping[str, dg.MetadataValue]
+    checks: Sequence[dg.AssetCheckEvaluation] = ()
+    deferred: bool = False
+
+
+def materialize_windows(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
+    """Work through the windows in order, telling of each asset as soon as it is durable.
+
+    Where a step fails, the newest deployment that was deferred is made up for, and `dg.Failure`
+    names the window, the error and the remedy.
+    """
+    success = False
+    try:
+        yield from _materialize(run, windows)
+        success = True
+    finally:
+        run.run_tracker.close(success)
+
+
+def _materialize(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
+    deferred: Window | None = None
+    for window in windows:
+        final = run.deploy_each or window is windows[-1]
+        for asset in WINDOW_ASSETS:
+            if asset not in run.selected:
+                continue
+            started = time.perf_counter()
+            try:
+                result = _STEPS[asset](run, window, final)
+            except Exception as error:
+                failed_check = failed_check_for(run.model, asset, window.key, error)
+                if failed_check is not None:
+                    yield failed_check
+                run_failure = failure(error, window.key)
+                if deferred is not None:
+                    yield _deploy_deferred(run, deferred, run_failure)
+                raise run_failure from error
+            seconds = dg.MetadataValue.float(round(time.perf_counter() - started, 3))
+            yield dg.AssetMaterialization(
+                asset_key=dg.AssetKey([run.model, asset]),
+                partition=window.key,
+                metadata={**result.metadata, "seconds": seconds},
+            )
+            yield from result.checks
+            if asset == "kafka_batch" and window is windows[-1]:
+                yield from _observe_topic(run, window)
+            if asset == "deployed_model":
+                deferred = window if result.deferred else None
+
+
+def failure(error: Exception, window: str | None = None) -> dg.Failure:
+    """Dagster's form of an error: sentence, remedy and name, found again in the metadata.
+
+    A named error is not tried again by itself: it would end the same way.
+    """
+    name = type(error).__name__
+    prefix = f"Window {window}: " if window else ""
+    failure_metadata: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(name)}
+    if window:
+        failure_metadata["window"] = dg.MetadataValue.text(window)
+    if isinstance(error, TidemillError):
+        failure_metadata["what"] = dg.MetadataValue.text(error.message)
+        failure_metadata["remedy"] = dg.MetadataValue.text(error.remedy)
+    return dg.Failure(
+        description=f"{prefix}{name}: {error}",
+        metadata=failure_metadata,
+        allow_retries=not isinstance(error, TidemillError),
+    )
+
+
+def _observe_topic(run: RunContext, window: Window) -> Iterator[dg.AssetObservation]:
+    """How far the topic had come when the run's last batch was read."""
+    plan = run.ctx.repository.plan(window.key)
+    if plan is None or plan.topic != run.spec.topic:
+        return
+    try:
+        offset_ranges = run.ctx.event_log.offset_ranges(plan.topic)
+    except TidemillError:  # the batch stands, whatever became of the topic since
+        return
+    yield watermark_observation(run.spec, offset_ranges, plan)
+
+
+def _deploy_deferred(
+    run: RunContext, window: Window, run_failure: dg.Failure
+) -> dg.AssetObservation:
+    """Deploy the last finished window, since the one after it failed.
+
+    An observation, since its materialization was told already. If this fails too, the failure of
+    the run says both.
+    """
+    try:
+        result_metadata = tell.deployment_metadata(run.steps.deploy(run.ctx, window, True))
+        run.run_tracker.record_deployments()
+    except Exception as error:
+        run_failure.description = (
+            f"{run_failure.description} Deploying window {window.key} failed too: {error}"
+        )
+        result_metadata = {"error": dg.MetadataValue.text(f"{type(error).__name__}: {error}")}
+    return dg.AssetObservation(
+        asset_key=dg.AssetKey([run.model, "deployed_model"]),
+        partition=window.key,
+        description="Made up for after the next window failed.",
+        metadata=result_metadata,
+    )
+
+
+def _kafka_batch(run: RunContext, window: Window, final: bool) -> StepResult:
+    manifest = run.steps.extract(run.ctx, window)
+    plan = run.ctx.repository.plan(window.key)
+    checks = batch_checks(run.model, run.spec, window.key, manifest)
+    return StepResult(tell.batch_metadata(manifest, plan), checks)
+
+
+def _candidate_model(run: RunContext, window: Window, final: bool) -> StepResult:
+    return StepResult(tell.candidate_metadata(run.steps.update(run.ctx, window)))
+
+
+def _evaluation_report(run: RunContext, window: Window, final: bool) -> StepResult:
+    report = run.steps.evaluate(run.ctx, window)
+    run_url = run.run_tracker.record_window(window)
+    result_metadata = tell.report_metadata(report) | tell.tracking_metadata(run_url)
+    return StepResult(result_metadata, [pairing_check(run.model, window.key, report)])
+
+
+def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
+    deployment = run.steps.deploy(run.ctx, window, final)
+    if deployment.status != "deployed" and deployment.digest not in run.validated:
+        run.ctx.validator.validate(
+            run.ctx.repository.bundle(deployment.digest)
+        )  # deploying has proven its own
+    run.validated.add(deployment.digest)
+    digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(deployment.digest)}
+    checks = [evaluation(run.model, GOLDEN_ROWS, window.key, True, digest)]
+    run.run_tracker.record_deployments()
+    if final:
+        run.steps.prune(run.ctx, window)
+    if final:
+        run.run_tracker.flush()
+    if final and not run.run_tracker.disabled:
+        checks.append(mlflow_record_check(run.model, window.key, run.run_tracker.error))
+    return StepResult(tell.deployment_metadata(deployment), checks, deployment.status == "deferred")
+
+
+_STEPS = {
+    "kafka_batch": _kafka_batch,
+    "candidate_model": _candidate_model,
+    "evaluation_report": _evaluation_report,
+    "deployed_model": _deployed_model,
+}

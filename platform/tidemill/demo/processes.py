@@ -1,0 +1,177 @@
+"""Beside a command at work: a prediction server and a client that asks it, each a process."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.request import Request, urlopen
+
+import msgspec
+
+from tidemill.cycle.context import ModelContext
+from tidemill.demo.traffic import LedgerAppend, RequestResult
+from tidemill.settings import Settings
+
+_TIMEOUT_SECONDS = 60
+"""Seconds that a process gets to end, and a server to take what it was told."""
+_POLL_INTERVAL_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+_NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN_SECONDS": "0"}
+"""No balancer has to learn that the server ends."""
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A `tidemill serve` of one model."""
+
+    url: str
+    model: str
+    token: str | None
+    log_file: str
+    process: "subprocess.Popen[bytes]"
+
+    def wait_for_version(self, version: int) -> bool:
+        """Wait until this version, or a later one, is in service; False where it never is."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self._served_version() >= version:
+                return True
+            time.sleep(_POLL_INTERVAL_SECONDS)
+        return False
+
+    def _served_version(self) -> int:
+        """The version in service; -1 where there is none."""
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            request = Request(f"{self.url}/models/{self.model}", headers=headers)
+            with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+                return int(msgspec.json.decode(response.read()).get("version", -1))
+        except OSError:
+            return -1
+
+
+@contextmanager
+def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]:
+    """A server of the model on a free port of this machine, begun and not awaited."""
+    from tidemill.serving.supervisor import resolve_address
+
+    serve_settings = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
+    address, port = resolve_address(serve_settings)
+    log_file = settings.home / "demo" / "serve.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (
+        "serve",
+        "--host",
+        address,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--models",
+        model,
+    )
+    with log_file.open("wb") as log_stream:
+        process = _spawn(
+            ("-c", "from tidemill.cli import main; main()", *arguments),
+            {"stdin": subprocess.DEVNULL, "stdout": log_stream, "stderr": log_stream},
+            {"TIDEMILL_HOME": str(settings.home), **_NO_DRAIN_ENV},
+        )
+    token = serve_settings.token.get_secret_value() if serve_settings.token else None
+    try:
+        yield ServerProcess(f"http://{address}:{port}", model, token, str(log_file), process)
+    finally:
+        process.terminate()
+        _wait_or_kill(process)
+
+
+@dataclass
+class LoadClient:
+    """A client at work; `answers` are there when it has ended."""
+
+    responses: list[RequestResult] = field(default_factory=list)
+
+
+@contextmanager
+def running_load_client(
+    server: ServerProcess, rows: Sequence[bytes], rate: float
+) -> Iterator[LoadClient]:
+    """A client that asks the server for one of these rows, `rate` times a second, in turn."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = _spawn(("-m", "tidemill.demo.load_client"), pipes, {})
+    target = {"url": server.url, "model": server.model, "rate": rate, "token": server.token}
+    raw_rows = [msgspec.Raw(row) for row in rows]
+    load_client = LoadClient()
+    try:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode({**target, "rows": raw_rows}) + b"\n")
+        process.stdin.flush()
+        yield load_client
+        output, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
+        load_client.responses = msgspec.json.decode(output, type=list[RequestResult])
+    finally:
+        process.kill()
+        process.wait()
+
+
+def sample_rows(ctx: ModelContext, count: int) -> list[bytes]:
+    """The fields, as JSON, of some of the first events of the model's topic."""
+    spec, rows = ctx.spec, list[bytes]()
+    offset_ranges = ctx.event_log.offset_ranges(spec.topic)
+    ranges = {
+        p: (offset_range.low_watermark, offset_range.last_stable_offset)
+        for p, offset_range in offset_ranges.items()
+    }
+    for batch in ctx.event_log.read(spec.topic, ranges, expected_records=count):
+        for value in batch.values:
+            event = msgspec.json.decode(value or b"{}")
+            rows.append(msgspec.json.encode({name: event.get(name) for name in spec.fields}))
+        if len(rows) >= count:
+            break
+    return rows[:count]
+
+
+def ledger_appends(ctx: ModelContext, topic: str) -> dict[int, LedgerAppend]:
+    """The model's standing entries by version, with the time at which the topic has each."""
+    offset_range = ctx.event_log.offset_ranges(topic)[0]
+    timestamps_ms: dict[int, int | None] = {}
+    for batch in ctx.event_log.read(
+        topic, {0: (offset_range.low_watermark, offset_range.last_stable_offset)}
+    ):
+        timestamps_ms |= zip(batch.offsets, batch.timestamps, strict=True)
+    return {
+        valid_entry.entry.seq: LedgerAppend(
+            valid_entry.entry.digest, (timestamps_ms[valid_entry.offset] or 0) / 1000
+        )
+        for valid_entry in ctx.chain().entries
+    }
+
+
+def _spawn(
+    arguments: Sequence[str], stdio: Mapping[str, Any], env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """A Python process that Ctrl-C does not reach, and that does not outlive this one."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | env,
+        start_new_session=True,
+        preexec_fn=_terminate_with_parent,
+        **stdio,
+    )
+
+
+def _terminate_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_or_kill(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,194 @@
+"""The embedded broker: Apache Kafka on this machine, one KRaft node, loopback only.
+
+Its folder holds all of it: the data, the ports it was given, its log, and `broker.json` while it
+runs. A file lock makes starting and stopping one at a time; a second one tells who still uses it.
+"""
+
+import fcntl
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from tidemill.core.errors import LogUnavailable
+from tidemill.local.broker.process import launch
+from tidemill.textfile import atomic_write_text, tail_for_error
+
+STARTUP_TIMEOUT_SECONDS = 60
+SHUTDOWN_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker. `started` says that this very call started it."""
+
+    bootstrap_servers: str
+    pid: int
+    started: bool = False
+
+
+@dataclass(frozen=True)
+class _State:
+    """`broker.json`. A process is ours only if its time of creation matches, too."""
+
+    pid: int
+    create_time: float
+    port: int
+    persistent: bool  # started to stay, not only for as long as somebody uses it
+
+
+def start(folder: Path) -> Broker:
+    """Start the broker of this folder, to stay until `stop`; one that runs already is told.
+
+    Raises `PrerequisiteMissing`, `DigestMismatch` (a jar), `LogUnavailable` (it did not come up).
+    """
+    return _start(folder.absolute(), persistent=True)
+
+
+def stop(folder: Path) -> bool:
+    """Stop the broker of this folder; False where none runs. Its data stay."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        return False
+    with _lock(folder / "start.lock"):
+        return _stop(folder)
+
+
+def status(folder: Path) -> Broker | None:
+    """The running broker of this folder; None where none runs."""
+    state = _running_state(folder.absolute())
+    return None if state is None else Broker(_bootstrap_servers(state.port), state.pid)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The bootstrap servers of a broker that runs for as long as somebody is in here.
+
+    A broker that was not started by `start` ends with the last one that leaves, this process or
+    another; one that left by dying does not count.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "users.lock").open("a") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            yield _start(folder, persistent=False).bootstrap_servers
+        finally:
+            fcntl.flock(users, fcntl.LOCK_UN)
+            with _lock(folder / "start.lock"):
+                state = _running_state(folder)
+                if (
+                    state is not None
+                    and not state.persistent
+                    and _is_unlocked(folder / "users.lock")
+                ):
+                    _stop(folder)
+
+
+def _start(folder: Path, *, persistent: bool) -> Broker:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / "start.lock"):
+        state = _running_state(folder)
+        # One that was killed a moment ago may still look alive; then it ends while we wait.
+        if state is not None and _wait_until_ready(folder, state.port):
+            if persistent and not state.persistent:
+                _save_state(folder, replace(state, persistent=True))
+            return Broker(_bootstrap_servers(state.port), state.pid)
+        pid, port = launch(folder)
+        _save_state(folder, _State(pid, psutil.Process(pid).create_time(), port, persistent))
+        if not _wait_until_ready(folder, port):
+            raise _start_error(folder, f"Process {pid} ended while it started.")
+        return Broker(_bootstrap_servers(port), pid, started=True)
+
+
+def _wait_until_ready(folder: Path, port: int) -> bool:
+    """Wait until the broker answers; False if it ends instead. Raises `LogUnavailable`."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    admin_config = {
+        "bootstrap.servers": _bootstrap_servers(port),
+        "log_level": 0,
+        "error_cb": lambda _: None,
+    }
+    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if _running_state(folder) is None:
+            return False
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            AdminClient(admin_config).list_topics(timeout=2)
+        except (OSError, KafkaException):
+            time.sleep(0.1)
+        else:
+            return True
+    raise _start_error(folder, f"It did not answer within {STARTUP_TIMEOUT_SECONDS} s.")
+
+
+def _start_error(folder: Path, detail: str) -> LogUnavailable:
+    return LogUnavailable(
+        f"The embedded broker in {folder} did not come up. {detail}",
+        tail_for_error(folder / "broker.log"),
+    )
+
+
+def _stop(folder: Path) -> bool:
+    state = _running_state(folder)
+    if state is not None:
+        try:
+            process = psutil.Process(state.pid)
+            process.terminate()
+            _wait_or_kill(process)
+        except psutil.NoSuchProcess:
+            pass
+    (folder / "broker.json").unlink(missing_ok=True)
+    return state is not None
+
+
+def _wait_or_kill(process: psutil.Process) -> None:
+    try:
+        process.wait(SHUTDOWN_TIMEOUT_SECONDS)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(SHUTDOWN_TIMEOUT_SECONDS)
+
+
+def _running_state(folder: Path) -> _State | None:
+    """The state of the broker, if its process still lives and is the one that was started."""
+    try:
+        state = _State(**json.loads((folder / "broker.json").read_text()))
+        process = psutil.Process(state.pid)
+        is_ours = abs(process.create_time() - state.create_time) < 1
+        return state if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+    except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
+        return None
+
+
+def _save_state(folder: Path, state: _State) -> None:
+    atomic_write_text(folder / "broker.json", json.dumps(asdict(state)))
+
+
+def _bootstrap_servers(port: int) -> str:
+    return f"127.0.0.1:{port}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_unlocked(path: Path) -> bool:
+    """Whether nobody holds the lock, seen from a file of our own."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

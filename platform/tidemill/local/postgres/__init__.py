@@ -1,0 +1,144 @@
+"""A PostgreSQL of one's own: one server on the loopback, with a database each for Dagster, Airflow
+and MLflow.
+
+Its folder holds all of it: the data, the passwords, its log, and `port` while it is in use. File
+locks make starting and stopping one at a time, and tell who still uses it.
+"""
+
+import fcntl
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+from tidemill.local.postgres import server
+from tidemill.textfile import atomic_write_text
+
+DATABASES = ("dagster", "airflow", "mlflow")
+"""The databases, and the user of each."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The server of this folder, made or not, running or not."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def password_file(self) -> Path:
+        """The password of each user, as libpq keeps them; nobody else may read it."""
+        return self.folder / "pgpass"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens; None where it is not in use."""
+        with suppress(FileNotFoundError):
+            return int((self.folder / "port").read_text())
+        return None
+
+    def enable(self, port: int) -> None:
+        """Let whoever asks use it, at this port."""
+        (self.folder / "port").write_text(str(port))
+
+    def disable(self) -> None:
+        """Let nobody use it; its data stay."""
+        (self.folder / "port").unlink(missing_ok=True)
+
+    def url(self, name: str) -> str:
+        """Where one of its databases is, for SQLAlchemy; it names the file with the password."""
+        base_url = f"postgresql+psycopg2://{name}@127.0.0.1:{self.port}/{name}"
+        return f"{base_url}?passfile={quote(str(self.password_file))}"
+
+    def initialize(self, port: int) -> None:
+        """Make its users and databases, if there are none; nobody may listen at the port.
+
+        Raises `PrerequisiteMissing`, `ServiceFailed`.
+        """
+        server.find_program("postgres", self.data)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        server.check_accessible(self.folder)
+        if not self.data.exists():
+            server.create_cluster(
+                self.data, port, self.password_file, self._generated_passwords(), self.log_file
+            )
+
+    def _generated_passwords(self) -> dict[str, str]:
+        """The passwords by user, drawn at the first time."""
+        if not self.password_file.exists():
+            generated = {name: secrets.token_urlsafe(24) for name in (server.SUPERUSER, *DATABASES)}
+            lines = "".join(f"*:*:*:{name}:{password}\n" for name, password in generated.items())
+            atomic_write_text(self.password_file, lines, private=True)
+        entries = (line.split(":") for line in self.password_file.read_text().splitlines())
+        return {name: password for *_, name, password in entries}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """It runs while somebody is in here; one that runs anyway is left alone.
+
+        One that was begun here ends with the last that leaves, this process or another. It must be
+        in use. Raises `PrerequisiteMissing`, `ServiceFailed`.
+        """
+        with (self.folder / "users.lock").open("a") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                with self._start_lock():
+                    self._start()
+                yield
+            finally:
+                with self._start_lock(), suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._stop()
+
+    @contextmanager
+    def _start_lock(self) -> Iterator[None]:
+        with (self.folder / "start.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def _pid_file(self) -> Path:
+        """Tells the process that was begun only for those who use it."""
+        return self.folder / "begun"
+
+    def _start(self) -> None:
+        port = self.port
+        assert port is not None
+        if self._process() is None:
+            process = server.launch(self.data, port, self.log_file)
+            self._pid_file.write_text(str(process.pid))
+            server.wait_until_ready(self.data, port, lambda: process.poll() is None, self.log_file)
+            process.returncode = 0  # it outlives this object, which must not warn of that
+        else:
+            server.wait_until_ready(self.data, port, self._is_running, self.log_file)
+
+    def _stop(self) -> None:
+        with suppress(FileNotFoundError, psutil.Error):
+            started_pid, process = int(self._pid_file.read_text()), self._process()
+            self._pid_file.unlink()
+            if process is not None and process.pid == started_pid:
+                process.send_signal(server.STOP_SIGNAL)
+                process.wait(server.SHUTDOWN_TIMEOUT_SECONDS)
+
+    def _is_running(self) -> bool:
+        return self._process() is not None
+
+    def _process(self) -> psutil.Process | None:
+        """The server, if it runs; after a kill its file is there without it."""
+        with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
+            fields = (self.data / "postmaster.pid").read_text().split()
+            process = psutil.Process(int(fields[0]))
+            is_ours = str(self.data) in process.cmdline()
+            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+        return None

@@ -1,0 +1,195 @@
+"""The server's programs and its process; as root they run as Debian's user `postgres`."""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
+from tidemill.packaged_files import packaged_file
+from tidemill.textfile import tail_for_error
+
+SUPERUSER = "postgres"
+STOP_SIGNAL = signal.SIGINT
+"""Ends it at once and in order; SIGTERM would wait for whoever is connected."""
+STARTUP_TIMEOUT_SECONDS = 60
+SHUTDOWN_TIMEOUT_SECONDS = 60
+_DEBIAN_ROOT = Path("/usr/lib/postgresql")
+_SERVER_USER = "postgres"
+_POLL_INTERVAL_SECONDS = 0.05
+
+
+def find_program(name: str, data: Path) -> Path:
+    """A program of PostgreSQL, of the version that made the data, if there are any.
+
+    Raises `PrerequisiteMissing`.
+    """
+    version_file = data / "PG_VERSION"
+    required = version_file.read_text().strip() if version_file.exists() else None
+    for folder in _bin_folders():
+        if (folder / name).exists() and (required is None or _major_version(folder) == required):
+            return folder / name
+    subject = f"PostgreSQL {required}, which made {data}," if required else "PostgreSQL"
+    raise PrerequisiteMissing(
+        f"{subject} is not on this machine.",
+        "Install it by `make tools` as root (Debian's package `postgresql`), or leave it out: "
+        "`tidemill up` without `--postgres`.",
+    )
+
+
+def _bin_folders() -> Iterator[Path]:
+    """Where its programs may be: Debian's folders, the newest first, and those on PATH."""
+    versions = (folder for folder in _DEBIAN_ROOT.glob("*/bin") if folder.parent.name.isdigit())
+    yield from sorted(versions, key=lambda folder: -int(folder.parent.name))
+    # Debian's wrappers on PATH are programs of no version.
+    if (initdb := shutil.which("initdb")) is not None:
+        yield Path(initdb).resolve().parent
+
+
+def _major_version(folder: Path) -> str | None:
+    output = subprocess.run(
+        (folder / "postgres", "--version"), capture_output=True, text=True, check=False
+    ).stdout
+    match = re.search(r"\) (\d+)", output)
+    return match[1] if match else None
+
+
+def run_as_user() -> str | None:
+    """Whom the server runs as, where not as this user: root it refuses.
+
+    Raises `PrerequisiteMissing`.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(_SERVER_USER).pw_name
+    except KeyError:
+        raise PrerequisiteMissing(
+            f"PostgreSQL does not run as root, and there is no user `{_SERVER_USER}` for it.",
+            "Install Debian's package `postgresql` (`make tools`), which makes that user, or run "
+            "tidemill as another user than root.",
+        ) from None
+
+
+def server_command(data: Path, port: int) -> tuple[str, ...]:
+    """The server, for the loopback only. Raises `PrerequisiteMissing`."""
+    server = str(find_program("postgres", data))
+    options = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+    return (server, "-D", str(data), "-p", str(port), *options)
+
+
+def check_accessible(folder: Path) -> None:
+    """Raises `PrerequisiteMissing` where the server's user may not go to this folder."""
+    user = run_as_user()
+    result = subprocess.run(("test", "-x", folder), check=False, **_user_kwargs(user))
+    if result.returncode:
+        raise PrerequisiteMissing(
+            f"PostgreSQL runs as the user {user}, who may not go to {folder}.",
+            f"Let everybody pass (`chmod o+x`) each folder above it, or put TIDEMILL_HOME where "
+            f"{user} may go.",
+        )
+
+
+def create_cluster(
+    data: Path, port: int, password_file: Path, passwords_by_user: Mapping[str, str], log_file: Path
+) -> None:
+    """Make a cluster with the users and databases of `deploy/postgres/init.sh`, at once or not.
+
+    `drawn` are the passwords by user, `passwords` the file that has them. Nobody may listen at the
+    port meanwhile. Raises `PrerequisiteMissing`, `ServiceFailed`.
+    """
+    initdb, user = find_program("initdb", data), run_as_user()
+    temp_data = data.with_suffix(".new")
+    shutil.rmtree(temp_data, ignore_errors=True)
+    temp_data.mkdir(0o700)
+    with TemporaryDirectory(prefix="tidemill-postgres-") as secrets:
+        for name, password in passwords_by_user.items():
+            (Path(secrets) / f"postgres_{name}").write_text(password)
+        superuser_file = Path(secrets) / f"postgres_{SUPERUSER}"
+        if user is not None:
+            for path in (temp_data, Path(secrets), superuser_file):
+                shutil.chown(path, user, user)
+        initdb_command = (
+            initdb,
+            "-D",
+            temp_data,
+            "-U",
+            SUPERUSER,
+            "--pwfile",
+            superuser_file,
+            "--no-instructions",
+        )
+        initdb_options = ("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
+        _run_logged((*initdb_command, *initdb_options), log_file, cwd="/", **_user_kwargs(user))
+        process = launch(temp_data, port, log_file)
+        try:
+            wait_until_ready(temp_data, port, lambda: process.poll() is None, log_file)
+            env = {
+                "PATH": f"{initdb.parent}:{os.defpath}",
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(port),
+                "PGPASSFILE": str(password_file),
+                "POSTGRES_USER": SUPERUSER,
+                "SECRETS": secrets,
+            }
+            _run_logged(("bash", packaged_file("postgres") / "init.sh"), log_file, env=env)
+        finally:
+            process.send_signal(STOP_SIGNAL)
+            process.wait(SHUTDOWN_TIMEOUT_SECONDS)
+    temp_data.replace(data)
+
+
+def launch(data: Path, port: int, log_file: Path) -> "subprocess.Popen[bytes]":
+    """Start the server, which writes to the log. Raises `PrerequisiteMissing`."""
+    with log_file.open("ab") as output:
+        return subprocess.Popen(
+            server_command(data, port),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={"LANG": "C.UTF-8"},
+            start_new_session=True,
+            **_user_kwargs(run_as_user()),
+        )
+
+
+def is_ready(data: Path, port: int) -> bool:
+    """Whether a server there takes connections."""
+    command = (find_program("pg_isready", data), "-q", "-h", "127.0.0.1", "-p", str(port))
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def wait_until_ready(data: Path, port: int, is_alive: Callable[[], bool], log_file: Path) -> None:
+    """Wait until the server answers. Raises `ServiceFailed` where it ends instead."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
+    while not is_ready(data, port):
+        if not is_alive() or time.monotonic() > deadline:
+            raise service_failed("PostgreSQL does not come up.", log_file)
+        time.sleep(_POLL_INTERVAL_SECONDS)
+
+
+def service_failed(message: str, log_file: Path) -> ServiceFailed:
+    return ServiceFailed(message, tail_for_error(log_file))
+
+
+def _run_logged(command: Sequence[object], log_file: Path, **options: Any) -> None:
+    with log_file.open("ab") as output:
+        result = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **options,
+        )  # fmt: skip
+    if result.returncode:
+        raise service_failed("PostgreSQL's databases could not be made.", log_file)
+
+
+def _user_kwargs(user: str | None) -> dict[str, Any]:
+    """How subprocess begins a program as this user."""
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}

@@ -1,0 +1,45 @@
+"""Brings the databases of Dagster, MLflow and Airflow to the version that is installed."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from tidemill import bootstrap
+from tidemill.core.errors import ServiceFailed
+from tidemill.services.services import resolve_command
+from tidemill.settings import Settings
+
+
+def migrate(settings: Settings, env: Mapping[str, str], *, with_airflow: bool) -> None:
+    """Make or change the tables, once for each version and database. Raises `ServiceFailed`.
+
+    SQLite's files of Dagster and MLflow are made by whoever comes first.
+    """
+    if bootstrap.local_postgres(settings).port is not None:
+        _migrate(settings, "dagster", ("dagster", "instance", "migrate"), env)
+        if settings.mlflow.tracking_uri is None:
+            uri = env["MLFLOW_BACKEND_STORE_URI"]
+            _migrate(settings, "mlflow", ("mlflow", "db", "upgrade", uri), env)
+    if with_airflow:
+        _migrate(settings, "apache-airflow", ("airflow", "db", "migrate"), env)
+
+
+def _migrate(
+    settings: Settings, package: str, command: Sequence[str], env: Mapping[str, str]
+) -> None:
+    local_postgres, name = bootstrap.local_postgres(settings), package.removeprefix("apache-")
+    folder = settings.airflow_home if local_postgres.port is None else local_postgres.folder
+    marker_file, installed_version = folder / f"migrated-{name}", version(package)
+    if marker_file.exists() and marker_file.read_text() == installed_version:
+        return
+    log_file = settings.up_data / "logs" / f"{name}-migrate.log"
+    with log_file.open("wb") as log_stream:
+        completed = subprocess.run(
+            resolve_command(command),
+            env=dict(env), stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream, check=False,
+        )  # fmt: skip
+    if completed.returncode:
+        raise ServiceFailed(
+            f"The database of {name} could not be made.", f"Its log says why: {log_file}."
+        )
+    marker_file.write_text(installed_version)

@@ -1,0 +1,59 @@
+"""What a server knows of its models and of the ledger; one thread writes it, others read."""
+
+from dataclasses import dataclass, field
+
+from tidemill.core.ledger import Chain
+from tidemill.serving.model_slot import ModelSlot
+from tidemill.serving.schemas import RequestSchema
+
+FIRST_RETRY_DELAY_MS = 1_000
+"""Milliseconds after which a bundle that failed is tried again; then twice as many."""
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """Why the newest deployment is not in service."""
+
+    error: str
+    message: str
+    remedy: str
+    digest: str | None
+    version: int | None
+    failed_at_ms: int
+
+
+@dataclass
+class ModelState:
+    """One model: what is served, the ledger as far as it was read, and the last failure.
+
+    `known` are `seq` and hash of the newest entry that this server has served, now or before a
+    restart: it never goes back behind it.
+    """
+
+    schema: RequestSchema
+    slot: ModelSlot = field(default_factory=ModelSlot)
+    chain: Chain = field(default_factory=lambda: Chain(""))
+    newest_served: tuple[int, str] | None = None
+    failure: LoadFailure | None = None
+    backoff: tuple[str, int] | None = None
+    """The head that failed, and when to try it again, in ms."""
+    retry_delay_ms: int = FIRST_RETRY_DELAY_MS
+
+    def in_backoff(self, head: str, now_ms: int) -> bool:
+        """Whether this head has failed, and is not to be tried again yet."""
+        return self.backoff is not None and self.backoff[0] == head and now_ms < self.backoff[1]
+
+    def clear_failure(self) -> None:
+        """Forget the last failure: the head is in service."""
+        self.failure, self.backoff, self.retry_delay_ms = None, None, FIRST_RETRY_DELAY_MS
+
+
+@dataclass
+class LedgerConnection:
+    """How the server stands with the ledger; times are ms since 1970."""
+
+    started_at_ms: int
+    last_contact_ms: int | None = None
+    lag: int = 0
+    caught_up: bool = False
+    error: str | None = None

@@ -1,0 +1,161 @@
+"""The address to listen at, and several processes that share it."""
+
+import ctypes
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from tidemill.core.errors import OperationNotAllowed, PrerequisiteMissing, SpecInvalid
+from tidemill.core.spec import ModelSpec
+from tidemill.serving.shutdown import shutdown_requested
+from tidemill.settings import ServeSettings, Settings
+
+logger = logging.getLogger("tidemill.serving")
+
+_PR_SET_PDEATHSIG = 1
+_MIN_LIFETIME_SECONDS = 2.0
+"""Seconds that a worker lives at least if starting it again may help."""
+_RESTART_DELAY_SECONDS = 1.0
+"""Seconds before a worker that died is started again."""
+
+
+def resolve_address(settings: ServeSettings) -> tuple[str, int]:
+    """The IP address and the port to serve at, which nobody else listens at.
+
+    Raises `Refused` for an address beyond this machine without a token, `PrerequisiteMissing`
+    where the address cannot be had.
+    """
+    try:
+        family, _, _, _, socket_address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        address = str(socket_address[0])
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Granian shares ports, so a second server would go unnoticed.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, settings.port))
+            port = int(probe.getsockname()[1])
+    except OSError as error:
+        raise PrerequisiteMissing(
+            f"The server cannot listen at {settings.host}, port {settings.port}: {error.strerror}.",
+            "Choose others by --host and --port.",
+        ) from error
+    if settings.token is None and not ipaddress.ip_address(address).is_loopback:
+        raise OperationNotAllowed(
+            f"{settings.host} can be reached from other machines, and there is no token.",
+            "Set TIDEMILL_SERVE__TOKEN to a secret of 16 characters or more, or serve at "
+            "127.0.0.1.",
+        )
+    return address, port
+
+
+def run(
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    address: str,
+    port: int,
+    on_listening: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM, in this process or in as many as the settings ask for.
+
+    `listening` is called, in whichever process, when the first connection can be made.
+    """
+    _check_prediction_fields(settings.serve, specs)
+    count = settings.serve.workers
+    if count == 1:
+        from tidemill.serving.worker import run_worker
+
+        run_worker(settings, specs, address, port, on_listening=on_listening)
+        return
+    with tempfile.TemporaryDirectory(prefix="tidemill-serve-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when the library is imported
+        from tidemill.serving.worker import run_worker
+
+        def run_one(number: int, is_restart: bool) -> None:
+            # Who asks the first whether it is ready must not come upon another that is not.
+            callback = on_listening if number == 0 and not is_restart else None
+            run_worker(settings, specs, address, port, number == 0, callback)
+
+        _supervise(count, run_one)
+
+
+def _check_prediction_fields(settings: ServeSettings, specs: Mapping[str, ModelSpec]) -> None:
+    """Raise `SpecInvalid` where a field is to be logged that no model has."""
+    for name in settings.prediction_fields:
+        if not any(name in spec.fields for spec in specs.values()):
+            raise SpecInvalid(
+                f"TIDEMILL_SERVE__PREDICTION_FIELDS names {name!r}, a field of no served model.",
+                "Name fields of the models' defs.yaml.",
+            )
+
+
+def _supervise(count: int, target: Callable[[int, bool], None]) -> None:
+    """Fork the workers, start again what dies, and end when all have ended after SIGTERM.
+
+    This process starts no thread, so that it may fork at any time. Raises `PrerequisiteMissing`
+    where a worker ends as soon as it is started.
+    """
+    stopping = start_failed = False
+    started_at: dict[int, float] = {}
+    running: dict[int, int] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for pid in running:
+            os.kill(pid, signal.SIGTERM)
+
+    def start(number: int, is_restart: bool) -> None:
+        started_at[number] = time.monotonic()
+        pid = _fork(number, is_restart, target)
+        running[pid] = number
+        if stopping:  # the signal came before the worker was known
+            os.kill(pid, signal.SIGTERM)
+
+    for index in range(count):
+        start(index, False)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    if shutdown_requested.is_set():
+        stop(signal.SIGTERM, None)
+    while running:
+        pid, status = os.wait()
+        number = running.pop(pid)
+        if not stopping and time.monotonic() - started_at[number] < _MIN_LIFETIME_SECONDS:
+            start_failed = True
+            stop(0, None)
+        if not stopping:
+            logger.error("Worker %d ended (%d); it is started again.", number, status)
+            time.sleep(_RESTART_DELAY_SECONDS)
+        if not stopping:
+            start(number, True)
+    if start_failed:
+        raise PrerequisiteMissing(
+            "A worker ended as soon as it was started.", "What was wrong stands above."
+        )
+
+
+def _fork(number: int, is_restart: bool, target: Callable[[int, bool], None]) -> int:
+    """A worker that ends with this process; its process id."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == parent:
+            target(number, is_restart)
+            code = 0
+    except BaseException:
+        logger.exception("Worker %d failed.", number)
+    finally:
+        os._exit(code)
