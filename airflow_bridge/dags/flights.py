@@ -1,4 +1,4 @@
-"""Airflow's three DAGs of the flights model: 2013 day by day, as fast as it is caught up with."""
+"""The three Airflow DAGs of the flights model: one run per day of 2013, without waiting."""
 
 from datetime import datetime
 from zoneinfo import ZoneInfo

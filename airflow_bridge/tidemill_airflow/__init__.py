@@ -1,1 +1,1 @@
-"""Dagster for Airflow: a DAG's task materializes assets, follows the run, and never asks twice."""
+"""Dagster for Airflow: a task materializes assets in at most one Dagster run and monitors it."""

@@ -1,10 +1,10 @@
-"""Every fault of the bridge that has a name: what is wrong, and what mends it."""
+"""The errors of the bridge: each says what is wrong and how to fix it."""
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 
 class BridgeError(AirflowException):
-    """The base of all: `what` names the thing, `remedy` says what to do about it."""
+    """The base class: `message` says what is wrong, `remedy` what to do about it."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message} {remedy}".strip())
@@ -13,11 +13,11 @@ class BridgeError(AirflowException):
 
 
 class InvalidInput(BridgeError, AirflowFailException):
-    """A DAG or a connection asks for what cannot be; trying again would not help."""
+    """A DAG or a connection contains an invalid value; a retry would not help."""
 
 
 class UnknownAsset(InvalidInput):
-    """Dagster has no such asset, or cannot materialize it, though all its code is loaded."""
+    """Dagster has no such asset or cannot materialize it, although all its code is loaded."""
 
 
 class UnknownPartition(InvalidInput):
@@ -25,15 +25,15 @@ class UnknownPartition(InvalidInput):
 
 
 class DagsterRejected(BridgeError):
-    """Dagster answered, and its answer is no."""
+    """Dagster responded with an error."""
 
 
 class DagsterUnreachable(BridgeError):
-    """Nobody listens there, or the code that is meant is not loaded: what was asked did nothing."""
+    """No server listens, or the code location is not loaded. The request had no effect."""
 
 
 class ResponseLost(BridgeError):
-    """The question may have been heard, but no answer came."""
+    """The request may have been processed, but no response was received."""
 
 
 class RunFailed(BridgeError):
@@ -41,4 +41,4 @@ class RunFailed(BridgeError):
 
 
 class RunTimeout(BridgeError):
-    """The time is over, and the Dagster run was told to stop."""
+    """The time limit has expired. A Dagster run that was still active is terminated."""

@@ -1,4 +1,4 @@
-"""The three DAGs of a model that tidemill keeps up to date: its start, its stream, its turns."""
+"""The three DAGs of a tidemill model: initial model, simulated events, incremental updates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ WINDOW_ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deploye
 """Extract, update, evaluate, deploy: the assets of one window, one run."""
 
 WAIT_TAG = "tidemill/wait_seconds"
-"""The tag by which a run of tidemill is told for how many seconds it waits for its window."""
+"""The tag that sets how many seconds a run of tidemill waits for its window to close."""
 
 RETRYABLE_ERRORS = ("WindowOpen", "PredecessorMissing", "TopicMissing", "AlreadyRunning")
-"""What tidemill says of a window whose time has not come; it is asked for again until it has."""
+"""Errors of a window that cannot be processed yet. The task retries until the window can be."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model and the calendar of its windows, as its `defs.yaml` has them (`windows:`).
+    """A model and the calendar of its windows, as in its `defs.yaml` (`windows:`).
 
-    With `live` a stretch of its simulated stream is told while it lasts, not after it. Each window
-    goes on from the one before, so all since `start` are caught up with. With `wait` the Dagster
-    run itself waits that long for the log to close the window, its imports done, before it says
-    that the window is open.
+    With `live`, the simulated events of a window are produced while the window lasts, not after it.
+    Each window continues from the previous one, so every window since `start` is processed. With
+    `wait`, the Dagster run waits up to that long for the log to close the window, its imports
+    already done, before it fails with `WindowOpen`.
     """
 
     name: str
@@ -50,15 +50,16 @@ class ModelConfig:
 
 
 def model_dags(model: ModelConfig) -> list[DAG]:
-    """`MODEL.initial_model`, `MODEL.stream` and `MODEL.incremental_update`.
+    """`MODEL.initial_model`, `MODEL.simulated_events` and `MODEL.incremental_update`.
 
-    The stream is for models over a stream that comes with tidemill; leave it paused for others.
+    `MODEL.simulated_events` is only for models with a packaged simulation. Leave it paused for
+    other models.
     """
     return [_initial_model(model), _simulated_events(model), _incremental_update(model)]
 
 
 def _initial_model(model: ModelConfig) -> DAG:
-    """Once: the model trained from history, which is the first in service."""
+    """Once: train the model on historical data and deploy it as the first one."""
     with DAG(
         f"{validate_asset_key(model.name)}.initial_model",
         schedule="@once",
@@ -72,16 +73,16 @@ def _initial_model(model: ModelConfig) -> DAG:
 
 
 def _simulated_events(model: ModelConfig) -> DAG:
-    """Window by window: the next stretch of simulated events, each event once."""
+    """Per window: produce the simulated events of the window, each event once."""
     with DAG(
-        f"{model.name}.stream",
+        f"{model.name}.simulated_events",
         schedule=partition_timetable(
             model.cron, timezone=model.timezone, offset=0 if model.live else -1
         ),
         doc_md=_simulated_events.__doc__,
         **_dag_kwargs(model, at_window_end=not model.live),
     ) as dag:
-        _task(model, "stretch", ("stretch",), PARTITION_KEY)
+        _task(model, "simulated_events", ("simulated_events",), PARTITION_KEY)
     return dag
 
 
@@ -103,7 +104,7 @@ def _default_args(model: ModelConfig) -> dict[str, Any]:
 
 
 def _dag_kwargs(model: ModelConfig, *, at_window_end: bool) -> dict[str, Any]:
-    """From the first window to the last: their ends, or else their beginnings, are the runs'."""
+    """One run per window, at the window's end if `at_window_end`, otherwise at its start."""
     start, end, one_second = model.start, model.end, timedelta(seconds=1)
     return {
         "start_date": start + one_second if at_window_end else start,

@@ -1,4 +1,4 @@
-"""What is asked of Dagster, word for word, and how its answers are read. All input is variables."""
+"""The GraphQL documents and the parsing of responses. All input is passed as variables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,7 +124,7 @@ PARTITION_TAG = "dagster/partition"
 
 
 def asset_key_inputs(assets: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Assets as Dagster's input has them."""
+    """Asset keys in the form of Dagster's input type."""
     return [{"path": asset.split("/")} for asset in assets]
 
 
@@ -134,7 +134,7 @@ def launch_params(
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> dict[str, Any]:
-    """One run of these assets, all checks of theirs included."""
+    """The parameters of one run of these assets, including all their checks."""
     return {
         "selector": {
             "repositoryLocationName": repository["location"]["name"],
@@ -149,20 +149,32 @@ def launch_params(
     }
 
 
+def terminate_variables(run_id: str, *, force: bool = False) -> dict[str, str]:
+    """The variables of `TERMINATE`."""
+    policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
+    return {"id": run_id, "policy": policy}
+
+
+def latest_variables(asset: str, partition: str | None) -> dict[str, Any]:
+    """The variables of `LATEST_MATERIALIZATION`."""
+    (key,) = asset_key_inputs([asset])
+    return {"key": key, "partitions": [partition] if partition else None}
+
+
 def parse_run(node: Mapping[str, Any]) -> Run:
-    """A run, as any of the documents above tells of it."""
+    """A run from its node in any of the responses."""
     created_at = node.get("creationTime")
     return Run(str(node["runId"]), RunStatus.from_name(str(node["status"])), float(created_at or 0))
 
 
 def error_message(payload: Mapping[str, Any]) -> str:
-    """Why an answer is none of those hoped for."""
+    """The error message of a response that is not a success."""
     errors = [str(error["message"]) for error in payload.get("errors") or ()]
     return "; ".join(errors) or str(payload.get("message") or payload.get("__typename"))
 
 
 def parse_errors(events: Sequence[Mapping[str, Any]]) -> list[RunError]:
-    """The errors of a run: what its steps failed of, or else what the run itself did."""
+    """The errors of a run: those of its failed steps, or else those of the run itself."""
     step_failures = [e for e in events if e["__typename"] == "ExecutionStepFailureEvent"]
     if step_failures:
         return [_step_error(event) for event in step_failures]
@@ -187,7 +199,7 @@ def _event_message(event: Mapping[str, Any]) -> str:
 
 
 def materializations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """What a run materialized, by asset: the partition of each, and what its metadata holds."""
+    """The materializations of a run by asset: the partition and the metadata of each."""
     by_asset: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         if event["__typename"] == "MaterializationEvent" and event.get("assetKey"):
@@ -200,7 +212,7 @@ def materializations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict
 
 
 def unloaded_locations(workspace: Mapping[str, Any]) -> list[str]:
-    """The code locations that are not there now: broken, or being loaded."""
+    """The code locations that are not available now: broken, or still loading."""
     return [
         str(entry["name"])
         for entry in workspace.get("locationEntries") or ()
@@ -210,9 +222,10 @@ def unloaded_locations(workspace: Mapping[str, Any]) -> list[str]:
 
 
 def partition_bounds(preview: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    """First and last key of what Dagster makes of the keys asked for; the same, if they are right.
+    """First and last key of the partitions that Dagster resolves from the requested keys.
 
-    One pair for each asset that is partitioned; none where a key is no partition's.
+    One pair per partitioned asset, none if a key is not a valid partition. Valid keys resolve to
+    themselves.
     """
     all_ranges = [(asset.get("partitions") or {}).get("ranges") or () for asset in preview]
     return {(str(ranges[0]["start"]), str(ranges[-1]["end"])) for ranges in all_ranges if ranges}

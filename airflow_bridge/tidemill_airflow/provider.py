@@ -1,4 +1,4 @@
-"""What Airflow is told about this package; it is asked in every process, so nothing is imported."""
+"""The provider's metadata. Airflow reads it in every process, so it imports nothing heavy."""
 
 from typing import Any
 
@@ -34,8 +34,8 @@ def get_provider_info() -> dict[str, Any]:
                         "host": "127.0.0.1",
                         "port": "3000",
                         "schema": "http or https",
-                        "password": "Dagster+ or your proxy's; else empty",
-                        "extra": '{"path": "/prefix", "ui": "https://where.people/see/it"}',
+                        "password": "for Dagster+ or a proxy; otherwise empty",
+                        "extra": '{"path": "/prefix", "ui": "https://dagster.example.com"}',
                     },
                 },
             }

@@ -1,4 +1,4 @@
-"""Dagster's runs as the bridge sees them, and by what identity a run is asked for at most once."""
+"""Dagster runs, and the identity by which a run is launched at most once."""
 
 import hashlib
 import json
@@ -8,16 +8,16 @@ from enum import StrEnum
 from typing import Any
 
 IDEMPOTENCY_KEY_TAG, ATTEMPT_TAG = "airflow/idempotency_key", "airflow/attempt"
-"""The tags by which a run is found again: the attempt's key, and the number of the ask."""
+"""The tags by which a run is found again: the attempt's key and its number."""
 
 LOST_LAUNCH_SECONDS = 60.0
-"""Seconds in which a launch whose reply was lost may still become a run: twice the wait for one."""
+"""Seconds for which a launch whose response was lost may still create a run: twice the timeout."""
 STUCK_AFTER_SECONDS = 60.0
-"""Seconds after which a run that nobody has started is given up: its webserver died over it."""
+"""Seconds after which an unstarted run is abandoned: its webserver died while launching it."""
 
 
 class RunStatus(StrEnum):
-    """A status of a Dagster run; one that is not known here is `UNKNOWN`, and polled on."""
+    """The status of a Dagster run. An unrecognized one is `UNKNOWN`, and polling continues."""
 
     QUEUED = "QUEUED"
     NOT_STARTED = "NOT_STARTED"
@@ -37,7 +37,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended for good."""
+        """Whether the run has finished."""
         return self in (RunStatus.SUCCESS, RunStatus.FAILURE, RunStatus.CANCELED)
 
 
@@ -50,14 +50,14 @@ class Run:
     created_at: float = 0.0
 
     def is_stuck(self, now: float) -> bool:
-        """Whether it was created and never started, for longer than that takes."""
+        """Whether it was created but has not started for longer than a start takes."""
         not_started = self.status is RunStatus.NOT_STARTED and self.created_at > 0
         return not_started and now - self.created_at > STUCK_AFTER_SECONDS
 
 
 @dataclass(frozen=True)
 class RunError:
-    """One error of a failed run: its name where the metadata tell it as `error`, and its text."""
+    """One error of a failed run: its message, and its name if the metadata have it as `error`."""
 
     name: str | None
     message: str
@@ -65,7 +65,7 @@ class RunError:
 
 @dataclass(frozen=True)
 class TaskIdentity:
-    """Where in Airflow a task runs; `lives` changes with each clear, and not with a retry."""
+    """A task instance in Airflow; `clear_marker` changes with each clear, but not with a retry."""
 
     dag_id: str
     run_id: str
@@ -77,10 +77,11 @@ class TaskIdentity:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was asked of Dagster last: written before it is asked, so that any retry finds it.
+    """The last launch: stored before the request is sent, so that any retry finds it.
 
-    `key` is one for all tries between two clears; `ask` counts the runs under it, from 1. `asked`
-    is the moment (seconds since 1970) of the last launch. `done` says that its success was seen.
+    All tries between two clears share `key`; `number` counts the runs under it, from 1.
+    `launched_at` is the time of the last launch (seconds since 1970). `done`: the task has observed
+    its success.
     """
 
     key: str
@@ -91,7 +92,7 @@ class Attempt:
 
     @classmethod
     def first(cls, identity: TaskIdentity, now: float) -> "Attempt":
-        """The first ask of a task that has nothing to go on with."""
+        """The first attempt of a task that has no run to resume."""
         parts = [
             identity.dag_id,
             identity.run_id,
@@ -104,23 +105,23 @@ class Attempt:
 
     @classmethod
     def from_json(cls, value: object) -> "Attempt | None":
-        """The attempt that was stored; None where there is none."""
+        """The stored attempt; None if there is none."""
         return cls(**value) if isinstance(value, dict) else None
 
     def is_current(self, identity: TaskIdentity) -> bool:
-        """Whether this attempt is still the task's own: not one cleared after its success."""
+        """Whether this attempt still applies, which it does unless cleared after its success."""
         return not self.done or self.clear_marker == identity.clear_marker
 
     def relaunched(self, now: float) -> "Attempt":
-        """The same ask once more."""
+        """The same attempt, launched again."""
         return replace(self, launched_at=now)
 
     def next_attempt(self, now: float) -> "Attempt":
-        """The next ask under the same key."""
+        """The next attempt under the same key."""
         return replace(self, number=self.number + 1, launched_at=now)
 
     def completed(self) -> "Attempt":
-        """This attempt, its success seen."""
+        """This attempt, its success observed."""
         return replace(self, done=True)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,12 +132,12 @@ class Attempt:
         return {IDEMPOTENCY_KEY_TAG: self.key, ATTEMPT_TAG: str(self.number)}
 
     def lost_launch_seconds_left(self, now: float) -> float:
-        """Seconds until a launch whose reply was lost cannot become a run any more."""
+        """Seconds until a launch whose response was lost can no longer create a run."""
         return max(0.0, self.launched_at + LOST_LAUNCH_SECONDS - now)
 
 
 def identity_tags(identity: TaskIdentity) -> dict[str, str]:
-    """What a person wants to see of Airflow at a Dagster run."""
+    """Tags that show the Airflow task on a Dagster run."""
     return {
         "airflow/dag_id": identity.dag_id,
         "airflow/run_id": identity.run_id,
@@ -146,26 +147,26 @@ def identity_tags(identity: TaskIdentity) -> dict[str, str]:
 
 
 def oldest_and_duplicates(runs: Sequence[Run]) -> tuple[Run | None, list[Run]]:
-    """The run that counts of those under one ask, and the others: the one created first counts."""
+    """The run of an attempt, which is the one created first, and its duplicates."""
     ordered = sorted(runs, key=lambda run: (run.created_at, run.id))
     return (ordered[0] if ordered else None), ordered[1:]
 
 
 def retryable_error(errors: Sequence[RunError], retryable: Sequence[str]) -> RunError | None:
-    """The fault after which the same is asked again, if the run failed of no other."""
+    """The error to retry after; None if the run has any error that is not retryable."""
     others = [error for error in errors if error.name not in retryable]
     return errors[0] if errors and not others else None
 
 
 def format_errors(errors: Sequence[RunError]) -> str:
-    """The errors of a run, as its log shall end."""
+    """The errors of a run, as the last lines of the task's log."""
     return (
-        "\n".join(dict.fromkeys(error.message.strip() for error in errors)) or "It told no error."
+        "\n".join(dict.fromkeys(error.message.strip() for error in errors)) or "No error message."
     )
 
 
 def metadata_values(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What metadata entries hold, for those that hold a text, a number or a truth."""
+    """The values of the metadata entries that hold a text, a number, a boolean or a URL."""
     values = {}
     for entry in entries:
         for value_field in ("text", "intValue", "floatValue", "boolValue", "url"):

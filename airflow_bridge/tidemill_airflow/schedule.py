@@ -1,4 +1,4 @@
-"""Which partition a DAG run is for: told by its timetable, and by nothing that must be guessed."""
+"""The partition of a DAG run: set by its timetable, never inferred."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
 PARTITION_KEY = "{{ partition_key or (dag_run.conf or {}).get('partition_key') or '' }}"
-"""The DAG run's partition key, by its timetable, the person who triggered it, or its conf."""
+"""The partition key of the DAG run: from its timetable, the manual trigger, or its conf."""
 
 _KEY_PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}")
@@ -23,15 +23,16 @@ def partition_timetable(
 ) -> CronPartitionTimetable:
     """The timetable whose runs have the keys of Dagster's time window partitions with this cron.
 
-    A run begins when its window ends (`offset` -1), or when that begins (0). Without `key_format`
-    windows of a day or longer have `%Y-%m-%d`, shorter ones `%Y-%m-%dT%H%MZ`, as tidemill has.
+    A run starts when its window ends (`offset` -1) or starts (0). The default of `key_format` is
+    tidemill's: `%Y-%m-%d` for windows of a day or longer, `%Y-%m-%dT%H%MZ` for shorter ones. Raises
+    `InvalidInput` for shorter windows in a time zone other than UTC without a `key_format`.
     """
     minute, hour = [*cron.split(), "", ""][:2]
     daily = minute.isdigit() and hour.isdigit()
     if not daily and timezone != "UTC" and key_format is None:
         raise InvalidInput(
-            f"Windows of {cron!r} in the zone {timezone} have no key that is told only once.",
-            "Leave out the timezone: windows shorter than a day are in UTC.",
+            f"Windows of {cron!r} in the time zone {timezone} have no unique keys.",
+            "Omit the timezone: windows shorter than a day are in UTC.",
         )
     resolved_format = key_format or ("%Y-%m-%d" if daily else "%Y-%m-%dT%H%MZ")
     return CronPartitionTimetable(
@@ -40,10 +41,10 @@ def partition_timetable(
 
 
 def require_partition_timetable(dag: "DAG", task_id: str) -> None:
-    """Raises `InputRefused` for a schedule by cron or interval that has no partition keys.
+    """Raises `InvalidInput` for a schedule by cron or interval, which has no partition keys.
 
-    Its runs have data intervals of zero width, and a manual run would hit the partition before the
-    one that is meant.
+    Its runs have data intervals of zero width, and a manual run would get the partition before the
+    intended one.
     """
     timetable: Any = dag.timetable
     periodic = hasattr(timetable, "expression") or hasattr(timetable, "delta")
@@ -51,38 +52,38 @@ def require_partition_timetable(dag: "DAG", task_id: str) -> None:
         timetable, CronPartitionTimetable
     ):
         raise InvalidInput(
-            f"The schedule of DAG {dag.dag_id} does not say which partition a run is for; its task "
-            f"{task_id} has to know.",
-            "Schedule it by tidemill_airflow.schedule.windows(cron, timezone=…), or by "
+            f"The schedule of DAG {dag.dag_id} does not define the partition of a run, which its "
+            f"task {task_id} requires.",
+            "Use tidemill_airflow.schedule.partition_timetable(cron, timezone=…) or "
             "CronPartitionTimetable(cron, timezone=…, run_offset=-1, key_format=…).",
         )
 
 
 def validate_asset_key(value: object) -> str:
-    """An asset's key, its parts between slashes. Raises `InputRefused` for what is none."""
+    """The value, if it is an asset key, its parts separated by slashes. Raises `InvalidInput`."""
     if isinstance(value, str) and all(_KEY_PART.fullmatch(part) for part in value.split("/")):
         return value
     raise InvalidInput(
-        f"{str(value)[:80]!r} is no key of a Dagster asset.",
-        "Write its parts with slashes between them, such as flights/deployed_model.",
+        f"{str(value)[:80]!r} is not a valid Dagster asset key.",
+        "Separate its parts by slashes, such as flights/deployed_model.",
     )
 
 
 def validate_partition_key(value: object) -> str:
-    """A partition's key, as far as that can be told from here. Raises `InputRefused`."""
+    """The value, if it can be a partition key of any asset. Raises `InvalidInput`."""
     if isinstance(value, str) and _PRINTABLE.fullmatch(value) and value.strip() == value:
         return value
     raise InvalidInput(
-        f"{str(value)[:80]!r} is no key of a partition."
+        f"{str(value)[:80]!r} is not a valid partition key."
         if value
         else "This DAG run has no partition key.",
-        "Trigger it with one: by `partition_key` of the API or the form, or in the conf, such as "
+        "Trigger it with one: as `partition_key` in the API or the form, or in the conf, such as "
         '{"partition_key": "2026-01-31"}.',
     )
 
 
 def dagster_asset(key: str, dagster_conn_id: str = "dagster_default") -> Asset:
-    """The asset of Airflow that stands for one of Dagster: a task's outlet, or a DAG's schedule."""
+    """The Airflow asset of a Dagster asset: for a task's outlets or a DAG's schedule."""
     name = validate_asset_key(key)
     return Asset(
         name=f"{name}@{validate_asset_key(dagster_conn_id)}",
@@ -91,7 +92,7 @@ def dagster_asset(key: str, dagster_conn_id: str = "dagster_default") -> Asset:
 
 
 def parse_asset_keys(assets: Sequence[str] | str) -> list[str]:
-    """The keys of a selection: a list, or, as a template makes it, one text with commas."""
+    """The unique keys of a selection: a list, or a comma-separated string (from a template)."""
     raw_keys = assets.split(",") if isinstance(assets, str) else list(assets)
     keys = [validate_asset_key(key.strip() if isinstance(key, str) else key) for key in raw_keys]
     return list(dict.fromkeys(keys))

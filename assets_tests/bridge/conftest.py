@@ -1,4 +1,4 @@
-"""Airflow beside a real Dagster with a real model."""
+"""Airflow with a real Dagster and a real model."""
 
 import os
 import tempfile

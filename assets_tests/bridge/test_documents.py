@@ -1,4 +1,4 @@
-"""What the bridge asks is what Dagster's schema has, and nothing that was typed is in its text."""
+"""The bridge's GraphQL documents are valid for Dagster's schema, and values are variables."""
 
 import warnings
 
@@ -17,7 +17,7 @@ DOCUMENTS = {
 @pytest.fixture(scope="module")
 def schema() -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dagster-graphql's own, of what it builds on
+        warnings.simplefilter("ignore")  # dagster-graphql's dependencies warn on import
         from dagster_graphql.schema import create_schema
 
         return create_schema().graphql_schema
@@ -28,7 +28,7 @@ def test_there_are_documents() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_dagsters_schema_takes_every_document(schema: object, name: str) -> None:
+def test_every_document_is_valid_for_dagsters_schema(schema: object, name: str) -> None:
     assert validate(schema, parse(DOCUMENTS[name])) == []  # type: ignore[arg-type]
 
 

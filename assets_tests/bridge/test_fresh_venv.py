@@ -1,4 +1,4 @@
-"""The bridge installs into anybody's Airflow: a new environment, no Dagster, no tidemill."""
+"""The bridge installs into a new environment of Airflow, without Dagster and tidemill."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def uv() -> str:
 
 
 @pytest.mark.faults
-def test_the_bridges_own_tests_pass_with_airflow_and_nothing_of_ours_beside_it(
+def test_the_unit_tests_of_the_bridge_pass_with_only_airflow(
     tmp_path: Path,
 ) -> None:
     python = str(tmp_path / "venv" / "bin" / "python")
@@ -51,15 +51,15 @@ def test_the_bridges_own_tests_pass_with_airflow_and_nothing_of_ours_beside_it(
         uv(), "pip", "install", "--python", python, "-c", str(tmp_path / "constraints.txt"),
         str(wheel), "pytest", cwd=tmp_path,
     )  # fmt: skip
-    there = run_command(uv(), "pip", "list", "--python", python, cwd=tmp_path).split()
-    assert "tidemill-airflow" in there
-    assert not {"dagster", "tidemill", "dagster-graphql"} & set(there)
-    told = run_command(
+    packages = run_command(uv(), "pip", "list", "--python", python, cwd=tmp_path).split()
+    assert "tidemill-airflow" in packages
+    assert not {"dagster", "tidemill", "dagster-graphql"} & set(packages)
+    output = run_command(
         python, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(UNIT), "--confcutdir",
         str(UNIT), "--import-mode", "importlib", "-o", f"pythonpath={SUPPORT}", "-p",
         "no:cacheprovider", str(UNIT), cwd=tmp_path,
     )  # fmt: skip
-    assert " passed" in told.splitlines()[-1]
-    assert "failed" not in told.splitlines()[-1]
+    assert " passed" in output.splitlines()[-1]
+    assert "failed" not in output.splitlines()[-1]
     providers = run_command(str(Path(python).parent / "airflow"), "providers", "list", cwd=tmp_path)
     assert "tidemill-airflow" in providers

@@ -1,4 +1,4 @@
-"""Scheduled, catch-up and backfill runs of Airflow have the keys of the windows they are for."""
+"""Scheduled, catch-up and backfill runs of Airflow have the keys of their windows."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -55,23 +55,23 @@ def test_a_backfill_has_the_key_of_every_window_in_its_range(calendar: Calendar)
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_the_dags_of_a_model_begin_with_its_first_window_and_end_with_its_last(live: bool) -> None:
+def test_the_dags_of_a_model_run_from_its_first_window_to_its_last(live: bool) -> None:
     calendar = CALENDARS[2]
     expected = first_windows(calendar)
     start, end = from_ms(expected[0].start), from_ms(expected[-1].end)
     _, *timed = model_dags(ModelConfig("m", cron=calendar.cron, start=start, end=end, live=live))
     for dag in timed:
         table = coerce_to_core_timetable(dag.timetable)
-        bounds = (coerce_datetime(moment) for moment in (dag.start_date, dag.end_date))
-        restriction, found = TimeRestriction(*bounds, catchup=True), [None]
+        bounds = (coerce_datetime(date) for date in (dag.start_date, dag.end_date))
+        restriction, infos = TimeRestriction(*bounds, catchup=True), [None]
         while info := table.next_dagrun_info_v2(
-            last_dagrun_info=found[-1], restriction=restriction
+            last_dagrun_info=infos[-1], restriction=restriction
         ):
-            found.append(info)
-        assert [info.partition_key for info in found[1:]] == [window.key for window in expected]
+            infos.append(info)
+        assert [info.partition_key for info in infos[1:]] == [window.key for window in expected]
 
 
-def test_a_live_stretch_is_scheduled_when_its_window_begins() -> None:
+def test_live_simulated_events_are_scheduled_at_the_start_of_their_window() -> None:
     calendar = CALENDARS[2]
     window = calendar.after(calendar.first)
     restriction = TimeRestriction(coerce_datetime(from_ms(window.start)), None, catchup=True)

@@ -1,1 +1,1 @@
-"""The way to Dagster: one connection, its questions and its errors."""
+"""The client of Dagster: connection, requests and errors."""

@@ -1,7 +1,7 @@
-"""`DagsterHook`: what a task asks of Dagster, over GraphQL and HTTP."""
+"""`DagsterHook`: the requests of a task to Dagster, over GraphQL."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import BaseHook
 
@@ -14,7 +14,7 @@ from tidemill_airflow.errors import (
     UnknownAsset,
     UnknownPartition,
 )
-from tidemill_airflow.hooks.endpoint import Endpoint, build_endpoint
+from tidemill_airflow.hooks.endpoint import Endpoint, endpoint_from_connection
 from tidemill_airflow.hooks.transport import (
     JsonObject,
     aexecute,
@@ -24,17 +24,15 @@ from tidemill_airflow.hooks.transport import (
 )
 from tidemill_airflow.runs import Attempt, Run, RunError, oldest_and_duplicates
 
-if TYPE_CHECKING:
-    from airflow.sdk import Connection
-
 
 class DagsterHook(BaseHook):
-    """Asks one Dagster webserver, or Dagster+.
+    """A client of one Dagster webserver, or of Dagster+.
 
     The connection's fields: host, port (3000), schema (http or https), password (the token), and
-    extra: `path` (a prefix or a deployment) and `ui` (where people see Dagster, for links).
-    Every question raises `DagsterUnreached` where nobody listens, `ReplyLost` where no answer came
-    within `timeout` seconds, `DagsterRefused`, and `InputRefused` for a wrong connection.
+    extra: `path` (a prefix or a deployment) and `ui` (the URL that people use, for links).
+    Every request raises `DagsterUnreachable` if no server listens, `ResponseLost` if no response
+    arrives within `timeout` seconds, `DagsterRejected`, and `InvalidInput` for an invalid
+    connection.
     """
 
     conn_name_attr = "dagster_conn_id"
@@ -49,42 +47,42 @@ class DagsterHook(BaseHook):
         self._endpoint: Endpoint | None = None
 
     def get_conn(self) -> Endpoint:
-        """Where Dagster is, by the connection."""
+        """The endpoint of the connection."""
         if self._endpoint is None:
-            self._endpoint = _endpoint_from_connection(self.get_connection(self.dagster_conn_id))
+            self._endpoint = endpoint_from_connection(self.get_connection(self.dagster_conn_id))
         return self._endpoint
 
     async def aget_conn(self) -> Endpoint:
         """As `get_conn`, for triggers."""
         if self._endpoint is None:
-            self._endpoint = _endpoint_from_connection(
+            self._endpoint = endpoint_from_connection(
                 await self.aget_connection(self.dagster_conn_id)
             )
         return self._endpoint
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether Dagster answers, and what it says; the test button of the UI."""
+        """Whether Dagster responds, and its version or the error; the test button of the UI."""
         try:
-            return True, f"Dagster {self.execute(graphql.VERSION)['version']} answers."
+            return True, f"Dagster {self.execute(graphql.VERSION)['version']} responds."
         except BridgeError as error:
             return False, str(error)
 
     def execute(self, document: str, **variables: object) -> JsonObject:
-        """The data of an answer."""
+        """The data of a response."""
         return execute(self.get_conn(), document, variables, self.timeout)
 
     async def aexecute(self, document: str, **variables: object) -> JsonObject:
-        """As `ask`, for triggers."""
+        """As `execute`, for triggers."""
         return await aexecute(await self.aget_conn(), document, variables, self.timeout)
 
     def resolve_repository(
         self, assets: Sequence[str], partitions: Sequence[str]
     ) -> Mapping[str, Any]:
-        """The repository that holds all these assets, each of which has these partitions.
+        """The repository that contains all these assets, each of which has these partitions.
 
-        Two partitions are the ends of a range, one is alone, none is for what has none. Raises
-        `AssetUnknown`, `PartitionUnknown`: Dagster itself would run such a partition in vain, and
-        call that a success.
+        Two partitions are the bounds of a range; assets without partitions take none. Raises
+        `UnknownAsset` and `UnknownPartition`: for an unknown partition, Dagster would launch a run
+        that does nothing and succeeds.
         """
         nodes = self.execute(graphql.ASSETS, keys=graphql.asset_key_inputs(assets))["assetNodes"]
         nodes_by_key = {"/".join(node["assetKey"]["path"]): node for node in nodes}
@@ -93,26 +91,24 @@ class DagsterHook(BaseHook):
                 self._check_locations_loaded()
                 raise UnknownAsset(
                     f"Dagster at {self.get_conn().base_url} has no asset {asset} to materialize.",
-                    "Compare its catalog; a key has slashes in it, such as flights/kafka_batch.",
+                    "Compare Dagster's catalog; keys contain slashes, such as flights/kafka_batch.",
                 )
-        repositories = {
-            str(node["repository"]): node["repository"] for node in nodes_by_key.values()
-        }
+        repositories = {str(n["repository"]): n["repository"] for n in nodes_by_key.values()}
         if len(repositories) != 1:
             raise UnknownAsset(
-                f"The assets {', '.join(assets)} lie in {len(repositories)} code locations.",
-                "One run works in one of them: make a task for each.",
+                f"The assets {', '.join(assets)} are in {len(repositories)} code locations.",
+                "A run uses only one: create a task per code location.",
             )
         self._check_partitions([nodes_by_key[asset] for asset in assets], list(assets), partitions)
         return next(iter(repositories.values()))
 
     def _check_locations_loaded(self) -> None:
-        """Raises `DagsterUnreached` while a code location is down: its assets are unknown then."""
+        """Raises `DagsterUnreachable` while a code location, and with it its assets, is missing."""
         unloaded = graphql.unloaded_locations(self.execute(graphql.LOCATIONS)["workspaceOrError"])
         if unloaded:
             raise DagsterUnreachable(
                 f"The code of {', '.join(unloaded)} is not loaded in Dagster.",
-                "Its code server is down or broken; it is waited for. Reload it in Dagster.",
+                "Its code server is down or broken. The task waits until you reload it in Dagster.",
             )
 
     def _check_partitions(
@@ -122,11 +118,11 @@ class DagsterHook(BaseHook):
         if bool(partitioned) != bool(partitions) and (partitioned or assets):
             subject = f"{', '.join(partitioned or assets)} {'has' if partitioned else 'has no'}"
             raise UnknownPartition(
-                f"{subject} partitions, and {'none was' if partitioned else 'one was'} asked for.",
-                "Let the task's `partition` name one, such as PARTITION_KEY in a DAG scheduled by "
+                f"{subject} partitions, but {'none was' if partitioned else 'one was'} requested.",
+                "Set the task's `partition`, for example to PARTITION_KEY in a DAG scheduled by "
                 "CronPartitionTimetable."
                 if partitioned
-                else "Leave out the task's `partition`.",
+                else "Omit the task's `partition`.",
             )
         if not partitions:
             return
@@ -139,18 +135,17 @@ class DagsterHook(BaseHook):
             valid = all(set(partitions) <= set(node["partitionKeys"]) for node in partition_nodes)
         if not valid:
             raise UnknownPartition(
-                f"{' to '.join(p[:80] for p in partitions)!r} is no partition of "
+                f"{' to '.join(p[:80] for p in partitions)!r} is not a partition of "
                 f"{', '.join(partitioned)}.",
-                "Compare the key with Dagster's: the form, the time zone, whether it has ended by "
-                "the clock of Dagster's machine, and for a range its order.",
+                "Compare the key with Dagster's: its format, its time zone, whether the partition "
+                "has ended by the clock of Dagster's machine, and the order of a range.",
             )
 
-    def _are_time_partitions(
-        self, keys: list[dict[str, list[str]]], partitions: Sequence[str]
-    ) -> bool:
-        """By a backfill's preview: some milliseconds, where listing 500,000 keys takes 19 s.
+    def _are_time_partitions(self, keys: list[JsonObject], partitions: Sequence[str]) -> bool:
+        """Whether these are valid keys, by the preview of a backfill.
 
-        Of a key that is no window's, Dagster makes the next that is, or fails.
+        It takes some milliseconds, while listing 500,000 keys takes 19 s. For an invalid key,
+        Dagster resolves the next valid one or fails.
         """
         params = {"assetSelection": keys, "partitionNames": list(dict.fromkeys(partitions))}
         try:
@@ -166,35 +161,35 @@ class DagsterHook(BaseHook):
         run_config: Mapping[str, Any],
         tags: Mapping[str, str],
     ) -> Run:
-        """Ask for one run, once. After `ReplyLost` there may be one; `find` tells."""
+        """Launch one run, without retries. After `ResponseLost` it may exist: see `find_run`."""
         params = graphql.launch_params(repository, assets, run_config, tags)
         response = self.execute(graphql.LAUNCH, params=params)["launchPipelineExecution"]
         if graphql.USER_CODE_UNREACHABLE in graphql.error_message(response):
             raise ResponseLost(
-                f"Its code server is down: {graphql.error_message(response)}.", "Reload the code."
+                f"The code server is down: {graphql.error_message(response)}.", "Reload the code."
             )
         if response["__typename"] != "LaunchRunSuccess":
             raise DagsterRejected(
-                f"Dagster started no run of {', '.join(assets)}: {graphql.error_message(response)}.",
-                "Mend what it names; its code location must be loaded.",
+                f"No run of {', '.join(assets)} was launched: {graphql.error_message(response)}.",
+                "Fix what the message names; the code location must be loaded.",
             )
         return graphql.parse_run(response["run"])
 
     def find_run(self, attempt: Attempt) -> Run | None:
-        """The run of this ask, if there is one. A second one, which must not be, is ended."""
+        """The run of this attempt; None if there is none. A duplicate is terminated."""
         tags = [{"key": key, "value": value} for key, value in attempt.tags.items()]
         response = self.execute(graphql.FIND_RUNS, filter={"tags": tags})["runsOrError"]
         if response["__typename"] != "Runs":
             raise DagsterRejected(
-                f"Dagster finds no runs: {graphql.error_message(response)}.", "Ask it yourself."
+                f"Dagster cannot list runs: {graphql.error_message(response)}.",
+                "See the log of dagster-webserver.",
             )
-        run, duplicates = oldest_and_duplicates(
-            [graphql.parse_run(result) for result in response["results"]]
-        )
+        runs = [graphql.parse_run(node) for node in response["results"]]
+        run, duplicates = oldest_and_duplicates(runs)
         for duplicate in duplicates:
             if not duplicate.status.is_terminal:
                 self.log.warning(
-                    "Run %s doubles run %s and is ended.", duplicate.id, run and run.id
+                    "Terminating run %s, a duplicate of %s.", duplicate.id, run and run.id
                 )
                 self.terminate(duplicate.id)
         return run
@@ -204,19 +199,18 @@ class DagsterHook(BaseHook):
         return extract_run(self.execute(graphql.RUN_STATUS, id=run_id))
 
     async def aget_run(self, run_id: str) -> Run:
-        """As `run`, for triggers."""
+        """As `get_run`, for triggers."""
         return extract_run(await self.aexecute(graphql.RUN_STATUS, id=run_id))
 
     def terminate(self, run_id: str, *, force: bool = False) -> None:
-        """Tell a run to end, if it has not; `at_once` marks it so, whatever its process does."""
-        response = self.execute(graphql.TERMINATE, **_terminate_variables(run_id, force))[
-            "terminateRun"
-        ]
-        self.log.info("Run %s was told to end: %s", run_id, graphql.error_message(response))
+        """Terminate a run that is active; with `force`, mark it as canceled immediately."""
+        variables = graphql.terminate_variables(run_id, force=force)
+        response = self.execute(graphql.TERMINATE, **variables)["terminateRun"]
+        self.log.info("Run %s is being terminated: %s", run_id, graphql.error_message(response))
 
     async def aterminate(self, run_id: str) -> None:
         """As `terminate`, for triggers."""
-        await self.aexecute(graphql.TERMINATE, **_terminate_variables(run_id, False))
+        await self.aexecute(graphql.TERMINATE, **graphql.terminate_variables(run_id))
 
     def run_events(self, run_id: str) -> list[JsonObject]:
         """All events of a run."""
@@ -226,7 +220,8 @@ class DagsterHook(BaseHook):
             response = self.execute(graphql.RUN_EVENTS, id=run_id, after=cursor)["runOrError"]
             if "eventConnection" not in response:
                 raise DagsterRejected(
-                    f"No events of run {run_id}: {graphql.error_message(response)}.", "Look there."
+                    f"No events of run {run_id}: {graphql.error_message(response)}.",
+                    "See the log of dagster-webserver.",
                 )
             page = response["eventConnection"]
             events += page["events"]
@@ -240,37 +235,14 @@ class DagsterHook(BaseHook):
 
     def materialized_at(self, asset: str, partition: str | None) -> float | None:
         """When the asset, or this partition of it, was last materialized; seconds since 1970."""
+        variables = graphql.latest_variables(asset, partition)
         return extract_materialized_at(
-            self.execute(graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)),
-            asset,
+            self.execute(graphql.LATEST_MATERIALIZATION, **variables), asset
         )
 
     async def amaterialized_at(self, asset: str, partition: str | None) -> float | None:
         """As `materialized_at`, for triggers."""
+        variables = graphql.latest_variables(asset, partition)
         return extract_materialized_at(
-            await self.aexecute(
-                graphql.LATEST_MATERIALIZATION, **_latest_variables(asset, partition)
-            ),
-            asset,
+            await self.aexecute(graphql.LATEST_MATERIALIZATION, **variables), asset
         )
-
-
-def _endpoint_from_connection(connection: "Connection") -> Endpoint:
-    return build_endpoint(
-        connection.conn_id,
-        connection.host,
-        connection.port,
-        connection.schema,
-        connection.password,
-        connection.extra_dejson,
-    )
-
-
-def _terminate_variables(run_id: str, force: bool) -> dict[str, str]:
-    policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
-    return {"id": run_id, "policy": policy}
-
-
-def _latest_variables(asset: str, partition: str | None) -> dict[str, Any]:
-    (key,) = graphql.asset_key_inputs([asset])
-    return {"key": key, "partitions": [partition] if partition else None}

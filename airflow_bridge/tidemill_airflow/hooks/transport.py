@@ -1,4 +1,4 @@
-"""A question and its answer, over HTTP: what was not heard, not answered, or answered with no."""
+"""GraphQL requests over HTTP, and the translation of their errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ JsonObject = dict[str, Any]
 def execute(
     endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float
 ) -> JsonObject:
-    """The data of an answer. Raises `DagsterUnreached`, `ReplyLost`, `DagsterRefused`."""
+    """The data of the response. Raises `DagsterUnreachable`, `ResponseLost`, `DagsterRejected`."""
     try:
         with httpx.Client(**_client_kwargs(endpoint, timeout)) as client:
             response = client.post(endpoint.graphql_url, json=_request_body(document, variables))
@@ -34,7 +34,7 @@ def execute(
 async def aexecute(
     endpoint: Endpoint, document: str, variables: Mapping[str, object], timeout: float
 ) -> JsonObject:
-    """As `ask`, for triggers."""
+    """As `execute`, for triggers."""
     try:
         async with httpx.AsyncClient(**_client_kwargs(endpoint, timeout)) as client:
             response = await client.post(
@@ -46,7 +46,7 @@ async def aexecute(
 
 
 def _client_kwargs(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
-    """Certificates are read where they are needed: that takes longer than most answers."""
+    """Loads certificates only for HTTPS: loading them takes longer than most requests."""
     verify = endpoint.base_url.startswith("https:")
     return {"headers": dict(endpoint.headers), "timeout": timeout, "verify": verify}
 
@@ -59,48 +59,49 @@ def _translate_error(endpoint: Endpoint, error: httpx.TransportError) -> BridgeE
     detail = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
         return DagsterUnreachable(
-            f"Nobody answers at {endpoint.base_url}: {detail}.",
-            "See that dagster-webserver runs there, and look at the connection's host and port.",
+            f"Cannot connect to {endpoint.base_url}: {detail}.",
+            "Check that dagster-webserver runs there, and the host and port of the connection.",
         )
-    return ResponseLost(f"No answer came from {endpoint.base_url}: {detail}.", "It is asked again.")
+    return ResponseLost(f"No response from {endpoint.base_url}: {detail}.", "It is retried.")
 
 
 def _parse_response(endpoint: Endpoint, response: httpx.Response) -> JsonObject:
-    """The data of an answer; Dagster sends a valid body with HTTP 500 too."""
+    """The data of a response. Dagster sends a valid body with HTTP 500, too."""
     if response.status_code in (401, 403):
         raise DagsterRejected(
-            f"{endpoint.base_url} refuses this token: HTTP {response.status_code}.",
-            "Put a valid one into the connection's password.",
+            f"{endpoint.base_url} rejects the token: HTTP {response.status_code}.",
+            "Set a valid token as the password of the connection.",
         )
     try:
         body = response.json()
         data, errors = body.get("data"), body.get("errors")
     except (ValueError, AttributeError):
         raise ResponseLost(
-            f"{endpoint.base_url} answers HTTP {response.status_code} and no JSON.",
-            "Is it Dagster's webserver, and what is in front of it?",
+            f"{endpoint.base_url} returned HTTP {response.status_code} without JSON.",
+            "Check that this is dagster-webserver, and any proxy in front of it.",
         ) from None
     if errors or data is None:
         raise DagsterRejected(
-            f"{endpoint.base_url} refuses: {graphql.error_message(body)}.", "Mend what it names."
+            f"{endpoint.base_url} rejects the request: {graphql.error_message(body)}.",
+            "Fix what the message names.",
         )
     return dict(data)
 
 
 def extract_run(data: JsonObject) -> Run:
-    """The run that an answer tells of."""
+    """The run of a response."""
     node = data["runOrError"]
     if node["__typename"] != "Run":
         raise DagsterRejected(
-            f"Dagster knows no such run: {graphql.error_message(node)}.", "Was it deleted?"
+            f"Dagster does not have the run: {graphql.error_message(node)}.", "Was it deleted?"
         )
     return graphql.parse_run(node)
 
 
 def extract_materialized_at(data: JsonObject, asset: str) -> float | None:
-    """When an asset was materialized last, by an answer; seconds since 1970."""
+    """When the asset of a response was last materialized; seconds since 1970."""
     node = data["assetNodeOrError"]
     if node["__typename"] != "AssetNode":
-        raise UnknownAsset(f"Dagster has no asset {asset}.", "Compare its catalog.")
+        raise UnknownAsset(f"Dagster has no asset {asset}.", "Compare Dagster's catalog.")
     materializations = node["assetMaterializations"]
     return float(materializations[0]["timestamp"]) / 1000 if materializations else None

@@ -1,1 +1,1 @@
-"""Buttons of a task in the UI of Airflow."""
+"""Links from a task in Airflow's UI."""

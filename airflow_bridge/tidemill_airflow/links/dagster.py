@@ -1,4 +1,4 @@
-"""The button of a task that opens its Dagster run."""
+"""The link from a task to its Dagster run."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 RUN_URL_KEY = "dagster_run_url"
-"""The XCom that holds the address; pushed as soon as there is a run, so before any deferral."""
+"""The XCom key of the run's URL; pushed as soon as the run exists, so before any deferral."""
 
 
 class DagsterRunLink(BaseOperatorLink):
@@ -23,5 +23,5 @@ class DagsterRunLink(BaseOperatorLink):
         return RUN_URL_KEY
 
     def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
-        """The address of the run; empty before there is one."""
+        """The URL of the run; empty before there is one."""
         return str(XCom.get_value(key=RUN_URL_KEY, ti_key=ti_key) or "")

@@ -1,1 +1,1 @@
-"""Tasks that let Dagster work."""
+"""Operators that launch Dagster runs."""

@@ -1,4 +1,4 @@
-"""`MaterializeAssetsOperator`: one Dagster run, asked for once, followed to its end."""
+"""`MaterializeAssetsOperator`: one Dagster run, launched once and monitored to its end."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 
 class MaterializeAssetsOperator(BaseOperator):
-    """Materializes assets in one Dagster run, and succeeds when that has.
+    """Materializes assets in one Dagster run, and succeeds if the run does.
 
     :param assets: the assets' keys, such as `flights/deployed_model`.
     :param partition: one partition's key.
-    :param partition_range: the first and the last of several, which is one run too; the assets need
+    :param partition_range: the first and last key of a range, in one run; the assets need
         `BackfillPolicy.single_run()`.
     :param run_config: Dagster's run config.
     :param tags: tags of the Dagster run.
-    :param timeout: how long a try may last, with all that it waits for; then the run is ended.
-        `execution_timeout` counts too, deferred or not.
-    :param follow: errors (the metadata `error` of a failure) after which the same is asked again
-        every `follow_interval` seconds, until the timeout: what is asked for cannot be yet.
-    :param deferrable: leave the worker to others after `worker_poll` seconds.
+    :param timeout: the duration of a try, waiting included; then the run is terminated.
+        `execution_timeout` is enforced as well, also while deferred.
+    :param retry_on_errors: errors (the metadata `error` of a failure) of a run that is not possible
+        yet; after them another run is launched every `retry_interval` seconds, until the timeout.
+    :param deferrable: free the worker after `worker_poll` seconds.
 
-    A try finds the run of an earlier one and goes on with it, whatever ended that one; after a
-    failed run it asks for a new one, and after a success only when it is cleared. The run's id is
-    what it returns. Raises `InputRefused`, `RunFailed`, `RunTimeout`, `DagsterRefused`.
+    A try resumes the run of an earlier try, no matter how that one ended. After a failed run it
+    launches another one; after a success, only if the task was cleared. Returns the run's id.
+    Raises `InvalidInput`, `RunFailed`, `RunTimeout`, `DagsterRejected`.
     """
 
     template_fields: Sequence[str] = (
@@ -88,14 +88,14 @@ class MaterializeAssetsOperator(BaseOperator):
             require_partition_timetable(self.dag, self.task_id)
 
     def execute(self, context: "Context") -> str:
-        """Ask for the run, or find the one that was asked for, and follow it."""
+        """Launch the run, or find the one launched before, and monitor it."""
         if self.has_partition_template:
             require_partition_timetable(self.dag, self.task_id)
         launcher = self._make_launcher(context, time.time() + self._timeout_seconds())
         return self._monitor(context, launcher, launcher.launch_or_resume())
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> str:
-        """Go on after a deferral: with the run that was waited for, or with the next ask."""
+        """Continue after a deferral: with the awaited run, or with the next attempt."""
         launcher = self._make_launcher(context, event["deadline"])
         if event["status"] == "paused":
             return self._monitor(context, launcher, launcher.launch_next())
@@ -104,7 +104,7 @@ class MaterializeAssetsOperator(BaseOperator):
         return self._monitor(context, launcher, run)
 
     def on_kill(self) -> None:
-        """End the Dagster run, or the one that comes of a launch under way: nobody waits for it."""
+        """Terminate the Dagster run, including one whose launch is still in progress."""
         self.killed = True
         if self.dagster_run_id is not None:
             self._terminate(DagsterHook(self.dagster_conn_id, timeout=5), self.dagster_run_id)
@@ -136,7 +136,7 @@ class MaterializeAssetsOperator(BaseOperator):
         return min(self.timeout, limit.total_seconds()) if limit else self.timeout
 
     def _monitor(self, context: "Context", launcher: RunLauncher, run: Run) -> str:
-        """See the run to its end, and those that are asked for after it."""
+        """Monitor the run, and those launched after it, to the end."""
         defer_at = time.time() + self.worker_poll
         while True:
             now = time.time()
@@ -148,13 +148,14 @@ class MaterializeAssetsOperator(BaseOperator):
                 self._wait_before_retry(launcher, run)
                 run = launcher.launch_next()
             elif run.is_stuck(now):
-                self.log.warning("Nobody starts run %s; it is asked for anew.", run.id)
+                self.log.warning("Run %s was never started; launching another.", run.id)
                 self._terminate(launcher.hook, run.id, force=True)
                 run = launcher.launch_next()
             elif now >= launcher.deadline:
                 self._terminate(launcher.hook, run.id)
                 raise _timeout_error(
-                    f"Run {run.id} has not ended after {self._timeout_seconds():g} s.", "was ended"
+                    f"Run {run.id} did not finish within {self._timeout_seconds():g} s.",
+                    "was terminated",
                 )
             elif self.deferrable and now >= defer_at:
                 conn, interval = self.dagster_conn_id, self.poll_interval
@@ -165,7 +166,7 @@ class MaterializeAssetsOperator(BaseOperator):
                 run = launcher.refresh(run)
 
     def _wait_before_retry(self, launcher: RunLauncher, run: Run) -> None:
-        """Wait for the moment of the next ask. Raises `RunFailed` where none is to follow."""
+        """Wait until the next attempt. Raises `RunFailed` if the errors are not retryable."""
         errors = launcher.retrying(lambda: launcher.hook.run_errors(run.id))
         cause = retryable_error(errors, self.retry_on_errors)
         if run.status is not RunStatus.FAILURE or cause is None:
@@ -176,9 +177,9 @@ class MaterializeAssetsOperator(BaseOperator):
         retry_at = time.time() + self.retry_interval
         if retry_at >= launcher.deadline:
             raise _timeout_error(
-                f"After {self._timeout_seconds():g} s this still holds: {cause.message}", "failed"
+                f"Still failing after {self._timeout_seconds():g} s: {cause.message}", "failed"
             )
-        self.log.info("It is asked again in %g s: %s", self.retry_interval, cause.message)
+        self.log.info("Retrying in %g s: %s", self.retry_interval, cause.message)
         if self.deferrable:
             self._defer(PauseTrigger(retry_at, launcher.deadline))
         time.sleep(self.retry_interval)
@@ -190,10 +191,10 @@ class MaterializeAssetsOperator(BaseOperator):
         try:
             hook.terminate(run_id, force=force)
         except BridgeError as error:
-            self.log.error("Run %s could not be told to end: %s", run_id, error)
+            self.log.error("Run %s could not be terminated: %s", run_id, error)
 
     def _annotate_outlet_events(self, context: "Context", launcher: RunLauncher, run: Run) -> None:
-        """Let the events of our outlets say what Dagster made of the asset."""
+        """Add the run's materializations to the asset events of the outlets."""
         if not self.outlets:
             return
         materializations: Any = graphql.materializations(
@@ -210,12 +211,12 @@ class MaterializeAssetsOperator(BaseOperator):
 
 def _timeout_error(message: str, outcome: str) -> RunTimeout:
     return RunTimeout(
-        message, f"The Dagster run {outcome}; give it more time by the task's `timeout`."
+        message, f"The Dagster run {outcome}; increase the task's `timeout` if it needs more time."
     )
 
 
 def _task_identity(context: "Context") -> TaskIdentity:
-    """Where this try runs. What a clear changes, and no retry does, is the number of tries left."""
+    """The task instance. A clear changes the number of remaining tries, a retry does not."""
     ti: Any = context["ti"]
     index = -1 if ti.map_index is None else ti.map_index
     clear_marker = f"{ti.max_tries}/{ti.task.retries}"

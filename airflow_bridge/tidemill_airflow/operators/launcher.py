@@ -1,4 +1,4 @@
-"""What a try asks of Dagster: a run at most once, which any later try finds again."""
+"""Launching Dagster runs at most once: any later try of a task finds the run again."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,15 @@ from tidemill_airflow.hooks.dagster import DagsterHook
 from tidemill_airflow.runs import Attempt, Run, RunStatus, TaskIdentity, identity_tags
 
 STATE_KEY = "dagster_attempt"
-"""Under this name the attempt lies in `task_state_store`, which all tries of a task share."""
+"""The key of the attempt in `task_state_store`, which all tries of a task share."""
 POLL_INTERVAL_SECONDS = 0.5
-"""Seconds between two looks of a worker."""
+"""Seconds between two polls by a worker."""
 
 T = TypeVar("T")
 
 
 class TaskStateStore(Protocol):
-    """What is used of `context["task_state_store"]`."""
+    """The interface of `context["task_state_store"]` that is used here."""
 
     def get(self, key: str) -> Any: ...
 
@@ -28,7 +28,7 @@ class TaskStateStore(Protocol):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run shall be: these assets, and no, one, or the first and last of many partitions."""
+    """The run to launch: its assets, and no partition, one, or the bounds of a range."""
 
     assets: Sequence[str]
     partitions: Sequence[str]
@@ -37,7 +37,7 @@ class RunRequest:
 
     @property
     def all_tags(self) -> dict[str, str]:
-        """The run's tags; those that say which partitions it is for are Dagster's."""
+        """The run's tags, including those by which Dagster selects partitions."""
         is_single = len(self.partitions) == 1
         tag_names = (
             [graphql.PARTITION_TAG]
@@ -49,7 +49,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunLauncher:
-    """Asks until `deadline` (seconds since 1970), and lets `show` see each run that comes of it."""
+    """Launches runs until `deadline` (seconds since 1970), and passes each to `on_run`."""
 
     hook: DagsterHook
     state_store: TaskStateStore
@@ -59,7 +59,7 @@ class RunLauncher:
     on_run: Callable[[Run], None]
 
     def launch_or_resume(self) -> Run:
-        """The run to follow: one asked for before that has not failed, else a new one."""
+        """The run to monitor: an earlier one that has not failed, or else a new one."""
         attempt = Attempt.from_json(self.state_store.get(STATE_KEY))
         if attempt is None or not attempt.is_current(self.identity):
             return self._launch(Attempt.first(self.identity, time.time()))
@@ -67,22 +67,22 @@ class RunLauncher:
         if run is None:
             return self._launch(attempt.relaunched(time.time()))
         while run.status is RunStatus.CANCELING and time.time() < self.deadline:
-            time.sleep(POLL_INTERVAL_SECONDS)  # by the clear that this try comes of
+            time.sleep(POLL_INTERVAL_SECONDS)  # by the clear that has caused this try
             run = self.refresh(run)
         if run.status in (RunStatus.FAILURE, RunStatus.CANCELED):
             return self._launch(attempt.next_attempt(time.time()))
-        self.hook.log.info("Going on with run %s, which was asked for before.", run.id)
+        self.hook.log.info("Resuming run %s, which was launched before.", run.id)
         return self._announce(run)
 
     def launch_next(self) -> Run:
-        """The run of the next ask under the same key."""
+        """The run of the next attempt under the same key."""
         attempt = Attempt.from_json(self.state_store.get(STATE_KEY)) or Attempt.first(
             self.identity, time.time()
         )
         return self._launch(attempt.next_attempt(time.time()))
 
     def refresh(self, run: Run) -> Run:
-        """The run as it is now; as it was, where Dagster does not tell."""
+        """The run as it is now, or unchanged if Dagster does not respond."""
         try:
             return self.hook.get_run(run.id)
         except BridgeError as error:
@@ -90,13 +90,13 @@ class RunLauncher:
             return run
 
     def mark_succeeded(self) -> None:
-        """Remember that the success was seen: only a clear asks anew."""
+        """Record that the success was observed: only a clear launches another run."""
         attempt = Attempt.from_json(self.state_store.get(STATE_KEY))
         if attempt is not None:
             self.state_store.set(STATE_KEY, attempt.completed().to_json())
 
     def retrying(self, call: Callable[[], T]) -> T:
-        """What is answered; asked again, until the deadline, while nobody hears or replies."""
+        """The result of the call, retried until the deadline while Dagster does not respond."""
         while True:
             try:
                 return call()
@@ -104,7 +104,7 @@ class RunLauncher:
                 self._wait_or_raise(error)
 
     def _launch(self, attempt: Attempt) -> Run:
-        """Launch this ask. It is stored before; what came of a lost reply is looked for."""
+        """Store the attempt, then launch its run. After a lost response, look for the run."""
         request = self.request
         repository = self.retrying(
             lambda: self.hook.resolve_repository(request.assets, request.partitions)
@@ -127,13 +127,13 @@ class RunLauncher:
                 existing = self._find(attempt)
                 if existing is None:
                     raise
-                return self._announce(existing)  # refused after the run was made
+                return self._announce(existing)  # rejected after the run was created
             else:
                 return self._announce((response_lost and self._find(attempt)) or run)
             attempt = attempt.relaunched(time.time())
 
     def _await_lost_launch(self, attempt: Attempt) -> Run | None:
-        """The run of an ask; looked for until a launch that was lost cannot become one any more."""
+        """The run of an attempt; None once a lost launch can no longer create it."""
         while True:
             run = self._find(attempt)
             if run is not None or not attempt.lost_launch_seconds_left(time.time()):
@@ -144,7 +144,7 @@ class RunLauncher:
         return self.retrying(lambda: self.hook.find_run(attempt))
 
     def _wait_or_raise(self, error: BridgeError) -> None:
-        """Wait before Dagster is asked again. After the deadline the error is raised instead."""
+        """Wait before a retry. After the deadline, raise the error instead."""
         if time.time() >= self.deadline:
             raise error
         self.hook.log.warning("%s", error)

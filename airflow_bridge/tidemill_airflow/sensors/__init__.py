@@ -1,1 +1,1 @@
-"""Tasks that wait for what Dagster has."""
+"""Sensors that wait for a materialization in Dagster."""

@@ -1,4 +1,4 @@
-"""`PartitionFreshSensor`: waits until a partition of a Dagster asset is as fresh as wanted."""
+"""`PartitionFreshSensor`: waits until a partition of a Dagster asset is materialized."""
 
 import time
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class PartitionFreshSensor(BaseSensorOperator):
-    """Succeeds once the asset's partition was materialized, whoever asked for it.
+    """Succeeds when the asset's partition was materialized, no matter by which run.
 
     :param asset: the asset's key, such as `flights/deployed_model`.
-    :param partition: the partition's key; None for an asset that has none.
-    :param since: a moment (aware, or ISO text) at or after which that must have been.
+    :param partition: the partition's key; None for an asset without partitions.
+    :param since: the earliest time (aware, or ISO 8601) of a materialization that counts.
     """
 
     template_fields: Sequence[str] = ("dagster_conn_id", "asset", "partition", "since")
@@ -73,7 +73,7 @@ class PartitionFreshSensor(BaseSensorOperator):
         if event["materialized"] is None:
             raise RunTimeout(
                 f"{self.asset} {self.partition or ''} was not materialized in {self.timeout:g} s.",
-                "Look at it in Dagster, or give it more time by the task's `timeout`.",
+                "Check the asset in Dagster, or increase the task's `timeout`.",
             )
 
     def poke(self, context: "Context") -> bool:

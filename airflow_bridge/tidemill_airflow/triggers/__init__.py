@@ -1,1 +1,1 @@
-"""What waits while no worker does."""
+"""Triggers, which wait without a worker slot."""

@@ -1,4 +1,4 @@
-"""Triggers: what follows a Dagster run, a pause, or a partition while no worker slot is held."""
+"""Triggers that wait for a Dagster run, a pause or a partition without a worker slot."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ from tidemill_airflow.errors import BridgeError
 from tidemill_airflow.hooks.dagster import DagsterHook
 
 MIN_TRIGGER_SECONDS = 6.0
-"""Seconds that a trigger lasts at least: a task that is resumed within five seconds of its deferral
-can be marked failed (Airflow 3.3: its issues 71580 and 72716)."""
+"""Minimum seconds that a trigger lasts: a task that is resumed within five seconds of its deferral
+can be marked failed (Airflow 3.3, issues 71580 and 72716)."""
 
 
 class DagsterRunTrigger(BaseTrigger):
-    """Waits until a Dagster run has ended, is stuck, or `deadline` (seconds since 1970) has passed.
+    """Waits until a Dagster run has finished, is stuck, or `deadline` (seconds since 1970) passes.
 
-    Its event: `run_id`, `deadline`, and as `status` how the run ended, or `stuck`, or `late`. What
-    goes wrong on the way to Dagster is tried again until then. A person's mark-failed or clear ends
-    the run.
+    Its event: `run_id`, `deadline`, and as `status` the run's final status, `stuck` or `timeout`.
+    Failed requests to Dagster are retried until then. Marking the task as failed or clearing it
+    terminates the run.
     """
 
     def __init__(
@@ -52,26 +52,26 @@ class DagsterRunTrigger(BaseTrigger):
         yield TriggerEvent({"run_id": self.run_id, "status": status, "deadline": self.deadline})
 
     async def _status(self, hook: DagsterHook) -> str | None:
-        """How the run ended, or why it is waited for no longer; None while it goes on."""
+        """The final status of the run, or why waiting ends without one; None while it is active."""
         try:
             run = await hook.aget_run(self.run_id)
         except BridgeError as error:
-            self.log.warning("Dagster is asked again: %s", error)
+            self.log.warning("Polling Dagster failed and is retried: %s", error)
         else:
             if run.status.is_terminal:
                 return str(run.status)
             if run.is_stuck(time.time()):
                 return "stuck"
-        return "late" if time.time() >= self.deadline else None
+        return "timeout" if time.time() >= self.deadline else None
 
     async def on_kill(self) -> None:
         await DagsterHook(self.dagster_conn_id, timeout=10).aterminate(self.run_id)
 
 
 class PauseTrigger(BaseTrigger):
-    """Waits until this moment (seconds since 1970), at least `HOLD` seconds.
+    """Waits until `resume_at` (seconds since 1970), for at least `MIN_TRIGGER_SECONDS`.
 
-    Its event: `status`, which is `paused`, and the `deadline` of the task, which it only keeps.
+    Its event: `status`, which is `paused`, and the `deadline` of the task, passed through.
     """
 
     def __init__(self, resume_at: float, deadline: float) -> None:
@@ -80,7 +80,7 @@ class PauseTrigger(BaseTrigger):
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.PauseTrigger", {"moment": self.resume_at, "deadline": self.deadline}
+        return f"{__name__}.PauseTrigger", {"resume_at": self.resume_at, "deadline": self.deadline}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(MIN_TRIGGER_SECONDS, self.resume_at - time.time()))
@@ -88,9 +88,10 @@ class PauseTrigger(BaseTrigger):
 
 
 class DagsterPartitionTrigger(BaseTrigger):
-    """Waits until an asset, or a partition of it, was materialized at or after a moment.
+    """Waits until an asset, or a partition of it, was materialized at or after `since`.
 
-    Its event: `materialized`, seconds since 1970; None where `deadline` came first.
+    Times are seconds since 1970. Its event: `materialized`, the time; None if `deadline` passes
+    first.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class DagsterPartitionTrigger(BaseTrigger):
             try:
                 materialized_at = await hook.amaterialized_at(self.asset, self.partition)
             except BridgeError as error:
-                self.log.warning("Dagster is asked again: %s", error)
+                self.log.warning("Polling Dagster failed and is retried: %s", error)
             if materialized_at is not None and materialized_at >= self.since:
                 break
             materialized_at = None

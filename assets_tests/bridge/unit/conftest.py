@@ -1,6 +1,6 @@
-"""What the bridge's own tests need: an AIRFLOW_HOME, and a webserver in Dagster's place.
+"""Fixtures of the bridge's unit tests: an AIRFLOW_HOME, and a fake Dagster webserver.
 
-They know neither Dagster nor tidemill, and pass in an environment with Airflow alone.
+The tests import neither Dagster nor tidemill, and pass in an environment with only Airflow.
 """
 
 import os
@@ -16,14 +16,14 @@ _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what Airflow uses warns of itself when it is imported
+    warnings.simplefilter("ignore")  # Airflow's dependencies warn on import
     import tidemill_airflow.factory
     import tidemill_airflow.sensors.dagster  # noqa: F401
 
 
 @pytest.fixture
 def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDagster]:
-    """The webserver that the connection `dagster_default` names."""
+    """The fake webserver of the connection `dagster_default`."""
     with running_fake_dagster() as fake:
         monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection_json(fake.address))
         yield fake

@@ -1,4 +1,4 @@
-"""One task and Dagster: a run is asked for once, found again, followed, ended."""
+"""One task and Dagster: a run is launched once, found again, monitored and terminated."""
 
 import asyncio
 import time
@@ -36,22 +36,22 @@ OPEN_WINDOW_FAILURE = {
 
 @pytest.fixture(autouse=True)
 def _fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for what a person would not notice."""
-    monkeypatch.setattr(launcher, "GLANCE", 0.01)
-    monkeypatch.setattr("tidemill_airflow.operators.dagster.GLANCE", 0.01)
-    monkeypatch.setattr(runs, "SETTLE", 0.2)
-    monkeypatch.setattr(triggers, "HOLD", 0.05)
+    """Intervals short enough that no test waits for long."""
+    monkeypatch.setattr(launcher, "POLL_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr("tidemill_airflow.operators.dagster.POLL_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(runs, "LOST_LAUNCH_SECONDS", 0.2)
+    monkeypatch.setattr(triggers, "MIN_TRIGGER_SECONDS", 0.05)
 
 
 def task(**overrides: Any) -> MaterializeAssetsOperator:
-    kwargs = {"task_id": "task", "assets": ["m/a"], "timeout": 5.0, "follow_interval": 0.05}
+    kwargs = {"task_id": "task", "assets": ["m/a"], "timeout": 5.0, "retry_interval": 0.05}
     return MaterializeAssetsOperator(**{**kwargs, **overrides})
 
 
 def run_task(
     task_instance: FakeTaskInstance, event: dict[str, Any] | None = None, **overrides: Any
 ) -> str:
-    """Execute the task, going through its deferrals as a triggerer does."""
+    """Execute the task to its end, running its deferrals as a triggerer does."""
     operator, context = task(**overrides), task_instance.context()
     try:
         return (
@@ -62,7 +62,7 @@ def run_task(
     except TaskDeferred as deferred:
         return run_task(
             task_instance, trigger_event(deferred.trigger), **overrides
-        )  # another process goes on
+        )  # as another process does
 
 
 def trigger_event(trigger: Any) -> dict[str, Any]:
@@ -76,54 +76,58 @@ def trigger_event(trigger: Any) -> dict[str, Any]:
     return asyncio.run(first())
 
 
-def test_a_run_is_asked_for_followed_and_returned(
+def test_a_run_is_launched_monitored_and_returned(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
-    assert run_task(task_instance, run_config={"ops": {}}, tags={"who": "me"}) == "run-1"
-    (launch,) = [told["params"] for name, told in dagster.requests if name == "Launch"]
+    assert run_task(task_instance, run_config={"ops": {}}, tags={"team": "sales"}) == "run-1"
+    (launch,) = [variables["params"] for name, variables in dagster.requests if name == "Launch"]
     assert launch["runConfigData"] == {"ops": {}}
     assert launch["selector"]["assetSelection"] == [{"path": ["m", "a"]}]
     tags = dagster.runs[0]["tags"]
-    assert (tags["who"], tags["airflow/task_id"], tags["airflow/attempt"]) == ("me", "task", "1")
+    assert (tags["team"], tags["airflow/task_id"], tags["airflow/attempt"]) == (
+        "sales",
+        "task",
+        "1",
+    )
     assert task_instance.xcoms == {"dagster_run_url": f"{dagster.address}/runs/run-1"}
 
 
-def test_the_attempt_is_written_before_dagster_is_asked(
+def test_the_attempt_is_stored_before_the_launch_request(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.launches = [{"__typename": "UnauthorizedError", "message": "no"}]
     with pytest.raises(DagsterRejected, match="no"):
         run_task(task_instance)
-    assert task_instance.store[launcher.STATE_KEY]["ask"] == 1
+    assert task_instance.store[launcher.STATE_KEY]["number"] == 1
     assert dagster.runs == []
 
 
-@pytest.mark.parametrize("what", ["lost", "dropped"])
-def test_a_lost_reply_makes_no_second_run(
-    dagster: FakeDagster, task_instance: FakeTaskInstance, what: str
+@pytest.mark.parametrize("outcome", ["response_lost", "connection_dropped"])
+def test_a_lost_response_launches_no_second_run(
+    dagster: FakeDagster, task_instance: FakeTaskInstance, outcome: str
 ) -> None:
-    dagster.launches = [what]
+    dagster.launches = [outcome]
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
-    assert dagster.operation_names.count("Launch") == (1 if what == "lost" else 2)
+    assert dagster.operation_names.count("Launch") == (1 if outcome == "lost" else 2)
 
 
-def test_a_retry_goes_on_with_the_run_of_the_try_before(
+def test_a_retry_resumes_the_run_of_the_previous_try(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["STARTED"] * 1000]
     with pytest.raises(TaskDeferred):
-        task(worker_poll=0.0).execute(task_instance.context())  # and its worker is killed
-    dagster.runs[0]["left"] = ["SUCCESS"]
+        task(worker_poll=0.0).execute(task_instance.context())  # as if the worker were killed here
+    dagster.runs[0]["remaining"] = ["SUCCESS"]
     task_instance.try_number = 2
     assert run_task(task_instance) == "run-1"
     assert task_instance.xcoms["dagster_run_url"].endswith("/run-1")
-    task_instance.try_number = 3  # killed after the success, before Airflow knew
+    task_instance.try_number = 3  # killed after the success, before Airflow recorded it
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
 
 
-def test_a_clear_after_the_success_asks_anew(
+def test_a_clear_after_a_success_launches_another_run(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     assert run_task(task_instance) == "run-1"
@@ -133,7 +137,7 @@ def test_a_clear_after_the_success_asks_anew(
     assert first != second
 
 
-def test_a_retry_after_a_failed_run_asks_for_the_next(
+def test_a_retry_after_a_failed_run_launches_the_next(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["FAILURE"], ["SUCCESS"]]
@@ -160,7 +164,7 @@ def test_the_log_ends_with_dagsters_own_errors(
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_an_open_window_is_followed_by_the_next_ask_under_the_same_key(
+def test_an_open_window_is_retried_under_the_same_key(
     dagster: FakeDagster, task_instance: FakeTaskInstance, deferrable: bool
 ) -> None:
     dagster.statuses = [["FAILURE"], ["FAILURE"], ["SUCCESS"]]
@@ -171,7 +175,7 @@ def test_an_open_window_is_followed_by_the_next_ask_under_the_same_key(
     assert len({t["airflow/idempotency_key"] for t in tags}) == 1
 
 
-def test_an_open_window_is_asked_for_until_the_timeout(
+def test_an_open_window_is_retried_until_the_timeout(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses, dagster.events = [["FAILURE"]], [OPEN_WINDOW_FAILURE]
@@ -195,76 +199,76 @@ def test_the_timeout_ends_the_run_deferred_or_not(
     dagster.statuses = [["STARTED"]]
     with pytest.raises(RunTimeout):
         run_task(task_instance, timeout=0.3, worker_poll=worker_poll, poll_interval=0.01)
-    assert dagster.runs[0]["left"] == ["CANCELED"]
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
 def test_a_kill_ends_the_run(dagster: FakeDagster, task_instance: FakeTaskInstance) -> None:
     dagster.statuses = [["STARTED"]]
-    made = task(worker_poll=0.0)
+    operator = task(worker_poll=0.0)
     with pytest.raises(TaskDeferred) as caught:
-        made.execute(task_instance.context())
-    made.on_kill()
-    assert dagster.runs[0]["left"] == ["CANCELED"]
-    dagster.runs[0]["left"] = ["STARTED"]
+        operator.execute(task_instance.context())
+    operator.on_kill()
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
+    dagster.runs[0]["remaining"] = ["STARTED"]
     asyncio.run(caught.value.trigger.on_kill())  # marked failed, or cleared, while deferred
-    assert dagster.runs[0]["left"] == ["CANCELED"]
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
-def test_a_try_after_a_clear_waits_for_the_run_that_the_clear_ended(
+def test_a_try_after_a_clear_waits_for_the_canceled_run(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["STARTED"], ["SUCCESS"]]
     with pytest.raises(TaskDeferred):
         task(worker_poll=0.0).execute(task_instance.context())
-    dagster.runs[0]["left"] = ["CANCELING", "CANCELING", "CANCELED"]
+    dagster.runs[0]["remaining"] = ["CANCELING", "CANCELING", "CANCELED"]
     task_instance.try_number, task_instance.max_tries = 2, 3
     assert run_task(task_instance) == "run-2"
     assert [r["tags"]["airflow/attempt"] for r in dagster.runs] == ["1", "2"]
 
 
-def test_a_run_that_comes_of_a_launch_after_the_kill_is_ended(
+def test_a_run_launched_after_the_kill_is_terminated(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.statuses = [["STARTED"]]
-    made = task(worker_poll=0.0)
-    made.on_kill()
+    operator = task(worker_poll=0.0)
+    operator.on_kill()
     with pytest.raises(TaskDeferred):
-        made.execute(task_instance.context())
-    assert dagster.runs[0]["left"] == ["CANCELED"]
+        operator.execute(task_instance.context())
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
-def test_a_run_that_its_webserver_died_over_is_asked_for_anew(
+def test_a_stuck_run_is_terminated_and_another_one_launched(
     dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "UNSTARTED", 0.1)
+    monkeypatch.setattr(runs, "STUCK_AFTER_SECONDS", 0.1)
     dagster.statuses = [["NOT_STARTED"], ["SUCCESS"]]
     assert run_task(task_instance) == "run-2"
-    assert dagster.runs[0]["left"] == ["CANCELED"]
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
-def test_dagster_may_be_away_for_a_while(
+def test_requests_are_retried_while_dagster_is_unreachable(
     dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = 0
-    real = DagsterHook.execute
+    requests = 0
+    execute = DagsterHook.execute
 
-    def away(hook: DagsterHook, document: str, **told: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked % 2:
-            raise DagsterUnreachable("Nobody answers.", "Wait.")
-        return real(hook, document, **told)
+    def flaky_execute(hook: DagsterHook, document: str, **variables: Any) -> Any:
+        nonlocal requests
+        requests += 1
+        if requests % 2:
+            raise DagsterUnreachable("Cannot connect.", "Wait.")
+        return execute(hook, document, **variables)
 
-    monkeypatch.setattr(DagsterHook, "ask", away)
+    monkeypatch.setattr(DagsterHook, "execute", flaky_execute)
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
 
 
-def test_a_key_that_is_no_window_is_refused(
+def test_a_key_that_is_not_a_window_is_rejected(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.node = {"isPartitioned": True, "partitionDefinition": {"type": "TIME_WINDOW"}}
-    dagster.windows = [{"start": "2026-01-02", "end": "2026-01-02"}]  # what Dagster makes of it
+    dagster.windows = [{"start": "2026-01-02", "end": "2026-01-02"}]  # what Dagster resolves it to
     with pytest.raises(UnknownPartition, match="2026-01-01"):
         run_task(task_instance, partition="2026-01-01")
     assert run_task(task_instance, partition="2026-01-02") == "run-1"
@@ -278,7 +282,7 @@ def test_a_range_is_one_run(dagster: FakeDagster, task_instance: FakeTaskInstanc
     tags = dagster.runs[0]["tags"]
     assert tags["dagster/asset_partition_range_start"] == "a"
     assert tags["dagster/asset_partition_range_end"] == "c"
-    with pytest.raises(UnknownPartition):  # backwards, which Dagster would run in vain
+    with pytest.raises(UnknownPartition):  # reversed: Dagster's run would do nothing
         run_task(FakeTaskInstance(), partition_range=["c", "a"])
 
 
@@ -292,7 +296,7 @@ def test_partitions_of_other_kinds_are_looked_up_by_name(
 
 
 @pytest.mark.parametrize(("partitioned", "partition"), [(True, None), (False, "2026-01-01")])
-def test_a_partition_is_named_where_there_are_some_and_nowhere_else(
+def test_a_partition_is_required_exactly_for_partitioned_assets(
     dagster: FakeDagster, task_instance: FakeTaskInstance, partitioned: bool, partition: str | None
 ) -> None:
     dagster.node = {"isPartitioned": partitioned}
@@ -301,7 +305,7 @@ def test_a_partition_is_named_where_there_are_some_and_nowhere_else(
     assert dagster.runs == []
 
 
-def test_an_asset_that_cannot_be_materialized_is_refused(
+def test_an_asset_that_cannot_be_materialized_is_rejected(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.node = {"isMaterializable": False}
@@ -309,7 +313,7 @@ def test_an_asset_that_cannot_be_materialized_is_refused(
         run_task(task_instance)
 
 
-def test_code_that_is_not_loaded_now_is_waited_for(
+def test_a_task_waits_for_code_that_is_not_loaded(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     dagster.node, dagster.polls_until_loaded = {"isMaterializable": False}, 2
@@ -322,21 +326,21 @@ def test_the_token_is_sent_and_the_test_button_works(
 ) -> None:
     from fake_dagster import connection_json
 
-    told = connection_json(dagster.address, password="t0k")
-    monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", told)
-    assert DagsterHook().test_connection() == (True, "Dagster 1.13.27 answers.")
+    connection = connection_json(dagster.address, password="t0k")
+    monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection)
+    assert DagsterHook().test_connection() == (True, "Dagster 1.13.27 responds.")
     assert dagster.headers["Authorization"] == "Bearer t0k"
     dagster.status_code = 401
-    works, why = DagsterHook().test_connection()
+    works, message = DagsterHook().test_connection()
     assert not works
-    assert "token" in why
+    assert "token" in message
     monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection_json("http://127.0.0.1:9"))
-    works, why = DagsterHook().test_connection()
+    works, message = DagsterHook().test_connection()
     assert not works
-    assert "Nobody answers" in why
+    assert "Cannot connect" in message
 
 
-def test_the_events_of_an_outlet_say_what_was_made(
+def test_outlet_events_contain_the_materializations(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
     entries = [{"label": "digest", "text": "abc"}, {"label": "seq", "intValue": 0}, {"label": "x"}]
@@ -344,18 +348,21 @@ def test_the_events_of_an_outlet_say_what_was_made(
         {"__typename": "MaterializationEvent", "assetKey": {"path": ["m", "a"]},
          "partition": "w", "metadataEntries": entries}
     ]  # fmt: skip
-    made = task()
+    operator = task()
     outlet = SimpleNamespace(uri="dagster://dagster_default/m/a")
-    made.outlets = [outlet]
+    operator.outlets = [outlet]
     context = task_instance.context()
     context["outlet_events"] = _OutletEvents(task_instance.extras)
-    assert made.execute(context) == "run-1"
-    held = {"partition": "w", "digest": "abc", "seq": 0}
-    assert task_instance.extras == {"dagster_run_id": "run-1", "materializations": [held]}
+    assert operator.execute(context) == "run-1"
+    materialization = {"partition": "w", "digest": "abc", "seq": 0}
+    assert task_instance.extras == {
+        "dagster_run_id": "run-1",
+        "materializations": [materialization],
+    }
 
 
 class _OutletEvents:
-    """What `outlet_events` is to a task: something by outlet that has an `extra`."""
+    """The interface of `outlet_events` that a task uses: by outlet, an object with an `extra`."""
 
     def __init__(self, extra: dict[str, Any]) -> None:
         self.extra = extra
@@ -370,14 +377,16 @@ def sensor(**overrides: Any) -> PartitionFreshSensor:
     )
 
 
-def test_a_fresh_partition_is_seen_at_once_and_a_stale_one_waited_for(dagster: FakeDagster) -> None:
+def test_a_fresh_partition_succeeds_at_once_and_a_stale_one_is_awaited(
+    dagster: FakeDagster,
+) -> None:
     sensor().execute({})
     stale = sensor(since="2030-01-01T00:00:00+00:00", timeout=0.2)
     with pytest.raises(TaskDeferred) as caught:
         stale.execute({})
-    began = time.monotonic()
+    started_at = time.monotonic()
     event = trigger_event(caught.value.trigger)
-    assert time.monotonic() - began >= 0.1
+    assert time.monotonic() - started_at >= 0.1
     with pytest.raises(RunTimeout, match="not materialized"):
         stale.execute_complete({}, event)
     stale.execute_complete({}, {"materialized": 1.0})

@@ -1,4 +1,4 @@
-"""What Airflow is told of the provider."""
+"""The provider's metadata."""
 
 import subprocess
 import sys
@@ -16,26 +16,28 @@ def provider_info() -> dict[str, Any]:
     return dict(point.load()())
 
 
-def test_telling_of_the_provider_imports_nothing_of_airflow() -> None:
+def test_provider_info_imports_nothing_of_airflow() -> None:
     code = (
         "import sys, tidemill_airflow.provider as p; p.get_provider_info();"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"airflow", "httpx", "pydantic"} & set(done.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"airflow", "httpx", "pydantic"} & set(result.stdout.split())
 
 
-def test_everything_the_provider_names_is_there() -> None:
+def test_everything_in_the_provider_info_exists() -> None:
     info = provider_info()
-    for room in ("operators", "sensors", "hooks", "triggers"):
-        for listed in info[room]:
-            for module in listed["python-modules"]:
+    for kind in ("operators", "sensors", "hooks", "triggers"):
+        for entry in info[kind]:
+            for module in entry["python-modules"]:
                 import_module(module)
     for link in info["extra-links"]:
         module, name = link.rsplit(".", 1)
         assert getattr(import_module(module), name)().name == "Dagster run"
-    (kind,) = info["connection-types"]
-    module, name = kind["hook-class-name"].rsplit(".", 1)
+    (connection_type,) = info["connection-types"]
+    module, name = connection_type["hook-class-name"].rsplit(".", 1)
     hook = getattr(import_module(module), name)
     assert issubclass(hook, BaseHook)
-    assert hook.conn_type == kind["connection-type"] == "dagster"
+    assert hook.conn_type == connection_type["connection-type"] == "dagster"

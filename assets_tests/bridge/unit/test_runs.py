@@ -1,4 +1,4 @@
-"""By what identity a run is asked for, and what is read of its end."""
+"""The identity of a run, and the parsing of its errors."""
 
 from dataclasses import replace
 
@@ -33,11 +33,11 @@ def test_only_three_statuses_are_an_end_and_an_unknown_one_is_none() -> None:
         {"try_number": 4},
     ],
 )  # fmt: skip
-def test_no_two_places_have_one_key(other: dict[str, object]) -> None:
+def test_different_tasks_have_different_keys(other: dict[str, object]) -> None:
     assert Attempt.first(replace(IDENTITY, **other), 0.0).key != Attempt.first(IDENTITY, 0.0).key
 
 
-def test_a_name_cannot_be_split_into_another_place() -> None:
+def test_a_key_does_not_depend_on_how_names_could_be_split() -> None:
     one, two = (
         replace(IDENTITY, dag_id="a", run_id='b","c'),
         replace(IDENTITY, dag_id='a","b', run_id="c"),
@@ -45,43 +45,45 @@ def test_a_name_cannot_be_split_into_another_place() -> None:
     assert Attempt.first(one, 0.0).key != Attempt.first(two, 0.0).key
 
 
-def test_an_attempt_is_the_same_after_it_was_stored() -> None:
+def test_an_attempt_survives_storage_unchanged() -> None:
     attempt = Attempt.first(IDENTITY, 12.5).next_attempt(13.5).completed()
     assert Attempt.from_json(attempt.to_json()) == attempt
     assert Attempt.from_json(None) is None
 
 
-def test_a_retry_goes_on_and_a_clear_after_the_success_begins_anew() -> None:
+def test_a_retry_resumes_and_a_clear_after_a_success_starts_over() -> None:
     attempt = Attempt.first(IDENTITY, 0.0)
     retried = replace(IDENTITY, try_number=2)
-    cleared = replace(IDENTITY, try_number=2, lives="3/2")
+    cleared = replace(IDENTITY, try_number=2, clear_marker="3/2")
     assert attempt.is_current(retried)
-    assert attempt.is_current(cleared)  # its run may still be at work
+    assert attempt.is_current(cleared)  # its run may still be active
     assert attempt.completed().is_current(
         retried
-    )  # it died after the success, before it could say so
+    )  # killed after the success, before it could report it
     assert not attempt.completed().is_current(cleared)
 
 
-def test_a_lost_launch_settles() -> None:
+def test_a_lost_launch_expires() -> None:
     attempt = Attempt.first(IDENTITY, 100.0)
     assert attempt.lost_launch_seconds_left(100.0) == LOST_LAUNCH_SECONDS
     assert attempt.lost_launch_seconds_left(100.0 + LOST_LAUNCH_SECONDS) == 0.0
     assert attempt.relaunched(150.0).lost_launch_seconds_left(150.0) == LOST_LAUNCH_SECONDS
 
 
-def test_of_two_runs_under_one_ask_the_first_counts() -> None:
+def test_the_oldest_run_of_an_attempt_counts() -> None:
     runs = [Run("b", RunStatus.STARTED, 2.0), Run("a", RunStatus.STARTED, 1.0)]
     assert oldest_and_duplicates(runs) == (runs[1], [runs[0]])
     assert oldest_and_duplicates([]) == (None, [])
 
 
-def test_a_run_that_nobody_starts_is_stuck_after_a_minute() -> None:
+def test_an_unstarted_run_is_stuck_after_a_minute() -> None:
     run = Run("a", RunStatus.NOT_STARTED, 100.0)
     assert not run.is_stuck(159.0)
     assert run.is_stuck(161.0)
-    assert not Run("a", RunStatus.NOT_STARTED).is_stuck(10_000.0)  # nobody told since when
-    assert not Run("a", RunStatus.QUEUED, 100.0).is_stuck(10_000.0)  # a queue may be long
+    assert not Run("a", RunStatus.NOT_STARTED).is_stuck(10_000.0)  # its age is unknown
+    assert not Run("a", RunStatus.QUEUED, 100.0).is_stuck(
+        10_000.0
+    )  # it may wait in the queue for long
 
 
 def step_failure(name: str | None, text: str) -> dict[str, object]:
@@ -90,7 +92,7 @@ def step_failure(name: str | None, text: str) -> dict[str, object]:
     return {"__typename": "ExecutionStepFailureEvent", "stepKey": "s", "failureMetadata": metadata}
 
 
-def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
+def test_a_run_is_retried_only_if_all_its_errors_are_retryable() -> None:
     open_, broken = RunError("WindowOpen", "open"), RunError("SchemaBroken", "broken")
     assert retryable_error([open_], ["WindowOpen"]) == open_
     assert retryable_error([open_, broken], ["WindowOpen"]) is None
@@ -100,7 +102,7 @@ def test_a_run_is_followed_only_where_it_failed_of_nothing_else() -> None:
     assert retryable_error([open_], []) is None
 
 
-def test_the_errors_of_a_run_are_its_steps_or_else_its_own() -> None:
+def test_the_errors_of_a_run_are_those_of_its_steps_or_else_its_own() -> None:
     ended = {"__typename": "RunFailureEvent", "message": "it died", "error": None}
     assert parse_errors([step_failure("WindowOpen", "open"), ended]) == [
         RunError("WindowOpen", "open")
