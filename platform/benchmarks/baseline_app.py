@@ -1,10 +1,10 @@
-"""The least that can answer the rows of a bundle: a bare application, RSGI and ASGI.
+"""The minimal application that serves a bundle, over RSGI and ASGI.
 
-    BUNDLE=FILE granian --interface rsgi bare:app
-    BUNDLE=FILE uvicorn bare:app
+    BUNDLE=FILE granian --interface rsgi baseline_app:app
+    BUNDLE=FILE uvicorn baseline_app:app
 
-It takes the body that tidemill takes, and asks the same booster by the same single-row call. It
-checks nothing, counts nothing, names no model, and never swaps.
+It accepts the same body as tidemill and uses the same single-row call of the same booster. It
+validates nothing, has no metrics, returns no model version and never swaps its model.
 """
 
 import os
@@ -23,7 +23,7 @@ _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
 
 class BaselineApp:
-    """Answers whatever it is asked."""
+    """Responds to any path with the prediction for one row."""
 
     def __init__(self, bundle: bytes) -> None:
         model = Model.load(bundle, canonical.digest(bundle), None)

@@ -1,4 +1,4 @@
-"""Other servers of the same model, each a process of its own: MLflow's, and two bare ones."""
+"""Other servers of the same model, as separate processes: MLflow's and two minimal ones."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Target:
-    """Where to ask, the body of each row there, and the process that answers."""
+    """A server: its URL, its request body for each row, and its process."""
 
     name: str
     url: str
@@ -34,10 +34,11 @@ class Target:
     process: "subprocess.Popen[bytes]"
 
     def cpu_seconds(self) -> float:
-        """CPU seconds of the process and of those it has begun."""
+        """CPU seconds of the process and its descendants."""
         parent = psutil.Process(self.process.pid)
-        times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
-        return sum(each.user + each.system for each in times)
+        processes = (parent, *parent.children(recursive=True))
+        all_times = [process.cpu_times() for process in processes]
+        return sum(times.user + times.system for times in all_times)
 
     def predict(self, body: bytes) -> float:
         """The prediction for a body of one row."""
@@ -49,17 +50,17 @@ class Target:
 
 @contextmanager
 def baseline_rsgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
-    """`bare.py` under Granian, one worker."""
+    """`baseline_app.py` under Granian, one worker."""
     command = ("granian", "--interface", "rsgi", "--no-ws", "--http", "1", "--log-level", "error")
-    with _baseline("bare_rsgi", command, folder, bundle, bodies) as target:
+    with _baseline("baseline_rsgi", command, folder, bundle, bodies) as target:
         yield target
 
 
 @contextmanager
 def baseline_asgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Iterator[Target]:
-    """`bare.py` under uvicorn, one worker, on httptools and uvloop."""
+    """`baseline_app.py` under uvicorn, one worker, with httptools and uvloop."""
     command = ("uvicorn", "--lifespan", "off", "--ws", "none", "--no-access-log")
-    with _baseline("bare_asgi", command, folder, bundle, bodies) as target:
+    with _baseline("baseline_asgi", command, folder, bundle, bodies) as target:
         yield target
 
 
@@ -67,10 +68,12 @@ def baseline_asgi(folder: Path, bundle: bytes, bodies: Sequence[bytes]) -> Itera
 def _baseline(
     name: str, command: Sequence[str], folder: Path, bundle: bytes, bodies: Sequence[bytes]
 ) -> Iterator[Target]:
-    file, port = folder / "bare.bundle", _free_port()
+    file, port = folder / "baseline.bundle", _free_port()
     file.write_bytes(bundle)
     extra_env = {"BUNDLE": str(file), "PYTHONPATH": str(_FOLDER)}
-    with _run_server(folder, (*command, "--port", str(port), "bare:app"), extra_env) as process:
+    with _run_server(
+        folder, (*command, "--port", str(port), "baseline_app:app"), extra_env
+    ) as process:
         yield _wait_until_ready(Target(name, f"http://127.0.0.1:{port}/", bodies, process))
 
 
@@ -78,7 +81,7 @@ def _baseline(
 def mlflow_server(folder: Path, model: Model, rows: Sequence[bytes]) -> Iterator[Target]:
     """`mlflow models serve`, one worker, of the booster saved in MLflow's LightGBM flavor.
 
-    MLflow has no codes of categories: it is sent the numbers that the trees see.
+    MLflow does not encode categories, so requests contain the numbers that the trees use.
     """
     from mlflow.lightgbm import save_model
     from mlflow.models import infer_signature
@@ -108,7 +111,7 @@ def _dataframe_split(names: Sequence[str], row: "np.ndarray[Any, np.dtype[np.flo
 
 
 def _wait_until_ready(target: Target) -> Target:
-    """The target, when it answers."""
+    """The target, once it responds."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while True:
         try:
@@ -124,7 +127,7 @@ def _wait_until_ready(target: Target) -> Target:
 def _run_server(
     folder: Path, command: Sequence[str], extra_env: dict[str, str] | None = None
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command of this environment while the block lasts; what it says is in the folder."""
+    """Run a command of this environment during the block. Its log is written to the folder."""
     env = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | (extra_env or {})
     with (folder / f"{command[0]}.log").open("wb") as log_file:
         process = subprocess.Popen(

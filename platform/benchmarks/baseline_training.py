@@ -1,4 +1,4 @@
-"""The LightGBM work of windows that were worked through, and nothing else of them."""
+"""Only the LightGBM work of windows that have been processed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ import polars as pl
 from flights_year import Array
 
 from tidemill.core import learner
-from tidemill.core.bundle import load_booster
 from tidemill.core.features import Vocabulary, extend_vocabulary, feature_columns, matrix
+from tidemill.core.lightgbm_import import load_booster
 from tidemill.core.parquet import from_parquet
 from tidemill.core.records import Candidate
 from tidemill.core.scoring import row_losses
@@ -23,7 +23,7 @@ from tidemill.cycle.update import require_candidate
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """One window: its rows, what candidate and holdout fit learn from, who is scored on it."""
+    """One window: its rows, the training sets of both fits, the models scored on it."""
 
     candidate: Candidate
     rows: pl.DataFrame
@@ -37,9 +37,9 @@ class TrainingInputs:
 
 @dataclass
 class BaselineLoop:
-    """A loop over windows as one would write it who wants nothing but the models.
+    """A loop over windows that does nothing but learn models.
 
-    Rows lie decoded in memory, and boosters stay there; one vocabulary serves all of them.
+    Rows are decoded in memory, boosters are kept in memory, and all share one vocabulary.
     """
 
     ctx: ModelContext
@@ -47,7 +47,7 @@ class BaselineLoop:
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     def prepare(self, window: Window) -> TrainingInputs:
-        """What the store has of a window; the loop does not pay for it."""
+        """Load a window from the store, which is not part of the measured loop."""
         ctx, repository = self.ctx, self.ctx.repository
         candidate = require_candidate(ctx, window)
         report = repository.report(window.key)
@@ -72,7 +72,7 @@ class BaselineLoop:
         return TrainingInputs(candidate, rows, training_sets, scored_digests)
 
     def train_and_score(self, inputs: TrainingInputs) -> None:
-        """Learn both models, at the same time as `update` does, and score all on the rows."""
+        """Learn both models concurrently, as `update` does, and score all models on the rows."""
         with ThreadPoolExecutor(2) as pool:
             fitted = list(pool.map(partial(self._fit, inputs), inputs.training_sets))
         assert fitted[0].current_iteration() == inputs.candidate.num_iterations

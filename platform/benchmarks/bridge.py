@@ -1,13 +1,13 @@
-"""What a Dagster run costs more when Airflow asks for it, and whether a worker waits meanwhile.
+"""The additional cost of a Dagster run that Airflow starts, and whether it occupies a worker slot.
 
     .venv/bin/python platform/benchmarks/bridge.py [--quick]
 
 A whole Airflow (scheduler, DAG processor, triggerer, API server) and a Dagster with a small model
-over the embedded Kafka, all on this machine. A DAG's task materializes one window that was read
-before, so that Dagster's work is short. Judged is the median of ten runs after one that warms up:
-the task's start to its success, less the Dagster run's creation to its end. Then one run is held up
-in Dagster for half a minute, and Airflow is asked meanwhile how many slots of its pool are in use,
-once the ten seconds are over in which a worker itself looks at the run.
+run on this machine, with the embedded Kafka. A DAG's task materializes one window that was read
+before, so Dagster's work is short. The median of ten runs after a warm-up is judged: the time from
+the task's start to its success, minus the time from the Dagster run's creation to its end. Then one
+run is blocked in Dagster for half a minute. Meanwhile, after the ten seconds in which the worker
+itself polls the run, the used slots of Airflow's pool are counted.
 """
 
 import sys
@@ -21,9 +21,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import Figure, Goal, arguments, finish, say
+from harness import Figure, Goal, argument_parser, log, report_results
 
-# Whole Airflows and Dagsters are begun and ended by the hands of the tests.
+# Airflow and Dagster are started and stopped by the test support.
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
 
 from airflow_driver import Airflow, connection_uri
@@ -55,7 +55,7 @@ _RUN_TIMES = "query($id: ID!) { runOrError(runId: $id) { ... on Run { creationTi
 
 
 def main() -> int:
-    args = arguments(__doc__).parse_args()
+    args = argument_parser(__doc__).parse_args()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="tidemill-bridge-")))
         harness = _prepare_model(
@@ -66,7 +66,7 @@ def main() -> int:
         airflow.write(DAG.format(model=harness.model))
         live_airflow = stack.enter_context(running_airflow(airflow))
         live_airflow.wait_for_dags("bridge")
-        say("Airflow and Dagster are up")
+        log("Airflow and Dagster are up")
         overheads = [
             _overhead(live_airflow, ui, harness) for _ in range(2 if args.quick else RUN_COUNT + 1)
         ][1:]
@@ -77,11 +77,11 @@ def main() -> int:
         }
         if not args.quick:
             figures["slots_held_while_dagster_works"] = _slots_while_deferred(live_airflow, harness)
-    return finish("bridge", figures, GOALS, args.quick)
+    return report_results("bridge", figures, GOALS, args.quick)
 
 
 def _prepare_model(servers: str, home: Path) -> ModelHarness:
-    """A model with its first window done."""
+    """A model with its first window completed."""
     harness = ModelHarness(servers, home, f"m{uuid.uuid4().hex[:8]}")
     harness.define()
     harness.create_topic()
@@ -93,14 +93,14 @@ def _prepare_model(servers: str, home: Path) -> ModelHarness:
 
 
 def _overhead(live_airflow: RunningAirflow, ui: DagsterClient, harness: ModelHarness) -> float:
-    """Seconds of a task that Dagster's run is not to blame for."""
+    """The seconds of a task outside of its Dagster run."""
     run = live_airflow.trigger("bridge", harness.window(0).key)
     task = live_airflow.wait_for_dag_run("bridge", run)
     assert task["state"] == "success", live_airflow.log("bridge", run)
     dagster_run = ui.execute(_RUN_TIMES, id=live_airflow.xcom("bridge", run))["runOrError"]
     task_seconds = _timestamp(task["end_date"]) - _timestamp(task["start_date"])
     run_seconds = dagster_run["endTime"] - dagster_run["creationTime"]
-    say(f"task {task_seconds:.2f} s, Dagster's run {run_seconds:.2f} s")
+    log(f"task {task_seconds:.2f} s, Dagster run {run_seconds:.2f} s")
     return float(task_seconds - run_seconds)
 
 
@@ -109,7 +109,7 @@ def _timestamp(text: str) -> float:
 
 
 def _slots_while_deferred(live_airflow: RunningAirflow, harness: ModelHarness) -> int:
-    """The most slots of Airflow's pool that were in use while a deferred task's run worked."""
+    """The most slots of Airflow's pool in use while the run of a deferred task was active."""
     slots = []
     with _pool_occupied(harness):
         run = live_airflow.trigger("bridge", harness.window(0).key)
@@ -120,22 +120,22 @@ def _slots_while_deferred(live_airflow: RunningAirflow, harness: ModelHarness) -
             slots.append(pool["running_slots"] + pool["queued_slots"])
             time.sleep(1)
     assert live_airflow.wait_for_dag_run("bridge", run)["state"] == "success"
-    say(f"slots in use while a run was held up: {sorted(set(slots))}")
+    log(f"slots in use while a run was blocked: {sorted(set(slots))}")
     return int(max(slots))
 
 
 @contextmanager
 def _pool_occupied(harness: ModelHarness) -> Iterator[None]:
-    """Runs of the model wait in their pool."""
+    """Occupy the model's pool, so that its runs wait."""
     with open_instance(harness) as instance:
         storage, pool = instance.event_log_storage, pool_of(harness.model)
         storage.initialize_concurrency_limit_to_default(pool)
-        claimed = storage.claim_concurrency_slot(pool, "somebody-else", "step")
+        claimed = storage.claim_concurrency_slot(pool, "another-run", "step")
         assert claimed.is_claimed, claimed
         try:
             yield
         finally:
-            storage.free_concurrency_slots_for_run("somebody-else")
+            storage.free_concurrency_slots_for_run("another-run")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,18 @@
 
     .venv/bin/python platform/benchmarks/cost_scaling.py [--quick] [--profile]
 
-One model is taken window by window through the whole cycle (plan, extract, update, evaluate,
-deploy, prune) over the embedded Kafka and a folder, and before each cycle the log is asked what is
-due, as the sensor does. All windows hold the same number of rows, whose label drifts so that the
-gate promotes often and the ledger grows. The replay sample is full from the start.
+One model is processed window by window through the whole cycle (plan, extract, update, evaluate,
+deploy, prune) on the embedded Kafka and a folder. Before each cycle the backlog is computed from
+the log, as the sensor does. All windows have the same number of rows, whose label drifts so that
+the gate promotes often and the ledger grows. The replay sample is full from the start.
 
-When it comes to its 1,000th cycle, a twin (the same model with a topic, a store and
-a ledger of its own) takes its first ones, turn by turn with it: in one process that is warm, on one
-machine in one state. Judged is process CPU: the median of the 21 cycles around the 1,000th over
-that of the twin's 21 around its 10th, apart for cycles that continue and those that retrain.
-Memory is the largest resident size from the 100th to the 120th cycle, before which pools and caches
-of the libraries fill, against that before the twin begins. Kafka's own process is in neither. Wall
-clock, with it and every fsync, is told and not judged: others use the machine.
+When the model reaches its 1,000th cycle, a second one (the same model with a separate topic, store
+and ledger) runs its first cycles, alternating with it: in one warm process, on one machine in one
+state. Judged is process CPU: the median of the 21 cycles around the 1,000th divided by that of the
+second model's 21 around its 10th, separately for continue and retrain cycles. Memory is the largest
+resident size before the second model starts divided by that from the 100th to the 120th cycle, by
+when the libraries have filled their pools and caches. Neither includes Kafka's process. Wall clock,
+which includes Kafka and every fsync, is reported, not judged, because the machine may be shared.
 """
 
 import cProfile
@@ -32,7 +32,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 from confluent_kafka import Producer
-from harness import Figure, Goal, arguments, finish, say
+from harness import Figure, Goal, argument_parser, log, report_results
 
 from tidemill import bootstrap
 from tidemill.adapters.kafka import Cluster, create_topic, make_producer
@@ -50,13 +50,14 @@ from tidemill.settings import KafkaSettings, MlflowSettings, Settings
 MODEL, PARTITIONS, ROWS, HISTORY_HOURS = "flat", 2, 300, 10
 HOUR_MS = 3_600_000
 LATE_CYCLE, CYCLES_AROUND, WARMUP_CYCLES = 1000, 10, 100
+_TREES = {"num_leaves": 7, "min_data_in_leaf": 20}
 SPEC = {
     "label": "bought",
     "fields": {"country": "category", "price": "number", "visits": "number", "hour": "number"},
     "windows": {"cron": "0 * * * *", "start": "2026-01-01"},
     "learner": {
-        "continue": {"trees": 10, "rate": 0.05, "leaves": 7, "min_rows": 20},
-        "retrain": {"trees": 60, "rate": 0.1, "leaves": 7, "min_rows": 20},
+        "continue": {"num_iterations": 10, "learning_rate": 0.05, **_TREES},
+        "retrain": {"num_iterations": 60, "learning_rate": 0.1, **_TREES},
         "replay": {"rows": ROWS * HISTORY_HOURS, "half_life": "12h"},
     },
 }
@@ -69,7 +70,7 @@ GOALS = (
 
 @dataclass(frozen=True)
 class CycleCost:
-    """What one window cost: seconds, and resident bytes at its end."""
+    """The costs of one window: seconds, and resident bytes at its end."""
 
     kind: str
     verdict: str
@@ -79,8 +80,8 @@ class CycleCost:
 
 
 def main() -> int:
-    parser = arguments(__doc__)
-    parser.add_argument("--profile", type=Path, help="a folder for profiles of both")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--profile", type=Path, help="write profiles of both models to this folder")
     args = parser.parse_args()
     late_cycle = CYCLES_AROUND + 2 if args.quick else LATE_CYCLE
     with TemporaryDirectory(prefix="tidemill-flat-") as scratch, _kafka(Path(scratch)) as cluster:
@@ -92,8 +93,8 @@ def main() -> int:
             for number in range(late_cycle - CYCLES_AROUND):
                 solo_cycles.append(old.run_cycle())
                 if number % 100 == 0:
-                    say(f"cycle {number}: {solo_cycles[-1].cpu * 1000:.0f} ms of CPU")
-            young.run_cycle()  # its first cycle makes connections
+                    log(f"cycle {number}: {solo_cycles[-1].cpu * 1000:.0f} ms of CPU")
+            young.run_cycle()  # its first cycle connects
             if args.profile:
                 old.profile, young.profile = cProfile.Profile(), cProfile.Profile()
             pairs = [(old.run_cycle(), young.run_cycle()) for _ in range(2 * CYCLES_AROUND + 1)]
@@ -102,7 +103,7 @@ def main() -> int:
             if model.profile is not None:
                 model.profile.dump_stats(args.profile / f"{model.name}.prof")
     figures = _figures(solo_cycles, pairs) | {"ledger_entries": entries}
-    return finish("flat_cost", figures, GOALS, args.quick)
+    return report_results("cost_scaling", figures, GOALS, args.quick)
 
 
 def _figures(
@@ -130,7 +131,7 @@ def _figures(
 
 @dataclass
 class BenchmarkModel:
-    """The model on a stream of its own, which tells an hour more before each cycle."""
+    """The model on a separate topic, to which another hour is produced before each cycle."""
 
     name: str
     ctx: ModelContext
@@ -139,7 +140,7 @@ class BenchmarkModel:
     profile: cProfile.Profile | None = None
 
     def produce_until(self, end_hour: int) -> None:
-        """The events of the windows before this one, counted from 0."""
+        """Produce the events of the windows before this one, counted from 0."""
         for number in range(self.next_hour, end_hour):
             start = self.ctx.spec.calendar.first.start + number * HOUR_MS
             for index, value in _events(number):
@@ -151,7 +152,7 @@ class BenchmarkModel:
         self.next_hour = end_hour
 
     def run_cycle(self) -> CycleCost:
-        """The next window's whole cycle, from the moment when the hour after it has been told."""
+        """Run the whole cycle of the next window, after the hour that follows it was produced."""
         calendar, number = self.ctx.spec.calendar, self.next_hour - 1
         start = calendar.first.start + number * HOUR_MS
         window = calendar.containing(start)
@@ -181,7 +182,7 @@ def _kafka(home: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def _benchmark_model(cluster: Cluster, home: Path, name: str) -> Iterator[BenchmarkModel]:
-    """The model with a topic, a store and a ledger of its own, and its initial model."""
+    """The model with a separate topic, store and ledger, after its initial model was trained."""
     settings = Settings(
         home=home / name,
         num_threads=1,
@@ -198,7 +199,7 @@ def _benchmark_model(cluster: Cluster, home: Path, name: str) -> Iterator[Benchm
 
 
 def _events(number: int) -> Iterator[tuple[int, bytes]]:
-    """The place in the hour and the bytes of each event; what sells turns round in two days."""
+    """The index in the hour and the bytes of each event; the label drifts in cycles of two days."""
     rng = random.Random(number)
     phase = math.sin(number * math.tau / 48)
     for index in range(ROWS):

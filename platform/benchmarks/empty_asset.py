@@ -1,4 +1,4 @@
-"""An asset that does nothing, and tells Dagster as much as a window of a model does."""
+"""An asset that does nothing, but yields as many events as a window of a model."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ import dagster as dg
 CHECKS = {
     "batch": ("rejects", "rows"),
     "candidate": (),
-    "report": ("pairing",),
-    "deployed": ("golden", "record"),
+    "report": ("permutation_test",),
+    "deployed": ("golden_rows", "mlflow_record"),
 }
-"""The four assets of a window, with as many checks as tidemill's have."""
+"""The four assets of a window, with as many checks as tidemill's."""
 
 AssetEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 

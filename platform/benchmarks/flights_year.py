@@ -1,4 +1,4 @@
-"""The year 2013 taken through the real steps, and what each window then shows of its models."""
+"""The flights of 2013, processed by the real steps, with the results of each window."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from harness import Cpu, say
+from harness import CpuTimer, log
 
 from tidemill import bootstrap
 from tidemill.cli.simulate import produce_flights
 from tidemill.core import learner
 from tidemill.core.records import Candidate
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import deploy
@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Day:
-    """One window as the steps left it. `rows` are in canonical order and float64 `label` theirs."""
+    """The results of one window; its `rows` are in canonical order, as is the float64 `label`."""
 
     number: int
     window: Window
@@ -47,16 +47,16 @@ class Day:
 
 @dataclass(frozen=True)
 class Year:
-    """All windows in order, the rows before the first, and the CPU that each step took."""
+    """All windows in order, the rows before the first one, and the CPU time of each step."""
 
     ctx: ModelContext
     history: pl.DataFrame
     days: list[Day]
-    cpu_by_step: dict[str, Cpu] = field(default_factory=dict)
+    cpu_by_step: dict[str, CpuTimer] = field(default_factory=dict)
 
 
 def benchmark_settings(home: Path) -> Settings:
-    """No settings but a folder: the packaged model, the embedded Kafka, one thread."""
+    """Settings with the embedded Kafka, one thread and no MLflow, in this folder."""
     return Settings(
         home=home, num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings(tracking_uri="off")
     )
@@ -64,17 +64,17 @@ def benchmark_settings(home: Path) -> Settings:
 
 @contextmanager
 def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
-    """Produce the flights, grind every window up to `until`, and give the year while Kafka runs."""
+    """Produce the flights and process all windows up to `last_key`. Kafka runs during the block."""
     settings = benchmark_settings(home)
     spec = bootstrap.load_spec(MODEL, settings)
     last = spec.calendar.window(last_key)
     with bootstrap.kafka_cluster(settings):
         result = produce_flights(settings, spec, spec.calendar.after(last).end)
-        say(f"{result.produced} flights produced")
+        log(f"{result.produced} flights produced")
         with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
-            close(ctx, last, "benchmark: the data end here")
+            close(ctx, last, "benchmark: end of the data")
             initial_record = initial(ctx)
-            cpu_by_step = {step: Cpu() for step in ("extract", "update", "evaluate", "deploy")}
+            cpu_by_step = {step: CpuTimer() for step in ("extract", "update", "evaluate", "deploy")}
             windows = list(spec.calendar.between(spec.calendar.first, last))
             days = [
                 _run_window(ctx, number, window, cpu_by_step)
@@ -86,18 +86,19 @@ def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
             yield Year(ctx, learner.sort_canonical(load_rows(ctx, manifest)), days, cpu_by_step)
 
 
-def _run_window(ctx: ModelContext, number: int, window: Window, cpu_by_step: dict[str, Cpu]) -> Day:
-    with cpu_by_step["extract"].measured():
+def _run_window(
+    ctx: ModelContext, number: int, window: Window, cpu_by_step: dict[str, CpuTimer]
+) -> Day:
+    with cpu_by_step["extract"].measure():
         extract(ctx, window)
-    with cpu_by_step["update"].measured():
+    with cpu_by_step["update"].measure():
         candidate = update(ctx, window)
-    with cpu_by_step["evaluate"].measured():
+    with cpu_by_step["evaluate"].measure():
         report = evaluate(ctx, window)
-    with cpu_by_step["deploy"].measured():
+    with cpu_by_step["deploy"].measure():
         deploy(ctx, window, final=True)
     if number % 25 == 0:
-        say(
-            f"{window.key}: {report.verdict}, update so far {cpu_by_step['update'].seconds:.1f} CPU s"
-        )
+        seconds = cpu_by_step["update"].seconds
+        log(f"{window.key}: {report.verdict}, update so far {seconds:.1f} CPU s")
     rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
     return Day(number, window, rows, candidate, report)

@@ -1,4 +1,4 @@
-"""Lines of candidates taken to the gate: noise about the champion, and harmful learners."""
+"""Sequences of candidates for the gate: noise around the champion, and harmful learners."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -7,40 +7,40 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 from flights_year import Array, Day
-from harness import say
+from harness import log
 
 from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
+from tidemill.core.report import EvaluationInputs, EvaluationRows
+from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import BoostingSpec
 
 FitStep = Callable[[ModelSpec, pl.DataFrame, Model, int], bytes]
-"""A learner: the bundle of what it makes of these rows and the candidate before, in a window of
-this number."""
+"""A learner: returns a bundle, given the rows, the previous candidate and the window's number."""
 
 
 class Scenario(Protocol):
-    """Candidates by digest, made window by window."""
+    """Candidates by digest, learned window by window."""
 
     def learn(self, day: Day, champion: str) -> tuple[str, str]:
         """The digests of the window's candidate and of its holdout fit."""
         ...
 
     def predict(self, digest: str, day: Day) -> Array:
-        """This model's probabilities of all rows of a window."""
+        """The probabilities of this model for all rows of a window."""
         ...
 
     def retain(self, digests: set[str]) -> None:
-        """No model but these will be asked for again."""
+        """Discard all models except these, which are the only ones needed later."""
         ...
 
 
 def run_through_gate(
     spec: ModelSpec, initial: str, days: Iterable[Day], scenario: Scenario
 ) -> list[Report]:
-    """The gate's reports on a line, each going on from the one before."""
+    """The gate's reports on a scenario, each continuing from the previous one."""
     reports: list[Report] = []
     previous: Report | None = None
     parent = initial
@@ -66,7 +66,7 @@ def run_through_gate(
         previous = report.build_report(inputs, rows, predictions, on_tail)
         reports.append(previous)
         if day.number % 100 == 99:
-            say(f"{day.window.key}: {type(scenario).__name__} has come through the gate")
+            log(f"{day.window.key}: the gate has judged {type(scenario).__name__}")
         parent = digest
         scenario.retain({initial, digest, previous.state.champion, previous.state.baseline})
     return reports
@@ -74,8 +74,8 @@ def run_through_gate(
 
 def _candidate(day: Day, parent: str, digest: str, holdout: str) -> Candidate:
     return Candidate(
-        model="flights", lineage="", window=day.window.key, kind="continue", batch="", parent=parent,
-        digest=digest, num_iterations=0, tree_digest="", holdout=holdout,
+        model="flights", lineage="", window=day.window.key, kind="continue", batch="",
+        parent=parent, digest=digest, num_iterations=0, tree_digest="", holdout=holdout,
         tail_rows=learner.tail_rows(len(day.label)), since_retrain=0,
         sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
     )  # fmt: skip
@@ -83,8 +83,10 @@ def _candidate(day: Day, parent: str, digest: str, holdout: str) -> Candidate:
 
 @dataclass
 class NoiseScenario:
-    """Each candidate is the champion of its time, with noise on every row's log odds, drawn anew
-    for every model and row: it knows nothing that the champion does not."""
+    """Each candidate is the current champion with noise on the log odds of every row.
+
+    The noise is independent per model and row, so no candidate is better than its champion.
+    """
 
     initial: Model
     sigma: float
@@ -107,10 +109,10 @@ class NoiseScenario:
         return probability
 
     def retain(self, digests: set[str]) -> None:
-        """The names weigh nothing."""
+        """Nothing to discard: candidates are only names."""
 
     def _initial_logits(self, day: Day) -> Array:
-        """The initial model's log odds of the day's rows, worked out once."""
+        """The initial model's log odds for the day's rows, cached for one day."""
         if self.cached_logits[0] != day.number:
             p = self.initial.predict(day.rows)
             self.cached_logits = day.number, np.log(p / (1 - p))
@@ -119,7 +121,7 @@ class NoiseScenario:
 
 @dataclass
 class LearnerScenario:
-    """Candidates that a learner makes, each from the one before, with their holdout fits."""
+    """The candidates of a learner, each based on the previous one, with their holdout fits."""
 
     spec: ModelSpec
     initial: Model
@@ -153,20 +155,22 @@ class LearnerScenario:
 
 
 def high_learning_rate(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> bytes:
-    """Naive continuing: twenty trees at .1 on each day, without bound."""
+    """Naive continuing: twenty more trees at .1 every day, without a limit."""
     trees = BoostingSpec(num_iterations=20, learning_rate=0.1, num_leaves=15, min_data_in_leaf=50)
     return _fit(_with_trees(spec, trees, continue_=True), rows, parent, number, continue_=True)
 
 
 def no_replay(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> bytes:
-    """From scratch on each day alone, with leaves small enough for a day."""
+    """Retraining from scratch on only the day's rows, with leaves small enough for a day."""
     trees = BoostingSpec(num_iterations=100, learning_rate=0.1, num_leaves=15, min_data_in_leaf=20)
     return _fit(_with_trees(spec, trees, continue_=False), rows, parent, number, continue_=False)
 
 
 def permuted_labels(spec: ModelSpec, rows: pl.DataFrame, parent: Model, number: int) -> bytes:
-    """The model's own step to continue, on labels permuted among the day's rows; every thirtieth
-    day from scratch on such a day, or its trees would grow without bound."""
+    """The model's own continue step on permuted labels of the day.
+
+    It starts from scratch every thirtieth day, so that the number of trees stays bounded.
+    """
     order = np.random.default_rng(number).permutation(rows.height)
     shuffled = rows.with_columns(rows[spec.label].gather(order).alias(spec.label))
     return _fit(spec, shuffled, parent, number, continue_=number % 30 != 0)
