@@ -1,7 +1,7 @@
-"""All commands together, and what their exit codes mean.
+"""All commands, and their exit codes.
 
-0 done; 1 a named fault; 2 wrong usage or a wrong defs.yaml; 3 a window is still open; 4 `verify`
-found damage; 130 interrupted.
+0: success. 1: a named error. 2: wrong usage, or an invalid defs.yaml or setting. 3: a window is
+still open. 4: `verify` has found damage. 130: interrupted.
 """
 
 import importlib.metadata
@@ -19,6 +19,7 @@ from tidemill.cli import (
     kafka,
     ledger,
     manual_actions,
+    platform,
     postgres,
     serve,
     simulate,
@@ -31,7 +32,6 @@ from tidemill.core.errors import (
     VerificationFailed,
     WindowOpen,
 )
-from tidemill.services import platform
 
 app = typer.Typer(
     name="tidemill",
@@ -42,18 +42,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(kafka.app, name="kafka")
-app.add_typer(simulate.app, name="stream")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(ledger.app, name="ledger")
 for module in (demo, platform, backfill, manual_actions, inspect, backtest, serve, ui, postgres):
     for command in module.COMMANDS:
         app.command(command.__name__)(command)
+app.command("init", hidden=True)(platform.init)
+app.add_typer(platform.runs_app, name="runs", hidden=True)
 
 _EXIT_CODES = {SpecInvalid: 2, WindowOpen: 3, VerificationFailed: 4}
-_INTERRUPTED_EXIT_CODE = 130  # what typer makes of Ctrl-C
+_INTERRUPTED_EXIT_CODE = 130  # typer's exit code after Ctrl-C
 
 
 def main() -> None:
-    """Run a command; a named fault is told as one sentence, without a traceback."""
+    """Run a command; a named error is printed with its remedy, without a traceback."""
     try:
         _run()
     except TidemillError as error:
@@ -63,7 +65,9 @@ def main() -> None:
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
     except SystemExit as system_exit:
         if system_exit.code == _INTERRUPTED_EXIT_CODE:
-            message = "Interrupted. What was finished stays; run the same command again to go on."
+            message = (
+                "Interrupted. Completed windows are kept; run the same command again to continue."
+            )
             print(message, file=sys.stderr)
         raise
 
@@ -82,7 +86,7 @@ def _run() -> None:
 
 
 def _extra(module: str) -> str | None:
-    """The extra of tidemill that brings this module, where one does."""
+    """The extra of tidemill that installs this module, if there is one."""
     package = re.escape(module.partition(".")[0]).replace("_", "[_-]")
     pattern = re.compile(rf"{package}\b.*extra == ['\"]([a-z]+)")
     matches = map(pattern.match, importlib.metadata.requires("tidemill") or ())

@@ -1,4 +1,4 @@
-"""`tidemill backfill`: take a range of windows through the four assets."""
+"""`tidemill backfill`: process a range of windows with the four assets."""
 
 import os
 import time
@@ -18,6 +18,8 @@ from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from tidemill.defs.in_process_run import Materialized
 
 _NO_COMPUTE_LOGS = {
@@ -31,7 +33,7 @@ _ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_mode
 
 @dataclass
 class BackfillResult:
-    """How a backfill went: seconds in all and by window, and the Dagster run."""
+    """The result of a backfill: the Dagster run, and its duration in total and per window."""
 
     run_id: str
     seconds: float
@@ -43,17 +45,20 @@ def backfill(
     first: Annotated[str, typer.Option("--from", help="The first window's key.")],
     last: Annotated[str, typer.Option("--to", help="The last window's key.")],
     select: Annotated[
-        list[str] | None, typer.Option("--select", help="Assets to materialize; default: all four.")
+        list[str] | None,
+        typer.Option("--select", help="An asset to materialize; may be repeated; default: all."),
     ] = None,
     deploy: Deploy = None,
     as_json: Json = False,
 ) -> None:
-    """Take the windows --from to --to through Dagster, in one run; a repeat changes nothing."""
+    """Process the windows --from to --to in one Dagster run; repeating it changes nothing."""
     settings = Settings()
     spec = bootstrap.load_spec(model, settings)
     for name in select or ():
         if name not in _ASSETS:
-            raise SpecInvalid(f"{name!r} is no asset of a window.", f"Select {', '.join(_ASSETS)}.")
+            raise SpecInvalid(
+                f"{name!r} is not an asset of a window.", f"Select from {', '.join(_ASSETS)}."
+            )
     result = run_backfill(
         settings, model, spec, first, last, select or _ASSETS, deploy, quiet=as_json
     )
@@ -61,7 +66,7 @@ def backfill(
         print_json(result)
     else:
         console.print(
-            f"{model}: {first} to {last} done in {result.seconds:.1f} s, "
+            f"{model}: {first} to {last} processed in {result.seconds:.1f} s, "
             f"Dagster run {result.run_id[:8]}. See `tidemill status`."
         )
 
@@ -77,35 +82,20 @@ def run_backfill(
     *,
     quiet: bool = False,
 ) -> BackfillResult:
-    """Run a backfill on the persistent Dagster instance, showing each window as it is done.
-
-    Raises the named error that ended it.
-    """
-    os.environ.setdefault("DAGSTER_HOME", str(ensure_dagster_home(settings)))
-    import dagster as dg
-    from dagster._core.instance.ref import InstanceRef
-
+    """Run a backfill on the persistent Dagster instance. Raises the error that failed the run."""
     from tidemill.defs.in_process_run import backfill as launch
-    from tidemill.defs.in_process_run import translate_instance_errors
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
     started = time.monotonic()
     seconds: dict[str, float] = {}
-    # Each step's output goes to the terminal alone: Dagster's copying starts four processes, which
-    # answer Ctrl-C with a traceback each.
-    instance_ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
-        bootstrap.local_databases(settings),
-        translate_instance_errors(),
-        dg.DagsterInstance.from_ref(instance_ref) as instance,
+        _dagster_instance(settings) as instance,
         _progress_bar(len(windows), max(select, key=_ASSETS.index), quiet) as show_progress,
     ):
 
         def on_materialized(event: "Materialized") -> None:
-            if event.window is not None:
-                elapsed = float(event.metadata.get("seconds") or 0.0)
-                seconds[event.window] = seconds.get(event.window, 0.0) + elapsed
+            _add_seconds(seconds, event)
             show_progress(event)
 
         outcome = launch(
@@ -123,11 +113,43 @@ def run_backfill(
     return BackfillResult(outcome.run_id, time.monotonic() - started, seconds)
 
 
+def _add_seconds(seconds: dict[str, float], event: "Materialized") -> None:
+    """Add the duration of a step to that of its window."""
+    if event.window is not None:
+        elapsed = float(event.metadata.get("seconds") or 0.0)
+        seconds[event.window] = seconds.get(event.window, 0.0) + elapsed
+
+
+@contextmanager
+def _dagster_instance(settings: Settings) -> "Iterator[dg.DagsterInstance]":
+    """The persistent instance, whose database is running; its errors are translated.
+
+    The steps' output goes to the terminal only: to capture it, Dagster starts four processes, each
+    of which prints a traceback on Ctrl-C.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(ensure_dagster_home(settings)))
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
+
+    from tidemill.defs.in_process_run import translate_instance_errors
+
+    instance_ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
+    with (
+        bootstrap.local_databases(settings),
+        translate_instance_errors(),
+        dg.DagsterInstance.from_ref(instance_ref) as instance,
+    ):
+        yield instance
+
+
 @contextmanager
 def _progress_bar(
     total: int, last_asset: str, quiet: bool
 ) -> "Iterator[Callable[[Materialized], None]]":
-    """A live bar on a terminal, a line a window elsewhere; `last` is a window's last asset."""
+    """A progress bar on a terminal, one line per window otherwise.
+
+    `last_asset` is the asset that completes a window.
+    """
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -139,7 +161,7 @@ def _progress_bar(
         transient=True,
     )
     with bar:
-        task = bar.add_task("windows", total=total, note="the initial model")
+        task = bar.add_task("windows", total=total, note="initial model")
         notes: list[str] = []
 
         def on_materialized(event: "Materialized") -> None:
@@ -157,7 +179,7 @@ def _progress_bar(
 
 
 def _note(asset: str, metadata: "Mapping[str, Any]") -> str:
-    """What is worth a glance of one asset's materialization."""
+    """The summary of one asset's materialization."""
     if asset == "kafka_batch":
         return f"{metadata['rows']} rows"
     if asset == "candidate_model":

@@ -1,4 +1,4 @@
-"""`tidemill backtest`: another gate over the windows there are, without training anything."""
+"""`tidemill backtest`: evaluate the existing windows with another gate, without training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,29 +13,37 @@ from tidemill.settings import Settings
 if TYPE_CHECKING:
     from tidemill.cycle.backtest import BacktestResult
 
+Gate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="KEY=VALUE",
+        help="A key of `gate`, such as min_effect=0; may be repeated.",
+    ),
+]
+GateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--gate-file", exists=True, dir_okay=False, help="A YAML file with keys of `gate`."
+    ),
+]
+
 
 def backtest(
     model: ModelName,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option("--gate", metavar="KEY=VALUE", help="A key of `gate`; may be repeated."),
-    ] = None,
-    gate_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--gate-file", exists=True, dir_okay=False, help="The keys of `gate` as YAML."
-        ),
-    ] = None,
+    gate: Gate = None,
+    gate_file: GateFile = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="The first window; default: the first there is.")
+        str | None, typer.Option("--from", help="The first window; default: the oldest one.")
     ] = None,
     end: Annotated[
-        str | None, typer.Option("--to", help="The last window; default: the newest reported.")
+        str | None,
+        typer.Option("--to", help="The last window; default: the newest one with a report."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the windows again by another gate and compare; the model itself is not touched."""
-    from tidemill.cycle.backtest import backtest as judge_again
+    """Evaluate the windows with another gate and compare; the model is not changed."""
+    from tidemill.cycle.backtest import backtest as run_backtest
     from tidemill.cycle.backtest import windows_to_backtest
 
     settings = Settings()
@@ -43,14 +51,14 @@ def backtest(
     spec = with_gate_overrides(bootstrap.load_spec(model, settings), overrides)
     with (
         bootstrap.open_model_readonly(model, settings) as (ctx, scratch),
-        console.status("judging again") as spinner,
+        console.status("backtesting") as spinner,
     ):
         calendar = ctx.spec.calendar
         windows = windows_to_backtest(
             ctx, calendar.window(start) if start else None, calendar.window(end) if end else None
         )
-        result = judge_again(
-            ctx, spec, scratch, windows, lambda key: spinner.update(f"judging {key} again")
+        result = run_backtest(
+            ctx, spec, scratch, windows, lambda key: spinner.update(f"backtesting {key}")
         )
     if as_json:
         print_json(result)
@@ -62,7 +70,7 @@ def _override_yaml(option: str) -> str:
     key, separator, value = option.partition("=")
     if not separator:
         raise typer.BadParameter(
-            f"{option!r} is no KEY=VALUE, such as min_effect=0", param_hint="--gate"
+            f"{option!r} is not KEY=VALUE, such as min_effect=0", param_hint="--gate"
         )
     return f"{key}: {value}"
 
@@ -72,27 +80,31 @@ def _print_result(result: "BacktestResult") -> None:
     gate_changes = ", ".join(f"{key} {was} → {now}" for key, (was, now) in result.changes.items())
     console.print(
         f"{result.model}: {committed.windows} windows, {committed.first} to {committed.last}, "
-        f"{committed.rows} rows; gate: {gate_changes or 'as it is'}",
+        f"{committed.rows} rows; gate: {gate_changes or 'unchanged'}",
         markup=False,
     )
     if result.pruned is not None:
         console.print(
-            f"Windows up to {result.pruned} are pruned by `retention_windows` and are not judged again."
+            f"Windows up to {result.pruned} were pruned by `retention_windows` and are left out."
         )
     if result.manual_entries:
-        console.print(f"Both gates take the {result.manual_entries} entries that persons made.")
+        console.print(f"Both sides include the {result.manual_entries} manual ledger entries.")
     sides = (committed, backtested)
     baseline_loss = committed.losses["initial"]
     rows = [[name, *(side.verdicts[name] for side in sides)] for name in committed.verdicts]
-    names = {"champion": "loss as served", "initial": "initial model", "challenger": "newest"}
+    names = {
+        "champion": "loss as served",
+        "initial": "initial model",
+        "challenger": "newest candidate",
+    }
     for role, name in names.items():
         losses = [side.losses[role] for side in sides]
         rows.append([name, *(f"{loss:.4f} ({loss / baseline_loss - 1:+.2%})" for loss in losses)])
     rows.append(["champion at the end", *(side.champion[:16] for side in sides)])
-    print_table(["", "committed", "replayed"], rows)
+    print_table(["", "committed", "backtested"], rows)
     if result.verdict_changes:
         print_table(
-            ["window", "committed", "replayed", "why"],
+            ["window", "committed", "backtested", "reason"],
             [
                 [
                     change.window,

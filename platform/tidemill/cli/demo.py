@@ -1,4 +1,4 @@
-"""`tidemill demo`: the main job on real flights, from an empty folder to a model that serves."""
+"""`tidemill demo`: the complete cycle on real flights, from an empty folder to predictions."""
 
 import time
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ from tidemill.settings import Settings
 MODEL = "flights"
 LAST_DAY = "2013-12-31"
 REQUESTS_PER_SECOND, SAMPLE_ROWS = 50, 500
-"""Requests a second while windows are worked through, and the flights that they ask about."""
+"""The load on the prediction server, and the number of distinct rows that it consists of."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The summary of a demo, as `summary.json` has it; `seconds` and `serving` are of this run."""
+    """The content of `summary.json`; everything but `summary` is about this run only."""
 
     summary: Summary
     serving: TrafficSummary
@@ -42,32 +42,30 @@ class DemoResult:
     dagster_run: str
 
 
-def demo(
-    until: Annotated[
-        str, typer.Option("--until", help="The last day, at most 2013-12-31.")
-    ] = "2013-03-31",
-    deploy: Deploy = "each",
-) -> None:
-    """Run the main job on real flights of 2013, from Kafka to models that serve.
+Until = Annotated[str, typer.Option("--until", help="The last day, at most 2013-12-31.")]
 
-    A client asks the prediction server for the whole time; one request that fails is an error.
+
+def demo(until: Until = "2013-03-31", deploy: Deploy = "each") -> None:
+    """Run the complete cycle on real flights of 2013, from Kafka to predictions.
+
+    A client sends requests to the prediction server meanwhile; a single failed request is an error.
     """
     settings = Settings()
     spec = bootstrap.load_spec(MODEL, settings)
     first, last = spec.calendar.first, spec.calendar.window(until)
     if last.key > LAST_DAY:
-        raise UnknownWindow(f"There are no flights on {until}.", f"The data end with {LAST_DAY}.")
+        raise UnknownWindow(f"There are no flights on {until}.", f"The data ends with {LAST_DAY}.")
     seconds: dict[str, float] = {}
     with (
         bootstrap.kafka_cluster(settings),  # one broker for all steps
         processes.prediction_server(settings, MODEL) as server,
     ):
-        with _timed(seconds, "stream"):
-            # A day more than asked for: a window closes by what comes after it.
+        with _timed(seconds, "simulate"):
+            # One day more than requested, because later events close a window.
             produced = produce_flights(settings, spec, spec.calendar.after(last).end)
         with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
-            if last.key == LAST_DAY:  # no later event will come to close it
-                close(ctx, last, "demo: the data end here")
+            if last.key == LAST_DAY:  # no later event closes it
+                close(ctx, last, "demo: the data ends here")
             rows = processes.sample_rows(ctx, SAMPLE_ROWS)
         with (
             _timed(seconds, "windows"),
@@ -87,21 +85,25 @@ def demo(
         seconds_per_window=sum(backfilled.windows.values()) / max(1, len(backfilled.windows)),
         dagster_run=backfilled.run_id,
     )
-    path = settings.home / "demo" / "summary.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(canonical.encode(result))
-    _print_result(settings, result, path)
+    _print_result(settings, result, _write_summary(settings, result))
     _check_requests(result.serving, newest_served, server.log_file)
 
 
+def _write_summary(settings: Settings, result: DemoResult) -> Path:
+    path = settings.home / "demo" / "summary.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(canonical.encode(result))
+    return path
+
+
 def _check_requests(traffic: TrafficSummary, newest_served: bool, log_file: str) -> None:
-    """Raises `RequestsFailed` unless every request was answered, the newest model's, too."""
+    """Raises `RequestsFailed` if a request failed, or if the newest model has not served any."""
     if traffic.failed or not traffic.requests or not newest_served:
         raise RequestsFailed(
-            f"Of {traffic.requests} requests {traffic.failed} failed, and the newest model "
-            f"{'answers' if newest_served else 'never answered'}."
-            + "".join(f" {fault}." for fault in traffic.errors),
-            f"The server's log may say why: {log_file}.",
+            f"{traffic.failed} of {traffic.requests} requests failed, and the newest model "
+            f"{'is in service' if newest_served else 'was never in service'}."
+            + "".join(f" {error}." for error in traffic.errors),
+            f"See the server's log: {log_file}.",
         )
 
 
@@ -114,7 +116,7 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 
 
 def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
-    """The summary as a person reads it, and where to look next."""
+    """Print the summary for people, and the commands to continue with."""
     summary = result.summary
     losses = {
         "initial model": summary.losses["initial"],
@@ -128,7 +130,7 @@ def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
         [
             ["windows", f"{summary.windows}, {summary.first} to {summary.last}"],
             ["events", f"{summary.rows} learned, {summary.rejected} rejected, {summary.late} late"],
-            ["stream", f"{result.events_produced} produced, {result.events_present} there already"],
+            ["produced", f"{result.events_produced} events, {result.events_present} before"],
             ["verdicts", ", ".join(f"{count} {name}" for name, count in summary.verdicts.items())],
             *([f"loss of the {name}", f"{loss:.4f}"] for name, loss in losses.items()),
             ["in service", f"{summary.champion[:16]}, {summary.deployments} ledger entries"],
@@ -137,30 +139,30 @@ def _print_result(settings: Settings, result: DemoResult, path: Path) -> None:
                 "seconds",
                 ", ".join(f"{name} {elapsed:.1f}" for name, elapsed in result.seconds.items()),
             ],
-            ["seconds a window", f"{result.seconds_per_window:.2f}"],
+            ["seconds per window", f"{result.seconds_per_window:.2f}"],
         ],
     )
     console.print(
-        f"\nThe same as JSON: {path}\n"
-        f"Look next: `tidemill history {MODEL}`, `tidemill verify {MODEL} --recompute`, "
-        f"and `tidemill ui` for lineage and reports ({ensure_dagster_home(settings)}).",
+        f"\nThis summary as JSON: {path}\n"
+        f"Next: `tidemill history {MODEL}`, `tidemill verify {MODEL} --recompute`, "
+        "and `tidemill ui` for lineage and reports "
+        f"(DAGSTER_HOME={ensure_dagster_home(settings)}).",
         soft_wrap=True,
     )
 
 
 def _traffic_rows(traffic: TrafficSummary) -> Iterator[list[str]]:
-    """What the client saw, a line each."""
+    """The rows about the client's requests."""
     yield ["requests", f"{traffic.requests}, {traffic.failed} failed"]
-    yield [
-        "ms an answer",
-        f"{_format_latency(traffic.between_swaps)}; in swaps {_format_latency(traffic.during_swaps)}",
-    ]
+    between, during = traffic.between_swaps, traffic.during_swaps
+    latencies = f"{_format_latency(between)}; during swaps {_format_latency(during)}"
+    yield ["ms per response", latencies]
     if traffic.swaps:
         median_ms, max_ms = median(traffic.first_response_ms), max(traffic.first_response_ms)
-        latency = f"answering {median_ms:.0f} ms after the ledger (at most {max_ms:.0f})"
+        latency = f"in service {median_ms:.0f} ms after the ledger entry (at most {max_ms:.0f})"
         yield ["swaps", f"{traffic.swaps}, {latency}"]
     else:
-        yield ["swaps", "none: what is in service now was so before the first request"]
+        yield ["swaps", "none: the model in service was already served at the first request"]
 
 
 def _format_latency(latency: LatencySummary) -> str:

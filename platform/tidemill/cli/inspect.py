@@ -1,4 +1,4 @@
-"""Look at what there is: check, status, history, verify."""
+"""Commands that inspect: validate, status, history, verify."""
 
 import tempfile
 from pathlib import Path
@@ -13,12 +13,13 @@ from tidemill.settings import Settings
 
 if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
+    from tidemill.cycle.verify import VerificationReport
 
 
 def validate(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
+    model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None, as_json: Json = False
 ) -> None:
-    """Check the defs.yaml of one model or of all; a mistake is named with its file and line."""
+    """Validate the defs.yaml of one model or of all; each error has its file and line."""
     settings = Settings()
     names = [model] if model else list(bootstrap.model_files(settings))
     errors: list[str] = []
@@ -31,49 +32,25 @@ def validate(
         if not as_json:
             first = spec.calendar.first
             console.print(
-                f"{name}: right. {len(spec.fields)} fields of topic {spec.topic}, "
+                f"{name}: valid. {len(spec.fields)} fields of topic {spec.topic}, "
                 f"{spec.objective} label {spec.label}, first window {first.key}."
             )
     if as_json:
-        print_json({"models": names, "complaints": errors})
+        print_json({"models": names, "errors": errors})
     if errors:
-        raise SpecInvalid("\n".join(errors), "Mend the lines named above.")
+        raise SpecInvalid("\n".join(errors), "Correct the lines named above.")
 
 
 def status(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
-    services: Annotated[
-        bool, typer.Option("--services", help="The services of `tidemill up` instead.")
-    ] = False,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None,
     as_json: Json = False,
 ) -> None:
-    """What is in service, how far each model has come, and what it waits for."""
-    from tidemill.cycle.manual_actions import newest_report
-
+    """Show each model's deployment, newest window, freshness and pending approval."""
     settings = Settings()
-    if services:
-        from tidemill.services import table
-
-        table.show(table.current_rows(settings), as_json)
-        return
     rows: list[dict[str, object]] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
         with bootstrap.open_model(name, settings) as ctx:
-            chain, report = ctx.chain(), newest_report(ctx)
-            head = chain.head
-            rows.append(
-                {
-                    "model": name,
-                    "in_service": head.entry.digest if head else None,
-                    "ledger_entry": head.entry.seq if head else None,
-                    "as_of": head.entry.as_of if head else None,
-                    "newest_window": report.window if report else None,
-                    "verdict": report.verdict if report else None,
-                    "mode": report.state.mode if report else None,
-                    "awaits_approval": report.state.pending if report else None,
-                    **_freshness(ctx),
-                }
-            )
+            rows.append(_status_row(ctx))
     if as_json:
         print_json(rows)
     else:
@@ -95,11 +72,28 @@ def status(
         )
 
 
+def _status_row(ctx: "ModelContext") -> dict[str, object]:
+    from tidemill.cycle.manual_actions import newest_report
+
+    head, report = ctx.chain().head, newest_report(ctx)
+    return {
+        "model": ctx.model,
+        "in_service": head.entry.digest if head else None,
+        "ledger_entry": head.entry.seq if head else None,
+        "as_of": head.entry.as_of if head else None,
+        "newest_window": report.window if report else None,
+        "verdict": report.verdict if report else None,
+        "mode": report.state.mode if report else None,
+        "awaits_approval": report.state.pending if report else None,
+        **_freshness(ctx),
+    }
+
+
 def _freshness(ctx: "ModelContext") -> dict[str, object]:
-    """How far the model is behind, or why that cannot be known."""
+    """How far the model is behind, or the reason why that is unknown."""
     from tidemill.cycle.backlog import compute_backlog, freshness
 
-    if ctx.chain().head is None:  # and nothing is to be planned by a look
+    if ctx.chain().head is None:  # the backlog would plan the initial model
         return {"fresh": None, "lag": None, "freshness": "no model yet"}
     try:
         result = freshness(ctx, compute_backlog(ctx))
@@ -111,14 +105,14 @@ def _freshness(ctx: "ModelContext") -> dict[str, object]:
 
 
 def history(model: ModelName, as_json: Json = False) -> None:
-    """Every deployment of a model, as the ledger has it; void entries are marked."""
+    """List every deployment of a model in the ledger, and the invalid records."""
     with bootstrap.open_model(model, Settings()) as ctx:
         chain = ctx.chain()
     if as_json:
         print_json([valid_entry.entry for valid_entry in chain.entries])
         return
     print_table(
-        ["entry", "kind", "as of", "digest", "by", "why"],
+        ["entry", "kind", "as of", "digest", "actor", "reason"],
         [
             [
                 valid.entry.seq,
@@ -132,70 +126,80 @@ def history(model: ModelName, as_json: Json = False) -> None:
         ],
     )
     for invalid_record in chain.invalid_records:
-        console.print(f"void at offset {invalid_record.offset}: {invalid_record.reason}")
+        console.print(f"invalid at offset {invalid_record.offset}: {invalid_record.reason}")
 
 
 def verify(
     model: ModelName,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Make everything again from Kafka and compare.")
+        bool, typer.Option("--recompute", help="Rebuild everything from Kafka and compare.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make up for what MLflow's record lacks.")
+        bool, typer.Option("--repair", help="Fill the gaps in MLflow's record.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Hold what is stored against the rules; every finding is a sentence."""
-    from tidemill.adapters.files import FileStore
-    from tidemill.cycle.recompute import recompute as make_again
-    from tidemill.cycle.repository import ModelRepository
-    from tidemill.cycle.verify import verify as check_all
+    """Check the stored data for consistency; each finding is one sentence."""
+    from tidemill.cycle.verify import verify as verify_model
 
     settings = Settings()
     with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as ctx:
-        report = check_all(ctx)
+        report = verify_model(ctx)
         report.findings.extend(_tracking_findings(ctx, repair))
         if recompute:
-            with (
-                tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
-                console.status("making everything again") as spinner,
-            ):
-                scratch_repository = ModelRepository(FileStore(Path(folder)), model)
-                make_again(
-                    ctx,
-                    scratch_repository,
-                    report,
-                    lambda window: spinner.update(f"making {window} again"),
-                )
+            _recompute(ctx, report)
     if as_json:
         print_json(report)
     else:
-        console.print(
-            f"{model}: {report.plans} plans, {report.batches} batches, "
-            f"{report.candidates} candidates, {report.reports} reports, "
-            f"{report.entries} ledger entries checked"
-            + (f", {report.recomputed} windows made again." if recompute else ".")
-        )
-        if report.pruned:
-            console.print(
-                f"`retention_windows` has pruned batches and models up to {report.pruned}"
-                + (", after which making again begins." if recompute else ".")
-            )
-        if report.taken_as_archived:
-            console.print(
-                f"The log no longer holds {len(report.taken_as_archived)} of the batches, which were taken "
-                f"as archived: {', '.join(report.taken_as_archived)}."
-            )
+        _print_report(model, report, recompute)
     if report.findings:
         raise VerificationFailed(
             "\n".join(report.findings),
-            "Nothing was changed. `--repair` makes up for what MLflow lacks; restore anything else "
-            "that is named from a backup, or ask in an issue.",
+            "Nothing was changed. `--repair` fills gaps in MLflow's record; restore everything "
+            "else that is named from a backup, or open an issue.",
+        )
+
+
+def _recompute(ctx: "ModelContext", report: "VerificationReport") -> None:
+    """Rebuild every window from Kafka in a temporary store; differences are added to the report."""
+    from tidemill.adapters.files import FileStore
+    from tidemill.cycle.recompute import recompute
+    from tidemill.cycle.repository import ModelRepository
+
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-verify-") as folder,
+        console.status("rebuilding everything") as spinner,
+    ):
+        scratch_repository = ModelRepository(FileStore(Path(folder)), ctx.model)
+        recompute(
+            ctx,
+            scratch_repository,
+            report,
+            lambda window: spinner.update(f"rebuilding {window}"),
+        )
+
+
+def _print_report(model: str, report: "VerificationReport", recompute: bool) -> None:
+    console.print(
+        f"{model}: {report.plans} plans, {report.batches} batches, "
+        f"{report.candidates} candidates, {report.reports} reports, "
+        f"{report.entries} ledger entries checked"
+        + (f", {report.recomputed} windows rebuilt." if recompute else ".")
+    )
+    if report.pruned:
+        console.print(
+            f"`retention_windows` has pruned batches and models up to {report.pruned}"
+            + ("; later windows were rebuilt." if recompute else ".")
+        )
+    if report.taken_as_archived:
+        console.print(
+            f"Kafka no longer has {len(report.taken_as_archived)} of the batches, which were "
+            f"read from the store instead: {', '.join(report.taken_as_archived)}."
         )
 
 
 def _tracking_findings(ctx: "ModelContext", repair: bool) -> list[str]:
-    """Where MLflow's record is not what it mirrors; with `repair`, what is left of that."""
+    """The differences between MLflow's record and the store; with `repair`, those that remain."""
     from tidemill.cycle.tracking import Recorder, find_drift
 
     tracker = bootstrap.make_tracker(Settings())

@@ -1,4 +1,4 @@
-"""The embedded broker: start, stop, status."""
+"""`tidemill kafka`: start, run and stop the embedded broker, and show its status."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.local import broker
 from tidemill.settings import Settings
 
-_POLL_INTERVAL_SECONDS = 0.5  # seconds
+_POLL_INTERVAL_SECONDS = 0.5
 
 app = typer.Typer(
     help="The embedded Apache Kafka of this machine.", no_args_is_help=True, rich_markup_mode=None
@@ -20,38 +20,38 @@ app = typer.Typer(
 
 @app.command()
 def start() -> None:
-    """Start the broker; it stays up until it is stopped."""
+    """Start the broker; it runs until it is stopped."""
     settings = _embedded_settings()
     running = broker.start(settings.kafka_data)
-    outcome = "is up" if running.started else "was up already"
+    outcome = "was started" if running.started else "is already running"
     console.print(f"Kafka {outcome} at {running.bootstrap_servers} (process {running.pid}).")
 
 
 @app.command()
 def run() -> None:
-    """Keep the broker up in the foreground, until SIGTERM or Ctrl-C, or until it ends by itself."""
+    """Run the broker in the foreground until SIGTERM, Ctrl-C, or its own end."""
     settings = _embedded_settings()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with broker.running(settings.kafka_data) as bootstrap_servers:
-        console.print(f"Kafka is up at {bootstrap_servers}.")
+        console.print(f"Kafka is running at {bootstrap_servers}.")
         while broker.status(settings.kafka_data) is not None:
             time.sleep(_POLL_INTERVAL_SECONDS)
     raise LogUnavailable(
         f"The embedded broker of {settings.kafka_data} has ended.",
-        f"Its log may say why: {settings.kafka_data / 'broker.log'}.",
+        f"See its log: {settings.kafka_data / 'broker.log'}.",
     )
 
 
 @app.command()
 def stop() -> None:
-    """Stop the broker; its topics stay."""
+    """Stop the broker; its topics are kept."""
     stopped = broker.stop(_embedded_settings().kafka_data)
-    console.print("Kafka is stopped; its topics stay." if stopped else "Kafka was not running.")
+    console.print("Kafka is stopped; its topics are kept." if stopped else "Kafka was not running.")
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Say whether the broker runs, and where."""
+    """Show whether the broker is running, and its address."""
     settings = _embedded_settings()
     running = broker.status(settings.kafka_data)
     if as_json:
@@ -66,15 +66,15 @@ def status(as_json: Json = False) -> None:
     elif running is None:
         console.print(f"Kafka is not running; its folder is {settings.kafka_data}.")
     else:
-        console.print(f"Kafka is up at {running.bootstrap_servers} (process {running.pid}).")
+        console.print(f"Kafka is running at {running.bootstrap_servers} (process {running.pid}).")
 
 
 def _embedded_settings() -> Settings:
     settings = Settings()
     if settings.kafka.bootstrap_servers is not None:
         raise OperationNotAllowed(
-            f"Kafka is {settings.kafka.bootstrap_servers} here, by the environment variable "
-            "TIDEMILL_KAFKA__BOOTSTRAP_SERVERS, so there is no embedded broker to speak of.",
+            f"TIDEMILL_KAFKA__BOOTSTRAP_SERVERS is set to {settings.kafka.bootstrap_servers}, so "
+            "the embedded broker is not used.",
             "Unset the variable to use the embedded broker.",
         )
     return settings

@@ -1,4 +1,4 @@
-"""`tidemill ledger`: what is done about the ledger's topic itself."""
+"""`tidemill ledger`: maintenance of the ledger topic."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tidemill.cycle.restore import RestoreResult
 
 app = typer.Typer(
-    help="The ledger's topic.",
+    help="Maintenance of the ledger topic.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -20,25 +20,25 @@ app = typer.Typer(
 
 @app.callback()
 def _ledger() -> None:
-    """Keeps `restore` a command of its own."""
+    """Keeps `restore` a subcommand."""
 
 
 @app.command()
 def restore(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, as_json: Json = False
+    model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None, as_json: Json = False
 ) -> None:
-    """Bring the entries of one model, or of all, back into a ledger topic that has lost them.
+    """Restore the entries of one model, or of all, that the ledger topic has lost.
 
-    The same bytes are appended again, from the copies in the store. Repeated or interrupted, no
-    entry is doubled.
+    The entries are appended from the byte-exact copies in the store. If the command is interrupted
+    or repeated, no entry is duplicated.
     """
-    from tidemill.cycle.restore import restore as bring_back
+    from tidemill.cycle.restore import restore as restore_entries
 
     settings = Settings()
     results: list[RestoreResult] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
         with bootstrap.open_model(name, settings, exclusive=True) as ctx:
-            results.append(bring_back(ctx))
+            results.append(restore_entries(ctx))
             if not as_json:
                 console.print(_describe(results[-1]), markup=False, soft_wrap=True)
     if as_json:
@@ -47,8 +47,8 @@ def restore(
 
 def _describe(result: "RestoreResult") -> str:
     if not result.appended and not result.moved:
-        return f"{result.model}: nothing was lost, {result.entries} entries stand."
+        return f"{result.model}: nothing was lost, {result.entries} valid entries."
     return (
-        f"{result.model}: {result.appended} entries brought back, {result.entries} stand in topic "
+        f"{result.model}: {result.appended} entries restored, {result.entries} valid in topic "
         f"{result.topic_id} of cluster {result.cluster_id}."
     )

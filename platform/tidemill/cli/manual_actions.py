@@ -1,4 +1,4 @@
-"""Decisions of a person: close, skip, rollback, approve, adopt."""
+"""Commands for manual decisions: close, skip, rollback, approve, adopt."""
 
 from typing import Annotated
 
@@ -18,11 +18,13 @@ def close(
     actor: Actor = _DEFAULT_ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Say that a stream has ended: close every window through this one."""
+    """Declare that a stream has ended: close every window up to --through."""
     with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
         plan = manual_actions.close(ctx, ctx.spec.calendar.window(through), actor)
     print_result(
-        plan, f"{model}: closed through {plan.window}, {plan.offset_count} offsets in it.", as_json
+        plan,
+        f"{model}: closed through {plan.window}, which has {plan.offset_count} offsets.",
+        as_json,
     )
 
 
@@ -33,22 +35,26 @@ def skip(
     actor: Actor = _DEFAULT_ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Leave a window out that cannot be read or must not be learned."""
+    """Leave out a window that cannot be read or must not be learned."""
     with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
         manifest = manual_actions.skip(ctx, ctx.spec.calendar.window(window), actor, reason)
     print_result(
-        manifest, f"{model}: window {window} is skipped, {manifest.gaps} offsets in it.", as_json
+        manifest,
+        f"{model}: window {window} is skipped, which has {manifest.gaps} offsets.",
+        as_json,
     )
 
 
 def rollback(
     model: ModelName,
     reason: Reason,
-    digest: Annotated[str | None, typer.Option("--to", help="A digest that was deployed.")] = None,
+    digest: Annotated[
+        str | None, typer.Option("--to", help="The digest of a model that was deployed.")
+    ] = None,
     actor: Actor = _DEFAULT_ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Put an earlier model back into service; without --to, the gate's baseline."""
+    """Put an earlier model into service again; without --to, the gate's baseline."""
     with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
         entry = manual_actions.rollback(ctx, digest, actor, reason)
     print_result(
@@ -58,12 +64,12 @@ def rollback(
 
 def approve(
     model: ModelName,
-    digest: Annotated[str | None, typer.Argument(metavar="[DIGEST]")] = None,
-    reason: Reason = "approved",
+    reason: Reason,
+    digest: Annotated[str | None, typer.Argument(metavar="DIGEST")] = None,
     actor: Actor = _DEFAULT_ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Put a candidate into service that awaits approval; without DIGEST, the newest such."""
+    """Put a candidate that awaits approval into service; without DIGEST, the newest one."""
     with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
         entry = manual_actions.approve(ctx, digest, actor, reason)
     print_result(
@@ -73,20 +79,23 @@ def approve(
 
 def adopt(
     model: ModelName,
-    first: Annotated[str, typer.Option("--from", help="The first window to learn so.")],
+    first: Annotated[
+        str, typer.Option("--from", help="The first window to learn with the changes.")
+    ],
     reason: Reason,
     actor: Actor = _DEFAULT_ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Go on by a changed learning spec, or on another topic, from the first unplanned window."""
-    from tidemill.cycle.adopt import adopt as go_on
+    """Adopt a changed learning spec, or another topic, from the first unplanned window on."""
+    from tidemill.cycle.adopt import adopt as adopt_changes
 
     with bootstrap.open_model(model, Settings(), actor=actor, exclusive=True) as ctx:
-        result = go_on(ctx, ctx.spec.calendar.window(first), actor, reason)
+        result = adopt_changes(ctx, ctx.spec.calendar.window(first), actor, reason)
     print_result(
         result,
-        f"{model}: from {result.window} on it goes by line {result.lineage[:12]}, epoch {result.epoch} on "
-        f"topic {result.topic}, as ledger entry {result.seq} says; nothing changes for servers.",
+        f"{model}: from {result.window} on, lineage {result.lineage[:12]} and epoch {result.epoch} "
+        f"of topic {result.topic} are used (ledger entry {result.seq}). The model in service is "
+        "not changed.",
         as_json,
     )
 

@@ -1,4 +1,4 @@
-"""What several commands take and print."""
+"""Arguments and options of several commands, and how commands print."""
 
 import getpass
 from collections.abc import Sequence
@@ -9,21 +9,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder of the models folder.")]
-Reason = Annotated[str, typer.Option("--reason", help="The reason, kept with the decision.")]
-Actor = Annotated[str, typer.Option("--actor", help="Who decides; kept with the decision.")]
-Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model: its folder.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded with the decision.")]
+Actor = Annotated[
+    str,
+    typer.Option(
+        "--actor", help="Who decides, recorded with the decision.", show_default="the current user"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Deploy = Annotated[
     Literal["each", "last"] | None,
-    typer.Option("--deploy", help="Which windows may reach the ledger; else as defs.yaml says."),
+    typer.Option("--deploy", help="Which windows may be deployed; default: as in defs.yaml."),
 ]
 
 console = Console(highlight=False)
 
 
 def current_user() -> str:
-    """The user at the keyboard, for the record of a decision."""
+    """The name of the current user, for the record of a decision."""
     return getpass.getuser()
 
 
@@ -33,7 +38,7 @@ def print_json(record: object) -> None:
 
 
 def print_result(record: object, message: str, as_json: bool) -> None:
-    """The outcome of a decision: the record as JSON for programs, or a sentence."""
+    """Print the outcome of a decision: the record as JSON, or a sentence."""
     if as_json:
         print_json(record)
     else:
@@ -41,7 +46,7 @@ def print_result(record: object, message: str, as_json: bool) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under their columns; what came from a topic is shown as it is, not as markup."""
+    """Print rows under their columns; square brackets are text and not markup."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""`tidemill postgres`: PostgreSQL's own programs on the databases of `tidemill up --postgres`."""
+"""`tidemill postgres`: run PostgreSQL's programs on the databases of `tidemill up --postgres`."""
 
 import os
 import subprocess
@@ -15,22 +15,24 @@ from tidemill.settings import Settings
 
 def postgres(
     command: Annotated[
-        list[str], typer.Argument(help="`-- psql -U dagster dagster`, `-- pg_dump …`: any command.")
+        list[str], typer.Argument(help="Any command, such as `-- psql -U dagster dagster`.")
     ],
 ) -> None:
-    """Run a command that finds PostgreSQL up and knows its passwords; it ends as that does.
+    """Run a command while PostgreSQL is running, with its address and passwords set.
 
-    The users are `dagster`, `mlflow`, `airflow`, each with a database of its name, and `postgres`.
+    The exit code is the command's. The users are `postgres`, and `dagster`, `mlflow` and
+    `airflow`, each with a database of the same name.
     """
     local_postgres = bootstrap.local_postgres(Settings())
     if local_postgres.port is None:
         raise OperationNotAllowed(
-            f"Nothing of {local_postgres.folder.parent} is in PostgreSQL.",
-            "`tidemill up --postgres` does that.",
+            f"PostgreSQL is not in use in {local_postgres.folder.parent}.",
+            "Run `tidemill up --postgres` to use it.",
         )
     local_postgres.initialize(local_postgres.port)
+    programs = server.find_program("psql", local_postgres.data).parent
     env = os.environ | {
-        "PATH": f"{server.find_program('psql', local_postgres.data).parent}:{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
         "PGHOST": "127.0.0.1",
         "PGPORT": str(local_postgres.port),
         "PGPASSFILE": str(local_postgres.password_file),

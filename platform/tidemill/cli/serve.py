@@ -1,4 +1,4 @@
-"""`tidemill serve`: the champion of every model over HTTP."""
+"""`tidemill serve`: serve the champion of every model over HTTP."""
 
 import logging
 from typing import Annotated, Any
@@ -13,18 +13,20 @@ from tidemill.settings import Settings
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1.")] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Default: 8000; 0: one that is free.")
+        int | None, typer.Option("--port", help="Default: 8000; 0: a free port.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that answer; default: 1.")
+        int | None, typer.Option("--workers", help="Worker processes; default: 1.")
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--models", help="May be repeated; default: all.")
+        list[str] | None,
+        typer.Option("--models", help="A model to serve; may be repeated; default: all."),
     ] = None,
 ) -> None:
-    """Serve the champion of every model, swapped while it answers, until SIGTERM or Ctrl-C.
+    """Serve the champion of every model until SIGTERM or Ctrl-C.
 
-    More is set by TIDEMILL_SERVE__…: TOKEN, MAX_ROWS, PREDICTION_LOG and others.
+    New deployments are taken into service without dropping requests. Further settings are
+    TIDEMILL_SERVE__TOKEN, TIDEMILL_SERVE__MAX_ROWS, TIDEMILL_SERVE__PREDICTION_LOG and others.
     """
     from tidemill.serving import shutdown
     from tidemill.serving.supervisor import resolve_address, run
@@ -39,7 +41,8 @@ def serve(
 
     def on_listening() -> None:
         console.print(
-            f"Serving {', '.join(specs)} at http://{display_host}:{bound_port} (its documentation: /docs).",
+            f"Serving {', '.join(specs)} at http://{display_host}:{bound_port} "
+            "(API documentation: /docs).",
             markup=False,
             soft_wrap=True,
         )
@@ -48,7 +51,7 @@ def serve(
 
 
 def _settings_with(**options: Any) -> Settings:
-    """The settings with what the command line says over them."""
+    """The settings, overridden by the options of the command line."""
     overrides = {name: value for name, value in options.items() if value is not None}
     settings = Settings()
     serve_settings = settings.serve.model_dump() | overrides

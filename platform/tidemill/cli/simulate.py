@@ -1,4 +1,4 @@
-"""`tidemill simulate`: produces the streams that come with tidemill."""
+"""`tidemill simulate`: produce the simulated streams that are part of tidemill."""
 
 import time
 from datetime import UTC, datetime
@@ -20,8 +20,21 @@ TOPIC, LIVE_TOPIC = "flights", "flights-live"
 _TIMEZONE = ZoneInfo("America/New_York")
 _DEFAULT_START, _DEFAULT_END = "2013-01-01", "2014-01-02"
 
+Speed = Annotated[
+    float,
+    typer.Option("--speed", min=0.001, help="With --live: the speed as a multiple of real time."),
+]
+LiveModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="With --live, instead of the other options: as this model's asset "
+        "`simulated_events` does, one day of flights per window, to the end.",
+    ),
+]
+
 app = typer.Typer(
-    help="Produce a stream to its Kafka topic, each event once.",
+    help="Produce a simulated stream to its Kafka topic, each event exactly once.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -29,38 +42,30 @@ app = typer.Typer(
 
 @app.callback()
 def _streams() -> None:
-    """Keeps `flights` a command of its own: more streams may follow."""
+    """Keeps `flights` a subcommand, so that more streams can follow."""
 
 
 @app.command()
 def flights(
     start: Annotated[
-        str, typer.Option("--from", help="The first moment, included; New York's time.")
+        str, typer.Option("--from", help="The start, inclusive, in New York time.")
     ] = _DEFAULT_START,
-    end: Annotated[str, typer.Option("--to", help="The last moment, excluded.")] = _DEFAULT_END,
+    end: Annotated[str, typer.Option("--to", help="The end, exclusive.")] = _DEFAULT_END,
     live: Annotated[
-        bool, typer.Option("--live", help="Replay on today's clock, waiting for each event.")
+        bool, typer.Option("--live", help="Simulate in real time, waiting for each event.")
     ] = False,
-    speed: Annotated[
-        float, typer.Option("--speed", min=0.001, help="With --live: how many times as fast.")
-    ] = 1440.0,
+    speed: Speed = 1440.0,
     topic: Annotated[
         str | None, typer.Option("--topic", help=f"Default: {TOPIC}, with --live {LIVE_TOPIC}.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="With --live, in place of the others: as this model's asset `stretch` does, "
-            "a day of flights in each of its windows, to the end.",
-        ),
-    ] = None,
+    model: LiveModel = None,
     as_json: Json = False,
 ) -> None:
-    """Produce the flights of New York in 2013, as they were reported in the range.
+    """Produce the flights that left New York in 2013, as they were reported in the range.
 
-    Repeated or interrupted, it goes on where the topic stands and produces no event twice. A day
-    closes as a window when the next one has begun, so ask for a little more than whole days.
+    If the command is interrupted or repeated, it continues from the topic's last event and produces
+    no event twice. A day is closed as a window by an event of the next day, so let the range end a
+    little after midnight.
     """
     if model is not None:
         result = _produce_for_model(Settings(), model)
@@ -78,9 +83,9 @@ def flights(
 
 
 def produce_flights(settings: Settings, spec: ModelSpec, end_ms: int) -> "ProduceResult":
-    """Bring the topic of `spec` up to the flights reported before `end`, ms since 1970.
+    """Produce the flights reported before `end_ms` (ms since 1970) that the topic of `spec` lacks.
 
-    Raises as `tidemill.simulation.produce.produce`.
+    Raises the errors of `tidemill.simulation.produce.produce`.
     """
     return _produce(
         settings, spec.topic, _parse_timestamp_ms("--from", _DEFAULT_START), end_ms, 0.0
@@ -88,17 +93,19 @@ def produce_flights(settings: Settings, spec: ModelSpec, end_ms: int) -> "Produc
 
 
 def describe(result: "ProduceResult") -> list[str]:
-    """What a call did, for a person."""
+    """The result in sentences."""
     lines = [
         f"{result.produced} events produced to topic {result.topic}, "
-        f"{result.already_present} of the range there already."
+        f"{result.already_present} events of the range were already there."
     ]
     if result.backfilled:
-        lines.append(f"Of these, {result.backfilled} before --from: a stream has no holes.")
+        lines.append(
+            f"Of these, {result.backfilled} are before --from, because a stream has no gaps."
+        )
     if result.not_producible:
         lines.append(
-            f"{result.not_producible} events of the range lie before the topic's first and were not "
-            "produced: nothing can be put in front. Name another --topic to have them."
+            f"{result.not_producible} events of the range are before the topic's first event and "
+            "were not produced, because a topic can only be appended to. Use another --topic."
         )
     last_events = ", ".join(
         f"{p}: {'none' if n is None else n}" for p, n in sorted(result.last_seq.items())
@@ -137,12 +144,12 @@ def _produce_for_model(settings: Settings, model: str) -> "ProduceResult":
 
 
 def _parse_timestamp_ms(option: str, text: str) -> int:
-    """Milliseconds since 1970 of an ISO date or time, in New York unless it names its zone."""
+    """Milliseconds since 1970 of an ISO date or time, in New York time unless it has an offset."""
     try:
         timestamp = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no date; write 2013-02-01 or 2013-02-01T06:00", param_hint=option
+            f"{text!r} is not a date; write 2013-02-01 or 2013-02-01T06:00", param_hint=option
         ) from None
     return to_ms(
         (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=_TIMEZONE)).astimezone(UTC)

@@ -1,1 +1,1 @@
-"""The services of `tidemill up`: which they are, their health, and the supervisor that runs them."""
+"""The services of `tidemill up`: definitions, health checks, and the supervisor that runs them."""

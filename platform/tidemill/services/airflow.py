@@ -1,4 +1,4 @@
-"""The Airflow of `tidemill up`: its settings, its secrets, its DAGs."""
+"""Airflow in `tidemill up`: its environment, secrets and DAG folder."""
 
 import json
 import secrets
@@ -17,23 +17,24 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What is drawn at the first `up`."""
+    """The secrets that the first `up` generates."""
 
     password: str
     jwt: str
 
 
 def check_installed() -> None:
-    """Raises `PrerequisiteMissing` where Airflow or the bridge is not in this environment."""
+    """Raises `PrerequisiteMissing` if Airflow or its bridge to Dagster is not installed."""
     if any(find_spec(name) is None for name in ("airflow", "tidemill_airflow")):
         raise PrerequisiteMissing(
             "Airflow is not installed in this environment.",
-            "Install it by `make setup-airflow`, or leave it out: `tidemill up --no-airflow`.",
+            "Install it with `make setup-airflow`, or run `tidemill up --no-airflow`.",
         )
 
 
 def get_or_create_secrets(settings: Settings) -> Secrets:
-    """The secrets of this Airflow, drawn if there are none; nobody else may read them."""
+    """The secrets of this Airflow, generated if there are none, in files that only their owner may
+    read."""
     secrets_file = settings.up_data / "airflow.json"
     if secrets_file.exists():
         return Secrets(**json.loads(secrets_file.read_text()))
@@ -46,22 +47,19 @@ def get_or_create_secrets(settings: Settings) -> Secrets:
 
 
 def login_message(settings: Settings) -> str:
-    """The user and the password, the first time; later, where they are kept."""
+    """The user and the password, the first time; later, the file that has the password."""
     shown_marker = settings.airflow_home / "shown"
     if shown_marker.exists():
-        return f"Airflow's user is {USER}; the password is in {_passwords_file(settings)}."
+        return f"Airflow login: {USER}; the password is in {_passwords_file(settings)}."
     shown_marker.touch()
     password = get_or_create_secrets(settings).password
-    return f"Airflow's user is {USER}, the password {password} (shown this once)."
+    return f"Airflow login: {USER} / {password} (shown only once)."
 
 
 def airflow_env(settings: Settings, airflow_secrets: Secrets) -> dict[str, str]:
-    """Everything that Airflow is told."""
-    endpoints, home, local_postgres = (
-        Endpoints(settings),
-        settings.airflow_home,
-        bootstrap.local_postgres(settings),
-    )
+    """The environment of Airflow's processes."""
+    endpoints, home = Endpoints(settings), settings.airflow_home
+    local_postgres = bootstrap.local_postgres(settings)
     database = (
         f"sqlite:///{home}/airflow.db?timeout=30"
         if local_postgres.port is None
@@ -78,20 +76,20 @@ def airflow_env(settings: Settings, airflow_secrets: Secrets) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{endpoints.airflow}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "4",  # 32 workers by default, 5.5 GB
+        "AIRFLOW__CORE__PARALLELISM": "4",  # the default of 32 workers uses 5.5 GB
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_file(settings)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        # So that a task which is resumed soon is not taken for dead.
+        # Otherwise a task that is resumed soon is considered dead.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     }
 
 
 def dags_folder(settings: Settings) -> Path:
-    """The folder of its DAGs."""
+    """The folder of Airflow's DAGs."""
     return settings.airflow_home / "dags"
 
 

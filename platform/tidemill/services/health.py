@@ -1,7 +1,8 @@
-"""Whether a service does what others need of it; asked from outside, as they would.
+"""Health checks of services, made from outside as their clients would.
 
-The images of `deploy/docker/` hold this file alone, as a program: it takes a check and what that
-asks, and ends with 0 for well. So it needs nothing but Python.
+The images of `deploy/docker/` contain this file as a program: its arguments are a check of `CHECKS`
+and the arguments of that check, and it exits with 0 if the service is healthy. Therefore it imports
+only the standard library.
 """
 
 import json
@@ -14,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 HealthCheck = Callable[[], bool]
-"""Whether it is well; it never raises, and takes seconds at most."""
+"""Whether a service is healthy; it never raises, and returns within seconds."""
 
 _TIMEOUT_SECONDS = 10.0
 _DAEMON_HEALTH_QUERY = "{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }"
@@ -25,7 +26,7 @@ _CODE_LOCATIONS_QUERY = """
 
 
 def is_listening(address: Path | str) -> HealthCheck:
-    """Somebody listens there: at a socket file, or at `HOST:PORT`."""
+    """A process listens at the address: a UNIX socket, or `HOST:PORT`."""
     if isinstance(address, Path):
         return lambda: _can_connect(socket.AF_UNIX, str(address))
     host, port = address.rsplit(":", 1)
@@ -33,17 +34,16 @@ def is_listening(address: Path | str) -> HealthCheck:
 
 
 def responds(url: str) -> HealthCheck:
-    """A GET there is a success."""
+    """A GET request to the URL succeeds."""
     return lambda: _fetch_json(url) is not None
 
 
 def code_locations_loaded(url: str) -> HealthCheck:
-    """Dagster's webserver there has loaded all code."""
+    """Dagster's webserver at the URL has loaded all code locations."""
 
     def is_healthy() -> bool:
-        locations = (
-            _graphql(url, _CODE_LOCATIONS_QUERY).get("workspaceOrError", {}).get("locationEntries")
-        )
+        workspace = _graphql(url, _CODE_LOCATIONS_QUERY).get("workspaceOrError", {})
+        locations = workspace.get("locationEntries")
         return bool(locations) and all(
             (entry["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
             for entry in locations
@@ -53,7 +53,7 @@ def code_locations_loaded(url: str) -> HealthCheck:
 
 
 def daemons_healthy(url: str) -> HealthCheck:
-    """Each part of Dagster's daemon that must beat has done so lately, says the webserver."""
+    """Dagster's webserver reports a recent heartbeat of each required daemon."""
 
     def is_healthy() -> bool:
         health = _graphql(url, _DAEMON_HEALTH_QUERY).get("instance", {}).get("daemonHealth", {})
@@ -68,7 +68,7 @@ def daemons_healthy(url: str) -> HealthCheck:
 
 
 def airflow_component_healthy(url: str, component: str) -> HealthCheck:
-    """This part of Airflow is healthy, says its API server there."""
+    """Airflow's API server at the URL reports the component as healthy."""
 
     def is_healthy() -> bool:
         health = _fetch_json(f"{url}/api/v2/monitor/health")
@@ -93,7 +93,7 @@ def _graphql(url: str, query: str) -> Mapping[str, Any]:
 
 
 def _fetch_json(url: str, data: bytes | None = None) -> Any:
-    """The answer, an empty one where it is no JSON; None without a successful one."""
+    """The decoded response, empty if it is not JSON; None if the request failed."""
     try:
         request = Request(url, data, {"content-type": "application/json"} if data else {})
         with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
@@ -107,10 +107,10 @@ def _fetch_json(url: str, data: bytes | None = None) -> Any:
 
 
 CHECKS: Mapping[str, Callable[..., HealthCheck]] = {
-    "listens": is_listening,
-    "answers": responds,
-    "code": code_locations_loaded,
-    "daemon": daemons_healthy,
+    "listening": is_listening,
+    "responds": responds,
+    "code-locations": code_locations_loaded,
+    "daemons": daemons_healthy,
     "airflow": airflow_component_healthy,
 }
 

@@ -1,4 +1,4 @@
-"""Brings the databases of Dagster, MLflow and Airflow to the version that is installed."""
+"""Migrates the databases of Dagster, MLflow and Airflow to the installed versions."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from tidemill.settings import Settings
 
 
 def migrate(settings: Settings, env: Mapping[str, str], *, with_airflow: bool) -> None:
-    """Make or change the tables, once for each version and database. Raises `ServiceFailed`.
+    """Create or migrate the tables, once per version and database. Raises `ServiceFailed`.
 
-    SQLite's files of Dagster and MLflow are made by whoever comes first.
+    Dagster and MLflow create their SQLite files by themselves.
     """
     if bootstrap.local_postgres(settings).port is not None:
         _migrate(settings, "dagster", ("dagster", "instance", "migrate"), env)
@@ -36,10 +36,14 @@ def _migrate(
     with log_file.open("wb") as log_stream:
         completed = subprocess.run(
             resolve_command(command),
-            env=dict(env), stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream, check=False,
-        )  # fmt: skip
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=log_stream,
+            stderr=log_stream,
+            check=False,
+        )
     if completed.returncode:
         raise ServiceFailed(
-            f"The database of {name} could not be made.", f"Its log says why: {log_file}."
+            f"The database of {name} could not be created or migrated.", f"See its log: {log_file}."
         )
     marker_file.write_text(installed_version)

@@ -1,4 +1,4 @@
-"""Dagster's runs whose processes ended with the platform: nobody else would say so."""
+"""Dagster's runs whose processes ended with the platform and were not reported as failed."""
 
 import json
 from collections.abc import Mapping
@@ -7,13 +7,14 @@ from tidemill import bootstrap
 from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
 
+_MESSAGE = "The platform was stopped during this run; run it again."
+
 
 def fail_orphaned_runs(settings: Settings, grpc_address: Mapping[str, str | int]) -> int:
-    """Mark the runs that a code server had begun, and that are under way, as failed.
+    """Mark the unfinished runs that a code server had started as failed; returns their number.
 
-    `code` is its `socket`, or its `host` and `port`; it and all that it began must have ended. A
-    run left as STARTED would keep its place in its model's pool for ever, and Airflow would wait
-    for its end. Returns how many there were.
+    `grpc_address` is its `socket`, or its `host` and `port`; it and all its runs must have ended. A
+    run left as STARTED would occupy its model's pool permanently, and Airflow would wait for it.
     """
     if not (settings.dagster_home / "dagster.yaml").exists():
         return 0
@@ -37,7 +38,7 @@ def fail_orphaned_runs(settings: Settings, grpc_address: Mapping[str, str | int]
     ):
         for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
             if grpc_address.items() <= json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).items():
-                instance.report_run_failed(run, message="The platform ended; run it again.")
+                instance.report_run_failed(run, message=_MESSAGE)
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
                 failed_count += 1
     return failed_count

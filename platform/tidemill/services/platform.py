@@ -1,17 +1,14 @@
-"""`tidemill up` and `tidemill down`: the whole platform on this machine, natively."""
+"""Starts and stops the whole platform on this machine, without containers."""
 
 import fcntl
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Annotated
 
 import psutil
-import typer
 
 from tidemill import bootstrap
-from tidemill.cli.options import console
 from tidemill.core.errors import (
     OperationNotAllowed,
     PrerequisiteMissing,
@@ -22,77 +19,77 @@ from tidemill.core.windows import from_ms
 from tidemill.local import broker
 from tidemill.services import airflow, orphaned_runs, table
 from tidemill.services.dagster_home import ensure_dagster_home
-from tidemill.services.init_containers import fail_orphaned, init, write_workspace
-from tidemill.services.live_flights import MODEL, ensure_live_model, write_dags
+from tidemill.services.init_containers import write_workspace
+from tidemill.services.live_flights import ensure_live_model, write_dags
 from tidemill.services.migrations import migrate
 from tidemill.services.services import Endpoints, Service, platform_env, platform_services
 from tidemill.services.supervisor import Supervisor
 from tidemill.settings import Settings
 from tidemill.textfile import tail_for_error
 
+Report = Callable[[str], None]
+"""Receives a sentence, or the name of a service, while the platform starts."""
+
 _STARTUP_TIMEOUT_SECONDS = 180.0
-"""Seconds that a service gets to become well, on a machine with much else to do."""
+"""Seconds that a service may take to become healthy, on a busy machine."""
 _MAX_STARTUP_EXITS = 3
-"""Times that a service may end while it comes up."""
+"""The number of exits during startup after which a service has failed."""
 _POLL_INTERVAL_SECONDS = 0.5
 
-NoAirflow = Annotated[
-    bool, typer.Option("--no-airflow", help="Dagster's sensor and a producer drive in its place.")
-]
 
-WithPostgres = Annotated[
-    bool, typer.Option("--postgres", help="Dagster, MLflow and Airflow keep theirs in PostgreSQL.")
-]
+def start(
+    settings: Settings,
+    *,
+    with_airflow: bool,
+    with_postgres: bool,
+    on_notice: Report,
+    on_ready: Report,
+) -> list[table.ServiceRow]:
+    """Start all services and return their states when all are ready; running ones are kept.
 
-
-def up(no_airflow: NoAirflow = False, postgres: WithPostgres = False) -> None:
-    """Bring the whole platform up, and return when all of it is ready; `tidemill down` ends it.
-
-    Flights of 2013 run live in five-minute windows. Where it is up already, it is shown.
+    `on_ready` receives the name of each service that has become ready, `on_notice` a sentence about
+    anything else that people should know. Raises `PrerequisiteMissing`, `ServiceFailed`,
+    `SpecInvalid`, and `OperationNotAllowed` if other services are up, or during another call.
     """
-    settings = Settings()
-    services = platform_services(settings, with_airflow=not no_airflow, with_postgres=postgres)
+    services = platform_services(settings, with_airflow=with_airflow, with_postgres=with_postgres)
     supervisor = Supervisor.for_settings(settings)
     with _exclusive_lock(settings):
-        if not no_airflow:
+        if with_airflow:
             airflow.check_installed()
         if supervisor.is_running():
             _check_same_services(supervisor, services)
         else:
             _start_supervisor(
-                settings, supervisor, services, with_airflow=not no_airflow, with_postgres=postgres
+                settings, supervisor, services, with_airflow, with_postgres, on_notice
             )
-        _start_in_order(supervisor, services)
-    table.show(table.rows(supervisor, services))
-    if not no_airflow:
-        console.print(f"\n{airflow.login_message(settings)}", markup=False, soft_wrap=True)
-    _print_next_steps(settings, supervisor)
+        _start_in_order(supervisor, services, on_ready)
+    return table.rows(supervisor, services)
 
 
-def down() -> None:
-    """End the whole platform, also what a crash has left of it; the data stay."""
-    settings = Settings()
-    supervisor = Supervisor.for_settings(settings)
+def stop(settings: Settings) -> bool:
+    """Stop all services, including processes left over from a crash; whether there were any.
+
+    Data is kept. Raises `OperationNotAllowed`.
+    """
     with _exclusive_lock(settings):
-        was_up = _stop_all(settings, supervisor)
-    console.print("The platform is down; its data stay." if was_up else "Nothing was up.")
+        return _stop_all(settings, Supervisor.for_settings(settings))
 
 
 def _start_supervisor(
     settings: Settings,
     supervisor: Supervisor,
     services: Sequence[Service],
-    *,
     with_airflow: bool,
     with_postgres: bool,
+    on_notice: Report,
 ) -> None:
-    _stop_all(settings, supervisor)  # what a manager that was killed has left
-    _check_ports(services)
     from tidemill.simulation.time_scale import TimeScale
 
+    _stop_all(settings, supervisor)  # processes left over if supervisord was killed
+    _check_ports(services)
     spec = ensure_live_model(settings, settings.up_data / "models", time.time_ns() // 1_000_000)
     end_ms = TimeScale.for_spec(spec).ends_at
-    _choose_databases(settings, with_postgres)
+    _choose_databases(settings, with_postgres, on_notice)
     ensure_dagster_home(settings)
     endpoints = Endpoints(settings)
     write_workspace(endpoints, {"socket": str(endpoints.code_socket)})
@@ -106,26 +103,23 @@ def _start_supervisor(
         migrate(settings, env, with_airflow=with_airflow)
     supervisor.start(services, env)
     if end_ms < time.time() * 1000:
-        console.print(
-            f"The flights of 2013 ended on {from_ms(end_ms):%Y-%m-%d %H:%M} UTC; "
-            "another TIDEMILL_HOME begins them anew."
+        on_notice(
+            f"The simulated flights ended on {from_ms(end_ms):%Y-%m-%d %H:%M} UTC; "
+            "a different TIDEMILL_HOME starts them again."
         )
 
 
-def _choose_databases(settings: Settings, with_postgres: bool) -> None:
-    """Let everything here use PostgreSQL, made if need be, or SQLite; what it used is told."""
-    local_postgres, initialized = (
-        bootstrap.local_postgres(settings),
-        (settings.dagster_home / "dagster.yaml").exists(),
-    )
+def _choose_databases(settings: Settings, with_postgres: bool, on_notice: Report) -> None:
+    """Use PostgreSQL, created if necessary, or SQLite; a change is reported."""
+    local_postgres = bootstrap.local_postgres(settings)
+    initialized = (settings.dagster_home / "dagster.yaml").exists()
     if initialized and with_postgres != (local_postgres.port is not None):
-        names = ("SQLite", "PostgreSQL") if with_postgres else ("PostgreSQL", "SQLite")
-        console.print(
-            "Dagster, MLflow and Airflow kept theirs in {}, and now do in {}: what they recorded "
-            "there stays there and is not seen here. Models, store and ledger are the same."
-            .format(*names),
-            soft_wrap=True,
-        )  # fmt: skip
+        before, now = ("SQLite", "PostgreSQL") if with_postgres else ("PostgreSQL", "SQLite")
+        on_notice(
+            f"Dagster, MLflow and Airflow stored their metadata in {before} and now store it in "
+            f"{now}: what they recorded before is kept there and is not shown now. Models, store "
+            "and ledger are the same."
+        )
     if with_postgres:
         local_postgres.initialize(settings.up.postgres_port)
         local_postgres.enable(settings.up.postgres_port)
@@ -133,9 +127,9 @@ def _choose_databases(settings: Settings, with_postgres: bool) -> None:
         local_postgres.disable()
 
 
-def _start_in_order(supervisor: Supervisor, services: Sequence[Service]) -> None:
-    """Begin each service when those it needs are well. Raises `ServiceFailed`."""
-    progress, ready, started_at = table.StartupProgress(), set[str](), dict[str, float]()
+def _start_in_order(supervisor: Supervisor, services: Sequence[Service], on_ready: Report) -> None:
+    """Start each service when those it depends on are healthy. Raises `ServiceFailed`."""
+    ready, started_at = set[str](), dict[str, float]()
     exits_before = supervisor.unexpected_exits()
     while len(ready) < len(services):
         states, exits = supervisor.states(), supervisor.unexpected_exits()
@@ -150,7 +144,7 @@ def _start_in_order(supervisor: Supervisor, services: Sequence[Service]) -> None
                 state is not None and state.status in ("RUNNING", "EXITED") and service.is_healthy()
             ):
                 ready.add(service.name)
-                progress.service_ready(service.name)
+                on_ready(service.name)
             elif (
                 state is None
                 or time.monotonic() - started_at[service.name] > _STARTUP_TIMEOUT_SECONDS
@@ -164,28 +158,31 @@ def _start_in_order(supervisor: Supervisor, services: Sequence[Service]) -> None
 def _startup_error(supervisor: Supervisor, service: Service) -> ServiceFailed:
     log_file = supervisor.log_file(service.name)
     return ServiceFailed(
-        f"{service.name} does not come up.",
-        f"{tail_for_error(log_file)} `tidemill up` tries again, `tidemill down` ends the others.",
+        f"The service {service.name} does not start.",
+        f"{tail_for_error(log_file)} Run `tidemill up` to try again, or `tidemill down` to stop "
+        "the other services.",
     )
 
 
 def _check_same_services(supervisor: Supervisor, services: Sequence[Service]) -> None:
-    """Raises `Refused` where the platform is up with the other driver, or other databases."""
+    """Raises `OperationNotAllowed` if the platform is up with another driver or database."""
     if set(supervisor.states()) != {service.name for service in services}:
         raise OperationNotAllowed(
-            "The platform is up with another set of services: one driver at a time, and one kind "
-            "of database.",
+            "The platform is up with another set of services: only one driver and one kind of "
+            "database can be used at a time.",
             "Run `tidemill down` first.",
         )
 
 
 def _check_ports(services: Sequence[Service]) -> None:
-    """Raises `PrerequisiteMissing` for a port that somebody else has, `SpecInvalid` for none."""
+    """Raises `PrerequisiteMissing` if a port is in use, and `SpecInvalid` if it is 0."""
     for service in services:
         if service.port is None:
             continue
         if service.port == 0:
-            raise SpecInvalid(f"{service.port_setting} is 0.", "Name a port for it, or unset it.")
+            raise SpecInvalid(
+                f"{service.port_setting} is 0.", "Set it to a port number, or unset it."
+            )
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -193,14 +190,14 @@ def _check_ports(services: Sequence[Service]) -> None:
                 probe.listen()
             except OSError:
                 raise PrerequisiteMissing(
-                    f"Port {service.port}, where {service.name} would listen, is taken"
-                    f"{_port_owner(service.port)}.",
-                    f"End that, or choose another port: {service.port_setting}=… tidemill up.",
+                    f"Port {service.port} of {service.name} is in use{_port_owner(service.port)}.",
+                    "Stop that process, or choose another port: "
+                    f"{service.port_setting}=… tidemill up.",
                 ) from None
 
 
 def _port_owner(port: int) -> str:
-    """Who listens there, as far as this user may know."""
+    """The process that listens on the port, if this user may see it."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if (
@@ -214,7 +211,7 @@ def _port_owner(port: int) -> str:
 
 
 def _stop_all(settings: Settings, supervisor: Supervisor) -> bool:
-    """End all there is; whether there was anything."""
+    """Stop everything; whether anything was running."""
     names = [name for name in supervisor.states() if name not in ("kafka", "postgres")]
     was_running = supervisor.is_running()
     if was_running:
@@ -225,29 +222,16 @@ def _stop_all(settings: Settings, supervisor: Supervisor) -> bool:
     return was_running or had_leftovers or kafka_stopped
 
 
-def _print_next_steps(settings: Settings, supervisor: Supervisor) -> None:
-    endpoints = Endpoints(settings)
-    console.print(
-        f"Logs: {supervisor.logs_folder}. `tidemill ps` shows this table, "
-        f"`tidemill history {MODEL}` what was deployed, {endpoints.serving}/models what answers; "
-        "`tidemill down` ends it all.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
 @contextmanager
 def _exclusive_lock(settings: Settings) -> Iterator[None]:
-    """One `up` or `down` at a time. Raises `Refused`."""
+    """Allows one `up` or `down` at a time. Raises `OperationNotAllowed`."""
     settings.up_data.mkdir(parents=True, exist_ok=True)
     with (settings.up_data / "lock").open("a") as lock_file:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OperationNotAllowed(
-                "Another `tidemill up` or `tidemill down` is at work here.", "Wait until it ends."
+                f"Another `tidemill up` or `tidemill down` is running in {settings.home}.",
+                "Wait until it has finished.",
             ) from None
         yield
-
-
-COMMANDS = (up, down, init, fail_orphaned)

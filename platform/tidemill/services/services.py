@@ -1,4 +1,4 @@
-"""The services of the platform: what each runs, what it needs first, when it is well."""
+"""The services of the platform: their commands, dependencies, ports and health checks."""
 
 import os
 import sys
@@ -9,20 +9,25 @@ from pathlib import Path
 from tidemill import bootstrap
 from tidemill.local import broker
 from tidemill.local.postgres import server
-from tidemill.services import health
+from tidemill.services import health, mlflow
 from tidemill.services.live_flights import MODEL
 from tidemill.settings import Settings
 
-PLATFORM_ENV = "TIDEMILL_PART_OF"
-"""In the environment of all that is begun: the folder of `up`, by which it is found again."""
+PLATFORM_ENV = "TIDEMILL_PLATFORM"
+"""Set in the environment of every started process to the data folder of `up`, by which processes
+left over from a crash are found."""
+
+WEBSERVER, SERVING, API_SERVER = "dagster-webserver", "serving", "airflow-api-server"
+SIMULATION = "simulation"
+"""Names of services, the same as in `deploy/compose.yaml`."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process that is kept running: its words, begun when those it needs are well.
+    """A process that is kept running; it is started when the services in `depends_on` are healthy.
 
-    `port` is where it listens on the loopback, `setting` what changes that, and `where` what people
-    open. `how` is what else the manager is told of it, in supervisor's words.
+    `port` is its port on the loopback interface, `port_setting` the variable that changes the port,
+    `url` the address for people. `supervisor_options` are further options of its program section.
     """
 
     name: str
@@ -37,7 +42,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Addresses and files that several services share."""
+    """Addresses and files that several services use."""
 
     settings: Settings
 
@@ -59,19 +64,23 @@ class Endpoints:
 
     @property
     def code_socket(self) -> Path:
-        """The socket of Dagster's code server."""
-        return self.settings.up_data / "code.sock"
+        return code_socket(self.settings.up_data)
 
     @property
     def workspace_file(self) -> Path:
-        """How Dagster's webserver and daemon find it."""
+        """The workspace of Dagster's webserver and daemon, which names the code server."""
         return self.settings.dagster_home / "workspace.yaml"
+
+
+def code_socket(folder: Path) -> Path:
+    """The socket of Dagster's code server in the data folder of `up`."""
+    return folder / "code.sock"
 
 
 def platform_services(
     settings: Settings, *, with_airflow: bool, with_postgres: bool
 ) -> list[Service]:
-    """All of them, each behind those it needs."""
+    """All services, each after the services that it depends on."""
     endpoints = Endpoints(settings)
     driver_services = _airflow(settings, endpoints) if with_airflow else [_simulation()]
     database_services = [_postgres(settings)] if with_postgres else []
@@ -87,7 +96,7 @@ def platform_services(
 
 
 def platform_env(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
-    """What all of them are told, beside what Airflow is."""
+    """The environment of all services, without Airflow's variables."""
     endpoints = Endpoints(settings)
     return {
         **os.environ,
@@ -97,7 +106,7 @@ def platform_env(settings: Settings, *, with_airflow: bool) -> dict[str, str]:
         "TIDEMILL_SENSORS_DEFAULT_STATUS": "stopped" if with_airflow else "running",
         "TIDEMILL_DAGSTER__UI_URL": endpoints.dagster,
         "DAGSTER_HOME": str(settings.dagster_home),
-        **mlflow_env(settings),
+        **mlflow.server_env(settings),
         **({} if settings.mlflow.tracking_uri else {"TIDEMILL_MLFLOW__UI_URL": endpoints.mlflow}),
     }
 
@@ -138,7 +147,7 @@ def _mlflow(settings: Settings, endpoints: Endpoints, depends_on: tuple[str, ...
     return [
         Service(
             "mlflow",
-            mlflow_server_command(port),
+            mlflow.server_command(port),
             health.responds(f"{endpoints.mlflow}/health"),
             depends_on,
             port,
@@ -152,15 +161,8 @@ def _dagster(
     settings: Settings, endpoints: Endpoints, depends_on: tuple[str, ...]
 ) -> list[Service]:
     port, workspace = settings.up.dagster_port, ("-w", str(endpoints.workspace_file))
-    code_server = (
-        "dagster",
-        "api",
-        "grpc",
-        "--socket",
-        str(endpoints.code_socket),
-        "-m",
-        "tidemill.definitions",
-    )
+    module = ("-m", "tidemill.definitions")
+    code_server = ("dagster", "api", "grpc", "--socket", str(endpoints.code_socket), *module)
     if settings.kafka.bootstrap_servers is None:
         depends_on = (*depends_on, "kafka")
     return [
@@ -168,7 +170,7 @@ def _dagster(
             "dagster-code", code_server, health.is_listening(endpoints.code_socket), depends_on
         ),
         Service(
-            "dagster",
+            WEBSERVER,
             ("dagster-webserver", *workspace, "-h", "127.0.0.1", "-p", str(port)),
             health.code_locations_loaded(endpoints.dagster),
             ("dagster-code",),
@@ -180,7 +182,7 @@ def _dagster(
             "dagster-daemon",
             ("dagster-daemon", "run", *workspace),
             health.daemons_healthy(endpoints.dagster),
-            ("dagster",),
+            (WEBSERVER,),
         ),
     ]
 
@@ -189,7 +191,7 @@ def _serving(settings: Settings, endpoints: Endpoints) -> Service:
     port = settings.serve.port
     command = ("tidemill", "serve", "--host", "127.0.0.1", "--port", str(port), "--models", MODEL)
     return Service(
-        "serve",
+        SERVING,
         command,
         health.responds(f"{endpoints.serving}/v2/health/live"),
         ("kafka",) if settings.kafka.bootstrap_servers is None else (),
@@ -200,22 +202,14 @@ def _serving(settings: Settings, endpoints: Endpoints) -> Service:
 
 
 def _simulation() -> Service:
-    command = ("tidemill", "stream", "flights", "--live", "--model", MODEL)
-    return Service("stream", command, lambda: True, ("dagster-daemon",))
+    command = ("tidemill", "simulate", "flights", "--live", "--model", MODEL)
+    return Service(SIMULATION, command, lambda: True, ("dagster-daemon",))
 
 
 def _airflow(settings: Settings, endpoints: Endpoints) -> list[Service]:
     port = settings.up.airflow_port
-    api_server = (
-        "airflow",
-        "api-server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    )
+    listen = ("--host", "127.0.0.1", "--port", str(port))
+    api_server = ("airflow", "api-server", *listen, "--workers", "1")
     components = {
         "dag_processor": ("airflow", "dag-processor"),
         "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
@@ -223,10 +217,10 @@ def _airflow(settings: Settings, endpoints: Endpoints) -> list[Service]:
     }
     return [
         Service(
-            "airflow",
+            API_SERVER,
             api_server,
             health.airflow_component_healthy(endpoints.airflow, "metadatabase"),
-            ("dagster",),
+            (WEBSERVER,),
             port,
             "TIDEMILL_UP__AIRFLOW_PORT",
             endpoints.airflow,
@@ -236,33 +230,15 @@ def _airflow(settings: Settings, endpoints: Endpoints) -> list[Service]:
                 f"airflow-{component.replace('_', '-')}",
                 command,
                 health.airflow_component_healthy(endpoints.airflow, component),
-                ("airflow",),
+                (API_SERVER,),
             )
             for component, command in components.items()
         ),
     ]
 
 
-def mlflow_server_command(port: int) -> tuple[str, ...]:
-    """MLflow's server."""
-    return ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-
-
-def mlflow_env(settings: Settings) -> dict[str, str]:
-    """What MLflow's server is told: to serve the record of one's own, where that is kept."""
-    env = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for nothing here
-    }
-    if settings.mlflow.tracking_uri is None:
-        tracker = bootstrap.make_tracker(settings)
-        assert tracker is not None  # there is one where no other is set
-        env["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
-    return env
-
-
 def resolve_command(command: Sequence[str]) -> list[str]:
-    """These words, the first as a program of this environment if it is a mere name."""
+    """The command with its program as a path in this environment, unless it is a path already."""
     return [str(Path(sys.executable).parent / command[0]), *command[1:]]
 
 
