@@ -1,27 +1,27 @@
 #!/bin/sh
-# Draws the secrets of deploy/compose.yaml into deploy/secrets/ (or the folder named); those that are
-# there stay as they are. The files can be read by all, for the users in the containers are not this
-# one; the folder can be entered by this one alone.
+# Generates the secrets of deploy/compose.yaml in deploy/secrets/, or in the folder given as argument;
+# existing ones are kept. The files are world-readable, because the users in the containers have other
+# user ids, but only the owner can enter the folder.
 set -eu
 folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
 chmod 700 "$folder"
 
-keep() { # what comes in, under this name, unless it is there
-    draft=$(mktemp "$folder/.draft.XXXXXX")
-    cat >"$draft"
-    chmod 444 "$draft"
-    ln "$draft" "$folder/$1" 2>/dev/null && echo "drawn: $1" || echo "kept:  $1"
-    rm -f "$draft"
+write_once() { # NAME: writes standard input to this file, unless it exists
+    temp=$(mktemp "$folder/.temp.XXXXXX")
+    cat >"$temp"
+    chmod 444 "$temp"
+    ln "$temp" "$folder/$1" 2>/dev/null && echo "generated: $1" || echo "kept:      $1"
+    rm -f "$temp"
 }
 
-draw() { # this many random bytes, in letters that URLs and JSON take as they are
+generate() { # COUNT: this many random bytes, in characters that need no quoting in URLs and JSON
     head -c "$1" /dev/urandom | base64 | tr -d '\n' | tr '+/' '-_'
 }
 
 for name in postgres postgres_dagster postgres_airflow postgres_mlflow serve_token; do
-    draw 24 | keep "$name"
+    generate 24 | write_once "$name"
 done
-draw 48 | keep airflow_jwt
-draw 32 | keep airflow_fernet
-printf '{"admin": "%s"}\n' "$(draw 12)" | keep airflow_admin
+generate 48 | write_once airflow_jwt
+generate 32 | write_once airflow_fernet
+printf '{"admin": "%s"}\n' "$(generate 12)" | write_once airflow_admin

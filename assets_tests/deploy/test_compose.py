@@ -1,4 +1,4 @@
-"""What no schema knows of the compose file: order, health, who may do what and is told what."""
+"""What no schema checks in the compose file: order, health, privileges, secrets, volumes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CONFIG_OPTIONS = ("--env-file", os.devnull, "--profile", "*", "config", "--no-en
 
 
 def read_config() -> Any:
-    """The file as Compose itself reads it where nothing is set."""
+    """The file as Compose itself resolves it without any setting."""
     compose = Path(sys.executable).with_name("docker-compose")
     command = [compose, "-f", DEPLOY / "compose.yaml", *CONFIG_OPTIONS, "--format", "json"]
     env = {"PATH": os.defpath}
@@ -28,7 +28,7 @@ def read_config() -> Any:
 
 CONFIG: dict[str, Any] = read_config()
 SERVICES: dict[str, dict[str, Any]] = CONFIG["services"]
-BUILT_SERVICES = {name: each for name, each in SERVICES.items() if "build" in each}
+BUILT_SERVICES = {name: service for name, service in SERVICES.items() if "build" in service}
 IMAGES = ("airflow", "platform", "serving")
 
 one_service = pytest.mark.parametrize("name", SERVICES)
@@ -39,34 +39,34 @@ def parse_dockerfile(name: str) -> DockerfileParser:
 
 
 def is_one_shot(service: dict[str, Any]) -> bool:
-    """Whether it is done some day, and not begun again then."""
+    """Whether the service finishes and is not restarted then."""
     return service["restart"] != "unless-stopped"
 
 
 @one_service
-def test_a_service_tells_its_health_or_ends_by_itself(name: str) -> None:
+def test_a_service_has_a_healthcheck_or_exits_by_itself(name: str) -> None:
     assert ("healthcheck" in SERVICES[name]) != is_one_shot(SERVICES[name])
 
 
-def test_services_begin_in_an_order_that_waits_for_what_can_be_waited_for() -> None:
-    waits = {name: each.get("depends_on", {}) for name, each in SERVICES.items()}
-    order = [*TopologicalSorter(waits).static_order()]
+def test_services_start_in_order_and_wait_for_health_or_completion() -> None:
+    dependencies = {name: service.get("depends_on", {}) for name, service in SERVICES.items()}
+    order = [*TopologicalSorter(dependencies).static_order()]
     assert set(order) == set(SERVICES)
-    for asked in waits.values():
-        for name, how in asked.items():
-            done = "completed_successfully" if is_one_shot(SERVICES[name]) else "healthy"
-            assert how == {"condition": f"service_{done}", "required": True}
-    # `up --wait` takes a service that has ended for a failure unless another waits for its end.
-    always = [name for name, each in SERVICES.items() if "profiles" not in each]
-    awaited = {name for asked in waits.values() for name in asked}
+    for depends_on in dependencies.values():
+        for name, condition in depends_on.items():
+            state = "completed_successfully" if is_one_shot(SERVICES[name]) else "healthy"
+            assert condition == {"condition": f"service_{state}", "required": True}
+    # `up --wait` treats a service that has exited as a failure unless another waits for its exit.
+    always = [name for name, service in SERVICES.items() if "profiles" not in service]
+    awaited = {name for depends_on in dependencies.values() for name in depends_on}
     assert {name for name in always if is_one_shot(SERVICES[name])} <= awaited
 
 
 def test_only_the_uis_and_the_server_are_published_on_the_loopback() -> None:
     published = {
         (name, port["host_ip"], port["published"], port["target"])
-        for name, each in SERVICES.items()
-        for port in each.get("ports", [])
+        for name, service in SERVICES.items()
+        for port in service.get("ports", [])
     }
     assert published == {
         ("airflow-api-server", "127.0.0.1", "8080", 8080),
@@ -77,7 +77,7 @@ def test_only_the_uis_and_the_server_are_published_on_the_loopback() -> None:
 
 
 @one_service
-def test_a_service_has_no_rights_and_fills_no_disk(name: str) -> None:
+def test_a_service_has_no_privileges_and_limited_logs(name: str) -> None:
     service = SERVICES[name]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
     assert service["read_only"]
@@ -88,9 +88,9 @@ def test_a_service_has_no_rights_and_fills_no_disk(name: str) -> None:
 
 
 @one_service
-def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> None:
+def test_a_service_gets_exactly_the_secrets_that_it_needs_as_files(name: str) -> None:
     service, needed = SERVICES[name], set()
-    words = " ".join(service["command"] or [])
+    command = " ".join(service["command"] or [])
     for variable, value in service.get("environment", {}).items():
         assert not re.search(r"://\w+:[^@/]+@", value), "a password in an address"
         if value.startswith("/run/secrets/"):
@@ -98,28 +98,28 @@ def test_a_service_is_told_secrets_as_files_that_it_has_and_needs(name: str) -> 
             needed.add(value.removeprefix("/run/secrets/"))
         elif re.search("PASSWORD|SECRET|TOKEN|KEY", variable):
             assert value == "/tmp/passwords.json"
-    needed |= set(re.findall(r"/run/secrets/(\w+)", words))
+    needed |= set(re.findall(r"/run/secrets/(\w+)", command))
     if name == "postgres":
         needed |= {f"postgres_{user}" for user in ("dagster", "airflow", "mlflow")}
-    assert {each["source"] for each in service.get("secrets", [])} == needed
+    assert {secret["source"] for secret in service.get("secrets", [])} == needed
     assert needed <= set(CONFIG["secrets"])
 
 
-def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
+def test_only_the_owners_of_a_volume_can_write_to_it() -> None:
     writers: dict[str, set[str]] = {name: set() for name in CONFIG["volumes"]}
-    for name, each in SERVICES.items():
-        for volume in each.get("volumes", []):
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
             if volume["type"] == "volume" and not volume.get("read_only"):
                 writers[volume["source"]].add(name)
-    dagster = {"setup", "dagster-code", "dagster-webserver", "dagster-daemon", "stream"}
+    dagster = {"init", "dagster-code", "dagster-webserver", "dagster-daemon", "simulation"}
     airflow = {name for name in SERVICES if name.startswith("airflow-")}
     assert writers == {
         "postgres": {"postgres"},
         "kafka": {"kafka"},
         "mlflow": {"mlflow"},
         "serving": {"serving"},
-        "models": {"setup"},
-        "dags": {"setup"},
+        "models": {"init"},
+        "dags": {"init"},
         "tidemill": dagster,
         "store": {"dagster-code"},
         "airflow": airflow,
@@ -127,7 +127,7 @@ def test_nobody_but_the_tasks_of_a_volume_may_write_to_it() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_SERVICES)
-def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
+def test_the_folder_of_a_volume_belongs_to_the_user_of_the_image(name: str) -> None:
     image = BUILT_SERVICES[name]["image"].removeprefix("tidemill-")
     assert BUILT_SERVICES[name]["build"]["dockerfile"] == f"deploy/docker/{image}.Dockerfile"
     runs = [
@@ -140,25 +140,25 @@ def test_the_folder_of_a_volume_is_its_users_in_the_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_is_nobodys_and_made_of_pinned_things(image: str) -> None:
+def test_an_image_has_an_unprivileged_user_and_pinned_versions(image: str) -> None:
     last = {step["instruction"]: step["value"] for step in parse_dockerfile(image).structure}
-    assert last["USER"] == BUILT_SERVICES["setup"]["user"] == "10001:10001"
+    assert last["USER"] == BUILT_SERVICES["init"]["user"] == "10001:10001"
     assert {*parse_dockerfile(image).parent_images} == {"python:3.11.15-slim-bookworm"}
     uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert uv is not None
     assert f"uv=={uv[1]}\n" in parse_dockerfile(image).content
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     labels = parse_dockerfile(image).labels
-    assert labels["org.opencontainers.image.version"] == told["version"]
-    assert labels["org.opencontainers.image.licenses"] == told["license"]
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
 
 
 def test_the_brokers_settings_are_those_of_the_embedded_one() -> None:
     from tidemill.local.broker import process
 
-    told = SERVICES["kafka"]["environment"]
-    ours = dict(line.split("=", 1) for line in process._PROPERTIES.splitlines())
-    places = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
+    env = SERVICES["kafka"]["environment"]
+    embedded = dict(line.split("=", 1) for line in process._PROPERTIES.splitlines())
+    locations = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
     assert {
-        key: told[f"KAFKA_{key.replace('.', '_').upper()}"] for key in ours.keys() - places
-    } == {key: ours[key] for key in ours.keys() - places}
+        key: env[f"KAFKA_{key.replace('.', '_').upper()}"] for key in embedded.keys() - locations
+    } == {key: embedded[key] for key in embedded.keys() - locations}

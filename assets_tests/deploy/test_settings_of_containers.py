@@ -1,4 +1,4 @@
-"""`.env.example` has every setting that one may change, and its default; secrets are files."""
+"""`.env.example` has every setting that can be changed, with its default; secrets are files."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from builder import ROOT, context
+from builder import ROOT, build_context
 from tidemill.settings import Settings
 
 DEPLOY = ROOT / "deploy"
@@ -24,9 +24,9 @@ FIXED = {
     "TIDEMILL_MODELS",
     "TIDEMILL_SERVE__HOST",
     "TIDEMILL_SERVE__TOKEN",
-    "TIDEMILL_UP__POSTGRES_PORT",  # nobody but `tidemill up` publishes it
+    "TIDEMILL_UP__POSTGRES_PORT",  # only used by `tidemill up`
 }
-"""What containers are told by the compose file alone."""
+"""Settings of containers that only the compose file sets."""
 
 
 def defaults() -> dict[str, object]:
@@ -46,18 +46,18 @@ def test_the_example_has_every_setting_that_is_not_fixed() -> None:
     assert names - {"TIDEMILL_BIND"} == set(defaults()) - FIXED
 
 
-def test_the_example_has_what_the_compose_file_asks_for_with_the_same_default() -> None:
-    asked = re.findall(r"\$\{(\w+):-(.*?)\}", COMPOSE)
-    assert asked
-    assert {name: EXAMPLE[name] for name, _ in asked} == dict(asked)
+def test_the_example_has_the_variables_of_the_compose_file_with_their_defaults() -> None:
+    variables = re.findall(r"\$\{(\w+):-(.*?)\}", COMPOSE)
+    assert variables
+    assert {name: EXAMPLE[name] for name, _ in variables} == dict(variables)
 
 
-def test_the_example_has_the_defaults_of_the_settings_where_containers_have_no_others() -> None:
-    own = set(re.findall(r"\$\{(\w+):-", COMPOSE))
+def test_the_example_has_the_defaults_of_all_other_settings() -> None:
+    different = set(re.findall(r"\$\{(\w+):-", COMPOSE))
     for name, default in defaults().items():
-        if name not in own | FIXED and default is not None:
-            said = EXAMPLE[name]
-            assert said == str(default) or json.loads(said) == to_jsonable_python(default), name
+        if name not in different | FIXED and default is not None:
+            text = EXAMPLE[name]
+            assert text == str(default) or json.loads(text) == to_jsonable_python(default), name
 
 
 def test_all_of_the_example_can_be_set_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,54 +71,56 @@ def test_all_of_the_example_can_be_set_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert settings.kafka.bootstrap_servers == "kafka:9092"
 
 
-def test_nothing_in_the_example_is_overruled_by_the_compose_file() -> None:
+def test_nothing_in_the_example_is_overridden_by_the_compose_file() -> None:
     for name in EXAMPLE:
-        told = re.search(rf"^ +{name}: (.*)$", COMPOSE, re.MULTILINE)
-        assert told is None or f"${{{name}:-" in told[1], name
+        match = re.search(rf"^ +{name}: (.*)$", COMPOSE, re.MULTILINE)
+        assert match is None or f"${{{name}:-" in match[1], name
 
 
 def run_entrypoint(*command: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """What the images' entry point does with these words."""
+    """Run a command with the entry point of the images."""
     return subprocess.run(
         [DEPLOY / "docker" / "entrypoint.sh", *command],
         env={"PATH": os.defpath, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-def test_a_secret_that_is_not_there_is_named_and_nothing_runs() -> None:
+def test_a_missing_secret_is_named_and_the_command_does_not_run() -> None:
     done = run_entrypoint("echo", "ran", PGPASSWORD_FILE="/run/secrets/no-such-secret")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "/run/secrets/no-such-secret: deploy/generate-secrets.sh draws" in done.stderr
+    assert "/run/secrets/no-such-secret: deploy/generate-secrets.sh generates" in done.stderr
 
 
-def test_what_names_no_secret_is_left_as_it_is() -> None:
+def test_a_variable_that_names_no_secret_is_not_changed() -> None:
     done = run_entrypoint("sh", "-c", 'echo "$A_FILE ${A-unset} $1"', "sh", "a b", A_FILE="/tmp/a")
     assert done.stdout == "/tmp/a unset a b\n"
 
 
 def generate_secrets(folder: Path) -> dict[str, str]:
-    """The secrets, as they are after drawing those that are missing."""
-    subprocess.run([DEPLOY / "secrets.sh", folder], check=True, stdout=subprocess.DEVNULL)
+    """The secrets by name, after the missing ones were generated."""
+    subprocess.run([DEPLOY / "generate-secrets.sh", folder], check=True, stdout=subprocess.DEVNULL)
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
-def test_secrets_are_drawn_once_and_only_their_owner_comes_near_them(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_in_a_folder_that_only_the_owner_can_enter(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "secrets"
-    drawn = generate_secrets(folder)
+    generated = generate_secrets(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert set(drawn) == set(re.findall(r"\{file: secrets/(\w+)\}", COMPOSE))
-    assert len(set(drawn.values())) == len(drawn)
-    assert len(json.loads(drawn["airflow_admin"])["admin"]) == 16
+    assert set(generated) == set(re.findall(r"\{file: secrets/(\w+)\}", COMPOSE))
+    assert len(set(generated.values())) == len(generated)
+    assert len(json.loads(generated["airflow_admin"])["admin"]) == 16
     (folder / "serve_token").unlink()
-    again = generate_secrets(folder)
-    assert {name for name, told in again.items() if told != drawn[name]} == {"serve_token"}
+    second = generate_secrets(folder)
+    assert {name for name in second if second[name] != generated[name]} == {"serve_token"}
 
 
-def test_neither_git_nor_an_image_takes_secrets_or_settings_in() -> None:
-    ours = ["deploy/secrets/postgres", "deploy/.env"]
+def test_neither_git_nor_an_image_contains_secrets_or_settings() -> None:
+    private = ["deploy/secrets/postgres", "deploy/.env"]
     ignored = subprocess.run(
-        ["git", "check-ignore", *ours], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "check-ignore", *private], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert ignored.stdout.split() == ours
-    assert "deploy/docker/entrypoint.sh" in context()
-    assert not [name for name in context() if "secrets/" in name or ".env" in name]
+    assert ignored.stdout.split() == private
+    assert "deploy/docker/entrypoint.sh" in build_context()
+    assert not [name for name in build_context() if "secrets/" in name or ".env" in name]

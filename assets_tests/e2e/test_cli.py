@@ -1,4 +1,4 @@
-"""The command line: persons' decisions, exit codes, and errors of one sentence."""
+"""The command line: manual decisions, exit codes, and errors of one sentence."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ EXIT_OK, EXIT_FAULT, EXIT_USAGE, EXIT_WINDOW_OPEN, EXIT_DAMAGE = 0, 1, 2, 3, 4
 
 @dataclass
 class Shell:
-    """Where the commands are typed."""
+    """Runs commands with the environment of a harness."""
 
     harness: ModelHarness
 
@@ -32,14 +32,14 @@ class Shell:
         return json.loads(result.stdout)
 
     def error_output(self, code: int, name: str, *args: str) -> str:
-        """The error of a command that ends so: its name, what is wrong and what mends it, and no
-        traceback."""
+        """The output of a command that fails with this exit code and error: the name, what is wrong
+        and the remedy, without a traceback."""
         result = self(*args)
         assert result.returncode == code, result.stdout + result.stderr
         assert "Traceback" not in result.stdout + result.stderr
         lines = result.stderr.strip().splitlines()
         assert lines[0].startswith(f"{name}: ")
-        assert len(lines) >= 2  # the fault, then the remedy
+        assert len(lines) >= 2  # the error, then the remedy
         assert all(line.rstrip().endswith((".", "?")) for line in (lines[0], lines[-1]))
         return result.stderr
 
@@ -55,133 +55,143 @@ def with_flipped_label(value: bytes) -> bytes:
     return json.dumps(event | {"bought": not event["bought"]}).encode()
 
 
-def test_a_person_approves_what_awaits_approval_and_rolls_it_back(shell: Shell) -> None:
+def test_a_candidate_is_approved_manually_and_rolled_back(shell: Shell) -> None:
     bench = shell.harness
     bench.define(gate={"policy": "manual"})
     bench.produce_windows(-3, -1)
-    for number in range(9):  # from now on people buy what they did not
-        bench.produce(number % 2, [(at, with_flipped_label(value)) for at, value in events(number)])
-        bench.produce(
-            1 - number % 2,
-            [(at, with_flipped_label(value)) for at, value in events(number, seed=1)],
-        )
-    with bench.open_model() as mill:
-        run_windows(mill, 0, 5)
-        assert [s.entry.seq for s in mill.chain().entries] == [0]
+    for number in range(9):  # from now on the labels are inverted
+        flipped = [(ms, with_flipped_label(value)) for ms, value in events(number)]
+        bench.produce(number % 2, flipped)
+        flipped = [(ms, with_flipped_label(value)) for ms, value in events(number, seed=1)]
+        bench.produce(1 - number % 2, flipped)
+    with bench.open_model() as ctx:
+        run_windows(ctx, 0, 5)
+        assert [s.entry.seq for s in ctx.chain().entries] == [0]
     (status,) = (row for row in shell.json("status") if row["model"] == bench.model)
     pending, first = status["awaits_approval"], status["in_service"]
     assert pending not in (None, first)
 
     approved = shell.json("approve", bench.model, "--reason", "it looks right", "--actor", "ada")
     assert (approved["kind"], approved["digest"]) == ("approve", pending)
-    shell.error_output(EXIT_FAULT, "Refused", "approve", bench.model, pending, "--reason", "again")
+    shell.error_output(
+        EXIT_FAULT, "OperationNotAllowed", "approve", bench.model, pending, "--reason", "again"
+    )
 
     back = shell.json(
         "rollback", bench.model, "--to", first, "--reason", "sales fell", "--actor", "bob"
     )
-    assert (back["kind"], back["digest"], back["by"]) == ("rollback", first, "bob")
+    assert (back["kind"], back["digest"], back["actor"]) == ("rollback", first, "bob")
     assert "is in service" in shell.error_output(
-        EXIT_FAULT, "Refused", "rollback", bench.model, "--reason", "once more"
+        EXIT_FAULT, "OperationNotAllowed", "rollback", bench.model, "--reason", "once more"
     )
     assert "was never deployed" in shell.error_output(
-        EXIT_FAULT, "Refused", "rollback", bench.model, "--to", "0" * 64, "--reason", "no such"
+        EXIT_FAULT,
+        "OperationNotAllowed",
+        "rollback",
+        bench.model,
+        "--to",
+        "0" * 64,
+        "--reason",
+        "no such",
     )
     history = shell.json("history", bench.model)
-    assert [(e["seq"], e["kind"], e["why"]) for e in history] == [
+    assert [(e["seq"], e["kind"], e["reason"]) for e in history] == [
         (0, "deploy", "the initial model"),
         (1, "approve", "it looks right"),
         (2, "rollback", "sales fell"),
     ]
-    with bench.open_model() as mill:  # the persons' decisions are taken up, not undone
-        run_window(mill, 6)
-        report = mill.repository.report(bench.window(6).key)
+    with bench.open_model() as ctx:  # the manual decisions are taken over and not undone
+        run_window(ctx, 6)
+        report = ctx.repository.report(bench.window(6).key)
         assert report is not None
         assert [(e.kind, e.digest) for e in report.entries] == [
             ("approve", pending),
             ("rollback", first),
         ]
         assert (report.opening_state.mode, report.opening_state.champion) == ("RECOVERY", first)
-        assert mill.chain().head is not None
+        assert ctx.chain().head is not None
     oracle.assert_consistent(bench)
 
 
-def test_a_window_that_cannot_be_learned_is_skipped_and_the_end_is_closed(shell: Shell) -> None:
+def test_an_unlearnable_window_is_skipped_and_the_last_window_closed(shell: Shell) -> None:
     bench = shell.harness
     bench.produce_windows(-3, 0)
     bench.produce(0, [(START + 6 * MINUTE, b"{")] * 100)
     bench.produce_windows(2, 2)
     zero, one, two = (bench.window(number).key for number in range(3))
     between = ("--from", zero, "--to", two)
-    told = shell.error_output(EXIT_FAULT, "TooManyRejects", "backfill", bench.model, *between)
-    assert one in told
-    assert f"tidemill skip {bench.model} {one} --reason REASON" in told
+    error = shell.error_output(EXIT_FAULT, "TooManyRejects", "backfill", bench.model, *between)
+    assert one in error
+    assert f"tidemill skip {bench.model} {one} --reason REASON" in error
 
     skipped = shell.json("skip", bench.model, one, "--reason", "the logger broke", "--actor", "ada")
-    assert skipped["skipped"] == {"by": "ada", "why": "the logger broke"}
+    assert skipped["skipped"] == {"actor": "ada", "reason": "the logger broke"}
     assert skipped["rows"] == 0
     assert "has a batch" in shell.error_output(
-        EXIT_FAULT, "Refused", "skip", bench.model, zero, "--reason", "x"
+        EXIT_FAULT, "OperationNotAllowed", "skip", bench.model, zero, "--reason", "x"
     )
 
-    told = shell.error_output(EXIT_WINDOW_OPEN, "WindowOpen", "backfill", bench.model, *between)
-    assert f"tidemill close {bench.model} --through {two}" in told
+    error = shell.error_output(EXIT_WINDOW_OPEN, "WindowOpen", "backfill", bench.model, *between)
+    assert f"tidemill close {bench.model} --through {two}" in error
     closed = shell.json("close", bench.model, "--through", two, "--actor", "ada")
     assert (closed["window"], closed["closed_by"]) == (two, "ada")
     assert set(shell.json("backfill", bench.model, *between)["windows"]) == {zero, one, two}
     assert shell.json("verify", bench.model, "--recompute")["recomputed"] == 3
 
 
-def test_every_wrong_use_ends_with_its_code_and_one_sentence(shell: Shell) -> None:
+def test_wrong_usage_exits_with_its_code_and_one_sentence(shell: Shell) -> None:
     bench = shell.harness
     key = bench.window(0).key
-    there = ("--from", key, "--to", key)
+    only_window = ("--from", key, "--to", key)
     assert bench.model in shell.error_output(
-        EXIT_FAULT, "UnknownModel", "backfill", "nomodel", *there
+        EXIT_FAULT, "UnknownModel", "backfill", "nomodel", *only_window
     )
     assert shell("backfill").returncode == EXIT_USAGE
     assert shell("no-such-command").returncode == EXIT_USAGE
-    told = shell.error_output(
+    error = shell.error_output(
         EXIT_FAULT, "UnknownWindow", "backfill", bench.model, "--from", "2026-01-01", "--to", key
     )
-    assert key in told
+    assert key in error
     shell.error_output(
-        EXIT_USAGE, "SpecInvalid", "backfill", bench.model, *there, "--select", "kafka"
+        EXIT_USAGE, "SpecInvalid", "backfill", bench.model, *only_window, "--select", "kafka"
     )
     shell.error_output(
-        EXIT_FAULT, "Refused", "approve", bench.model, "--reason", "nothing is there"
+        EXIT_FAULT, "OperationNotAllowed", "approve", bench.model, "--reason", "no candidate"
     )
 
-    assert shell("check", bench.model).returncode == EXIT_OK
+    assert shell("validate", bench.model).returncode == EXIT_OK
     bench.define(gate={"polcy": "manual"})
-    told = shell.error_output(EXIT_USAGE, "SpecInvalid", "check")
-    assert "defs.yaml:" in told
-    assert "did you mean `policy`?" in told
+    error = shell.error_output(EXIT_USAGE, "SpecInvalid", "validate")
+    assert "defs.yaml:" in error
+    assert "did you mean `policy`?" in error
     bench.define(topic="nowhere")
-    shell.error_output(EXIT_FAULT, "TopicMissing", "backfill", bench.model, *there)
-    away = Shell(replace(bench, servers="127.0.0.1:1"))
-    away_environment = away.harness.env | {"TIDEMILL_KAFKA__TIMEOUT": "2"}
-    done = run_command(away_environment, "tidemill", "history", bench.model)
+    shell.error_output(EXIT_FAULT, "TopicMissing", "backfill", bench.model, *only_window)
+    unreachable = replace(bench, bootstrap_servers="127.0.0.1:1")
+    env = unreachable.env | {"TIDEMILL_KAFKA__TIMEOUT": "2"}
+    done = run_command(env, "tidemill", "history", bench.model)
     assert done.returncode == EXIT_FAULT
     assert done.stderr.splitlines()[0].startswith("LogUnavailable: Kafka at 127.0.0.1:1 ")
     assert "Traceback" not in done.stderr
 
 
-def test_verify_ends_with_4_and_names_what_is_damaged(shell: Shell) -> None:
+def test_verify_exits_with_4_and_names_damaged_files(shell: Shell) -> None:
     bench = shell.harness
     bench.produce_windows(-3, 1)
-    with bench.open_model() as mill:
-        initial(mill)
-        run_window(mill, 0)
-        name = mill.repository.manifest(bench.window(0).key)
-        assert name is not None
-        assert name.rows_file is not None
+    with bench.open_model() as ctx:
+        initial(ctx)
+        run_window(ctx, 0)
+        manifest = ctx.repository.manifest(bench.window(0).key)
+        assert manifest is not None
+        assert manifest.rows_file is not None
     assert shell("verify", bench.model).returncode == EXIT_OK
-    damaged = bench.settings.store / bench.model / name.rows_file.name
+    damaged = bench.settings.store / bench.model / manifest.rows_file.name
     data = damaged.read_bytes()
     damaged.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-    assert name.rows_file.name in shell.error_output(
-        EXIT_DAMAGE, "VerifyFailed", "verify", bench.model
+    assert manifest.rows_file.name in shell.error_output(
+        EXIT_DAMAGE, "VerificationFailed", "verify", bench.model
     )
     done = shell("verify", bench.model, "--json")
     assert done.returncode == EXIT_DAMAGE
-    assert any(name.rows_file.name in finding for finding in json.loads(done.stdout)["findings"])
+    assert any(
+        manifest.rows_file.name in finding for finding in json.loads(done.stdout)["findings"]
+    )

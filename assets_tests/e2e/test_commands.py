@@ -1,4 +1,4 @@
-"""`tidemill backfill` in a process of its own: killed, interrupted, started twice."""
+"""`tidemill backfill` in a separate process: killed, interrupted, started twice."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ LAST = 3
 
 @pytest.fixture
 def fed_harness(harness: ModelHarness) -> ModelHarness:
-    harness.define(gate={"min_rows": 50, "policy": "always"})  # every window has one to deploy
+    harness.define(gate={"min_rows": 50, "policy": "always"})  # every window deploys a candidate
     harness.produce_windows(-3, LAST + 1)
     return harness
 
@@ -31,7 +31,7 @@ def backfill_command(harness: ModelHarness) -> tuple[str, ...]:
 
 
 def run_undisturbed(harness: ModelHarness) -> StoreSnapshot:
-    """What is kept where nothing happened: a twin, taken through the steps without Dagster."""
+    """The store of a twin that processes the windows undisturbed and without Dagster."""
     twin = harness.twin("twin")
     with twin.open_model() as ctx:
         initial(ctx)
@@ -47,38 +47,33 @@ def expected_cells(
     return {(asset, key) for asset in assets for key in keys}
 
 
-def test_kill_9_keeps_the_windows_done_and_running_again_takes_the_rest(
+def test_kill_9_keeps_completed_windows_and_a_rerun_processes_the_rest(
     fed_harness: ModelHarness,
 ) -> None:
-    """FAULTS 1."""
+    """Fault 1."""
     killed = fed_harness.env | {"TIDEMILL_FAILPOINTS": "report.before:kill:3"}
     assert run_command(killed, *backfill_command(fed_harness)).returncode == -signal.SIGKILL
     done = expected_cells(fed_harness, 0, 1) | expected_cells(fed_harness, 2, 2, ASSETS[:2])
     assert materialization_counts(fed_harness) == dict.fromkeys(done, 1)
-    wait_until(
-        lambda: processes_under(fed_harness.home) == []
-    )  # the prover's helper follows its master
+    # The process that validates bundles follows its parent.
+    wait_until(lambda: processes_under(fed_harness.home) == [])
 
     again = run_command(fed_harness.env, *backfill_command(fed_harness))
     assert again.returncode == 0, again.stderr
-    told = materialization_counts(fed_harness)
-    assert set(told) == expected_cells(fed_harness, 0, LAST)
-    assert {cell for cell, times in told.items() if times > 1} <= done  # verified, told once more
+    counts = materialization_counts(fed_harness)
+    assert set(counts) == expected_cells(fed_harness, 0, LAST)
+    assert {cell for cell, times in counts.items() if times > 1} <= done  # verified, recorded again
     assert max(check_counts(fed_harness).values()) == 2
-    assert run_status_counts(fed_harness) == {
-        "SUCCESS": 2,
-        "FAILURE": 1,
-    }  # the dead run is not left STARTED
+    # The dead run is not left STARTED.
+    assert run_status_counts(fed_harness) == {"SUCCESS": 2, "FAILURE": 1}
     assert take_snapshot(fed_harness) == run_undisturbed(fed_harness)
     assert_consistent(fed_harness)
 
 
-def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed_harness: ModelHarness) -> None:
+def test_ctrl_c_exits_with_130_and_the_next_run_continues(fed_harness: ModelHarness) -> None:
     interrupt(fed_harness, "report.before:stop:2")
-    assert run_status_counts(fed_harness) == {
-        "SUCCESS": 1,
-        "FAILURE": 1,
-    }  # so Dagster takes what nobody asked it for
+    # Dagster records a run that was not canceled through it as failed.
+    assert run_status_counts(fed_harness) == {"SUCCESS": 1, "FAILURE": 1}
     assert materialization_counts(fed_harness) == dict.fromkeys(
         expected_cells(fed_harness, 0, 0) | expected_cells(fed_harness, 1, 1, ASSETS[:2]), 1
     )
@@ -93,7 +88,7 @@ def test_ctrl_c_exits_with_130_and_the_next_run_carries_on(fed_harness: ModelHar
     "place", ["fit.before:stop", "plan.before:stop:3", "put.synced:stop:9", "append.after:stop:2"]
 )
 def test_ctrl_c_inside_a_step_loses_nothing(fed_harness: ModelHarness, place: str) -> None:
-    """In the initial model, while planning, while writing, and after an entry was appended."""
+    """While training the initial model, planning, writing, and after an entry was appended."""
     interrupt(fed_harness, place)
     assert "STARTED" not in run_status_counts(fed_harness)
     again = run_command(fed_harness.env, *backfill_command(fed_harness))
@@ -102,7 +97,7 @@ def test_ctrl_c_inside_a_step_loses_nothing(fed_harness: ModelHarness, place: st
 
 
 def interrupt(harness: ModelHarness, failpoint: str) -> None:
-    """Ctrl-C while a backfill is at this place: it says so, and leaves no process behind."""
+    """Press Ctrl-C while a backfill is at this failpoint; it reports that and leaves no process."""
     env = harness.env | {"TIDEMILL_FAILPOINTS": failpoint}
     with background(env, *backfill_command(harness)) as process:
         wait_until(lambda: is_stopped(process.pid), on_timeout=lambda: output(env))
@@ -119,7 +114,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def test_a_second_backfill_of_a_model_is_already_running(fed_harness: ModelHarness) -> None:
-    """FAULTS 6."""
+    """Fault 6."""
     halted = fed_harness.env | {"TIDEMILL_FAILPOINTS": "candidate.before:stop:2"}
     with background(halted, *backfill_command(fed_harness)) as process:
         wait_until(lambda: is_stopped(process.pid), on_timeout=lambda: output(halted))

@@ -1,4 +1,4 @@
-"""Dagster's real webserver and daemon over real Kafka: what comes of a backfill from the UI."""
+"""Backfills and runs from the UI of Dagster's real webserver and daemon, over real Kafka."""
 
 import json
 
@@ -17,10 +17,16 @@ from dagster_event_log import (
 from dagster_webserver import ROOT, free_port, running_dagster, wait_for_webserver
 from model_harness import ModelHarness
 from oracle import assert_consistent
-from processes import background, interrupt, output, run_command, wait_until
-from processes import processes_under as at_work
+from processes import (
+    background,
+    interrupt,
+    output,
+    processes_under,
+    run_command,
+    wait_until,
+)
 from store_snapshot import take_snapshot
-from tidemill.core.report import render_markdown
+from tidemill.core.report_markdown import render_markdown
 from tidemill.cycle.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -34,7 +40,7 @@ def window_keys(harness: ModelHarness, last: int) -> list[str]:
 
 
 def backfill_by_cli(harness: ModelHarness, windows: list[str]) -> ModelHarness:
-    """The bench, its windows taken by the command line alone."""
+    """The harness, after its windows were processed by the command line."""
     args = ("backfill", harness.model, "--from", windows[0], "--to", windows[-1], "--json")
     result = run_command(harness.env, "tidemill", *args)
     assert result.returncode == 0, result.stderr
@@ -43,7 +49,7 @@ def backfill_by_cli(harness: ModelHarness, windows: list[str]) -> ModelHarness:
 
 
 def assert_recorded_once(harness: ModelHarness, windows: list[str]) -> None:
-    """One materialization and one answer of each check by asset and window; the report is there."""
+    """One materialization and one result of each check per asset and window, with the report."""
     assert materialization_counts(harness) == {
         (asset, key): 1 for asset in ASSETS for key in windows
     }
@@ -65,56 +71,54 @@ def assert_recorded_once(harness: ModelHarness, windows: list[str]) -> None:
             assert shown_metadata["digest"].value in {s.entry.digest for s in ctx.chain().entries}
 
 
-def test_a_backfill_from_the_ui_ends_in_the_same_bytes_as_the_command_lines(
+def test_a_backfill_from_the_ui_writes_the_same_bytes_as_the_command_line(
     harness: ModelHarness,
 ) -> None:
-    """The daemon sends it asset by asset, in several runs, half a minute apart."""
+    """The daemon launches it asset by asset, in several runs, half a minute apart."""
     harness.produce_windows(-3, 4)
     windows = window_keys(harness, 3)
     with running_dagster(harness.env) as ui:
-        sent = ui.backfill(harness.model, ["initial_model", *ASSETS], windows)
-        told = ui.wait_for_backfill(sent)
-    assert told["status"] == "COMPLETED_SUCCESS", told
-    assert len(told["runs"]) > 1  # it did arrive in columns
-    assert {run["status"] for run in told["runs"]} == {"SUCCESS"}
+        backfill_id = ui.backfill(harness.model, ["initial_model", *ASSETS], windows)
+        backfill = ui.wait_for_backfill(backfill_id)
+    assert backfill["status"] == "COMPLETED_SUCCESS", backfill
+    assert len(backfill["runs"]) > 1  # it was split by asset
+    assert {run["status"] for run in backfill["runs"]} == {"SUCCESS"}
     assert_recorded_once(harness, windows)
     twin = backfill_by_cli(harness.twin("twin"), windows)
     assert_recorded_once(twin, windows)
     assert take_snapshot(harness) == take_snapshot(twin)
     assert_consistent(harness)
-    assert at_work(harness.home) == []
+    assert processes_under(harness.home) == []
 
 
 def test_two_runs_of_one_model_from_the_ui_never_interleave(harness: ModelHarness) -> None:
-    """FAULTS 6: they queue in the model's pool, or the later fails early by the model's lock."""
+    """Fault 6: they queue in the model's pool, or the later one fails at the model's lock."""
     harness.produce_windows(-3, 4)
     windows = window_keys(harness, 3)
-    with harness.open_model() as mill:
-        initial(mill)
+    with harness.open_model() as ctx:
+        initial(ctx)
     slow = harness.env | {"TIDEMILL_FAILPOINTS": "candidate.before:sleep=4:2"}
     with running_dagster(slow, daemon=False) as ui:
         span = {START: windows[0], END: windows[-1]}
-        sent = [ui.launch(harness.model, ASSETS, span)["run"]["runId"] for _ in range(2)]
-        ended = [ui.wait_for_run(run) for run in sent]
-    assert "SUCCESS" in ended
-    for run, status in zip(sent, ended, strict=True):
+        runs = [ui.launch(harness.model, ASSETS, span)["run"]["runId"] for _ in range(2)]
+        statuses = [ui.wait_for_run(run) for run in runs]
+    assert "SUCCESS" in statuses
+    for run, status in zip(runs, statuses, strict=True):
         assert status == "SUCCESS" or "AlreadyRunning" in step_failure_message(harness, run)
     assert take_snapshot(harness) == take_snapshot(backfill_by_cli(harness.twin("twin"), windows))
     assert_consistent(harness)
 
 
-def test_a_run_worker_of_the_ui_that_is_killed_holds_up_nobody(harness: ModelHarness) -> None:
-    """FAULTS 34: its place in the model's pool is free for the next, without a daemon too."""
+def test_a_killed_run_worker_of_the_ui_blocks_no_later_run(harness: ModelHarness) -> None:
+    """Fault 34: its slot in the model's pool is free for the next run, also without a daemon."""
     harness.produce_windows(-3, 4)
     windows = window_keys(harness, 3)
-    with harness.open_model() as mill:
-        initial(mill)
+    with harness.open_model() as ctx:
+        initial(ctx)
     killed = harness.env | {"TIDEMILL_FAILPOINTS": "report.before:kill:2"}
     with running_dagster(killed, daemon=False) as ui:
-        run = ui.launch(harness.model, ASSETS, {START: windows[0], END: windows[-1]})["run"][
-            "runId"
-        ]
-        assert ui.wait_for_run(run) == "FAILURE"
+        launched = ui.launch(harness.model, ASSETS, {START: windows[0], END: windows[-1]})
+        assert ui.wait_for_run(launched["run"]["runId"]) == "FAILURE"
     backfill_by_cli(harness, windows)
     assert set(materialization_counts(harness)) == {
         (asset, key) for asset in ASSETS for key in windows
@@ -125,48 +129,47 @@ def test_a_run_worker_of_the_ui_that_is_killed_holds_up_nobody(harness: ModelHar
 def test_a_hostile_or_unknown_window_from_the_ui_is_refused_and_writes_nothing(
     harness: ModelHarness,
 ) -> None:
-    """FAULTS 35."""
+    """Fault 35."""
     harness.produce_windows(-3, 1)
     unknown = ["../../etc/passwd", "2999-01-01T0000Z", "2025-12-31T2355Z"]
     with running_dagster(harness.env, daemon=False) as ui:
         for key in unknown:
             params = {"assetSelection": [{"path": [harness.model, "kafka_batch"]}]}
-            told = ui.execute(
+            response = ui.execute(
                 "mutation($params: LaunchBackfillParams!) {"
                 " launchPartitionBackfill(backfillParams: $params) { __typename } }",
                 params=params | {"partitionNames": [key]},
             )
-            assert told["launchPartitionBackfill"]["__typename"] != "LaunchBackfillSuccess"
+            assert response["launchPartitionBackfill"]["__typename"] != "LaunchBackfillSuccess"
         by_tags = [{START: key, END: key} for key in unknown[:2]]
         by_tags.append({"dagster/partition": unknown[1]})
         for tags in by_tags:
-            told = ui.launch(harness.model, ["kafka_batch"], tags)
-            if told["__typename"] == "LaunchRunSuccess":
-                run = told["run"]["runId"]
+            launched = ui.launch(harness.model, ["kafka_batch"], tags)
+            if launched["__typename"] == "LaunchRunSuccess":
+                run = launched["run"]["runId"]
                 assert ui.wait_for_run(run) == "FAILURE", tags
     assert not harness.settings.store.exists()
     assert "SUCCESS" not in run_status_counts(harness)
     assert materialization_counts(harness) == {}
 
 
-@pytest.mark.parametrize("through", ["dagster dev", "tidemill ui"])
+@pytest.mark.parametrize("command", ["dagster dev", "tidemill ui"])
 def test_the_ui_shows_every_asset_and_ctrl_c_leaves_nothing_behind(
-    harness: ModelHarness, through: str
+    harness: ModelHarness, command: str
 ) -> None:
-    """`dagster dev` finds `workspace.yaml` in the folder it is called from.
+    """`dagster dev` finds `workspace.yaml` in its working directory.
 
-    Its code server may live on until its heartbeat stays away, which takes 45 s; `tidemill ui`
-    waits for nothing.
+    Its code server may stay alive until its heartbeat times out after 45 s; `tidemill ui` stops it.
     """
     port = free_port()
-    environment = harness.env | {"DAGSTER_HOME": str(harness.home / "dagster")}
+    env = harness.env | {"DAGSTER_HOME": str(harness.home / "dagster")}
     (harness.home / "dagster").mkdir()
-    words = [*through.split(), "--port", str(port)]
-    with background(environment, *words, cwd=ROOT) as process:
-        ui = wait_for_webserver(environment, port, "said")
+    arguments = [*command.split(), "--port", str(port)]
+    with background(env, *arguments, cwd=ROOT) as process:
+        ui = wait_for_webserver(env, port, "output")
         names = {"initial_model", *ASSETS}
         ours = {f"{harness.model}/{name}" for name in names}
         assert ui.assets() == ours | {f"kafka/{harness.model}"}
         code = interrupt(process)
-        assert code == (130 if through == "tidemill ui" else 0), output(environment)
-    wait_until(lambda: at_work(harness.home) == [], 90 if through == "dagster dev" else 1)
+        assert code == (130 if command == "tidemill ui" else 0), output(env)
+    wait_until(lambda: processes_under(harness.home) == [], 90 if command == "dagster dev" else 1)

@@ -1,4 +1,4 @@
-"""`tidemill demo` on a machine of its own: the embedded broker, real flights, whatever happens."""
+"""`tidemill demo` with the embedded broker and real flights: repeated, interrupted, damaged."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PICTURE = ROOT / "platform" / "docs" / "lineage.png"
 
 @pytest.fixture(scope="module")
 def completed_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The environment of a demo that has taken three days."""
+    """The environment of a demo that has processed three days."""
     env = {"TIDEMILL_HOME": str(tmp_path_factory.mktemp("demo"))}
     result = run_command(env, "tidemill", "demo", "--until", "2013-02-03")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -33,7 +33,7 @@ def completed_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture
 def demo(completed_demo: Demo, tmp_path: Path) -> Demo:
-    """A copy of that demo's folder, for one test to do with as it likes."""
+    """A copy of that demo's folder, which one test may change."""
     home = tmp_path / "demo"
     shutil.copytree(completed_demo["TIDEMILL_HOME"], home)
     return {"TIDEMILL_HOME": str(home)}
@@ -48,26 +48,27 @@ def store_files(demo: Demo) -> dict[str, bytes]:
     return {name: root.get(name) or b"" for name in root.names("flights/")}
 
 
-def test_the_summary_is_right_and_no_process_is_left(completed_demo: Demo) -> None:
-    told = summary(completed_demo)
-    came = told["summary"]
-    assert (came["first"], came["last"], came["windows"]) == ("2013-02-01", "2013-02-03", 3)
-    assert sum(came["verdicts"].values()) == 3
-    assert came["rejected"] == 0
-    assert came["rows"] > 2000
-    assert told["events_present"] == 0
-    assert told["events_produced"] > came["rows"]
+def test_the_summary_is_correct_and_no_process_is_left(completed_demo: Demo) -> None:
+    result = summary(completed_demo)
+    windows = result["summary"]
+    days = windows["first"], windows["last"], windows["windows"]
+    assert days == ("2013-02-01", "2013-02-03", 3)
+    assert sum(windows["verdicts"].values()) == 3
+    assert windows["rejected"] == 0
+    assert windows["rows"] > 2000
+    assert result["events_present"] == 0
+    assert result["events_produced"] > windows["rows"]
     history = run_command(completed_demo, "tidemill", "history", "flights", "--json")
     entries = json.loads(history.stdout)
-    assert len(entries) == came["deployments"]
-    assert entries[-1]["digest"] == came["champion"]
-    served = told["serving"]
-    assert (served["failed"], served["faults"]) == (0, [])
+    assert len(entries) == windows["deployments"]
+    assert entries[-1]["digest"] == windows["champion"]
+    served = result["serving"]
+    assert (served["failed"], served["errors"]) == (0, [])
     assert 1 <= served["swaps"] < len(entries)
-    assert len(served["first_answer_ms"]) == served["swaps"]
-    spans = served["in_swaps"], served["between"]
+    assert len(served["first_response_ms"]) == served["swaps"]
+    spans = served["during_swaps"], served["between_swaps"]
     assert sum(span["requests"] for span in spans) == served["requests"] > 100
-    assert all(0 < span["p50"] <= span["p99"] for span in spans)
+    assert all(0 < span["p50_ms"] <= span["p99_ms"] for span in spans)
     assert processes_under(Path(completed_demo["TIDEMILL_HOME"])) == []
 
 
@@ -75,24 +76,24 @@ def test_a_second_demo_produces_nothing_and_changes_nothing(demo: Demo) -> None:
     first, kept = summary(demo), store_files(demo)
     done = run_command(demo, "tidemill", "demo", "--until", "2013-02-03")
     assert done.returncode == 0, done.stderr
-    again = summary(demo)
-    assert again["events_produced"] == 0
-    assert again["events_present"] == first["events_produced"]
-    assert again["summary"] == first["summary"]
-    assert (again["serving"]["failed"], again["serving"]["swaps"]) == (0, 0)
-    assert again["serving"]["requests"] > 0
-    assert "none: what is in service now was so before" in done.stdout
+    second = summary(demo)
+    assert second["events_produced"] == 0
+    assert second["events_present"] == first["events_produced"]
+    assert second["summary"] == first["summary"]
+    assert (second["serving"]["failed"], second["serving"]["swaps"]) == (0, 0)
+    assert second["serving"]["requests"] > 0
+    assert "none: the model in service was already served" in done.stdout
     assert store_files(demo) == kept
     assert processes_under(Path(demo["TIDEMILL_HOME"])) == []
 
 
-def test_ctrl_c_stops_the_broker_too_and_the_next_demo_carries_on(demo: Demo) -> None:
+def test_ctrl_c_stops_the_broker_too_and_the_next_demo_continues(demo: Demo) -> None:
     home = Path(demo["TIDEMILL_HOME"])
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
     with background(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         for part in ("kafka.Kafka", "serve --host", "tidemill.demo.load_client"):
-            assert any(part in words for words in processes_under(home)), part
+            assert any(part in command for command in processes_under(home)), part
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)
         assert process.wait(60) == 130, output(demo)
@@ -108,9 +109,9 @@ def test_a_server_that_dies_fails_the_demo_and_leaves_nothing_behind(demo: Demo)
     home = Path(demo["TIDEMILL_HOME"])
     halted = demo | {"TIDEMILL_FAILPOINTS": "manifest.before:stop"}
     with background(halted, "tidemill", "demo", "--until", "2013-02-04") as process:
-        at_work = psutil.Process(process.pid)
-        wait_until(lambda: at_work.status() == psutil.STATUS_STOPPED)
-        [server] = [child for child in at_work.children() if "serve" in child.cmdline()]
+        command = psutil.Process(process.pid)
+        wait_until(lambda: command.status() == psutil.STATUS_STOPPED)
+        [server] = [child for child in command.children() if "serve" in child.cmdline()]
         server.kill()
         os.killpg(process.pid, signal.SIGCONT)
         assert process.wait(120) == 1, output(demo)
@@ -120,7 +121,7 @@ def test_a_server_that_dies_fails_the_demo_and_leaves_nothing_behind(demo: Demo)
     assert processes_under(home) == []
 
 
-def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
+def test_a_damaged_plan_is_named_and_the_demo_exits_with_1(demo: Demo) -> None:
     home = Path(demo["TIDEMILL_HOME"])
     plan = home / "store" / "flights" / "plans" / "2013-02-02.json"
     data = bytearray(plan.read_bytes())
@@ -135,17 +136,17 @@ def test_a_damaged_store_is_named_and_the_exit_code_says_so(demo: Demo) -> None:
     assert processes_under(home) == []
 
 
-def test_the_lineage_page_shows_where_everything_comes_from_and_a_window_its_verdict(
+def test_the_lineage_page_shows_all_assets_and_a_window_its_verdict(
     demo: Demo, tmp_path: Path
 ) -> None:
-    """Dagster's real UI in a real browser. `KEEP_PICTURE=1` renews the picture of the README."""
+    """Dagster's real UI in a real browser. `KEEP_PICTURE=1` updates the picture of the README."""
     names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
     with running_dagster(demo, daemon=False) as ui, browser(2000, 760) as page:
         page.open(
             f"{ui.address}/locations/tidemill/asset-groups/flights/lineage",
             *names, "deployed_model", "flights", "Passed", "filled",
         )  # fmt: skip
-        time.sleep(1)  # the graph glides into its place
+        time.sleep(1)  # the graph is animated
         picture = tmp_path / "lineage.png"
         picture.write_bytes(page.screenshot())
         if os.environ.get("KEEP_PICTURE"):
@@ -153,5 +154,5 @@ def test_the_lineage_page_shows_where_everything_comes_from_and_a_window_its_ver
         assert picture.stat().st_size > 20_000
         window = f"{ui.address}/assets/flights/evaluation_report?partition=2013-02-02"
         page.open(window, "verdict", "champion", "losses", "mlflow")
-        page.open(f"{ui.address}/assets/kafka/flights", "watermarks", "stable end")
+        page.open(f"{ui.address}/assets/kafka/flights", "watermarks", "last_stable_offset")
     assert PICTURE.stat().st_size < 300_000

@@ -1,4 +1,4 @@
-"""Models of other shapes, from a defs.yaml and a plain producer through the real command line."""
+"""Models of other shapes, with only a defs.yaml, a plain producer and the real command line."""
 
 import json
 import uuid
@@ -20,15 +20,15 @@ def user(kafka: str, tmp_path: Path) -> User:
 
 
 def run_json(user: User, *args: str) -> Any:
-    """What a command says as JSON."""
+    """The JSON output of a command."""
     result = run_command(user.env, "tidemill", *args, "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     return json.loads(result.stdout)
 
 
 def backfill_and_inspect(user: User, model: str, first: str, last: str) -> dict[str, Any]:
-    """Check, backfill, and look from every side; the reports by window."""
-    assert run_json(user, "check", model) == {"models": [model], "complaints": []}
+    """Run every command on the windows and compare the results; returns the reports by window."""
+    assert run_json(user, "validate", model) == {"models": [model], "errors": []}
     backfill_result = run_json(user, "backfill", model, "--from", first, "--to", last)
     assert set(backfill_result["windows"]) >= {first, last}
     (status,) = run_json(user, "status", model)
@@ -54,18 +54,18 @@ def test_a_multiclass_model_of_six_hour_windows_needs_only_its_defs_yaml(user: U
     assert len(reports) == 7
     starts = [f"2013-03-0{day}T{hour}00Z" for day in (4, 5) for hour in ("00", "06", "12", "18")]
     assert list(reports) == starts[:7]
-    at = [time for time, _, _ in events]
+    timestamps_ms = [timestamp_ms for timestamp_ms, _, _ in events]
     start = 1_362_355_200_000
     for number, report in enumerate(reports.values()):
-        begins = start + number * 6 * 3_600_000
-        due = sum(begins <= time < begins + 6 * 3_600_000 for time in at)
-        # Partitions are in order of time, so a window holds just the events of its hours.
-        assert report["rows"] == due
+        window_start = start + number * 6 * 3_600_000
+        window_end = window_start + 6 * 3_600_000
+        # Partitions are ordered by time, so a window contains exactly the events of its hours.
+        assert report["rows"] == sum(window_start <= ms < window_end for ms in timestamps_ms)
         assert (report["auc"], report["base_rate"]) == (None, None)
-    whole = [report for report in reports.values() if report["rows"] > 150]
-    assert len(whole) >= 3
-    for report in whole:
-        assert report["losses"]["champion"] < log(3)  # what it would be without knowing anything
+    large = [report for report in reports.values() if report["rows"] > 150]
+    assert len(large) >= 3
+    for report in large:
+        assert report["losses"]["champion"] < log(3)  # the loss of equal probabilities
         assert {part["value"] for part in report["slices"]} == {"EWR", "JFK", "LGA"}
 
 

@@ -1,4 +1,4 @@
-"""`deploy/compose.yaml`: every service as it says, in containers of this machine's namespaces."""
+"""`deploy/compose.yaml`: every service as specified, in containers of this machine."""
 
 import random
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.faults
 _UPDATE = DAGS[2]
 _SEED = 7
 _INNER = {"postgres": 5432, "kafka": 9092, "dagster-code": 4000}
-"""Where services listen for the others alone."""
+"""Ports that only other services connect to."""
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as up:
-        yield up
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
@@ -39,16 +39,16 @@ def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -
     assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 
-def test_each_service_comes_up_well_and_has_no_right_but_its_own(platform: ComposeStack) -> None:
+def test_each_service_becomes_healthy_without_extra_privileges(platform: ComposeStack) -> None:
     for name in platform.long_running:
-        container = platform.composed.container(name)
+        container = platform.runner.container(name)
         first, processes = container.pid, container.processes()
         assert (Path("/proc") / str(first) / "mounts").read_text().split()[3].startswith("ro,")
         for process in processes:
-            told = process_status(process.pid)
-            assert told["Uid"].split() == [str(container.wanted.user[0])] * 4 != ["0"] * 4
-            assert told["NoNewPrivs"] == "1"
-            assert {int(told[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd")} == {0}
+            status = process_status(process.pid)
+            assert status["Uid"].split() == [str(container.spec.user[0])] * 4 != ["0"] * 4
+            assert status["NoNewPrivs"] == "1"
+            assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd")} == {0}
 
 
 def process_status(pid: int) -> dict[str, str]:
@@ -56,19 +56,19 @@ def process_status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_each_listens_where_others_need_it_and_nowhere_else(platform: ComposeStack) -> None:
+def test_each_service_listens_only_on_the_ports_that_others_need(platform: ComposeStack) -> None:
     published = {
         name: {port for *_, port in platform.services[name].ports} for name in platform.long_running
     }
     for name in platform.long_running:
         inner = {_INNER[name]} if name in _INNER else set()
-        assert external_ports(platform.composed.container(name)) == published[name] | inner, name
+        assert external_ports(platform.runner.container(name)) == published[name] | inner, name
     memory = platform.memory_mb()
     print({name: round(size) for name, size in memory.items()}, f"{sum(memory.values()):.0f} MB")
 
 
 def external_ports(container: Container) -> set[int]:
-    """The ports at which it listens for more than itself."""
+    """The ports on which it accepts connections from other hosts."""
     ports = set()
     for kind in ("tcp", "tcp6"):
         for line in Path(f"/proc/{container.pid}/net/{kind}").read_text().splitlines()[1:]:
@@ -78,14 +78,14 @@ def external_ports(container: Container) -> set[int]:
     return ports
 
 
-def test_a_window_goes_from_an_airflow_dag_to_an_answer(platform: ComposeStack) -> None:
+def test_a_window_goes_from_an_airflow_dag_to_a_prediction(platform: ComposeStack) -> None:
     platform.wait_until(lambda: platform.call_airflow("dags")["total_entries"] == len(DAGS))
     for dag in DAGS:
         assert platform.call_airflow(f"dags/{dag}", "GET")["is_paused"]
         assert not platform.call_airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
     digest = platform.wait_for_version(1)
     assert requests.get(f"{platform.address('SERVE__PORT')}/models", timeout=30).status_code == 401
-    entry = next(each for each in platform.history() if each["digest"] == digest)
+    entry = next(entry for entry in platform.history() if entry["digest"] == digest)
     assert entry["kind"] == "deploy"
     assert entry["seq"] >= 1
     platform.wait_until(lambda: platform.completed_windows() >= 1)
@@ -102,22 +102,22 @@ def test_a_window_goes_from_an_airflow_dag_to_an_answer(platform: ComposeStack) 
     )
 
 
-def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(
+def test_nothing_is_lost_if_all_services_stop_and_start_in_any_order(
     platform: ComposeStack,
 ) -> None:
-    before, chance = platform.completed_windows(), random.Random(_SEED)
-    order = chance.sample(platform.long_running, len(platform.long_running))
-    killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *chance.sample(order, 2)}
-    platform.composed.stop(order, killed)
-    for name in chance.sample(order, len(order)):
-        platform.composed.start(name)
-    platform.composed.up(platform.service_names)
+    before, rng = platform.completed_windows(), random.Random(_SEED)
+    order = rng.sample(platform.long_running, len(platform.long_running))
+    killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *rng.sample(order, 2)}
+    platform.runner.stop(order, killed)
+    for name in rng.sample(order, len(order)):
+        platform.runner.start(name)
+    platform.runner.up(platform.service_names)
     platform.wait_until(
         lambda: platform.completed_windows() > before,
         lambda: str(platform.call_airflow(f"dags/{_UPDATE}/dagRuns")),
     )
     platform.quiesce()
-    print(platform.run_cli("verify", MODEL, "--recompute"))  # which fails where it finds anything
+    print(platform.run_cli("verify", MODEL, "--recompute"))  # fails if it finds anything
     platform.wait_for_version(platform.history()[-1]["seq"])
     partitions = sorted(platform.volumes.glob(f"kafka/{TOPIC}-*"))
     assert (
@@ -128,9 +128,9 @@ def test_nothing_is_lost_when_all_of_it_ends_and_begins_in_any_order(
     )
 
 
-def test_the_simulated_stream_is_a_service_too(platform: ComposeStack) -> None:
-    platform.composed.up(["stream"])
+def test_the_simulation_is_a_service_too(platform: ComposeStack) -> None:
+    platform.runner.up(["simulation"])
     before = platform.stream_bytes()
     platform.wait_until(
-        lambda: platform.stream_bytes() > before, platform.composed.container("stream").said
+        lambda: platform.stream_bytes() > before, platform.runner.container("simulation").log_tail
     )

@@ -1,4 +1,4 @@
-"""`tidemill ui` opens MLflow beside Dagster, so that the links of one lead to the other."""
+"""`tidemill ui` starts MLflow beside Dagster, so that the links between them work."""
 
 from dataclasses import replace
 
@@ -12,21 +12,21 @@ from processes import background, interrupt, output, processes_under, wait_until
 pytestmark = pytest.mark.faults
 
 
-def test_mlflow_answers_beside_dagster_and_ctrl_c_leaves_nothing_of_either(
+def test_mlflow_runs_beside_dagster_and_ctrl_c_leaves_no_process(
     harness: ModelHarness,
 ) -> None:
-    harness = replace(harness, tracking=None)
+    harness = replace(harness, tracking_uri=None)
     port, mlflow_port = free_port(), free_port()
-    words = ("tidemill", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port))
+    command = ("tidemill", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port))
 
-    def answers() -> bool:
+    def is_healthy() -> bool:
         try:
             return requests.get(f"http://127.0.0.1:{mlflow_port}/health", timeout=5).ok
         except requests.RequestException:
             return False
 
-    with background(harness.env, *words, cwd=ROOT) as process:
-        wait_for_webserver(harness.env, port, "said")
-        wait_until(answers, 120, lambda: output(harness.env))
+    with background(harness.env, *command, cwd=ROOT) as process:
+        wait_for_webserver(harness.env, port, "output")
+        wait_until(is_healthy, 120, on_timeout=lambda: output(harness.env))
         assert interrupt(process) == 130, output(harness.env)
     wait_until(lambda: processes_under(harness.home) == [], 1)

@@ -1,4 +1,4 @@
-"""`tidemill up` and `down`: the whole platform, real and on the loopback."""
+"""`tidemill up` and `down`: the whole platform with real services on the loopback interface."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    """The platform, up for the first time; down at the end, whatever became of it."""
+    """The platform after its first start; it is stopped at the end in any case."""
     with world_accessible_folder() as home:
         new_platform = Platform(home)
         try:
@@ -29,31 +29,31 @@ def platform() -> Iterator[Platform]:
             run_command(new_platform.env, "tidemill", "down")
 
 
-def test_airflow_drives_a_new_model_into_service(platform: Platform) -> None:
-    # A busy machine may let one be asked in vain once.
+def test_airflow_runs_bring_a_new_model_into_service(platform: Platform) -> None:
+    # On a busy machine a health check may time out once.
     wait_until(lambda: {row["state"] for row in platform.services().values()} == {"ready"}, 120)
     wait_until(lambda: platform.call_airflow("dags")["total_entries"] == len(DAGS))
     for dag in DAGS:
         assert not platform.call_airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
     digest = platform.wait_for_version(1)
-    entry = next(each for each in platform.history() if each["digest"] == digest)
+    entry = next(entry for entry in platform.history() if entry["digest"] == digest)
     assert entry["kind"] == "deploy"
     assert entry["seq"] >= 1
-    _, stream, update = (platform.call_airflow(f"dags/{dag}/dagRuns")["dag_runs"] for dag in DAGS)
-    assert stream[0]["partition_key"] == first_window(platform)
-    assert {run["state"] for run in (*stream, *update)} <= {"success", "running", "queued"}
+    _, events, update = (platform.call_airflow(f"dags/{dag}/dagRuns")["dag_runs"] for dag in DAGS)
+    assert events[0]["partition_key"] == first_window(platform)
+    assert {run["state"] for run in (*events, *update)} <= {"success", "running", "queued"}
     assert listens_only_on_loopback(platform)
 
 
 def first_window(platform: Platform) -> str:
     """The key of the live model's first window."""
-    output = platform.run_cli("check", MODEL)
+    output = platform.run_cli("validate", MODEL)
     return output.rstrip().removesuffix(".").split()[-1]
 
 
 def listens_only_on_loopback(platform: Platform) -> bool:
-    """Whether each socket at which a process of the platform listens is of this machine alone."""
-    session = os.getsid(platform.services()["serve"]["pid"])
+    """Whether all listening sockets of the platform are on the loopback interface."""
+    session = os.getsid(platform.services()["serving"]["pid"])
     for connection in psutil.net_connections("inet"):
         if (
             connection.status == psutil.CONN_LISTEN
@@ -70,16 +70,16 @@ def test_the_link_in_airflow_opens_the_run_in_dagster(platform: Platform) -> Non
         run for run in platform.call_airflow(f"dags/{dag}/dagRuns")["dag_runs"]
         if run["state"] == "success"
     ]  # fmt: skip
-    where = f"dags/{dag}/dagRuns/{done[0]['dag_run_id']}/taskInstances/update"
-    run = platform.call_airflow(f"{where}/xcomEntries/return_value")["value"]
+    task_instance = f"dags/{dag}/dagRuns/{done[0]['dag_run_id']}/taskInstances/update"
+    run = platform.call_airflow(f"{task_instance}/xcomEntries/return_value")["value"]
     airflow = platform.address("UP__AIRFLOW_PORT")
     with browser() as page:
         log_in(page, airflow, platform.password)
         task = f"{airflow}/dags/{dag}/runs/{done[0]['dag_run_id']}/tasks/update"
         page.open(f"{task}/details", "Dagster run")
-        found = f"//a[contains(@href, '/runs/{run}') and contains(., 'Dagster run')]"
-        wait_until(lambda: page.driver.find_elements(By.XPATH, found), 60, page.text)
-        link = page.driver.find_element(By.XPATH, found).get_attribute("href")
+        xpath = f"//a[contains(@href, '/runs/{run}') and contains(., 'Dagster run')]"
+        wait_until(lambda: page.driver.find_elements(By.XPATH, xpath), 60, on_timeout=page.text)
+        link = page.driver.find_element(By.XPATH, xpath).get_attribute("href")
         page.open(link, run[:8], "Success")
 
 
@@ -91,27 +91,27 @@ def log_in(page: Browser, airflow: str, password: str) -> None:
     wait_until(lambda: "/auth/login" not in page.driver.current_url, 60)
 
 
-def test_a_service_that_is_killed_comes_back_and_the_table_says_so(platform: Platform) -> None:
-    before = platform.services()["serve"]
+def test_a_killed_service_is_restarted_and_the_table_shows_it(platform: Platform) -> None:
+    before = platform.services()["serving"]
     os.kill(before["pid"], signal.SIGKILL)
-    wait_until(lambda: platform.services()["serve"]["restarts"] == 1, 60)
-    wait_until(lambda: platform.services()["serve"]["state"] == "ready", 60)
-    after = platform.services()["serve"]
+    wait_until(lambda: platform.services()["serving"]["restarts"] == 1, 60)
+    wait_until(lambda: platform.services()["serving"]["state"] == "ready", 60)
+    after = platform.services()["serving"]
     assert after["pid"] != before["pid"]
-    assert after["last_end"] == "SIGKILL"
+    assert after["last_exit"] == "SIGKILL"
     assert platform.served_model() is not None
 
 
-def test_after_a_kill_of_the_manager_down_leaves_nothing(platform: Platform) -> None:
-    manager = psutil.Process(platform.services()["serve"]["pid"]).parent()
-    assert manager is not None
-    manager.kill()
+def test_down_leaves_nothing_after_supervisord_was_killed(platform: Platform) -> None:
+    supervisord = psutil.Process(platform.services()["serving"]["pid"]).parent()
+    assert supervisord is not None
+    supervisord.kill()
     platform.run_cli("down")
     assert_nothing_is_left(platform)
 
 
 def assert_nothing_is_left(platform: Platform) -> None:
-    """No process, no socket file, no port."""
+    """No process, no UNIX socket, no listening port."""
     assert processes_under(platform.home) == []
     assert [file for file in platform.home.rglob("*") if file.is_socket()] == []
     for port in platform.ports.values():
@@ -120,7 +120,7 @@ def assert_nothing_is_left(platform: Platform) -> None:
             probe.bind(("127.0.0.1", port))
 
 
-def test_on_postgresql_without_airflow_the_sensor_and_a_producer_go_on_where_it_was(
+def test_without_airflow_and_on_postgresql_the_sensor_continues_the_model(
     platform: Platform,
 ) -> None:
     require_postgres()
@@ -132,21 +132,23 @@ def test_on_postgresql_without_airflow_the_sensor_and_a_producer_go_on_where_it_
         other.listen()
         done = run_command(platform.env, "tidemill", "up", "--no-airflow", "--postgres")
     assert done.returncode == 1
-    assert f"Port {platform.ports['UP__DAGSTER_PORT']}, where dagster would" in done.stderr
+    assert (
+        f"Port {platform.ports['UP__DAGSTER_PORT']} of dagster-webserver is in use" in done.stderr
+    )
     assert "TIDEMILL_UP__DAGSTER_PORT" in done.stderr
     platform.up("--no-airflow", "--postgres")
-    assert "kept theirs in SQLite, and now do in PostgreSQL" in platform.up_output
-    assert "airflow" not in platform.services()
+    assert "stored their metadata in SQLite and now store it in PostgreSQL" in platform.up_output
+    assert "airflow-api-server" not in platform.services()
     refused = run_command(platform.env, "tidemill", "up", "--no-airflow")
-    assert "one kind of database" in refused.stderr
+    assert "one kind of database" in refused.stderr.replace("\n", " ")
     platform.wait_for_version(before + 1)
     assert row_count(platform, "dagster", "event_logs") > 0
     wait_until(lambda: row_count(platform, "mlflow", "runs"), 60)
     os.kill(platform.services()["postgres"]["pid"], signal.SIGKILL)
-    assert platform.served_model() is not None  # row 31
+    assert platform.served_model() is not None  # fault 31
     wait_until(lambda: platform.services()["postgres"]["restarts"], 60)
     wait_until(lambda: platform.services()["postgres"]["state"] == "ready", 60)
-    os.kill(int((platform.home / "up" / "manager.pid").read_text()), signal.SIGKILL)
+    os.kill(int((platform.home / "up" / "supervisor.pid").read_text()), signal.SIGKILL)
     platform.run_cli("down")
     assert_nothing_is_left(platform)
     assert row_count(platform, "dagster", "runs where status = 'STARTED'") == 0
@@ -155,6 +157,6 @@ def test_on_postgresql_without_airflow_the_sensor_and_a_producer_go_on_where_it_
 
 
 def row_count(platform: Platform, name: str, table: str) -> int:
-    """How many rows a table of this database has, whether the platform is up or not."""
+    """The number of rows of a table in this database, whether the platform is up or not."""
     command = ("psql", "-U", name, "-tAc", f"select count(*) from {table}", name)
     return int(platform.run_cli("postgres", "--", *command))

@@ -1,4 +1,4 @@
-"""The main job over a whole year of real flights, and everything made again from Kafka."""
+"""The complete cycle over a year of real flights, and a recomputation of it from Kafka."""
 
 import json
 from pathlib import Path
@@ -10,20 +10,20 @@ from processes import run_command
 
 @pytest.mark.faults
 @pytest.mark.timeout(1500)
-def test_a_year_made_in_one_run_is_made_again_window_by_window_digest_for_digest(
+def test_a_year_processed_in_one_run_is_recomputed_with_the_same_digests(
     tmp_path: Path,
 ) -> None:
-    here = {"TIDEMILL_HOME": str(tmp_path)}
-    made = run_command(here, "tidemill", "demo", "--until", "2013-12-31", timeout=1200)
-    assert made.returncode == 0, made.stderr
-    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    served, told = summary["serving"], summary["summary"]
-    assert served["failed"] == 0
-    assert 100 < served["swaps"] < told["deployments"]
-    assert told["windows"] == sum(told["verdicts"].values()) == 334
-    assert told["losses"]["champion"] < told["losses"]["initial"]
+    env = {"TIDEMILL_HOME": str(tmp_path)}
+    demo = run_command(env, "tidemill", "demo", "--until", "2013-12-31", timeout=1200)
+    assert demo.returncode == 0, demo.stderr
+    result = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    serving, summary = result["serving"], result["summary"]
+    assert serving["failed"] == 0
+    assert 100 < serving["swaps"] < summary["deployments"]
+    assert summary["windows"] == sum(summary["verdicts"].values()) == 334
+    assert summary["losses"]["champion"] < summary["losses"]["initial"]
     checked = run_command(
-        here, "tidemill", "verify", "flights", "--recompute", "--json", timeout=1200
+        env, "tidemill", "verify", "flights", "--recompute", "--json", timeout=1200
     )
     assert checked.returncode == 0, checked.stderr
     verified = json.loads(checked.stdout)

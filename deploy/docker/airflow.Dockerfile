@@ -1,4 +1,4 @@
-# Airflow with tidemill's bridge: no Dagster, no tidemill. Context: the root of the repository.
+# Airflow with tidemill's bridge, without Dagster and tidemill. Context: the root of the repository.
 FROM python:3.11.15-slim-bookworm AS builder
 RUN pip install --no-cache-dir uv==0.13.9
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never \
@@ -18,7 +18,7 @@ LABEL org.opencontainers.image.title="tidemill Airflow" \
     org.opencontainers.image.description="Apache Airflow with tidemill's bridge to Dagster" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
-# A new volume takes over the owner of the folder that it is mounted on.
+# A new volume gets the owner of the folder that it is mounted on.
 RUN groupadd --gid 10001 tidemill \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
     && install --directory --owner=10001 --group=10001 /opt/airflow/dags /opt/airflow/logs

@@ -21,11 +21,11 @@ LABEL org.opencontainers.image.title="tidemill platform" \
     org.opencontainers.image.description="Dagster, MLflow and tidemill's commands" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
-# Debian keeps no older versions, so a pin would break the build some day.
+# Debian removes older versions, so a pinned version would break the build eventually.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-# A new volume takes over the owner of the folder that it is mounted on.
+# A new volume gets the owner of the folder that it is mounted on.
 RUN groupadd --gid 10001 tidemill \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
     && install --directory --owner=10001 --group=10001 /opt/airflow/dags \

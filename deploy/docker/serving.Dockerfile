@@ -1,4 +1,4 @@
-# The prediction server: no Dagster, MLflow or Airflow. Context: the root of the repository.
+# The prediction server, without Dagster, MLflow and Airflow. Context: the root of the repository.
 FROM python:3.11.15-slim-bookworm AS builder
 RUN pip install --no-cache-dir uv==0.13.9
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never \
@@ -21,11 +21,11 @@ LABEL org.opencontainers.image.title="tidemill serving" \
     org.opencontainers.image.description="The prediction server of tidemill" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
-# Debian keeps no older versions, so a pin would break the build some day.
+# Debian removes older versions, so a pinned version would break the build eventually.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-# A new volume takes over the owner of the folder that it is mounted on.
+# A new volume gets the owner of the folder that it is mounted on.
 RUN groupadd --gid 10001 tidemill \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tidemill \
     && install --directory --owner=10001 --group=10001 \

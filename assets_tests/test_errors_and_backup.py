@@ -1,4 +1,4 @@
-"""The runbook says what each error means, and its commands do what it says of them."""
+"""The documentation lists every error, and its commands back up and restore everything."""
 
 import re
 import shutil
@@ -20,17 +20,20 @@ from tidemill.core import errors
 from tidemill.local.postgres import DATABASES
 from worker_processes import run_all
 
-_RUNBOOK = (Path(__file__).parents[1] / "deploy" / "RUNBOOK.md").read_text()
+_DOCS = Path(__file__).parents[1] / "platform" / "docs"
+_ERRORS = (_DOCS / "reference" / "errors.md").read_text()
+_BACKUP = (_DOCS / "how-to" / "backup.md").read_text()
 
 
-def runbook_commands() -> list[str]:
-    """The commands of the section on backups, in order."""
-    section = _RUNBOOK.partition("## Backup and restore")[2].partition("## Errors by name")[0]
-    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+def backup_scripts() -> list[str]:
+    """The commands of the page on backups, in order: backup and restore of each kind."""
+    scripts = re.findall(r"```sh\n(.*?)```", _BACKUP, re.DOTALL)
+    assert len(scripts) == 6
+    return scripts
 
 
 def run_script(script: str, harness: ModelHarness, backup: Path) -> str:
-    """Run commands of the runbook with the bench's settings, each to succeed; their output."""
+    """Run documented commands with the harness's settings, which must succeed; their output."""
     env = clean_env(harness.env | {"BACKUP": str(backup), "MODEL": harness.model})
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     result = subprocess.run(
@@ -51,8 +54,8 @@ def delete_ledger_topic(harness: ModelHarness) -> None:
     admin.delete_topics([harness.ledger])[harness.ledger].result(30)
 
 
-def test_every_error_is_told_once_and_no_other() -> None:
-    table = Counter(re.findall(r"^\| `(\w+)` \| \S.* \| \S.* \|$", _RUNBOOK, re.MULTILINE))
+def test_every_error_is_documented_once_and_no_other() -> None:
+    table = Counter(re.findall(r"^\| `(\w+)` \| \S.* \| \S.* \|$", _ERRORS, re.MULTILINE))
     kinds = {
         name
         for name, kind in vars(errors).items()
@@ -62,63 +65,63 @@ def test_every_error_is_told_once_and_no_other() -> None:
 
 
 @pytest.mark.faults
-def test_a_store_in_a_folder_and_the_ledger_come_back_by_the_commands_of_the_runbook(
+def test_the_documented_commands_restore_a_store_in_a_folder_and_the_ledger(
     harness: ModelHarness, tmp_path: Path
 ) -> None:
     define_two_windows(harness)
-    with harness.open_model() as mill:
-        run_all(mill, 1)
+    with harness.open_model() as ctx:
+        run_all(ctx, 1)
     before, backup = take_snapshot(harness), tmp_path / "backup"
-    save, restore, *_ = runbook_commands()
+    save, restore, *_ = backup_scripts()
     run_script(save, harness, backup)
     shutil.rmtree(harness.settings.store)
     delete_ledger_topic(harness)
-    said = run_script(restore, harness, backup)
-    assert f"{harness.model}: 3 entries brought back, 3 stand" in said
-    assert "2 windows made again" in said
+    text = run_script(restore, harness, backup)
+    assert f"{harness.model}: 3 entries restored, 3 valid" in text
+    assert "2 windows rebuilt" in text
     assert take_snapshot(harness) == before
 
 
 @pytest.mark.faults
-def test_a_store_on_s3_and_the_ledger_come_back_by_the_commands_of_the_runbook(
+def test_the_documented_commands_restore_a_store_on_s3_and_the_ledger(
     harness: ModelHarness, s3: S3Server, tmp_path: Path
 ) -> None:
     require_tools("aws")
     define_two_windows(harness)
     s3.move_store(harness)
-    with harness.open_model() as mill:
-        run_all(mill, 1)
+    with harness.open_model() as ctx:
+        run_all(ctx, 1)
     before, backup = take_snapshot(harness), tmp_path / "backup"
-    _, _, save, restore, *_ = runbook_commands()
+    _, _, save, restore, *_ = backup_scripts()
     run_script(save, harness, backup)
     assert harness.s3 is not None
     shutil.rmtree(s3.folder / harness.s3.bucket)
     delete_ledger_topic(harness)
     s3.move_store(harness)
-    said = run_script(restore, harness, backup)
-    assert f"{harness.model}: 3 entries brought back, 3 stand" in said
-    assert "2 windows made again" in said
+    text = run_script(restore, harness, backup)
+    assert f"{harness.model}: 3 entries restored, 3 valid" in text
+    assert "2 windows rebuilt" in text
     assert take_snapshot(harness) == before
 
 
 @pytest.mark.faults
-def test_the_databases_come_back_by_the_commands_of_the_runbook(tmp_path: Path) -> None:
-    """Over what was written since, and into a PostgreSQL that is new."""
-    *_, save, restore = runbook_commands()
+def test_the_documented_commands_restore_the_databases(tmp_path: Path) -> None:
+    """The dumps are restored over later changes, and into a new PostgreSQL."""
+    *_, save, restore = backup_scripts()
     with world_accessible_folder() as home:
-        bench = ModelHarness("127.0.0.1:1", home, "unused")
+        unused = ModelHarness("127.0.0.1:1", home, "unused")
         with running_postgres(home / "postgres") as server:
             for name in DATABASES:
-                server.query(name, f"create table kept as select '{name}' as told")
-            run_script(save, bench, tmp_path / "backup")
+                server.query(name, f"create table kept as select '{name}' as value")
+            run_script(save, unused, tmp_path / "backup")
             for name in DATABASES:
-                server.query(name, "update kept set told = 'spoiled'")
-            run_script(restore, bench, tmp_path / "backup")
+                server.query(name, "update kept set value = 'changed'")
+            run_script(restore, unused, tmp_path / "backup")
             assert [server.query(name, "table kept") for name in DATABASES] == [
                 [(n,)] for n in DATABASES
             ]
         shutil.rmtree(server.postgres.data)
-        run_script(restore, bench, tmp_path / "backup")
+        run_script(restore, unused, tmp_path / "backup")
         server.start()
         assert [server.query(name, "table kept") for name in DATABASES] == [
             [(n,)] for n in DATABASES
