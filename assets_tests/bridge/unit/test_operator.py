@@ -109,7 +109,7 @@ def test_a_lost_response_launches_no_second_run(
     dagster.launches = [outcome]
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
-    assert dagster.operation_names.count("Launch") == (1 if outcome == "lost" else 2)
+    assert dagster.operation_names.count("Launch") == (1 if outcome == "response_lost" else 2)
 
 
 def test_a_retry_resumes_the_run_of_the_previous_try(
