@@ -1,4 +1,4 @@
-"""A bundle answers raw rows as its training did, or it is refused."""
+"""A bundle predicts raw rows as in training, or it is refused."""
 
 import json
 import re
@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from tidemill.core import canonical, learner
-from tidemill.core.bundle import MAX_GOLDEN_ROWS, Model, encode, golden_row_indices
-from tidemill.core.errors import BundleInvalid, DigestMismatch, FeatureSkew
+from tidemill.core.bundle import Model, encode
+from tidemill.core.errors import BundleInvalid, DigestMismatch, FeatureSkew, FormatUnsupported
 from tidemill.core.features import FeatureFunction
+from tidemill.core.golden_rows import MAX_GOLDEN_ROWS, golden_row_indices
 from tidemill.core.spec import ModelSpec
 
 
@@ -24,7 +25,9 @@ def spec(**overrides: Any) -> ModelSpec:
             "fields": {"size": "number", "place": "category"},
             "label": "late",
             "windows": {"start": "2013-02-01"},
-            "learner": {"retrain": {"trees": 8, "rate": 0.1, "min_rows": 20}},
+            "learner": {
+                "retrain": {"num_iterations": 8, "learning_rate": 0.1, "min_data_in_leaf": 20}
+            },
         }
         | overrides
     )
@@ -67,8 +70,8 @@ def load(bundle: bytes, function: FeatureFunction | None = None) -> Model:
 
 
 def with_header(bundle: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
-    first, _, text = bundle.partition(b"\n")
-    header = json.loads(first)
+    header_line, _, text = bundle.partition(b"\n")
+    header = json.loads(header_line)
     change(header)
     return json.dumps(header).encode() + b"\n" + text
 
@@ -77,7 +80,7 @@ def function(run: Callable[[pl.DataFrame], Any], source: str = "a" * 64) -> Feat
     return FeatureFunction("shop:features", source, run)
 
 
-def test_a_bundle_says_what_it_is_and_answers_its_golden_rows() -> None:
+def test_a_bundle_describes_itself_and_reproduces_its_golden_rows() -> None:
     bundle = make_bundle()
     model = load(bundle)
     assert bundle == make_bundle()
@@ -90,21 +93,21 @@ def test_a_bundle_says_what_it_is_and_answers_its_golden_rows() -> None:
 
 def test_golden_rows_are_the_answers_to_raw_rows() -> None:
     model, frame = load(make_bundle()), rows()
-    whole = model.predict(frame)
+    all_predictions = model.predict(frame)
     raw = [golden.row for golden in model.header.golden]
-    answers = [golden.prediction for golden in model.header.golden]
-    at = golden_row_indices(frame.select("size", "place"))
-    assert [msgspec.json.decode(row)["size"] for row in raw] == frame["size"][at].to_list()
-    assert answers == whole[at].tolist()
-    assert model.predict(model.decoder().rows(raw)).tolist() == answers
+    golden_predictions = [golden.prediction for golden in model.header.golden]
+    indices = golden_row_indices(frame.select("size", "place"))
+    assert [msgspec.json.decode(row)["size"] for row in raw] == frame["size"][indices].to_list()
+    assert golden_predictions == all_predictions[indices].tolist()
+    assert model.predict(model.decoder().rows(raw)).tolist() == golden_predictions
 
 
 def test_golden_rows_are_spread_and_hold_rows_with_nulls() -> None:
     frame = rows().select("size", "place")
-    at = golden_row_indices(frame)
-    assert len(at) == MAX_GOLDEN_ROWS
-    assert {0, 399} <= set(at)
-    assert frame[at]["size"].null_count() == 4
+    indices = golden_row_indices(frame)
+    assert len(indices) == MAX_GOLDEN_ROWS
+    assert {0, 399} <= set(indices)
+    assert frame[indices]["size"].null_count() == 4
     assert golden_row_indices(frame.head(3)) == [0, 1, 2]
     assert golden_row_indices(frame.clear()) == []
 
@@ -121,7 +124,7 @@ def test_a_wrong_golden_answer_is_skew_and_is_named() -> None:
         header["golden"][5]["prediction"] *= 1 + 1e-8
 
     model = load(with_header(make_bundle(), change))
-    with pytest.raises(FeatureSkew, match="golden row 5 with"):
+    with pytest.raises(FeatureSkew, match="for its golden row 5"):
         model.validate()
 
 
@@ -135,11 +138,10 @@ def test_a_difference_by_rounding_is_none() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda header: header.update(format=2),
         lambda header: header["columns"].pop(),
         lambda header: header.update(classes=["a", "b"]),
         lambda header: header.pop("golden"),
-        lambda header: header.update(trees="many"),
+        lambda header: header.update(num_iterations="many"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(
@@ -149,6 +151,11 @@ def test_parts_that_do_not_fit_together_are_refused(
         load(with_header(make_bundle(), change))
 
 
+def test_another_format_is_refused() -> None:
+    with pytest.raises(FormatUnsupported, match="has format 2"):
+        load(with_header(make_bundle(), lambda header: header.update(format=2)))
+
+
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\xff\n\xff", b"{}\ntree", b"\n"])
 def test_bytes_that_are_no_bundle_are_refused(damaged: bytes) -> None:
     with pytest.raises(BundleInvalid):
@@ -156,14 +163,14 @@ def test_bytes_that_are_no_bundle_are_refused(damaged: bytes) -> None:
 
 
 def test_another_source_of_the_feature_function_is_skew() -> None:
-    was = function(lambda frame: frame)
-    bundle = make_bundle(was)
-    load(bundle, was).validate()
-    for now in (function(lambda frame: frame, "b" * 64), None):
+    original = function(lambda frame: frame)
+    bundle = make_bundle(original)
+    load(bundle, original).validate()
+    for other in (function(lambda frame: frame, "b" * 64), None):
         with pytest.raises(FeatureSkew, match="was trained with the feature function shop:feat"):
-            load(bundle, now)
+            load(bundle, other)
     with pytest.raises(FeatureSkew):
-        load(make_bundle(), was)
+        load(make_bundle(), original)
 
 
 def test_a_function_that_reads_something_else_when_serving_is_skew() -> None:
@@ -178,7 +185,7 @@ def test_a_function_that_reads_something_else_when_serving_is_skew() -> None:
 
 def test_a_model_whose_answers_are_not_finite_is_never_made() -> None:
     frame, regression = rows(), spec(objective="regression")
-    sound = load(
+    valid_model = load(
         learner.fit(
             regression,
             frame,
@@ -191,10 +198,14 @@ def test_a_model_whose_answers_are_not_finite_is_never_made() -> None:
         )
     )
 
-    def huge(line: re.Match[str]) -> str:
+    def with_huge_values(line: re.Match[str]) -> str:
         return "leaf_value=" + " ".join(["1.7e308"] * len(line[1].split()))
 
-    text = re.sub(r"leaf_value=(.*)", huge, sound.text)
-    text = re.sub(r"tree_sizes=.*\n", "", text)  # without them LightGBM reads tree after tree
+    text = re.sub(r"leaf_value=(.*)", with_huge_values, valid_model.text)
+    text = re.sub(
+        r"tree_sizes=.*\n", "", text
+    )  # without them, LightGBM parses the trees in sequence
     with pytest.raises(BundleInvalid, match="not finite"):
-        encode(regression, text, sound.header.columns, sound.vocabulary, None, frame, None)
+        encode(
+            regression, text, valid_model.header.columns, valid_model.vocabulary, None, frame, None
+        )

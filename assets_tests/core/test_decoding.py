@@ -1,4 +1,4 @@
-"""Each message is kept or rejected by itself."""
+"""Each message is kept or rejected on its own."""
 
 import json
 from typing import Any
@@ -96,20 +96,20 @@ def test_half_a_surrogate_pair_never_reaches_a_column(half: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(STRANGE), st.sampled_from([None, 9])), max_size=8))
 def test_a_messages_fate_does_not_depend_on_its_neighbours(
-    drawn: list[tuple[tuple[bytes | None, str | None], int | None]],
+    records: list[tuple[tuple[bytes | None, str | None], int | None]],
 ) -> None:
     decoder = Decoder(spec())
-    values, times = [value for (value, _), _ in drawn], [time for _, time in drawn]
-    together = decoder.decode(0, range(len(values)), times, values)
-    alone = [decoder.decode(0, [i], [times[i]], [values[i]]) for i in range(len(values))]
-    assert together.rows.rows() == [row for one in alone for row in one.rows.rows()]
-    assert list(together.rejected) == [r for one in alone for r in one.rejected]
+    values, times = [value for (value, _), _ in records], [time for _, time in records]
+    batch = decoder.decode(0, range(len(values)), times, values)
+    separate = [decoder.decode(0, [i], [times[i]], [values[i]]) for i in range(len(values))]
+    assert batch.rows.rows() == [row for one in separate for row in one.rows.rows()]
+    assert list(batch.rejected) == [r for one in separate for r in one.rejected]
     for name in ("carrier", "distance", "wet"):
-        assert together.absent[name] == sum(one.absent[name] for one in alone)
-    assert together.rows.schema == decoder.schema
+        assert batch.absent[name] == sum(one.absent[name] for one in separate)
+    assert batch.rows.schema == decoder.schema
 
 
-def test_absent_and_null_are_told_apart_but_both_are_null_in_the_rows() -> None:
+def test_only_absent_fields_are_counted_but_null_is_null_in_the_rows_too() -> None:
     values: list[bytes | None] = [
         b'{"late":1,"carrier":null,"distance":null,"wet":null}',
         b'{"late":1}',
@@ -174,19 +174,19 @@ def test_a_field_may_have_any_name() -> None:
     assert decoded.rejected[0].reason == f"`{name}`: expected number, got text"
 
 
-def test_rows_for_prediction_need_no_label_and_say_what_is_wrong() -> None:
+def test_rows_for_prediction_need_no_label_and_errors_are_named() -> None:
     decoder = RowDecoder({"carrier": "category", "distance": "number"})
     rows = decoder.rows([b'{"distance":3}', b'{"carrier":"UA","more":1}'])
     assert rows.rows() == [(None, 3.0), ("UA", None)]
-    with pytest.raises(RowInvalid, match="Row 1 of 2 cannot be used: `distance`: expected number"):
+    with pytest.raises(RowInvalid, match="Row 1 of 2 is not valid: `distance`: expected number"):
         decoder.rows([b"{}", b'{"distance":"far"}'])
 
 
-def test_rows_decoded_by_another_spec_are_fitted_with_nulls() -> None:
-    """What they lack, or have as another type, is null; what is not asked for goes."""
+def test_rows_decoded_by_another_spec_are_filled_with_nulls() -> None:
+    """Fields that are missing or have another type are null; other fields are dropped."""
     rows = Decoder(spec()).decode(0, [7], [1], [GOOD]).rows
-    found = align_to_schema(rows, {"wet": "category", "distance": "number", "gate": "boolean"})
-    assert found.columns == ["_partition", "_offset", "_timestamp", "wet", "distance", "gate"]
-    assert found.row(0) == (0, 7, 1, None, 12.5, None)
+    aligned = align_to_schema(rows, {"wet": "category", "distance": "number", "gate": "boolean"})
+    assert aligned.columns == ["_partition", "_offset", "_timestamp", "wet", "distance", "gate"]
+    assert aligned.row(0) == (0, 7, 1, None, 12.5, None)
     assert align_to_schema(rows, {"late": "number"}).schema == rows.select("^_.*$", "late").schema
     assert align_to_schema(rows.clear(), {"gate": "category"}).height == 0

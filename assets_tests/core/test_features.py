@@ -1,4 +1,4 @@
-"""Features: what the function may do, and what LightGBM gets to see."""
+"""Features: what a feature function may do, and the matrix that LightGBM is passed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,24 +39,24 @@ def function(run: Callable[[pl.DataFrame], Any]) -> FeatureFunction:
 
 
 def test_numbers_pass_and_categories_become_codes_and_null_is_nan() -> None:
-    made = compute_features(ROWS, FIELDS, None)
-    columns = feature_columns(made)
+    features = compute_features(ROWS, FIELDS, None)
+    columns = feature_columns(features)
     assert columns == (
         Column("place", "category"),
         Column("size", "number"),
         Column("wet", "number"),
     )
-    vocabulary = extend_vocabulary(Vocabulary(), made, columns)
+    vocabulary = extend_vocabulary(Vocabulary(), features, columns)
     assert vocabulary.values == {"place": ("a", "b")}
-    given_ = matrix(made, columns, vocabulary)
-    wanted = [[1, 1.5, 1], [np.nan, np.nan, 0], [0, 3, np.nan], [1, 4, 1]]
-    np.testing.assert_array_equal(given_, wanted)
-    assert given_.flags.c_contiguous
-    assert given_.dtype == np.float64
+    data = matrix(features, columns, vocabulary)
+    expected = [[1, 1.5, 1], [np.nan, np.nan, 0], [0, 3, np.nan], [1, 4, 1]]
+    np.testing.assert_array_equal(data, expected)
+    assert data.flags.c_contiguous
+    assert data.dtype == np.float64
 
 
 category_frames = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=10).map(
-    lambda told: pl.DataFrame({"place": pl.Series(told, dtype=pl.String)})
+    lambda values: pl.DataFrame({"place": pl.Series(values, dtype=pl.String)})
 )
 PLACE = (Column("place", "category"),)
 
@@ -68,12 +68,12 @@ def test_a_vocabulary_only_grows_and_known_values_keep_their_codes(
     vocabulary = Vocabulary({"place": ()})
     for batch in batches:
         grown = extend_vocabulary(vocabulary, batch, PLACE)
-        known = vocabulary.values["place"]
-        assert grown.values["place"][: len(known)] == known
+        existing = vocabulary.values["place"]
+        assert grown.values["place"][: len(existing)] == existing
         assert len(set(grown.values["place"])) == len(grown.values["place"])
         codes = matrix(batch, PLACE, grown)[:, 0].tolist()
-        back = [None if np.isnan(code) else grown.values["place"][int(code)] for code in codes]
-        assert back == batch["place"].to_list()
+        decoded = [None if np.isnan(code) else grown.values["place"][int(code)] for code in codes]
+        assert decoded == batch["place"].to_list()
         assert extend_vocabulary(grown, batch.reverse(), PLACE) == grown
         vocabulary = grown
 
@@ -90,17 +90,17 @@ def test_a_function_sees_neither_label_nor_columns_of_tidemill() -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "message"),
     [
-        (lambda frame: frame.to_dicts(), "gives a list instead of a polars DataFrame"),
-        (lambda frame: frame.head(1), "gives 1 rows for 4"),
+        (lambda frame: frame.to_dicts(), "returns a list instead of a polars DataFrame"),
+        (lambda frame: frame.head(1), "returns 1 rows for 4"),
         (lambda frame: frame.select([]).with_columns(), "rows for 4"),
         (lambda frame: frame.select(pl.struct(pl.all()).alias("s")), "column 's' of type Struct"),
         (lambda frame: frame["nothing"], "fails with ColumnNotFoundError"),
     ],
 )
-def test_an_unfit_function_is_named(run: Callable[[pl.DataFrame], Any], told: str) -> None:
-    with pytest.raises(SpecInvalid, match=r"shop:features .*" + told):
+def test_an_invalid_function_is_named(run: Callable[[pl.DataFrame], Any], message: str) -> None:
+    with pytest.raises(SpecInvalid, match=r"shop:features .*" + message):
         compute_features(ROWS, FIELDS, function(run))
 
 
@@ -135,10 +135,10 @@ def test_a_row_wise_function_passes() -> None:
     ]
 
 
-@pytest.mark.parametrize("made", [ROWS.drop("place"), ROWS.with_columns(place=pl.lit(1.0))])
-def test_a_column_that_is_gone_or_of_another_kind_is_skew(made: pl.DataFrame) -> None:
+@pytest.mark.parametrize("features", [ROWS.drop("place"), ROWS.with_columns(place=pl.lit(1.0))])
+def test_a_column_that_is_gone_or_of_another_kind_is_skew(features: pl.DataFrame) -> None:
     with pytest.raises(FeatureSkew, match="'place' was a category"):
-        matrix(made, PLACE, Vocabulary())
+        matrix(features, PLACE, Vocabulary())
 
 
 def test_a_function_is_loaded_with_the_hash_of_its_source(

@@ -17,8 +17,8 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import LearnerSpec
 
 LEARNER = {
-    "continue": {"trees": 5, "rate": 0.05, "min_rows": 20},
-    "retrain": {"trees": 20, "rate": 0.1, "min_rows": 20},
+    "continue": {"num_iterations": 5, "learning_rate": 0.05, "min_data_in_leaf": 20},
+    "retrain": {"num_iterations": 20, "learning_rate": 0.1, "min_data_in_leaf": 20},
 }
 
 
@@ -79,15 +79,15 @@ def load(bundle: bytes, function: FeatureFunction | None = None) -> Model:
 def test_the_order_of_rows_the_threads_and_a_neighbouring_fit_change_no_tree() -> None:
     first, second = rows(1_500), rows(400, seed=2)
     parent = load(fit(first))
-    alone = fit(second, parent=parent, continue_=True)
+    expected = fit(second, parent=parent, continue_=True)
     shuffled = second.sample(fraction=1.0, shuffle=True, seed=3)
     golden = learner.sort_canonical(second)
-    assert fit(shuffled, parent=parent, continue_=True, golden=golden) == alone
-    assert fit(second, parent=parent, continue_=True, num_threads=2) == alone
+    assert fit(shuffled, parent=parent, continue_=True, golden=golden) == expected
+    assert fit(second, parent=parent, continue_=True, num_threads=2) == expected
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: fit(second, parent=parent, continue_=True), range(2)))
-    assert both == [alone, alone]
-    assert fit(second, parent=parent, continue_=True, seed=2) != alone
+    assert both == [expected, expected]
+    assert fit(second, parent=parent, continue_=True, seed=2) != expected
 
 
 def test_continuing_keeps_the_parents_trees_and_adds_its_own() -> None:
@@ -104,18 +104,18 @@ def test_a_model_read_back_continues_as_the_one_in_memory() -> None:
     import lightgbm
 
     parent = load(fit(rows(1_500)))
-    again = lightgbm.Booster(model_str=parent.booster.model_to_string())
+    reloaded = lightgbm.Booster(model_str=parent.booster.model_to_string())
     probe = np.random.default_rng(0).normal(size=(200, 3))
-    assert np.array_equal(again.predict(probe), parent.booster.predict(probe))
+    assert np.array_equal(reloaded.predict(probe), parent.booster.predict(probe))
     assert "\nparameters:" not in parent.text
 
 
-def test_continuing_learns_new_categories_behind_the_known_ones() -> None:
+def test_continuing_learns_new_categories_after_the_known_ones() -> None:
     parent = load(fit(rows(1_500)))
     batch = rows(400, seed=2).with_columns(place=pl.lit("a new place"))
     child = load(fit(batch, parent=parent, continue_=True))
-    known = parent.vocabulary.values["place"]
-    assert child.vocabulary.values["place"] == (*known, "a new place")
+    existing = parent.vocabulary.values["place"]
+    assert child.vocabulary.values["place"] == (*existing, "a new place")
     retrained = load(fit(batch, parent=parent, continue_=False))
     assert retrained.vocabulary.values["place"] == ("a new place",)
 
@@ -155,8 +155,8 @@ def test_every_objective_is_learned_continued_and_answered(objective: str) -> No
     model = spec(objective=objective, classes=classes)
     parent = load(fit(rows(1_000, labels=objective), model))
     child = load(fit(rows(300, seed=2, labels=objective), model, parent=parent, continue_=True))
-    answers = child.predict(rows(40))
-    assert answers.shape == ((40, 3) if classes else (40,))
+    predictions = child.predict(rows(40))
+    assert predictions.shape == ((40, 3) if classes else (40,))
     assert child.predict(rows(40).clear()).shape == ((0, 3) if classes else (0,))
     assert child.num_iterations == parent.num_iterations + 5
     child.validate()
@@ -175,22 +175,22 @@ def test_counts_that_are_all_zero_leave_the_parent_as_it_is(objective: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"lamda_l2": 1.0}, "Did you mean `lambda_l2`"),
         ({"n_estimators": 5}, "`n_estimators` is set by tidemill"),
-        ({"bagging_fraction": 2.0}, "LightGBM refuses to train"),
+        ({"bagging_fraction": 2.0}, "LightGBM cannot train"),
     ],
 )
 def test_a_parameter_that_lightgbm_would_ignore_or_refuse_is_named(
-    parameters: dict[str, float], told: str
+    parameters: dict[str, float], message: str
 ) -> None:
-    with pytest.raises(SpecInvalid, match=told):
+    with pytest.raises(SpecInvalid, match=message):
         fit(rows(300), spec(learner=LEARNER | {"parameters": parameters}))
 
 
 def test_a_model_with_a_feature_function_is_not_learned_without_it() -> None:
-    with pytest.raises(SpecInvalid, match="the model's is shop:features"):
+    with pytest.raises(SpecInvalid, match="that of the model is shop:features"):
         fit(rows(300), spec(features="shop:features"))
 
 
@@ -207,19 +207,21 @@ def test_the_tail_is_the_last_fifth_of_the_ordered_rows(count: int) -> None:
 
 
 def test_rows_are_ordered_by_time_then_partition_then_offset() -> None:
-    told = [(5, 1, 2), (5, 1, 1), (5, 0, 9), (4, 3, 3)]
-    frame = pl.DataFrame(told, schema=["_timestamp", "_partition", "_offset"], orient="row")
-    assert learner.sort_canonical(frame).rows() == sorted(told)
+    positions = [(5, 1, 2), (5, 1, 1), (5, 0, 9), (4, 3, 3)]
+    frame = pl.DataFrame(positions, schema=["_timestamp", "_partition", "_offset"], orient="row")
+    assert learner.sort_canonical(frame).rows() == sorted(positions)
 
 
 def test_every_seventh_window_and_a_full_budget_are_retrainings() -> None:
     settings = LearnerSpec()
-    steps, since, trees = [], 0, 200
+    steps, since_retrain, num_iterations = [], 0, 200
     for _ in range(15):
-        step = learner.choose_update_kind(since, trees, settings)
-        since, trees = (0, 200) if step == "retrain" else (since + 1, trees + 10)
+        step = learner.choose_update_kind(since_retrain, num_iterations, settings)
+        since_retrain, num_iterations = (
+            (0, 200) if step == "retrain" else (since_retrain + 1, num_iterations + 10)
+        )
         steps.append(step)
-    assert [at for at, step in enumerate(steps, 1) if step == "retrain"] == [7, 14]
+    assert [window for window, step in enumerate(steps, 1) if step == "retrain"] == [7, 14]
     assert learner.choose_update_kind(0, 490, settings) == "continue"
     assert learner.choose_update_kind(0, 491, settings) == "retrain"
     assert learner.choose_update_kind(6, 500, settings, rows=0) == "carry"

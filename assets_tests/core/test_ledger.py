@@ -1,4 +1,4 @@
-"""Every reader of the same records sees the same deployments."""
+"""Every reader of the same records gets the same deployments."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,14 +30,14 @@ def ledger_values(*digests: str, model: str = "m") -> list[bytes]:
     return values
 
 
-def test_entries_that_follow_one_another_stand() -> None:
-    standing = build_chain("m", records(*ledger_values("a", "b", "c")))
-    assert [s.entry.digest for s in standing.entries] == ["a", "b", "c"]
-    assert standing.head is not None
-    assert standing.head.entry.seq == 2
+def test_entries_that_follow_one_another_are_valid() -> None:
+    chain = build_chain("m", records(*ledger_values("a", "b", "c")))
+    assert [s.entry.digest for s in chain.entries] == ["a", "b", "c"]
+    assert chain.head is not None
+    assert chain.head.entry.seq == 2
 
 
-def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
+def test_of_two_writers_at_the_same_head_the_second_is_permanently_invalid() -> None:
     first = ledger_values("a")
     head = build_chain("m", records(*first))
     left, right = canonical.encode(entry(head, "l")), canonical.encode(entry(head, "r"))
@@ -52,14 +52,14 @@ def test_of_two_writers_at_the_same_head_the_second_is_void_for_ever() -> None:
     )
 
 
-def test_the_same_bytes_again_are_void() -> None:
+def test_the_same_bytes_again_are_invalid() -> None:
     values = ledger_values("a", "b")
-    again = build_chain("m", records(*values, values[-1]))
-    assert len(again.entries) == 2
-    assert [v.offset for v in again.invalid_records] == [2]
+    chain = build_chain("m", records(*values, values[-1]))
+    assert len(chain.entries) == 2
+    assert [v.offset for v in chain.invalid_records] == [2]
 
 
-def test_an_edited_entry_voids_what_follows_it() -> None:
+def test_an_edited_entry_invalidates_what_follows_it() -> None:
     values = ledger_values("a", "b", "c")
     edited = values[1].replace(b'"b"', b'"x"')
     assert [
@@ -70,7 +70,7 @@ def test_an_edited_entry_voids_what_follows_it() -> None:
     ]
 
 
-def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
+def test_models_do_not_see_each_other_and_malformed_records_are_ignored() -> None:
     ours, theirs = ledger_values("a", "b"), ledger_values("z", model="n")
     mixed = records(ours[0], b"\xff\x00", theirs[0], b"{}", ours[1])
     assert [s.entry.digest for s in build_chain("m", mixed).entries] == ["a", "b"]
@@ -78,17 +78,19 @@ def test_models_do_not_see_each_other_and_rubbish_is_nobodys() -> None:
 
 
 @given(st.lists(st.sampled_from("abr"), max_size=8), st.data())
-def test_a_ledger_read_in_two_goes_gives_the_same_chain(
-    said: list[str], data: st.DataObject
+def test_a_ledger_read_in_two_parts_gives_the_same_chain(
+    kinds: list[str], data: st.DataObject
 ) -> None:
     values: list[bytes] = []
-    for word in said:  # an entry, the bytes before it again, or rubbish
+    for kind in kinds:  # an entry, the previous bytes again, or a malformed record
         head = build_chain("m", records(*values))
-        told = {"a": canonical.encode(entry(head, "a")), "r": b"rubbish"}
-        values.append(told.get(word) or (values[-1] if values else b""))
+        choices = {"a": canonical.encode(entry(head, "a")), "r": b"rubbish"}
+        values.append(choices.get(kind) or (values[-1] if values else b""))
     cut = data.draw(st.integers(0, len(values)))
-    whole = records(*values)
-    assert build_chain("m", whole[cut:], build_chain("m", whole[:cut])) == build_chain("m", whole)
+    all_records = records(*values)
+    assert build_chain("m", all_records[cut:], build_chain("m", all_records[:cut])) == build_chain(
+        "m", all_records
+    )
 
 
 @given(st.lists(st.sampled_from("mn"), max_size=12))
@@ -103,21 +105,21 @@ def test_interleaving_of_models_never_matters(order: list[str]) -> None:
         )
 
 
-def test_a_report_takes_persons_entries_once_in_order_and_not_before_their_time() -> None:
+def test_a_report_applies_manual_entries_once_in_order_and_not_before_their_time() -> None:
     values = ledger_values("a")
     for kind, as_of in (("rollback", 100), ("deploy", 150), ("approve", 300), ("rollback", 100)):
-        at = build_chain("m", records(*values))
+        previous = build_chain("m", records(*values))
         by_gate = kind == "deploy"
-        made = entry(at, kind, kind, as_of, "report" if by_gate else None)  # type: ignore[arg-type]
-        values.append(canonical.encode(made))
-    whole = build_chain("m", records(*values))
-    assert [s.entry.seq for s in manual_entries_since(whole, -1, 100)] == [1]
-    assert [s.entry.seq for s in manual_entries_since(whole, 1, 200)] == []
-    assert [s.entry.seq for s in manual_entries_since(whole, 1, 300)] == [3, 4]
-    assert [s.entry.seq for s in manual_entries_since(whole, 4, 900)] == []
+        next_entry = entry(previous, kind, kind, as_of, "report" if by_gate else None)  # type: ignore[arg-type]
+        values.append(canonical.encode(next_entry))
+    chain = build_chain("m", records(*values))
+    assert [s.entry.seq for s in manual_entries_since(chain, -1, 100)] == [1]
+    assert [s.entry.seq for s in manual_entries_since(chain, 1, 200)] == []
+    assert [s.entry.seq for s in manual_entries_since(chain, 1, 300)] == [3, 4]
+    assert [s.entry.seq for s in manual_entries_since(chain, 4, 900)] == []
 
 
-def test_the_gates_own_rollback_is_no_persons() -> None:
+def test_a_rollback_by_the_gate_is_not_a_manual_entry() -> None:
     gate = entry(Chain("m"), kind="rollback", evidence="report")
     assert not gate.is_manual
     assert entry(Chain("m"), kind="rollback", evidence=None).is_manual

@@ -1,4 +1,4 @@
-"""The replay sample is a pure function of the rows it was drawn from."""
+"""The replay sample is a pure function of the rows from which it was taken."""
 
 import math
 import random
@@ -28,16 +28,16 @@ def frame(rows: dict[tuple[int, int, int], int]) -> pl.DataFrame:
 def test_samples_of_parts_sampled_again_are_the_sample_of_the_whole(
     rows: dict[tuple[int, int, int], int], size: int, draw: random.Random
 ) -> None:
-    whole = replay.sample([frame(rows)], size, 10 * DAY, "k")
+    expected = replay.sample([frame(rows)], size, 10 * DAY, "k")
     items = list(rows.items())
     draw.shuffle(items)
-    cut, again = draw.randint(0, len(items)), draw.randint(0, len(items))
-    parts = [dict(items[:cut]), dict(items[cut:]), dict(items[again:])]  # the last overlaps
+    cut, overlap = draw.randint(0, len(items)), draw.randint(0, len(items))
+    parts = [dict(items[:cut]), dict(items[cut:]), dict(items[overlap:])]  # the last overlaps
     merged = replay.sample(
         [replay.sample([frame(part)], size, 10 * DAY, "k") for part in parts], size, 10 * DAY, "k"
     )
-    assert merged.equals(whole)
-    assert whole.height == min(size, len(rows))
+    assert merged.equals(expected)
+    assert expected.height == min(size, len(rows))
 
 
 def many(count: int, days: int) -> pl.DataFrame:
@@ -52,22 +52,22 @@ def test_a_row_of_one_half_life_ago_is_half_as_likely_to_be_kept() -> None:
 
 
 def test_the_hash_is_uniform_and_another_key_is_another_draw() -> None:
-    drawn = replay.uniforms(many(50_000, 1), "k")
-    assert drawn.min() > 0
-    assert drawn.max() < 1
-    assert np.abs(np.histogram(drawn, 10, (0, 1))[0] - 5_000).max() < 300
-    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.02
-    assert not np.isin(replay.uniforms(many(50_000, 1), "l"), drawn).any()
+    uniforms = replay.uniforms(many(50_000, 1), "k")
+    assert uniforms.min() > 0
+    assert uniforms.max() < 1
+    assert np.abs(np.histogram(uniforms, 10, (0, 1))[0] - 5_000).max() < 300
+    assert abs(np.corrcoef(uniforms[:-1], uniforms[1:])[0, 1]) < 0.02
+    assert not np.isin(replay.uniforms(many(50_000, 1), "l"), uniforms).any()
 
 
 def test_the_priority_is_the_formula() -> None:
     one = frame({(0, 1, 2): 5 * DAY})
     u = replay.uniforms(one, "k")[0]
-    wanted = math.log(-math.log(u)) - math.log(2) / 10 * 5
-    assert math.isclose(replay.priorities(one, 10 * DAY, "k")[0], wanted, rel_tol=1e-12)
+    expected = math.log(-math.log(u)) - math.log(2) / 10 * 5
+    assert math.isclose(replay.priorities(one, 10 * DAY, "k")[0], expected, rel_tol=1e-12)
 
 
-def test_the_draw_is_the_same_for_ever() -> None:
+def test_the_draw_never_changes() -> None:
     assert replay.uniforms(frame({(0, 1, 2): 0, (-1, -7, 3): 0}), "k").tolist() == [
         0.8184569070907713,
         0.20748549125140137,

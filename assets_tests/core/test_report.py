@@ -1,4 +1,4 @@
-"""Reports: streams of windows judged from predictions; what a report holds and shows."""
+"""Reports: streams of windows judged from predictions; records and Markdown."""
 
 import html
 import json
@@ -17,8 +17,9 @@ from tidemill.core import canonical, report, scoring
 from tidemill.core.errors import ScoreInvalid
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
-from tidemill.core.report_markdown import escape
+from tidemill.core.report import EvaluationInputs, EvaluationRows
+from tidemill.core.report_markdown import escape, render_markdown
+from tidemill.core.report_records import CumulativeLosses, InputDigests, ModelInRole, Report
 from tidemill.core.scoring import Array
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
@@ -75,7 +76,7 @@ def make_rows(
 
 
 class SyntheticLabels:
-    """Binary labels of which each model knows a share of the logit, from the fit it made."""
+    """Binary labels; each model predicts with a share, its skill, of the true logit."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -85,27 +86,27 @@ class SyntheticLabels:
         return logit, (self.rng.random(N) < 1 / (1 + np.exp(-logit))).astype(float)
 
     @staticmethod
-    def predictions(logit: Array, knows: float) -> Array:
-        return np.asarray(1 / (1 + np.exp(-(knows * logit - 1 * (1 - knows)))))
+    def predictions(logit: Array, skill: float) -> Array:
+        return np.asarray(1 / (1 + np.exp(-(skill * logit - 1 * (1 - skill)))))
 
 
 def judge_windows(
     windows: int,
-    knows: Callable[[int], float],
+    skill: Callable[[int], float],
     seed: int = 1,
     entries: Mapping[int, tuple[AppliedEntry, ...]] | None = None,
     permuted: bool = False,
 ) -> list[Report]:
-    """Judge a stream; the candidate of window w knows `knows(w)` of the truth, the initial model
-    `knows(0)`, and the holdout fit what its candidate knows."""
-    labels, skill_by_digest = SyntheticLabels(seed), {"initial": knows(0)}
+    """The reports of a stream. The candidate of window w and its holdout fit have the skill
+    `skill(w)`, the initial model has `skill(0)`."""
+    labels, skill_by_digest = SyntheticLabels(seed), {"initial": skill(0)}
     reports: list[Report] = []
     window, parent = first_window(), "initial"
     for w in range(1, windows + 1):
         logit, label = labels.window()
         label = labels.rng.permutation(label) if permuted else label
         digest = f"k{w:03}"
-        skill_by_digest[digest] = knows(w)
+        skill_by_digest[digest] = skill(w)
         inputs = make_inputs(
             window,
             reports[-1] if reports else None,
@@ -117,14 +118,14 @@ def judge_windows(
             d: labels.predictions(logit, skill_by_digest[d])
             for d in report.scored_roles(inputs).values()
         }
-        on_tail = labels.predictions(logit[rows.tail], knows(w))
-        reports.append(report.build_report(inputs, rows, predictions, on_tail))
+        holdout_predictions = labels.predictions(logit[rows.tail], skill(w))
+        reports.append(report.build_report(inputs, rows, predictions, holdout_predictions))
         window, parent = SPEC.calendar.after(window), digest
     return reports
 
 
 def verdicts(reports: list[Report]) -> list[str]:
-    return [made.verdict for made in reports]
+    return [window_report.verdict for window_report in reports]
 
 
 # Streams.
@@ -134,11 +135,11 @@ def test_a_model_against_itself_is_never_promoted() -> None:
     for seed in range(3):
         reports = judge_windows(30, lambda w: 0.7, seed)
         assert verdicts(reports) == ["keep"] * 30
-        assert {made.state.champion for made in reports} == {"initial"}
-        assert all(made.comparisons[-1].estimate.t is None for made in reports)
+        assert {window_report.state.champion for window_report in reports} == {"initial"}
+        assert all(window_report.comparisons[-1].estimate.t is None for window_report in reports)
 
 
-def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
+def test_a_lineage_that_learns_is_promoted_and_becomes_the_baseline() -> None:
     reports = judge_windows(24, lambda w: min(1.0, 0.2 + w / 10))
     assert verdicts(reports)[0] == "promote"
     assert "rollback" not in verdicts(reports)
@@ -147,14 +148,14 @@ def test_a_line_that_learns_takes_over_and_becomes_the_baseline() -> None:
     assert sums["champion"] < sums["initial"]
 
 
-def test_a_line_that_turns_harmful_is_rolled_back_to_the_baseline_and_stays_out() -> None:
+def test_a_lineage_that_turns_harmful_is_rolled_back_and_not_promoted_again() -> None:
     reports = judge_windows(20, lambda w: 0.9 if w < 12 else -0.5, entries=_approval("k012", 14))
-    back = verdicts(reports).index("rollback")
-    assert back == 13  # window 14 judges the model that a person let in before it
-    assert reports[back].opening_state.champion == "k012"
-    assert reports[back].state.champion == reports[back].opening_state.baseline
-    assert {made.state.mode for made in reports[back:]} == {"RECOVERY"}
-    assert verdicts(reports)[back + 1 :] == ["keep"] * (20 - back - 1)
+    rollback = verdicts(reports).index("rollback")
+    assert rollback == 13  # window 14 judges the model that was approved before it
+    assert reports[rollback].opening_state.champion == "k012"
+    assert reports[rollback].state.champion == reports[rollback].opening_state.baseline
+    assert {window_report.state.mode for window_report in reports[rollback:]} == {"RECOVERY"}
+    assert verdicts(reports)[rollback + 1 :] == ["keep"] * (20 - rollback - 1)
 
 
 def _approval(digest: str, w: int) -> dict[int, tuple[AppliedEntry, ...]]:
@@ -164,32 +165,35 @@ def _approval(digest: str, w: int) -> dict[int, tuple[AppliedEntry, ...]]:
 def test_a_few_lucky_windows_do_not_replace_the_baseline() -> None:
     reports = judge_windows(10, lambda w: 0.9 if 2 <= w <= 4 else 0.5)
     assert "promote" in verdicts(reports)[:4]
-    assert {made.state.baseline for made in reports[:7]} == {"initial"}
+    assert {window_report.state.baseline for window_report in reports[:7]} == {"initial"}
 
 
-def test_after_a_persons_rollback_a_healed_line_comes_back_in() -> None:
+def test_after_a_manual_rollback_a_recovered_lineage_is_promoted_again() -> None:
     entries = {6: (AppliedEntry(5, "e" * 64, "rollback", "initial"),)}
     reports = judge_windows(14, lambda w: 0.2 if w == 0 else 0.9, entries=entries)
-    taken = reports[5]
-    assert taken.previous_state.champion != "initial"
-    assert (taken.opening_state.champion, taken.opening_state.mode) == ("initial", "RECOVERY")
-    assert (taken.entries, taken.ledger_seq) == (entries[6], 5)
-    assert {made.ledger_seq for made in reports[6:]} == {5}
-    assert {made.ledger_seq for made in reports[:5]} == {-1}
+    sixth = reports[5]
+    assert sixth.previous_state.champion != "initial"
+    assert (sixth.opening_state.champion, sixth.opening_state.mode) == ("initial", "RECOVERY")
+    assert (sixth.entries, sixth.ledger_seq) == (entries[6], 5)
+    assert {window_report.ledger_seq for window_report in reports[6:]} == {5}
+    assert {window_report.ledger_seq for window_report in reports[:5]} == {-1}
     assert reports[-1].state.mode == "FOLLOW"
     assert reports[-1].state.champion != "initial"
 
 
 def test_permuted_labels_raise_the_alarm_and_labels_in_place_do_not() -> None:
-    silent = [made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8)]
+    silent = [
+        window_report.permutation_check.alarm for window_report in judge_windows(20, lambda w: 0.8)
+    ]
     alarmed = [
-        made.permutation_check.alarm for made in judge_windows(20, lambda w: 0.8, permuted=True)
+        window_report.permutation_check.alarm
+        for window_report in judge_windows(20, lambda w: 0.8, permuted=True)
     ]
     assert silent == [False] * 20
     assert sum(alarm is True for alarm in alarmed) >= 17
 
 
-# What a report holds.
+# What a report contains.
 
 
 def first_report(
@@ -200,9 +204,9 @@ def first_report(
     label = generated if label is None else label
     rows = make_rows(first_window(), label)
     predictions = {"initial": SyntheticLabels.predictions(logit, 0.5)[: len(label)]}
-    on_tail = SyntheticLabels.predictions(logit, 0.9)[: len(label)][rows.tail]
+    holdout_predictions = SyntheticLabels.predictions(logit, 0.9)[: len(label)][rows.tail]
     return report.build_report(
-        make_inputs(window or first_window(), **changes), rows, predictions, on_tail
+        make_inputs(window or first_window(), **changes), rows, predictions, holdout_predictions
     )
 
 
@@ -211,56 +215,60 @@ def test_the_same_case_gives_the_same_bytes() -> None:
 
 
 def test_a_report_read_back_is_the_report_and_reads_the_same() -> None:
-    made = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
-    back = canonical.decode(canonical.encode(made), Report)
-    assert back == made
-    assert report.render_markdown(back) == report.render_markdown(made)
+    window_report = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    decoded = canonical.decode(canonical.encode(window_report), Report)
+    assert decoded == window_report
+    assert render_markdown(decoded) == render_markdown(window_report)
 
 
 def test_every_model_is_scored_on_the_same_rows() -> None:
     logit, label = SyntheticLabels(4).window()
     rows = make_rows(first_window(), label)
-    made = first_report()
-    whole = scoring.row_losses("binary", label, SyntheticLabels.predictions(logit, 0.5), {})
+    window_report = first_report()
+    losses = scoring.row_losses("binary", label, SyntheticLabels.predictions(logit, 0.5), {})
     tail = scoring.row_losses(
         "binary", label[rows.tail], SyntheticLabels.predictions(logit, 0.9)[rows.tail], {}
     )
     for role in ("initial", "champion", "baseline", "challenger"):
-        assert made.losses[role] == pytest.approx(whole.mean())
-    assert made.losses["champion_on_tail"] == pytest.approx(whole[rows.tail].mean())
-    assert made.losses["holdout_on_tail"] == pytest.approx(tail.mean())
-    prior = made.losses["prior"]
+        assert window_report.losses[role] == pytest.approx(losses.mean())
+    assert window_report.losses["champion_on_tail"] == pytest.approx(losses[rows.tail].mean())
+    assert window_report.losses["holdout_on_tail"] == pytest.approx(tail.mean())
+    prior = window_report.losses["prior"]
     assert prior is not None
-    assert prior > whole.mean()
-    assert (made.rows, made.clusters, made.tail_rows) == (N, 24, N // 5)
-    assert made.base_rate == label.mean()
-    assert sum(part.n for part in made.slices) == N
-    assert {part.value for part in made.slices} == {"clear", "rain", "fog", None}
-    assert made.comparisons[-1].estimate.m == pytest.approx((whole[rows.tail] - tail).mean())
+    assert prior > losses.mean()
+    assert (window_report.rows, window_report.clusters, window_report.tail_rows) == (N, 24, N // 5)
+    assert window_report.base_rate == label.mean()
+    assert sum(part.n for part in window_report.slices) == N
+    assert {part.value for part in window_report.slices} == {"clear", "rain", "fog", None}
+    assert window_report.comparisons[-1].estimate.m == pytest.approx(
+        (losses[rows.tail] - tail).mean()
+    )
 
 
 def test_the_holdout_fit_is_entered_against_the_champion_and_not_the_baseline() -> None:
-    made = judge_windows(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
-    tail = made.comparisons[-1]
-    assert made.opening_state.champion != made.opening_state.baseline
-    assert (tail.scope, tail.pair.reference) == ("tail", made.opening_state.champion)
-    assert tail.estimate.loss == pytest.approx(made.losses["champion_on_tail"])
-    assert made.losses["champion"] != made.losses["baseline"]
+    window_report = judge_windows(3, lambda w: min(1.0, 0.2 + w / 4))[-1]
+    tail = window_report.comparisons[-1]
+    assert window_report.opening_state.champion != window_report.opening_state.baseline
+    assert (tail.scope, tail.pair.reference) == ("tail", window_report.opening_state.champion)
+    assert tail.estimate.loss == pytest.approx(window_report.losses["champion_on_tail"])
+    assert window_report.losses["champion"] != window_report.losses["baseline"]
 
 
-def test_running_losses_are_the_sums_over_all_windows() -> None:
+def test_cumulative_losses_are_the_sums_over_all_windows() -> None:
     reports = judge_windows(8, lambda w: min(1.0, 0.3 + w / 10))
     for role in ("initial", "champion", "baseline", "challenger"):
-        total = sum((made.losses[role] or 0) * made.rows for made in reports)
+        total = sum(
+            (window_report.losses[role] or 0) * window_report.rows for window_report in reports
+        )
         assert reports[-1].cumulative_losses.sums[role] == pytest.approx(total)
     assert reports[-1].cumulative_losses.rows == 8 * N
 
 
-def test_ages_and_digests_are_told_by_role() -> None:
-    made = first_report(ages={"initial": 3})
-    assert made.models["champion"] == report.ModelInRole("initial", 3)
-    assert made.models["candidate"] == report.ModelInRole(f"k{first_window().key}", None)
-    assert made.models["holdout"].digest == "holdout"
+def test_ages_and_digests_are_reported_by_role() -> None:
+    window_report = first_report(ages={"initial": 3})
+    assert window_report.models["champion"] == ModelInRole("initial", 3)
+    assert window_report.models["candidate"] == ModelInRole(f"k{first_window().key}", None)
+    assert window_report.models["holdout"].digest == "holdout"
 
 
 def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
@@ -269,25 +277,35 @@ def test_a_window_without_rows_keeps_the_champion_and_has_no_numbers() -> None:
     rows = EvaluationRows(
         np.zeros(0), np.zeros(0, dtype=np.int64), None, {"sky": pl.Series([], dtype=pl.String)}
     )
-    made = report.build_report(
+    window_report = report.build_report(
         make_inputs(window, candidate=candidate), rows, {"initial": np.zeros(0)}
     )
-    assert (made.verdict, made.rows, made.clusters, made.tail_rows) == ("keep", 0, 0, 0)
-    assert set(made.losses.values()) == {None}
-    assert (made.base_rate, made.auc, made.calibration, made.permutation_check.alarm) == (None,) * 4
-    assert made.cumulative_losses == report.CumulativeLosses(
-        0, dict.fromkeys(made.cumulative_losses.sums, 0.0)
+    assert (
+        window_report.verdict,
+        window_report.rows,
+        window_report.clusters,
+        window_report.tail_rows,
+    ) == ("keep", 0, 0, 0)
+    assert set(window_report.losses.values()) == {None}
+    assert (
+        window_report.base_rate,
+        window_report.auc,
+        window_report.calibration,
+        window_report.permutation_check.alarm,
+    ) == (None,) * 4
+    assert window_report.cumulative_losses == CumulativeLosses(
+        0, dict.fromkeys(window_report.cumulative_losses.sums, 0.0)
     )
-    assert canonical.decode(canonical.encode(made), Report) == made
-    assert "keep" in report.render_markdown(made)
+    assert canonical.decode(canonical.encode(window_report), Report) == window_report
+    assert "keep" in render_markdown(window_report)
 
 
 def test_a_window_of_one_class_has_no_auc_and_raises_no_alarm() -> None:
-    made = first_report(label=np.zeros(N))
-    assert made.auc is None
-    assert made.permutation_check.alarm is None
-    assert made.base_rate == 0
-    assert "AUC –" in report.render_markdown(made)
+    window_report = first_report(label=np.zeros(N))
+    assert window_report.auc is None
+    assert window_report.permutation_check.alarm is None
+    assert window_report.base_rate == 0
+    assert "AUC –" in render_markdown(window_report)
 
 
 def test_a_holdout_fit_without_predictions_is_an_error_and_not_a_missing_fit() -> None:
@@ -303,18 +321,21 @@ def test_no_bytes_of_a_report_are_not_a_number() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    for made in (*judge_windows(7, lambda w: 0.3 + w / 10), first_report(label=np.ones(N))):
-        json.loads(canonical.encode(made), parse_constant=refuse)
+    for window_report in (
+        *judge_windows(7, lambda w: 0.3 + w / 10),
+        first_report(label=np.ones(N)),
+    ):
+        json.loads(canonical.encode(window_report), parse_constant=refuse)
 
 
 @pytest.mark.parametrize(
-    ("cron", "cluster", "expected"),
+    ("cron", "cluster_length", "expected"),
     [("0 0 * * *", None, HOUR), ("*/5 * * * *", None, 12_500), ("0 0 * * *", "10m", 600_000)],
 )
-def test_a_cluster_is_an_hour_or_a_24th_of_the_window_unless_told(
-    cron: str, cluster: str | None, expected: int
+def test_a_cluster_is_an_hour_or_a_24th_of_the_window_unless_configured(
+    cron: str, cluster_length: str | None, expected: int
 ) -> None:
-    gate = {"cluster": cluster, "slices": ["sky"]}
+    gate = {"cluster_length": cluster_length, "slices": ["sky"]}
     spec = make_spec(windows={"start": "2024-01-01", "cron": cron}, gate=gate)
     assert first_report(spec.calendar.first, spec=spec).cluster_length == expected
 
@@ -327,14 +348,14 @@ def test_other_objectives_are_judged_in_the_same_way(objective: str) -> None:
     poor, good = SyntheticLabels.predictions(logit, 0.1), SyntheticLabels.predictions(logit, 0.9)
     if objective == "multiclass":
         poor, good = np.stack([1 - poor, poor], 1), np.stack([1 - good, good], 1)
-    made = report.build_report(
+    window_report = report.build_report(
         make_inputs(first_window(), spec=spec), rows, {"initial": poor}, good[rows.tail]
     )
-    assert made.verdict == "promote"
-    assert (made.auc, made.base_rate) == (None, None)
-    assert (made.calibration is None) == (objective == "multiclass")
-    assert canonical.decode(canonical.encode(made), Report) == made
-    assert "## Models" in report.render_markdown(made)
+    assert window_report.verdict == "promote"
+    assert (window_report.auc, window_report.base_rate) == (None, None)
+    assert (window_report.calibration is None) == (objective == "multiclass")
+    assert canonical.decode(canonical.encode(window_report), Report) == window_report
+    assert "## Models" in render_markdown(window_report)
 
 
 # What a report shows.
@@ -343,8 +364,10 @@ HOSTILE = "<script>alert(1)</script>|[x](http://a.b)\n# h `c` **b** &amp; \u202e
 
 
 def test_what_came_from_a_topic_is_escaped_in_markdown() -> None:
-    made = replace(first_report(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),))
-    shown = report.render_markdown(made)
+    window_report = replace(
+        first_report(), slices=(scoring.Slice("sky", HOSTILE, 3, {"champion": 0.5}),)
+    )
+    shown = render_markdown(window_report)
     assert "<script" not in shown
     assert "](http" not in shown
     assert "\u202e" not in shown
@@ -367,14 +390,14 @@ def test_escaped_text_is_one_line_in_which_no_mark_is_live(text: str) -> None:
     assert len(read) <= 80
 
 
-def test_a_report_in_markdown_says_verdict_reasons_and_numbers() -> None:
-    made = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
-    shown = report.render_markdown(made)
-    assert shown.startswith(f"# floods, 2024-01-09: {made.verdict.replace('_', ' ')}\n")
+def test_a_report_in_markdown_has_verdict_reasons_and_numbers() -> None:
+    window_report = judge_windows(9, lambda w: min(1.0, 0.3 + w / 10))[-1]
+    shown = render_markdown(window_report)
+    assert shown.startswith(f"# floods, 2024-01-09: {window_report.verdict}\n")
     heads = [line for line in shown.splitlines() if line.startswith("## ")]
     assert [head.split(",")[0] for head in heads] == [
         "## Gate", "## Models", "## Comparisons", "## Champion", "## Mean losses by slice",
-        "## Running mean losses", "## Made from",
+        "## Cumulative mean losses", "## Inputs",
     ]  # fmt: skip
-    for found in made.comparisons:
-        assert f"| {found.scope} |" in shown
+    for comparison in window_report.comparisons:
+        assert f"| {comparison.scope} |" in shown

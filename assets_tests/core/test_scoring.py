@@ -51,19 +51,23 @@ def synthetic_data(objective: Objective, n: int = 400) -> tuple[Array, Array]:
         ("quantile", "quantile", {"alpha": 0.2}),
     ],
 )
-def test_the_mean_loss_is_what_lightgbm_says_of_its_own_model(
+def test_the_mean_loss_is_the_metric_of_lightgbm(
     objective: Objective, metric: str, parameters: dict[str, Scalar]
 ) -> None:
     x, y = synthetic_data(objective)
-    told: dict[str, dict[str, list[float]]] = {}
+    evaluations: dict[str, dict[str, list[float]]] = {}
     data = lgb.Dataset(x, y, free_raw_data=False)
     settings = {"objective": objective, "metric": metric, "verbosity": -1, "num_threads": 1}
     booster = lgb.train(
-        settings | parameters, data, 8, valid_sets=[data], callbacks=[lgb.record_evaluation(told)]
+        settings | parameters,
+        data,
+        8,
+        valid_sets=[data],
+        callbacks=[lgb.record_evaluation(evaluations)],
     )
     ours = scoring.row_losses(objective, y, np.asarray(booster.predict(x)), parameters)
     assert ours.shape == (len(y),)
-    assert ours.mean() == pytest.approx(told["training"][metric][-1], rel=1e-5)
+    assert ours.mean() == pytest.approx(evaluations["training"][metric][-1], rel=1e-5)
 
 
 def poisson(y: float, mean: float) -> float:
@@ -119,8 +123,8 @@ def test_a_certain_and_wrong_probability_costs_what_a_millionth_costs() -> None:
     wrong, right = -math.log(1e-6), -math.log1p(-1e-6)
     np.testing.assert_allclose(scoring.row_losses("binary", y, sure, {}), [wrong, wrong, right])
     two = np.array([[1.0, 0.0], [0.0, 1.0]])
-    found = scoring.row_losses("multiclass", np.array([1.0, 1.0]), two, {})
-    np.testing.assert_allclose(found, [wrong, right])
+    result = scoring.row_losses("multiclass", np.array([1.0, 1.0]), two, {})
+    np.testing.assert_allclose(result, [wrong, right])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_a_row_without_a_finite_loss_is_named_and_not_averaged_in(
 def test_labels_and_predictions_that_do_not_belong_together_are_refused(
     objective: Objective, label: Array, prediction: Array
 ) -> None:
-    with pytest.raises(ScoreInvalid, match="do not belong together"):
+    with pytest.raises(ScoreInvalid, match="do not match"):
         scoring.row_losses(objective, label, prediction, {})
 
 
@@ -197,8 +201,8 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[bool, int
     ones, zeros = [s for y, s in rows if y], [s for y, s in rows if not y]
     pairs = [(a > b) + 0.5 * (a == b) for a in ones for b in zeros]
     label = np.array([float(y) for y, _ in rows])
-    found = scoring.auc(label, np.array([s / 7 for _, s in rows]))
-    assert found == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
+    result = scoring.auc(label, np.array([s / 7 for _, s in rows]))
+    assert result == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
 
 
 def test_with_one_class_auc_is_none_and_never_a_half() -> None:
@@ -208,23 +212,23 @@ def test_with_one_class_auc_is_none_and_never_a_half() -> None:
 
 def test_calibration_holds_every_row_in_one_tenth() -> None:
     y, p = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.0, 0.05, 0.95, 1.0])
-    found = scoring.calibration("binary", y, p)
-    assert found is not None
-    assert (found.predicted, found.observed, found.bias) == (0.5, 0.5, 0.0)
-    assert [(b.n, b.predicted, b.observed) for b in found.bins] == [
+    result = scoring.calibration("binary", y, p)
+    assert result is not None
+    assert (result.predicted, result.observed, result.bias) == (0.5, 0.5, 0.0)
+    assert [(b.n, b.predicted, b.observed) for b in result.bins] == [
         (2, pytest.approx(0.025), 0.0),
         (2, pytest.approx(0.975), 1.0),
     ]
 
 
 def test_calibration_of_a_regression_is_its_bias_and_classes_have_none() -> None:
-    found = scoring.calibration("regression", np.array([1.0, 3.0]), np.array([2.0, 5.0]))
-    assert found is not None
-    assert (found.bias, found.bins) == (1.5, ())
+    result = scoring.calibration("regression", np.array([1.0, 3.0]), np.array([2.0, 5.0]))
+    assert result is not None
+    assert (result.bias, result.bins) == (1.5, ())
     assert scoring.calibration("multiclass", np.zeros(2), np.full((2, 2), 0.5)) is None
 
 
-def test_permutation_test_tells_labels_in_place_from_permuted_ones() -> None:
+def test_the_permutation_test_distinguishes_permuted_labels() -> None:
     draw = np.random.default_rng(3)
     p = draw.uniform(0.05, 0.95, 3000)
     y = (draw.random(3000) < p).astype(float)
@@ -244,10 +248,10 @@ def test_permutation_test_tells_labels_in_place_from_permuted_ones() -> None:
 def test_slices_hold_the_twenty_largest_values_and_the_missing_one() -> None:
     values = [f"v{k:02}" for k in range(30) for _ in range(k)] + [None] * 25
     series, loss = pl.Series("sky", values), np.arange(len(values), dtype=float)
-    found = scoring.losses_by_slice("sky", series, {"a": loss, "b": 2 * loss})
+    result = scoring.losses_by_slice("sky", series, {"a": loss, "b": 2 * loss})
     expected = [*range(29, 24, -1), 25, *range(24, 10, -1)]
-    assert [part.n for part in found] == expected
-    assert [part.value for part in found[4:7]] == ["v25", None, "v24"]
+    assert [part.n for part in result] == expected
+    assert [part.value for part in result[4:7]] == ["v25", None, "v24"]
     own = [x for x, value in zip(loss, values, strict=True) if value == "v24"]
     mean = sum(own) / len(own)
-    assert found[6].losses == {"a": pytest.approx(mean), "b": pytest.approx(2 * mean)}
+    assert result[6].losses == {"a": pytest.approx(mean), "b": pytest.approx(2 * mean)}

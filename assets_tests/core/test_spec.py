@@ -1,4 +1,4 @@
-"""A mistake in `defs.yaml` is named with its line and the nearest right word."""
+"""A mistake in `defs.yaml` is named with its line and the nearest valid word."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def error_message(valid_text: str, invalid_text: str) -> str:
     return raised.value.message
 
 
-def test_what_is_not_said_has_a_default_that_works() -> None:
+def test_a_missing_key_has_a_default_that_works() -> None:
     spec = parse(GOOD, "x")
     assert spec.objective == "binary"
     assert spec.learner.retrain_every == 7
@@ -44,7 +44,7 @@ def test_what_is_not_said_has_a_default_that_works() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "told"),
+    ("valid_text", "invalid_text", "message"),
     [
         ("label:", "lable:", "clicks/defs.yaml:4: unknown key `lable`; did you mean `label`?"),
         ("    slices", "    slice", "clicks/defs.yaml:17: unknown key `gate.slice`"),
@@ -53,30 +53,32 @@ def test_what_is_not_said_has_a_default_that_works() -> None:
         ("half_life: 12h", "half_life: soon", ":15: `learner.replay.half_life` is 'soon': a dur"),
         ("Europe/Berlin", "Europe/Berln", ":12: `windows.timezone` is 'Europe/Berln'"),
         ('"0 0 * * *"', '"0 0 * *"', ":10: `windows.cron` is '0 0 * *': a cron expression has"),
-        ('"0 0 * * *"', '"99 0 * * *"', "is no cron expression"),
+        ('"0 0 * * *"', '"99 0 * * *"', "is not a valid cron expression"),
         ('"0 0 * * *"', '"*/5 * * * *"', "shorter than a day cannot be in the timezone"),
         ("start: 2026-01-01", "start: soon", ":11: `windows.start"),
         ("  topic: clicks\n", "", ":2: `topic` is missing"),
         ("topic: clicks", "topic: no such/name", ":3: `topic` is 'no such/name'"),
         ("label: bought", "label: price", "`label` 'price' is also one of the `fields`"),
-        ("slices: [country]", "slices: [price]", "'price' is no category among the `fields`"),
+        ("slices: [country]", "slices: [price]", "'price' is not a category field"),
         ("tidemill.defs.Incr", "tidemill.Incr", ":1: `type` must be `tidemill.defs.Incr"),
-        ("price: number", "_price: number", "names beginning with _ are tidemill's own"),
-        ("price: number", "price: [", "not YAML"),
+        ("price: number", "_price: number", "names that start with _ are reserved for tidemill"),
+        ("price: number", "price: [", "not valid YAML"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_its_place(right: str, wrong: str, told: str) -> None:
-    assert told in error_message(right, wrong)
+def test_a_mistake_is_named_with_its_place(
+    valid_text: str, invalid_text: str, message: str
+) -> None:
+    assert message in error_message(valid_text, invalid_text)
 
 
 def test_every_mistake_is_named_at_once() -> None:
-    told = error_message("label: bought", "lable: bought\n  objective: binery").splitlines()
-    assert [line.split(" ")[0] for line in told] == [
+    lines = error_message("label: bought", "lable: bought\n  objective: binery").splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
         "clicks/defs.yaml:2:",
         "clicks/defs.yaml:5:",
         "clicks/defs.yaml:4:",
     ]
-    assert "did you mean `binary`?" in told[1]
+    assert "did you mean `binary`?" in lines[1]
 
 
 @pytest.mark.parametrize("text", ["", "- a", "5", "attributes: 3"])
@@ -105,28 +107,28 @@ def test_the_order_of_fields_and_what_may_be_missing_are_no_part_of_what_is_lear
         {"classes": ["a", "b"]},
         {"objective": "multiclass", "classes": ["a", "a"]},
         {"initial": {"file": "x.csv"}},
-        {"initial": {"file": "x.csv", "time": "t", "from": "2025-01-01"}},
+        {"initial": {"file": "x.csv", "time_column": "t", "from": "2025-01-01"}},
         {"learner": {"parameters": {"num_threads": 4}}},
-        {"gate": {"cluster": "0s"}},
+        {"gate": {"cluster_length": "0s"}},
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(changes: dict[str, object]) -> None:
-    good = {
+    valid = {
         "topic": "t",
         "label": "y",
         "fields": {"x": "number"},
         "windows": {"start": "2026-01-01"},
     }
-    ModelSpec.model_validate(good)
+    ModelSpec.model_validate(valid)
     with pytest.raises(ValueError, match=r"Value error|greater than 0"):
-        ModelSpec.model_validate(good | changes)
+        ModelSpec.model_validate(valid | changes)
 
 
-def test_a_spec_under_another_s_learning_learns_as_that_one_and_keeps_the_rest() -> None:
+def test_a_spec_with_another_learning_spec_learns_as_that_one_and_keeps_the_rest() -> None:
     other = parse(GOOD.replace("half_life: 12h", "half_life: 1h"), "x")
     spec = parse(GOOD.replace("    price: number\n", "") + "    min_rows: 9\n", "x")
-    found = spec.with_learning_spec(other.learning_spec(None))
-    assert found.learning_spec(None) == other.learning_spec(None)
-    assert list(found.fields) == list(other.fields)
-    assert all(field.optional for field in found.fields.values())
-    assert (found.gate, found.calendar, found.topic) == (spec.gate, spec.calendar, spec.topic)
+    merged = spec.with_learning_spec(other.learning_spec(None))
+    assert merged.learning_spec(None) == other.learning_spec(None)
+    assert list(merged.fields) == list(other.fields)
+    assert all(field.optional for field in merged.fields.values())
+    assert (merged.gate, merged.calendar, merged.topic) == (spec.gate, spec.calendar, spec.topic)

@@ -50,7 +50,7 @@ def test_the_last_millisecond_of_a_window_is_its_own_and_the_next_is_not(
 
 
 @pytest.mark.parametrize("calendar", CALENDARS)
-def test_so_many_windows_back_is_one_before_the_other_and_none_before_the_first(
+def test_nth_before_counts_windows_and_ends_at_the_first(
     calendar: Calendar,
 ) -> None:
     windows = [calendar.first]
@@ -99,7 +99,7 @@ def test_a_hostile_or_unknown_key_is_refused_by_name(key: str) -> None:
 
 
 def test_of_a_key_that_is_far_too_long_the_beginning_is_quoted() -> None:
-    with pytest.raises(UnknownWindow, match=f"^'{'x' * 80}' is no window key"):
+    with pytest.raises(UnknownWindow, match=f"^'{'x' * 80}' is not a valid window key"):
         calendar("0 0 * * *").window("x" * 200)
 
 

@@ -1,4 +1,4 @@
-"""One byte form for every record, so that a digest means the record and nothing else."""
+"""One byte form for each record, so that its digest depends on nothing but the record."""
 
 import hashlib
 import re
@@ -7,17 +7,31 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
+FORMAT = 1
+"""The `format` number of every record that is stored; a reader refuses any other."""
 _CHECKSUM_LINE = re.compile(rb'\{\n  "_sha256": "([0-9a-f]{64})",\n')
 
 
 def encode(record: object) -> bytes:
-    """A record (dataclass, dict, list) as JSON: sorted keys, two spaces, a final newline."""
+    """A record (dataclass, dict, list) as JSON: sorted keys, indented by two, a final newline."""
     return msgspec.json.format(msgspec.json.encode(record, order="sorted"), indent=2) + b"\n"
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The record that `encode` wrote. Raises `msgspec.ValidationError` where it does not fit."""
+    """The record that `encode` wrote. Raises `msgspec.DecodeError` if it is not one of `kind`."""
     return msgspec.json.decode(data, type=kind)
+
+
+def format_of(data: bytes) -> int | None:
+    """The `format` number of a stored record; None without one, or if it is not a JSON object."""
+    try:
+        return msgspec.json.decode(data, type=_Formatted).format
+    except msgspec.DecodeError:
+        return None
+
+
+class _Formatted(msgspec.Struct):
+    format: int | None = None
 
 
 def digest(data: bytes) -> str:
@@ -31,23 +45,23 @@ def digest_of(record: object) -> str:
 
 
 def with_checksum(data: bytes) -> bytes:
-    """A record's bytes (`encode`'s, of an object with keys) with their own digest as first key.
+    """A record's bytes (from `encode`, a non-empty object) with their own digest as first key.
 
-    So damage shows in the file itself, even before any later record names its digest.
+    The file itself then reveals damage, even before a later record names its digest.
     """
     assert data.startswith(b"{\n")
     return f'{{\n  "_sha256": "{digest(data)}",\n'.encode() + data[2:]
 
 
 def verify_checksum(data: bytes) -> bytes | None:
-    """The bytes that `seal` was given; None where they are no longer those."""
+    """The bytes that were passed to `with_checksum`; None if they have changed since."""
     match = _CHECKSUM_LINE.match(data)
     body = b"{\n" + data[match.end() :] if match else b""
     return body if match and digest(body) == match[1].decode() else None
 
 
 def is_damaged_copy_of(damaged: bytes, data: bytes) -> bool:
-    """Whether damaged sealed bytes were once `seal(data)`: by their seal, or by all the rest."""
+    """Whether `damaged` was `with_checksum(data)`: the checksum or all the rest is unchanged."""
     checksummed = with_checksum(data)
     prefix_length = len(checksummed) - len(data) + 2
     return (

@@ -1,4 +1,4 @@
-"""Comparisons of two models on evidence, against the gate's thresholds."""
+"""Comparisons of two models by their loss differences, with the gate's thresholds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from tidemill.core.loss_differences import (
 )
 from tidemill.core.spec_sections import GateSpec
 
-# Measured over nine healthy and nineteen harmful candidate lines (FIELD-NOTES, Gate): with these
-# the served log loss stayed within .73 % and 2.1 % of the better choice at worst.
+# Measured over nine healthy and nineteen harmful lineages (platform/docs/design/measurements.md):
+# with these, the served log loss was at most 0.73 % and 2.1 % above that of the better choice.
 ALPHA_SINGLE_WINDOW = 0.01
-"""`worse` on a window that is alone in the pool."""
+"""Level of `worse` on a window that is the only one in the pool."""
 ALPHA = 0.005
-"""`worse` on a window behind others, and on a pool of more than one."""
+"""Level of `worse` on a window that follows others, and on a pool of more than one."""
 WORSE_WINDOW_MARGIN = 0.01
 """Share of the reference's loss by which the challenger is `worse` on a window."""
 WORSE_POOL_MARGIN = 0.005
-"""The same on a pool."""
+"""The same for a pool."""
 BETTER_CONFIDENCE = 0.95
-"""Quantile of t that `better` asks for."""
+"""Quantile of t that `better` requires."""
 BETTER_MARGIN = 0.002
-"""Share of the reference's loss that `better` asks for."""
+"""Share of the reference's loss that `better` requires."""
 
 Scope = Literal["window", "pool", "tail"]
 Outcome = Literal["better", "worse", "neither", "no evidence", "passed", "failed"]
@@ -42,8 +42,10 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`better` (on the tail: `passed`) is t above `t_above` and m above `m_above`; `worse` is t
-    below `t_below` and m below `m_below`. A threshold is None where it is not asked for.
+    """The challenger against the reference, with the thresholds and the outcome.
+
+    `better` (on the tail: `passed`) is t above `t_above` and m above `m_above`; `worse` is t below
+    `t_below` and m below `m_below`. A threshold that was not applied is None.
     """
 
     scope: Scope
@@ -78,7 +80,7 @@ def guard_test(
     worse: tuple[float, float] | None = None,
     better: bool = False,
 ) -> Comparison:
-    """Is the challenger `worse` (alpha, share of the loss; None: not asked) or `better`?
+    """Is the challenger `worse` (alpha, share of the loss; None: not tested) or `better`?
 
     `no evidence` with fewer than `gate.min_rows` rows or `gate.min_clusters` clusters, or se = 0.
     """
@@ -105,7 +107,7 @@ def guard_test(
 
 
 def entry_test(pair: ModelPair, tail_differences: LossDifferences, gate: GateSpec) -> Comparison:
-    """Does the holdout fit beat the champion on the tail by more than `gate.min_effect`?"""
+    """Is the holdout fit better than the champion on the tail by more than `gate.min_effect`?"""
     result = estimate(tail_differences)
     if result.n < gate.min_tail_rows or result.m is None or result.loss is None:
         return Comparison("tail", pair, result, "no evidence")

@@ -1,4 +1,4 @@
-"""From messages to rows: each message is decoded by itself, so it cannot change its neighbours."""
+"""From messages to rows: each message is decoded on its own, so it cannot affect the others."""
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import FieldType
 
 IDENTITY_SCHEMA = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
-"""The columns before the fields: where a row stands in the log, and its event time in ms."""
+"""The columns before the fields: Kafka partition, offset, and event time in milliseconds."""
 
 _DTYPES = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.Boolean()}
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that cannot be used, as it stood in the log, and why.
+    """A record that cannot be used, with the bytes from the log, and the reason.
 
-    Reasons are short and stable; one that is about a field begins with its name in backticks.
+    Reasons are short and stable; a reason about a field starts with the field's name in backticks.
     """
 
     partition: int
@@ -44,10 +44,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The rows of a chunk, in its order, and what was rejected.
+    """The rows of a record batch, in its order, and the rejected records.
 
     `rows` has the columns of `Decoder.schema`; `absent` counts, for each declared field, the rows
-    whose message does not name it (a null is not absent).
+    whose message does not contain it (a null is not absent).
     """
 
     rows: pl.DataFrame
@@ -56,10 +56,10 @@ class Decoded:
 
 
 def align_to_schema(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.DataFrame:
-    """The rows with just these fields, in this order, behind tidemill's own columns.
+    """The rows with exactly these fields, in this order, after tidemill's internal columns.
 
-    A field that the rows lack, or have as another type, is null: they were decoded before it was
-    declared so, or after it no longer was.
+    A field that the rows lack, or have with another type, is null: they were decoded under another
+    declaration of the fields.
     """
 
     def column(name: str, dtype: pl.DataType) -> pl.Expr:
@@ -71,17 +71,17 @@ def align_to_schema(rows: pl.DataFrame, fields: Mapping[str, FieldType]) -> pl.D
 
 
 class RowDecoder:
-    """Decodes rows without a label, as they are sent for prediction."""
+    """Decodes rows without a label, as sent for prediction."""
 
     def __init__(self, fields: Mapping[str, FieldType]) -> None:
         self._types = dict(fields)
         self._decode = decoder(self._types, {})
 
     def rows(self, values: Sequence[Message]) -> pl.DataFrame:
-        """One row a JSON object, in order; the declared fields as columns.
+        """One row per JSON object, in order, with the declared fields as columns.
 
-        Fields that are absent are null, others are ignored. Raises `RowInvalid` for the first
-        value that does not fit.
+        Absent fields are null, undeclared ones are ignored. Raises `RowInvalid` for the first
+        value that does not match the fields.
         """
         events = []
         for index, value in enumerate(values):
@@ -89,7 +89,7 @@ class RowDecoder:
                 event = self._decode(value)
             except DECODE_ERRORS as error:
                 raise RowInvalid(
-                    f"Row {index} of {len(values)} cannot be used: {rejection_reason(error, value)}.",
+                    f"Row {index} of {len(values)} is not valid: {rejection_reason(error, value)}.",
                     f"Send a JSON object with the fields {', '.join(self._types)}.",
                 ) from error
             events.append(event)
@@ -97,21 +97,21 @@ class RowDecoder:
 
 
 def frame(events: Sequence[Any], types: Mapping[str, FieldType]) -> pl.DataFrame:
-    """One row an event (a struct with the fields f0, f1, …), in order; the fields as columns."""
+    """One row per event (a struct with fields f0, f1, …), in order, with the fields as columns."""
     return pl.DataFrame(_columns(events, types)[0])
 
 
 @dataclass
 class _DecodeState:
-    """The events of a chunk that are good so far, at which of its places each stood, and what is
-    wrong at the others."""
+    """The events of a record batch that are valid so far, with their positions in the batch, and
+    the errors by position."""
 
     events: list[Any]
     positions: Sequence[int]
     errors: dict[int, str]
 
     def reject(self, errors: Mapping[int, str]) -> None:
-        """Take out what turned out to be wrong; `faults` go by position among the events."""
+        """Remove invalid events; the keys of `errors` are positions among the events."""
         if errors:
             self.errors |= {self.positions[position]: reason for position, reason in errors.items()}
             remaining = [position for position in range(len(self.events)) if position not in errors]
@@ -132,10 +132,10 @@ class Decoder:
             | {name: _DTYPES[kind] for name, kind in self._types.items()}
             | {spec.label: pl.Float64}
         )
-        """Identity, the fields (category String, number Float64, boolean), the label Float64."""
+        """Identity, the fields (category: String, number: Float64, boolean), label (Float64)."""
 
     def empty(self) -> pl.DataFrame:
-        """No rows, with the schema that all rows have."""
+        """A frame of `schema` without rows."""
         return self.schema.to_frame()
 
     def decode(
@@ -145,10 +145,10 @@ class Decoder:
         timestamps: Sequence[int | None],
         values: Sequence[bytes | None],
     ) -> Decoded:
-        """The rows of one chunk; the four arguments describe it as `core.log.Chunk` does.
+        """The rows of one record batch; the arguments are the fields of `RecordBatch`.
 
         A record without a timestamp, without a value or with a label outside its range is
-        rejected. Whether a record is kept depends on that record alone.
+        rejected. Whether a record is kept depends only on that record.
         """
         state = self._events(timestamps, values)
         label_values = list(map(attrgetter(self._label_index), state.events))
@@ -180,7 +180,7 @@ class Decoder:
         if None not in timestamps:
             try:
                 return _DecodeState(list(map(self._decode, values)), range(len(values)), {})
-            except DECODE_ERRORS:  # which of them, and why, is found one by one
+            except DECODE_ERRORS:  # decoded one by one below, to see which of them fail
                 pass
         events, positions, errors = [], [], {}
         for position, value in enumerate(values):
@@ -199,8 +199,10 @@ class Decoder:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Decode in here: records come and go by the million and none refers to itself, so the
-    interpreter's search for cycles would cost a seventh and find nothing."""
+    """Disable the cyclic garbage collector during decoding.
+
+    Decoding is about 14 % faster without it, and decoded records contain no cycles.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -213,7 +215,7 @@ def gc_paused() -> Iterator[None]:
 def _columns(
     events: Sequence[Any], types: Mapping[str, FieldType]
 ) -> tuple[list[pl.Series], dict[str, int]]:
-    """One series a field, and how many events lack each."""
+    """One series per field, and how many events lack each field."""
     columns, absent = [], {}
     for index, (name, kind) in enumerate(types.items()):
         values = list(map(attrgetter(f"f{index}"), events))
@@ -228,7 +230,7 @@ def _columns(
 
 
 def _build_column(name: str, raw_values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, int]:
-    """Strict building tells the usual case, where every value has the column's own type."""
+    """Strict construction succeeds in the usual case: each value has the column's type."""
     try:
         return pl.Series(name, raw_values, dtype=dtype, strict=True), 0
     except (TypeError, ValueError):

@@ -1,10 +1,14 @@
-"""Every fault that has a name: what is wrong, where, and what mends it."""
+"""All named errors: what is wrong, where, and what to do about it."""
+
+BUNDLE_REMEDY = (
+    "Restore the bundle from a backup, or recreate it with `tidemill verify MODEL --recompute`."
+)
 
 
 class TidemillError(Exception):
-    """The base of all named faults.
+    """The base of all named errors.
 
-    `what` names the thing and the place in one sentence; `remedy` says what to do about it.
+    `message` says what is wrong and where, in one sentence; `remedy` says what to do about it.
     """
 
     def __init__(self, message: str, remedy: str) -> None:
@@ -16,11 +20,11 @@ class TidemillError(Exception):
         return f"{self.message} {self.remedy}"
 
 
-# What the user wrote.
+# User input.
 
 
 class SpecInvalid(TidemillError):
-    """A `defs.yaml` or a setting is wrong."""
+    """A `defs.yaml`, a setting, or a file named by one of them is not valid."""
 
 
 class UnknownModel(TidemillError):
@@ -28,22 +32,22 @@ class UnknownModel(TidemillError):
 
 
 class UnknownWindow(TidemillError):
-    """A window key is malformed, or names no window of the model."""
+    """A window key is malformed, or is not a window of the model."""
 
 
 class PrerequisiteMissing(TidemillError):
-    """Something this machine needs is not there."""
+    """Something that this machine needs is missing."""
 
 
 class OperationNotAllowed(TidemillError):
-    """A command asks for something that the rules do not allow now."""
+    """The requested operation is not allowed now."""
 
 
 # The log.
 
 
 class LogUnavailable(TidemillError):
-    """Kafka did not answer within its time budget."""
+    """Kafka did not answer within the timeout."""
 
 
 class TopicMissing(TidemillError):
@@ -51,15 +55,15 @@ class TopicMissing(TidemillError):
 
 
 class TopicRecreated(TidemillError):
-    """The topic is not the one the plans were made on: it has another id, or another name."""
+    """The topic's id or name differs from that in the plans."""
 
 
 class TopicCompacted(TidemillError):
-    """The topic is compacted: records vanish from the middle of planned ranges."""
+    """The topic is compacted, so records disappear from planned ranges."""
 
 
 class OffsetsExpired(TidemillError):
-    """Retention deleted offsets that a plan still needs."""
+    """Retention has deleted offsets that a plan still needs."""
 
 
 class LogTruncated(TidemillError):
@@ -67,96 +71,100 @@ class LogTruncated(TidemillError):
 
 
 class DataLost(TidemillError):
-    """Committed bytes are damaged, and the log no longer holds what they were made of."""
+    """Committed bytes are damaged, and the log no longer holds the records they were made from."""
 
 
 # Windows and batches.
 
 
 class WindowOpen(TidemillError):
-    """The log has not come far enough to close the window."""
+    """The log has not advanced far enough to close the window."""
 
 
 class PredecessorMissing(TidemillError):
-    """A step needs something of an earlier window that is not there."""
+    """A step needs a result of an earlier window that is missing."""
 
 
 class PlanLost(TidemillError):
-    """A plan that must exist is gone; it is never planned anew."""
+    """A plan that must exist is missing; it is never planned again."""
 
 
 class TooManyRejects(TidemillError):
-    """More than the allowed share of a window's records cannot be used."""
+    """More of a window's records than the allowed share cannot be used."""
 
 
 class SchemaBroken(TidemillError):
-    """A declared field vanished from the stream or changed its type."""
+    """A declared field has disappeared from the topic or changed its type."""
 
 
 class RowInvalid(TidemillError):
-    """A row sent for prediction does not fit the model's fields."""
+    """A row sent for prediction does not match the model's fields."""
 
 
 # Serving.
 
 
 class RequestInvalid(TidemillError):
-    """A request is not what its protocol asks for."""
+    """A request does not follow its protocol."""
 
 
 class RequestTooLarge(TidemillError):
-    """A request has more bytes, chunks or rows than the server takes."""
+    """A request exceeds the server's limit of bytes, chunks or rows."""
 
 
 class RequestTooSlow(TidemillError):
-    """A request's body did not come in time."""
+    """The body of a request did not arrive in time."""
 
 
 class Unauthorized(TidemillError):
-    """A request does not carry the server's token."""
+    """A request does not have the server's token."""
 
 
 class NotServed(TidemillError):
-    """A model is defined, and no deployment of it could be taken into service yet."""
+    """A model is defined, but none of its deployments could be taken into service yet."""
 
 
 class RequestsFailed(TidemillError):
-    """Requests to a prediction server were not answered as they must be."""
+    """Requests to a prediction server failed or had invalid responses."""
 
 
 class ServiceFailed(TidemillError):
-    """A service of `tidemill up` does not come up, or does not stay up."""
+    """A service of `tidemill up` does not start, or does not keep running."""
 
 
 # Models.
 
 
 class LineageChanged(TidemillError):
-    """The learning spec differs from the one the candidate line was begun with."""
+    """The learning spec differs from that of the lineage."""
 
 
 class ParentInvalid(TidemillError):
-    """The model to continue from is missing or is not what its digest says."""
+    """The model to continue from is missing, or does not match its digest."""
 
 
 class DigestMismatch(TidemillError):
-    """Stored bytes are not those that were committed."""
+    """Stored bytes differ from those that were committed."""
+
+
+class FormatUnsupported(TidemillError):
+    """A stored record has a format number that this version does not read."""
 
 
 class FeatureSkew(TidemillError):
-    """A bundle does not reproduce its own golden rows."""
+    """A bundle does not reproduce its golden rows, or its feature function has changed."""
 
 
 class BundleInvalid(TidemillError):
-    """A bundle could not be loaded and proven in a child process."""
+    """A bundle cannot be loaded and validated."""
 
 
 class ModelPruned(TidemillError):
-    """The model was deleted by `retention_windows`."""
+    """The model was deleted because of `retention_windows`."""
 
 
 class ScoreInvalid(TidemillError):
-    """Labels and predictions do not fit together, or have no finite loss."""
+    """Labels and predictions do not match in shape, or have no finite loss."""
 
 
 # Writers.
@@ -171,7 +179,7 @@ class LedgerMisconfigured(TidemillError):
 
 
 class LedgerLost(TidemillError):
-    """The ledger topic no longer holds the entries that once stood in it."""
+    """The ledger topic no longer holds entries that it once held."""
 
 
 class LedgerBroken(TidemillError):
@@ -179,28 +187,28 @@ class LedgerBroken(TidemillError):
 
 
 class StoreFull(TidemillError):
-    """The store could not take the bytes."""
+    """The store has no space for the bytes."""
 
 
 class StoreFailed(TidemillError):
-    """The disk did not confirm that it keeps the bytes."""
+    """The disk did not confirm that the bytes are durable."""
 
 
 class StoreUnavailable(TidemillError):
-    """The store's storage did not answer in its time, or does not let us in."""
+    """The store's storage timed out, denied access, or does not support conditional writes."""
 
 
 class InstanceUnavailable(TidemillError):
-    """Dagster's database did not take or give its record of runs."""
+    """Dagster's database could not be read or written."""
 
 
 class TrackerUnavailable(TidemillError):
-    """The tracker did not take or give its record in time."""
+    """The tracker could not be read or written in time."""
 
 
 class AlertFailed(TidemillError):
-    """Nobody took an alert."""
+    """An alert could not be delivered."""
 
 
 class VerificationFailed(TidemillError):
-    """What is stored is not what the rules make of its inputs."""
+    """Stored data differ from what the rules make of their inputs."""

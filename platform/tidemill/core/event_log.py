@@ -1,4 +1,4 @@
-"""What a log gives: topics, extents, chunks of records."""
+"""Values read from a log: topics, offset ranges, batches of records."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,9 @@ class Topic:
 
 @dataclass(frozen=True)
 class OffsetRange:
-    """The offsets of one Kafka partition that can be read: `[low, stable)`.
+    """The offsets of one Kafka partition that can be read: `[low watermark, last stable offset)`.
 
-    `low` moves up by retention; `stable` is the last stable offset, below which every
-    transaction has ended.
+    Retention raises the low watermark. Below the last stable offset, every transaction has ended.
     """
 
     low_watermark: int
@@ -27,7 +26,7 @@ class OffsetRange:
 
 @dataclass(frozen=True)
 class TimestampCounts:
-    """How many records carry their producer's time, the broker's time of append, and none."""
+    """Numbers of records by the kind of their timestamp: producer's, broker's at append, none."""
 
     create_time: int = 0
     log_append_time: int = 0
@@ -38,9 +37,9 @@ class TimestampCounts:
 class RecordBatch:
     """Consecutive committed data records of one Kafka partition, as parallel lists of one length.
 
-    Offsets ascend, with gaps where markers and aborted records lie. A timestamp is milliseconds
-    since 1970, None where the record has none. `appended` counts the records that carry the
-    broker's time of append instead of the producer's time of creation.
+    Offsets ascend, with gaps at transaction markers and aborted records. A timestamp is in
+    milliseconds since 1970, None if the record has none. `log_append_time_count` counts the
+    records with the broker's time of append instead of the producer's time of creation.
     """
 
     partition: int
@@ -60,10 +59,10 @@ class LedgerRecord:
 
 @dataclass(frozen=True)
 class LedgerPoll:
-    """What a follower of the ledger topic was told.
+    """The result of one poll of the ledger topic.
 
-    `records` are new, in offset order; `behind` counts those that stand behind them and come
-    later. `anew`: the topic is another one than before, and these are its first.
+    `records` are new, in offset order; `lag` counts the records after them that are not read yet.
+    `reset`: the topic is not the previous one, and these are its first records.
     """
 
     records: tuple[LedgerRecord, ...]

@@ -1,4 +1,4 @@
-"""From rows to the matrix that LightGBM sees: feature function, vocabulary, codes."""
+"""From rows to LightGBM's input matrix: feature function, vocabulary, codes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 ColumnKind = Literal["category", "number"]
 
 PROBE_ROWS = 16
-"""Rows on which a feature function is asked again, to see whether it works row by row."""
+"""Rows on which a feature function is called again, to check that it is row-wise."""
 
 _CATEGORIES = (pl.String, pl.Categorical, pl.Enum)
 
@@ -31,7 +31,7 @@ class Column:
 class FeatureFunction:
     """A user's row-wise function of a polars frame.
 
-    `reference` is `module:function`, `source` the sha256 of the module file's bytes.
+    `reference` is `module:function`, `source_digest` the sha256 of the module file's bytes.
     """
 
     reference: str
@@ -41,22 +41,23 @@ class FeatureFunction:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """For each category feature its known values, in the order of their codes. Only appended to."""
+    """The known values of each category feature, in the order of their codes. Append-only."""
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def size(self) -> int:
-        """How many values are known, over all features."""
+        """The number of known values of all features."""
         return sum(len(values) for values in self.values.values())
 
 
 def compute_features(
     rows: pl.DataFrame, fields: Sequence[str], function: FeatureFunction | None
 ) -> pl.DataFrame:
-    """One row of features for each row. Without a function they are the declared fields.
+    """One row of features per row. Without a function, these are the declared fields.
 
-    The function sees the declared fields only: no label, no column of tidemill's own. Raises
-    `SpecInvalid` where its answer is no polars frame of the same height with usable columns.
+    The function is passed the declared fields only: neither the label nor tidemill's internal
+    columns. Raises `SpecInvalid` if it does not return a polars frame of the same height with
+    usable columns.
     """
     declared = rows[list(fields)]  # `select` would wait for a thread of polars' pool
     if function is None:
@@ -69,24 +70,25 @@ def compute_features(
         raise _invalid_function(function, f"fails with {type(error).__name__}: {error}") from error
     if not isinstance(features, pl.DataFrame):
         raise _invalid_function(
-            function, f"gives a {type(features).__name__} instead of a polars DataFrame"
+            function, f"returns a {type(features).__name__} instead of a polars DataFrame"
         )
     if features.height != rows.height:
-        raise _invalid_function(function, f"gives {features.height} rows for {rows.height}")
+        raise _invalid_function(function, f"returns {features.height} rows for {rows.height}")
     if not features.width:
-        raise _invalid_function(function, "gives no columns")
+        raise _invalid_function(function, "returns no columns")
     for name, dtype in features.schema.items():
         if _column_kind(dtype) is None:
-            raise _invalid_function(function, f"gives column {name!r} of type {dtype}")
+            raise _invalid_function(function, f"returns column {name!r} of type {dtype}")
     return features
 
 
 def check_row_wise(
     rows: pl.DataFrame, fields: Sequence[str], function: FeatureFunction | None
 ) -> None:
-    """Ask the function about some rows alone and in another order: each must get the same answer.
+    """Call the function on some rows in another order, and on one row alone: the features must
+    not change.
 
-    A mean, a shift or a count over the frame differs, and would differ when serving one row.
+    A mean, a shift or a count over the frame differs, and would differ when one row is served.
     Raises `SpecInvalid`.
     """
     if function is None or rows.height == 0:
@@ -96,7 +98,7 @@ def check_row_wise(
     reordered = compute_features(rows[indices], fields, function)
     single_row = compute_features(rows[indices[:1]], fields, function)
     if reordered.columns != batch_features.columns or single_row.columns != batch_features.columns:
-        raise _invalid_function(function, "gives other columns for other rows")
+        raise _invalid_function(function, "returns other columns for other rows")
     for name in batch_features.columns:
         expected = batch_features[name][indices].to_list()
         if not _equal_values(expected, reordered[name].to_list()) or not _equal_values(
@@ -108,7 +110,7 @@ def check_row_wise(
 
 
 def feature_columns(features: pl.DataFrame) -> tuple[Column, ...]:
-    """The feature columns that a frame from `features` has, in its order."""
+    """The feature columns of a frame from `compute_features`, in its order."""
     kinds = {name: _column_kind(dtype) for name, dtype in features.schema.items()}
     return tuple(Column(name, kind) for name, kind in kinds.items() if kind is not None)
 
@@ -116,7 +118,7 @@ def feature_columns(features: pl.DataFrame) -> tuple[Column, ...]:
 def extend_vocabulary(
     vocabulary: Vocabulary, features: pl.DataFrame, columns: Sequence[Column]
 ) -> Vocabulary:
-    """The vocabulary with the new values of these rows behind the known ones, sorted."""
+    """The vocabulary with the new values of these rows, sorted, after the known ones."""
     values = dict(vocabulary.values)
     for column in columns:
         if column.kind == "category":
@@ -129,7 +131,7 @@ def extend_vocabulary(
 def matrix(features: pl.DataFrame, columns: Sequence[Column], vocabulary: Vocabulary) -> Array:
     """float64[rows, columns] in C order: numbers, codes of categories, NaN for null and unknown.
 
-    Raises `FeatureSkew` where a column is gone or is of another kind.
+    Raises `FeatureSkew` if a column is missing or of another kind.
     """
     out = np.full((features.height, len(columns)), np.nan)
     for index, column in enumerate(columns):
@@ -151,7 +153,7 @@ def _column(features: pl.DataFrame, column: Column) -> pl.Series:
     raise FeatureSkew(
         f"Feature {column.name!r} was a {column.kind} when the model was trained; now it is "
         f"{actual}.",
-        "Bring the old feature function back, or define a model of a new name.",
+        "Restore the previous feature function, or define a model with another name.",
     )
 
 
@@ -182,6 +184,6 @@ def _equal_values(one: Sequence[Any], other: Sequence[Any]) -> bool:
 def _invalid_function(function: FeatureFunction, problem: str) -> SpecInvalid:
     return SpecInvalid(
         f"The feature function {function.reference} {problem}.",
-        "It takes a polars frame of the declared fields and gives one row of text, number or "
-        "boolean columns for each row, from that row alone.",
+        "It must take a polars frame of the declared fields and return one row of text, number or "
+        "boolean columns per row, computed from that row alone.",
     )

@@ -1,4 +1,4 @@
-"""The gate: a guard over what serves, then an entry test for what is new."""
+"""The gate: a guard over the model in service, then an entry test for the new one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ Decision = Literal["promote", "keep", "rollback"]
 
 @dataclass(frozen=True)
 class AppliedEntry:
-    """A person's entry of the ledger that a report takes; `hash` is the sha256 of its bytes."""
+    """A manual ledger entry that a report applies; `hash` is the sha256 of its bytes."""
 
     seq: int
     hash: str
@@ -35,7 +35,7 @@ class AppliedEntry:
 
 @dataclass(frozen=True)
 class PooledWindow:
-    """What one judged window said of a pair of models."""
+    """The result of one judged window for a pair of models."""
 
     window: str
     pair: ModelPair
@@ -44,10 +44,10 @@ class PooledWindow:
 
 @dataclass(frozen=True)
 class GateState:
-    """What the gate remembers from window to window.
+    """The state that the gate keeps from window to window.
 
-    `pending` is the candidate that awaits a person's approval; `spec` is the digest of the gate
-    spec and `line` the candidate line that the pool was judged under (None before any window).
+    `pending` is the candidate that awaits approval; `spec` is the digest of the gate spec and
+    `lineage` the lineage under which the pool was judged (None before any window).
     """
 
     champion: str
@@ -61,11 +61,11 @@ class GateState:
 
 @dataclass(frozen=True)
 class GateInputs:
-    """What is known at the close of a window. Models are digests.
+    """The inputs of a decision, when a window is closed. Models are digests.
 
-    `parent` is the candidate of the window before. `on_window` is the evidence of the pair that
-    `judged` names, on all rows; `on_tail` that of the holdout fit against the champion, on the
-    tail. They are None where there is no such pair, or no holdout fit.
+    `parent` is the candidate of the previous window. `window_differences` are those of the pair
+    from `guarded_pair`, on all rows, None without a pair; `tail_differences` are those of the
+    holdout fit against the champion, on the tail, None without a holdout fit.
     """
 
     window: str
@@ -78,7 +78,7 @@ class GateInputs:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decided, why, on which comparisons, and its state from now on."""
+    """The gate's decision with reasons and comparisons, and its state from now on."""
 
     verdict: Decision
     reasons: tuple[str, ...]
@@ -94,7 +94,7 @@ def initial_state(initial: str) -> GateState:
 def opening_state(
     state: GateState, entries: Iterable[AppliedEntry], gate: GateSpec, lineage: str
 ) -> GateState:
-    """The state in which a window is judged: another spec or line, then the persons' entries.
+    """The state in which a window is judged, after a changed spec or lineage and manual entries.
 
     Its champion and baseline are the models to score.
     """
@@ -113,7 +113,7 @@ def opening_state(
 
 
 def guarded_pair(state: GateState, gate: GateSpec, parent: str) -> ModelPair | None:
-    """What the guard compares on the whole window; None: there is nothing to guard."""
+    """The models that the guard compares on the whole window; None if it compares nothing."""
     if state.mode == "RECOVERY":
         return ModelPair(state.baseline, parent)
     if gate.policy == "always" or state.champion == state.baseline:
@@ -122,9 +122,9 @@ def guarded_pair(state: GateState, gate: GateSpec, parent: str) -> ModelPair | N
 
 
 def decide(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
-    """The verdict of a window, from the state that `before` gave."""
+    """The verdict of a window, given the state from `opening_state`."""
     guard_verdict = _guard(state, gate, inputs)
-    if guard_verdict.state.mode == "RECOVERY":  # rolled back just now, or still not proven better
+    if guard_verdict.state.mode == "RECOVERY":  # rolled back just now, or not proven better yet
         return guard_verdict
     entry_verdict = _entry_test(guard_verdict.state, gate, inputs)
     return replace(
@@ -138,9 +138,9 @@ def _guard(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
     pair = guarded_pair(state, gate, inputs.parent)
     if pair is None:
         explanation = "policy always" if gate.policy == "always" else "the champion is the baseline"
-        return Verdict("keep", (f"the guard had nothing to judge: {explanation}",), state)
+        return Verdict("keep", (f"the guard compared nothing: {explanation}",), state)
     if inputs.window_differences is None or not inputs.window_differences.rows:
-        return Verdict("keep", ("the guard had nothing to judge: no rows",), state)
+        return Verdict("keep", ("the guard compared nothing: no rows",), state)
     pool = (*state.pool, PooledWindow(inputs.window, pair, inputs.window_differences))[
         -gate.pool_size :
     ]
@@ -151,7 +151,7 @@ def _guard(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict:
 
 
 def _guard_following(state: GateState, gate: GateSpec) -> Verdict:
-    """FOLLOW: back to the baseline if the champion is worse; a proven champion becomes it."""
+    """FOLLOW: a worse champion is rolled back; a better one becomes the baseline."""
     pool, newest = state.pool, state.pool[-1]
     alpha = ALPHA_SINGLE_WINDOW if len(pool) == 1 else ALPHA
     window_args = [newest.differences], gate, (alpha, WORSE_WINDOW_MARGIN)
@@ -166,19 +166,19 @@ def _guard_following(state: GateState, gate: GateSpec) -> Verdict:
         comparisons.append(guard_test("pool", newest.pair, *pool_args))
     for comparison in comparisons:
         if comparison.outcome == "worse":
-            reason = f"the champion is worse than the baseline, back to that: {comparison}"
+            reason = f"the champion is worse than the baseline and is rolled back: {comparison}"
             rolled_back = replace(state, champion=state.baseline, mode="RECOVERY", pool=())
             return Verdict("rollback", (reason,), rolled_back, tuple(comparisons))
     if comparisons[-1].outcome == "better":
-        reason = f"the champion is better than the baseline and takes its place: {comparisons[-1]}"
+        reason = f"the champion is better than the baseline and replaces it: {comparisons[-1]}"
         state = replace(state, baseline=state.champion, pool=())
     else:
-        reason = f"the guard lets the champion serve: {'; '.join(map(str, comparisons))}"
+        reason = f"the guard keeps the champion in service: {'; '.join(map(str, comparisons))}"
     return Verdict("keep", (reason,), state, tuple(comparisons))
 
 
 def _guard_recovery(state: GateState, gate: GateSpec) -> Verdict:
-    """RECOVERY: the line must prove better than the baseline before it is followed again."""
+    """RECOVERY: candidates must be proven better than the baseline before one is promoted again."""
     differences = [part.differences for part in state.pool]
     comparison = guard_test("pool", state.pool[-1].pair, differences, gate, better=True)
     if comparison.outcome != "better":
@@ -186,7 +186,7 @@ def _guard_recovery(state: GateState, gate: GateSpec) -> Verdict:
             f"in recovery, the candidates are not proven better than the baseline: {comparison}"
         )
         return Verdict("keep", (reason,), state, (comparison,))
-    reason = f"recovery ends, the candidates are better than the baseline: {comparison}"
+    reason = f"recovery ends: the candidates are better than the baseline: {comparison}"
     return Verdict("keep", (reason,), replace(state, mode="FOLLOW", pool=()), (comparison,))
 
 
@@ -196,29 +196,27 @@ def _entry_test(state: GateState, gate: GateSpec, inputs: GateInputs) -> Verdict
         decision: Decision = "keep" if candidate == state.champion else "promote"
         state = replace(state, champion=candidate, baseline=candidate)
         return Verdict(
-            decision, (f"policy always: candidate {short_digest(candidate)} serves",), state
+            decision, (f"policy always: candidate {short_digest(candidate)} is deployed",), state
         )
     if candidate == state.champion:
-        return Verdict("keep", ("the candidate is the champion itself",), state)
+        return Verdict("keep", ("the candidate is the champion",), state)
     if holdout is None or inputs.tail_differences is None:
         return Verdict("keep", ("no holdout fit: too few rows to learn and judge on",), state)
     comparison = entry_test(ModelPair(state.champion, holdout), inputs.tail_differences, gate)
-    tested = f"judged was the holdout fit {short_digest(holdout)}: {comparison}"
+    tested = f"tested the holdout fit {short_digest(holdout)}: {comparison}"
     if comparison.outcome != "passed":
         return Verdict("keep", (f"the champion stays; {tested}",), state, (comparison,))
-    deployable = (
-        f"candidate {short_digest(candidate)}, the same update finished on the whole window"
-    )
+    deployable = f"candidate {short_digest(candidate)}, the same update completed with the tail"
     if gate.policy == "manual":
         manual_reasons = (
             f"awaits approval of {candidate}",
-            f"{tested}; up for approval is {deployable}",
+            f"{tested}; approval deploys {deployable}",
         )
         return Verdict("keep", manual_reasons, replace(state, pending=candidate), (comparison,))
-    promotion_reasons = (f"{tested}; deployed is {deployable}",)
+    promotion_reasons = (f"{tested}; this deploys {deployable}",)
     return Verdict("promote", promotion_reasons, replace(state, champion=candidate), (comparison,))
 
 
 def short_digest(digest: str) -> str:
-    """A digest's first 12 digits, to be read by people."""
+    """The first 12 digits of a digest, for display."""
     return digest[:12]

@@ -1,4 +1,4 @@
-"""A file of historical data as JSON rows, so that it passes the same checks as the stream."""
+"""A file of historical data as JSON rows, which pass the same checks as those of the topic."""
 
 import io
 
@@ -15,10 +15,10 @@ EPOCH = -1
 
 
 def read(spec: ModelSpec, name: str, data: bytes) -> RecordBatch:
-    """The file's rows as one chunk: the offset is the row number, the partition is the file's.
+    """The file's rows as one batch: an offset is a row number; the partition is a hash of the file.
 
-    `name` ends in .parquet, .csv or .jsonl. Raises `SpecInvalid` where it cannot be read, where
-    the column of event time is missing or no time, or where a row is later than the first window.
+    `name` ends in .parquet, .csv or .jsonl. Raises `SpecInvalid` if the file cannot be read, if the
+    column of event time is missing or not a time, or if a row is not before the first window.
     """
     try:
         frame = _frame(spec, name, data)
@@ -29,9 +29,9 @@ def read(spec: ModelSpec, name: str, data: bytes) -> RecordBatch:
     late = int((times >= first.start).sum())
     if late:
         raise SpecInvalid(
-            f"{late} rows of `initial.file` {name} lie at or after {from_ms(first.start)}, where "
-            f"the first window {first.key} begins.",
-            "Leave them out, or let `windows.start` be later: no row may be learned twice.",
+            f"{late} rows of `initial.file` {name} are not before {from_ms(first.start)}, the "
+            f"start of the first window {first.key}.",
+            "Remove them, or choose a later `windows.start`: no row may be learned twice.",
         )
     count = frame.height
     return RecordBatch(
@@ -42,7 +42,7 @@ def read(spec: ModelSpec, name: str, data: bytes) -> RecordBatch:
     )
 
 
-_REMEDY = "Give a .parquet, .csv or .jsonl file with the declared fields, the label and the time."
+_REMEDY = "Use a .parquet, .csv or .jsonl file with the declared fields, the label and the time."
 
 
 def _frame(spec: ModelSpec, name: str, data: bytes) -> pl.DataFrame:
@@ -54,11 +54,11 @@ def _frame(spec: ModelSpec, name: str, data: bytes) -> pl.DataFrame:
         return pl.read_csv(source, schema_overrides=texts, infer_schema_length=None)
     if name.endswith(".jsonl"):
         return pl.read_ndjson(source, infer_schema_length=None)
-    raise SpecInvalid(f"`initial.file` {name} is of no known kind.", _REMEDY)
+    raise SpecInvalid(f"`initial.file` {name} does not have a supported format.", _REMEDY)
 
 
 def _times(spec: ModelSpec, name: str, frame: pl.DataFrame) -> pl.Series:
-    """Event times in milliseconds since 1970: an integer column is taken as such."""
+    """Event times in milliseconds since 1970; an integer column already holds these."""
     column = spec.initial.time_column or ""
     if column not in frame.columns:
         raise SpecInvalid(f"`initial.file` {name} has no column {column!r}.", _REMEDY)
@@ -71,4 +71,4 @@ def _times(spec: ModelSpec, name: str, frame: pl.DataFrame) -> pl.Series:
         return times.dt.epoch("ms")
     if times.dtype.is_integer():
         return times.cast(pl.Int64)
-    raise SpecInvalid(f"Column {column!r} of {name} is no time but {times.dtype}.", _REMEDY)
+    raise SpecInvalid(f"Column {column!r} of {name} is not a time but {times.dtype}.", _REMEDY)

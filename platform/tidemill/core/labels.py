@@ -1,4 +1,4 @@
-"""Labels as numbers: 0 or 1, the index of a class, or a number the objective has a loss for."""
+"""Labels as numbers: 0 or 1, the index of a class, or a number in the objective's range."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ _RANGE_ERRORS = {"poisson": "below 0", "tweedie": "below 0", "gamma": "not above
 
 
 def encode_labels(spec: ModelSpec, values: Sequence[Any]) -> tuple[pl.Series, dict[int, str]]:
-    """The label column (Float64) of the values that fit, and the reasons of those that do not.
+    """The label column (Float64) of the valid values, and the reasons why others are not valid.
 
-    `told` holds what JSON said: booleans and numbers for `binary`, texts, whole numbers and
-    booleans for `multiclass`, else numbers. Reasons go by position in `told`; those positions are
-    not in the column.
+    `values` are decoded from JSON: booleans and numbers for `binary`; text, whole numbers and
+    booleans for `multiclass`; otherwise numbers. The keys of the reasons are positions in
+    `values`; the column does not contain these positions.
     """
     if spec.objective == "multiclass":
         numbers = _class_indices(spec, values)
@@ -39,7 +39,7 @@ def _class_indices(spec: ModelSpec, values: Sequence[Any]) -> pl.Series:
 
 
 def as_text(value: str | int | bool) -> str:
-    """A value's text: what JSON would write for a whole number or a boolean."""
+    """A category's text; a whole number or a boolean is written as in JSON."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""The learner: a few more trees on a new batch, or all of them from scratch on the sample."""
+"""The learner: a few more trees on a new batch, or all trees from scratch on the sample."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -26,28 +26,25 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import RESERVED_PARAMETERS, BoostingSpec, LearnerSpec, Scalar
 
 MIN_HOLDOUT_ROWS = 150
-"""Rows below which a window has no holdout fit."""
+"""A window with fewer rows has no holdout fit."""
 MIN_BAGGING_ROWS = 100
-"""Rows below which no bag is drawn: LightGBM stops the process's work on an empty one."""
+"""Bagging is disabled for fewer rows, because LightGBM fails on an empty bag."""
 
-_COUNT_OBJECTIVES = (
-    "poisson",
-    "tweedie",
-)  # objectives that cannot start from labels which are all 0
+_COUNT_OBJECTIVES = ("poisson", "tweedie")  # cannot be trained if all labels are 0
 
 
 def sort_canonical(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows by (timestamp, partition, offset), and by epoch where there are several."""
+    """The rows sorted by timestamp, partition, offset and, if present, epoch."""
     return rows.sort([name for name in CANONICAL_ORDER if name in rows.columns])
 
 
 def tail_rows(rows: int) -> int:
-    """How many of a window's rows the holdout fit must not see: ⌈.2 n⌉, 0 under 150 rows."""
+    """The number of rows that the holdout fit must not see: ⌈0.2 n⌉; 0 below 150 rows."""
     return -(-rows // 5) if rows >= MIN_HOLDOUT_ROWS else 0
 
 
 def without_holdout(rows: pl.DataFrame) -> pl.DataFrame | None:
-    """What the holdout fit learns from: ordered rows without their tail; None if there is none."""
+    """The rows of the holdout fit: ordered rows without their tail; None if there is no tail."""
     tail = tail_rows(rows.height)
     return rows.head(rows.height - tail) if tail else None
 
@@ -55,10 +52,10 @@ def without_holdout(rows: pl.DataFrame) -> pl.DataFrame | None:
 def choose_update_kind(
     since_retrain: int, num_iterations: int, learner: LearnerSpec, rows: int = 1
 ) -> Literal["continue", "retrain", "carry"]:
-    """What a window is learned by.
+    """The kind of update for a window.
 
-    `since_retrain` counts the windows after the last retraining, without this one; `trees` are
-    the parent's boosting rounds; `rows` the window's rows.
+    `since_retrain` counts the windows after the last retraining, without this one;
+    `num_iterations` are the parent's boosting rounds; `rows` the window's rows.
     """
     if rows == 0:
         return "carry"
@@ -81,27 +78,27 @@ def fit(
 ) -> bytes:
     """The bundle of a model that learned from `rows`: a pure function of its arguments.
 
-    To continue, `parent` gives trees, columns and vocabulary; else all begin anew from `rows`, so
-    that a vocabulary grows no further than the sample and the windows until the next retraining.
-    `golden` are ordered rows to choose golden rows from. Raises `SpecInvalid` for a parameter
-    that LightGBM does not take, or a feature function that is not row-wise.
+    With `continue_`, trees, columns and vocabulary extend those of `parent`; otherwise they start
+    from scratch, so a vocabulary is bounded by the sample and the windows until a retraining.
+    `golden` are ordered rows to choose golden rows from. Raises `SpecInvalid` for a parameter that
+    LightGBM does not accept, or a feature function that is not row-wise.
     """
     _check_reference(spec, function)
     check_parameters(spec.learner.parameters)
     field_names = list(spec.fields)
     check_row_wise(golden, field_names, function)
     rows = sort_canonical(rows)
-    features, label = (
-        compute_features(rows, field_names, function),
-        rows[spec.label].cast(pl.Float64).to_numpy(),
-    )
+    features = compute_features(rows, field_names, function)
+    label = rows[spec.label].cast(pl.Float64).to_numpy()
     base = parent if continue_ else None
     columns = base.header.columns if base else feature_columns(features)
     vocabulary = extend_vocabulary(base.vocabulary if base else Vocabulary(), features, columns)
     if spec.objective in _COUNT_OBJECTIVES and not label.any():
         if parent is None:
-            message = f"All labels `{spec.label}` are 0, from which {spec.objective} cannot start."
-            raise SpecInvalid(message, "Begin with history that has other labels.")
+            message = (
+                f"All labels `{spec.label}` are 0; {spec.objective} cannot be trained on these."
+            )
+            raise SpecInvalid(message, "Use historical data with other labels, too.")
         text, columns, vocabulary = parent.text, parent.header.columns, parent.vocabulary
     else:
         parameters = lightgbm_parameters(spec, continue_, len(label), seed, num_threads)
@@ -111,12 +108,12 @@ def fit(
 
 
 def check_parameters(parameters: Mapping[str, Scalar]) -> None:
-    """Raise `SpecInvalid` for a name LightGBM does not know (it would ignore it without a word),
-    or one that means what tidemill sets itself."""
-    _ConfigAliases = lightgbm_import.import_lightgbm().basic._ConfigAliases  # noqa: N806 - it is a class
-    aliases = _ConfigAliases._get_all_param_aliases()
+    """Raise `SpecInvalid` for a name that LightGBM does not support (it would ignore it silently),
+    or that is an alias of a parameter that tidemill sets."""
+    config_aliases = lightgbm_import.import_lightgbm().basic._ConfigAliases
+    aliases = config_aliases._get_all_param_aliases()
     known_names = {*aliases, *(other for others in aliases.values() for other in others)}
-    reserved = _ConfigAliases.get(*RESERVED_PARAMETERS)
+    reserved = config_aliases.get(*RESERVED_PARAMETERS)
     for name in sorted(parameters):
         if name not in known_names:
             suggestions = get_close_matches(name, sorted(known_names - reserved), 1)
@@ -136,7 +133,7 @@ def check_parameters(parameters: Mapping[str, Scalar]) -> None:
 def lightgbm_parameters(
     spec: ModelSpec, continue_: bool, rows: int, seed: int, num_threads: int
 ) -> dict[str, Any]:
-    """LightGBM's parameters of a step: with these, equal rows give equal trees."""
+    """LightGBM's parameters for a step; with these, equal rows give equal trees."""
     step: BoostingSpec = spec.learner.continue_ if continue_ else spec.learner.retrain
     parameters: dict[str, Any] = dict(spec.learner.parameters)
     if rows < MIN_BAGGING_ROWS:
@@ -164,7 +161,7 @@ def _train(
     columns: tuple[Column, ...],
     parent_text: str | None,
 ) -> str:
-    """LightGBM's text after the rounds of `settings`, without the parameters at its end."""
+    """The trained model in LightGBM's text format, without the parameters at its end."""
     lightgbm = lightgbm_import.import_lightgbm()
     categories = [index for index, column in enumerate(columns) if column.kind == "category"]
     try:
@@ -177,11 +174,11 @@ def _train(
         )
     except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
         raise SpecInvalid(
-            f"LightGBM refuses to train: {error}.",
-            "Look at `objective`, the label and `learner.parameters` in defs.yaml.",
+            f"LightGBM cannot train: {error}.",
+            "Check `objective`, the label and `learner.parameters` in defs.yaml.",
         ) from error
     text: str = booster.model_to_string()
-    # Threads are among the parameters, and must not change the digest.
+    # The parameters include the number of threads, which must not change the digest.
     return text[: text.index("\nparameters:")]
 
 
@@ -189,6 +186,6 @@ def _check_reference(spec: ModelSpec, function: FeatureFunction | None) -> None:
     reference = function.reference if function else None
     if reference != spec.features:
         raise SpecInvalid(
-            f"The feature function given is {reference}; the model's is {spec.features}.",
+            f"The loaded feature function is {reference}; that of the model is {spec.features}.",
             "Load the function that `features` in defs.yaml names.",
         )

@@ -1,4 +1,4 @@
-"""The ledger's rules: which entries stand, who is in service, and what is void for ever."""
+"""The ledger's rules: which entries are valid, and which model is in service."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 
 from tidemill.core import canonical
+from tidemill.core.canonical import FORMAT
+from tidemill.core.errors import FormatUnsupported
 from tidemill.core.event_log import LedgerRecord
 
 EntryKind = Literal["deploy", "rollback", "approve", "adopt"]
@@ -14,13 +16,13 @@ EntryKind = Literal["deploy", "rollback", "approve", "adopt"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One deployment, as the ledger topic holds it.
+    """One deployment, as stored in the ledger topic.
 
-    `seq` counts a model's standing entries from 0 and `prev` is the sha256 of the bytes of the one
-    before (None for the first). `as_of` is the window key up to which the entry knows (None: before
-    every window); `as_of_ms` the end of that window. `evidence` is the sha256 of the report that
-    moved the champion, None where a person or the initial model did. An `adopt` names the digest
-    that is in service already, and its evidence is the sha256 of the adoption's record.
+    `seq` numbers a model's valid entries from 0; `prev` is the sha256 of the bytes of the previous
+    one (None for the first). `as_of` is the key of the last window that the entry takes into
+    account (None: no window), `as_of_ms` the end of that window. `evidence` is the sha256 of the
+    report that changed the champion, None for a manual entry or the initial model. An `adopt` names
+    the digest that is already in service; its evidence is the sha256 of the adoption's record.
     """
 
     model: str
@@ -34,16 +36,17 @@ class Entry:
     actor: str
     reason: str
     prev: str | None
+    format: int = FORMAT
 
     @property
     def is_manual(self) -> bool:
-        """Whether a person decided it: the gate's own entries cite a report."""
+        """Whether a command made it: a rollback or approval of the gate cites a report."""
         return self.kind in ("rollback", "approve") and self.evidence is None
 
 
 @dataclass(frozen=True)
 class ValidEntry:
-    """An entry that counts, with its place, its bytes and their sha256."""
+    """A valid entry with its offset, its bytes and their sha256."""
 
     offset: int
     entry: Entry
@@ -53,7 +56,7 @@ class ValidEntry:
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """A record of this model that does not count, and why."""
+    """An entry of this model that is not valid, and the reason."""
 
     offset: int
     reason: str
@@ -62,7 +65,7 @@ class InvalidRecord:
 
 @dataclass(frozen=True)
 class Chain:
-    """One model's entries in the ledger: those that stand, and those void by rule."""
+    """One model's entries in the ledger: the valid ones, and those that are not valid."""
 
     model: str
     entries: tuple[ValidEntry, ...] = ()
@@ -70,28 +73,28 @@ class Chain:
 
     @property
     def head(self) -> ValidEntry | None:
-        """The deployment in force."""
+        """The newest valid entry: the deployment in force."""
         return self.entries[-1] if self.entries else None
 
     @property
     def next_position(self) -> tuple[int, str | None]:
-        """`seq` and `prev` of the entry that would stand next."""
+        """`seq` and `prev` that the next entry must have to be valid."""
         return (len(self.entries), self.head.hash if self.head else None)
 
 
 def build_chain(
     model: str, records: Iterable[LedgerRecord], previous: Chain | None = None
 ) -> Chain:
-    """The model's chain: an entry stands if its `seq` and `prev` match the head at its offset.
+    """The model's chain: an entry is valid if its `seq` and `prev` match the head at its offset.
 
-    `before` is the chain of all records before these. Every reader of the same records comes to
-    the same chain.
+    `previous` is the chain of all records before these. Every reader of the same records gets the
+    same chain.
     """
     entries = list(previous.entries) if previous else []
     invalid_records = list(previous.invalid_records) if previous else []
     for record in records:
-        entry = _decode_entry(record.value)
-        if entry is None or entry.model != model:
+        entry = _decode_entry(record.value, model)
+        if entry is None:
             continue
         hash_ = canonical.digest(record.value)
         expected = (len(entries), entries[-1].hash if entries else None)
@@ -104,10 +107,10 @@ def build_chain(
 
 
 def manual_entries_since(chain: Chain, after_seq: int, before_ms: int) -> tuple[ValidEntry, ...]:
-    """The persons' entries that the report of the window starting at `before_ms` takes.
+    """The manual entries that the report of the window starting at `before_ms` applies.
 
-    Those behind entry `after_seq` (-1: all) whose `as_of` lies before that window, in ledger
-    order, up to the first that does not: an entry is never taken before one that it follows.
+    These are the ones after entry `after_seq` (-1: all) whose `as_of` is before that window, in
+    ledger order, up to the first that is not: an entry is never applied before its predecessors.
     """
     applied: list[ValidEntry] = []
     for valid_entry in chain.entries:
@@ -120,9 +123,27 @@ def manual_entries_since(chain: Chain, after_seq: int, before_ms: int) -> tuple[
     return tuple(applied)
 
 
-def _decode_entry(value: bytes) -> Entry | None:
-    """The entry in these bytes; None for a record that is no entry at all."""
+def _decode_entry(value: bytes, model: str) -> Entry | None:
+    """The model's entry in these bytes; None for another model's, or for a record that is no entry.
+
+    Raises `FormatUnsupported` for an entry of a later format: a reader that skipped it would come
+    to another chain.
+    """
     try:
+        header = canonical.decode(value, _EntryHeader)
+        if header.model != model:
+            return None
+        if header.format > FORMAT:
+            raise FormatUnsupported(
+                f"A ledger entry of model {model} has format {header.format}; this version of "
+                f"tidemill reads format {FORMAT}.",
+                "Upgrade tidemill to the version that wrote the entry.",
+            )
         return canonical.decode(value, Entry)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+class _EntryHeader(msgspec.Struct):
+    model: str
+    format: int = FORMAT

@@ -1,4 +1,4 @@
-"""Evidence: per-row gains of one model over another, summed by clusters of event time."""
+"""Loss differences of two models per row, summed per cluster of event time."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,16 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-_ROUNDING_TOLERANCE = (
-    1e-12  # spread below this share of the largest sum is the rounding of equal gains
-)
+_ROUNDING_TOLERANCE = 1e-12
+"""A spread up to this share of the largest sum is the rounding error of equal gains."""
 
 
 @dataclass(frozen=True)
 class LossDifferences:
     """Sums over clusters, as parallel tuples in ascending order of cluster.
 
-    A cluster is named by its beginning in milliseconds since 1970. `gains` are sums of
+    A cluster is identified by its start in milliseconds since 1970. `gains` are sums of
     `loss(reference) − loss(challenger)`, `losses` sums of `loss(reference)`.
     """
 
@@ -29,10 +28,10 @@ class LossDifferences:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What evidence says: mean gain `m` a row, its clustered standard error, `t` and mean loss `L`.
+    """Mean gain `m` per row, its clustered standard error, `t`, and the mean loss of the reference.
 
-    `m` and `loss` are None without rows, `se` and `dof` with fewer than two clusters, `t` there
-    and where `se` is 0.
+    `m` and `loss` are None without rows, `se` and `dof` with fewer than two clusters, and `t` in
+    these cases and if `se` is 0.
     """
 
     n: int
@@ -47,9 +46,9 @@ class Estimate:
 def cluster_starts(
     timestamp: npt.NDArray[np.int64], start: int, length: int
 ) -> npt.NDArray[np.int64]:
-    """For each event time the beginning of its cluster, all in milliseconds since 1970.
+    """The start of the cluster of each event time, all in milliseconds since 1970.
 
-    Clusters of `length` lie edge to edge before and after `start`, the beginning of the window.
+    Clusters of `length` are adjacent, before and after `start`, the start of the window.
     """
     return np.floor_divide(timestamp - start, length) * length + start
 
@@ -59,7 +58,7 @@ def cluster_differences(
     challenger: npt.NDArray[np.float64],
     clusters: npt.NDArray[np.int64],
 ) -> LossDifferences:
-    """Evidence of the challenger over the reference, from losses of the same n rows."""
+    """The differences of challenger and reference, from their losses on the same n rows."""
     names, codes = np.unique(clusters, return_inverse=True)
     gains = np.bincount(codes, reference - challenger)
     losses = np.bincount(codes, reference)
@@ -68,7 +67,7 @@ def cluster_differences(
 
 
 def pool_differences(parts: Iterable[LossDifferences]) -> LossDifferences:
-    """All evidence together: what several parts say of one cluster is summed."""
+    """All differences together; those of the same cluster are summed."""
     sums: dict[int, tuple[int, float, float]] = {}
     for part in parts:
         for name, n, gain, loss in zip(

@@ -1,4 +1,4 @@
-"""One message as a struct: how JSON becomes typed values, and what is wrong where it does not."""
+"""One message as a struct: how JSON is decoded to typed values, and how errors are named."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,12 +38,12 @@ DECODE_ERRORS = (
     msgspec.DecodeError,  # and ValidationError
     UnicodeDecodeError,
     RecursionError,
-    TypeError,  # no bytes at all: a tombstone
+    TypeError,  # None instead of bytes: a tombstone
 )
 
 
 def decoder(types: Mapping[str, FieldType], label: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """A decoder into a struct with the fields f0, f1, … in the order given, the label last."""
+    """A decoder to a struct with the fields f0, f1, … in this order, the label last."""
     names = [*types, *label]
     fields: list[Any] = [(f"f{i}", *_EVENT_TYPES[kind]) for i, kind in enumerate(types.values())]
     fields += [(f"f{len(types)}", kind) for kind in label.values()]
@@ -53,9 +53,9 @@ def decoder(types: Mapping[str, FieldType], label: Mapping[str, Any]) -> Callabl
 
 
 def row_type(fields: Mapping[str, FieldSpec]) -> type[msgspec.Struct]:
-    """A struct of exactly these fields, f0, f1, … in the order given, as they are asked about.
+    """A struct of exactly these fields, f0, f1, … in this order, for rows sent for prediction.
 
-    A null is a value that is not known, whatever the field; only an optional one may be absent.
+    A null means an unknown value and is valid for any field; only an optional field may be absent.
     """
     struct_fields: list[Any] = []
     for index, field in enumerate(fields.values()):
@@ -76,7 +76,7 @@ def label_type(spec: ModelSpec) -> Any:
 
 
 def rejection_reason(error: Exception, value: Message | None) -> str:
-    """A short, stable name for what is wrong with a message."""
+    """A short, stable reason why a message is not valid."""
     if value is None:
         return "tombstone"
     if not isinstance(value, msgspec.Raw) and len(value) == 0:
@@ -91,7 +91,7 @@ def rejection_reason(error: Exception, value: Message | None) -> str:
 
 
 def _field_reason(message: str) -> str:
-    """`$.name` says what fits: msgspec's message in terms of the field."""
+    """msgspec's message, with the field's name in the place of its path `$.name`."""
     problem, _, path = message.partition(" - at `$.")
     if problem.startswith("Object missing required field `"):
         return f"{problem.removeprefix('Object missing required field ')}: missing"
@@ -101,7 +101,7 @@ def _field_reason(message: str) -> str:
 
 
 def type_error(value: object, field: FieldSpec) -> str | None:
-    """Why a value of JSON is none of the field; None where it is one."""
+    """Why a JSON value is not valid for the field; None if it is."""
     if field.type == "category" and isinstance(value, float) and not value.is_integer():
         return "expected text, got number"
     try:
@@ -112,7 +112,7 @@ def type_error(value: object, field: FieldSpec) -> str | None:
 
 
 def _describe_type_error(message: str) -> str:
-    """msgspec's message about a single value, in our words."""
+    """msgspec's message about a single value, with tidemill's names of types."""
     if not message.startswith("Expected `"):
         return "out of range"
     expected, got = (part.strip("`") for part in message.removeprefix("Expected ").split(", got "))

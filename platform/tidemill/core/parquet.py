@@ -1,4 +1,4 @@
-"""Rows as Parquet bytes, and a digest of rows that no library's version changes."""
+"""Rows as Parquet bytes, and a digest of rows that does not depend on library versions."""
 
 import hashlib
 import io
@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP_SIZE = 65_536
-"""Rows of a row group: fixed, because it is part of the bytes."""
+"""Rows per row group: fixed, because it affects the bytes."""
 
 _LIBRARIES = ("lightgbm", "msgspec", "numpy", "polars", "pyarrow")
 
 
 def to_parquet(frame: pl.DataFrame) -> bytes:
-    """The frame as one Parquet file. Equal rows and library versions give equal bytes, however the
-    frame was put together."""
+    """The frame as one Parquet file. Equal rows and library versions give equal bytes, whatever
+    the chunks of the frame."""
     table = frame.rechunk().to_arrow().combine_chunks()
     sink = io.BytesIO()
     pq.write_table(
@@ -32,7 +32,7 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
 
 
 def from_parquet(data: bytes) -> pl.DataFrame:
-    """The frame that `to_parquet` was given."""
+    """The frame that was passed to `to_parquet`."""
     table = pq.read_table(pa.BufferReader(data), use_threads=False)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # a table is never a series
@@ -40,9 +40,9 @@ def from_parquet(data: bytes) -> pl.DataFrame:
 
 
 def rows_digest(frame: pl.DataFrame) -> str:
-    """sha256 of the frame's columns: each one's name, type, validity and values, in order.
+    """sha256 of the frame's columns in order: name, type, validity and values of each.
 
-    Numbers count as little-endian bytes, texts as UTF-8 with their lengths before them.
+    Numbers are hashed as little-endian bytes, text as UTF-8 after its lengths.
     """
     hasher = hashlib.sha256()
     for column in frame.get_columns():
@@ -54,12 +54,12 @@ def rows_digest(frame: pl.DataFrame) -> str:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """The versions of the libraries that bytes and trees depend on."""
+    """The versions of the libraries on which bytes and trees depend."""
     return {name: version(name) for name in _LIBRARIES}
 
 
 def _digest_parts(column: pl.Series) -> list[bytes]:
-    """Validity as one byte a row, then the values; what is under a null counts as zero."""
+    """Validity as one byte per row, then the values, with nulls as zero or empty."""
     valid = _little_endian(column.is_not_null().cast(pl.UInt8))
     if column.dtype == pl.String:
         texts = column.fill_null("")

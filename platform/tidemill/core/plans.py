@@ -1,21 +1,24 @@
-"""Plans: which offsets of each Kafka partition belong to which window, for ever."""
+"""Plans: the offsets of each Kafka partition that belong to a window, permanently."""
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tidemill.core.canonical import FORMAT
+
 INITIAL_KEY = "initial"
-"""The key of a model's first plan: the offsets before its first window."""
+"""The key of a model's first plan, of the offsets before its first window."""
 
 EndReason = Literal["boundary", "idle", "silent", "closed"]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Since when the stable end of one Kafka partition stands where it stands.
+    """How long the end offset of one Kafka partition has not changed.
 
-    `first_at` and `last_at` are the host clock's milliseconds when `end` was first and last seen.
+    `first_seen_ms` and `last_seen_ms` are the host clock's milliseconds since 1970 when
+    `end_offset`, the last stable offset, was first and last seen.
     """
 
     end_offset: int
@@ -24,19 +27,27 @@ class Observation:
 
     @property
     def unchanged_for_ms(self) -> int:
-        """Milliseconds for which the end is known not to have moved."""
+        """Milliseconds for which the end offset is known to be unchanged."""
         return self.last_seen_ms - self.first_seen_ms
 
     def updated(self, end_offset: int, now_ms: int) -> "Observation":
-        """What is known after seeing `end` at `now`."""
+        """The observation after `end_offset` was seen at `now_ms`."""
         if end_offset != self.end_offset or now_ms < self.first_seen_ms:
             return Observation(end_offset, now_ms, now_ms)
         return Observation(end_offset, self.first_seen_ms, max(now_ms, self.last_seen_ms))
 
 
 @dataclass(frozen=True)
+class Observations:
+    """The last observations of a topic, by Kafka partition (as text, as JSON requires of keys)."""
+
+    partitions: dict[str, Observation]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
 class PlannedRange:
-    """Offsets `[start, end)` of one Kafka partition, and why they end there."""
+    """Offsets `[start, end)` of one Kafka partition, and the reason for their end."""
 
     partition: int
     start: int
@@ -49,10 +60,10 @@ class PlannedRange:
 class Plan:
     """The frozen ranges of one window.
 
-    `start` and `end` are event time in milliseconds since 1970. `previous` is the sha256 of
-    the plan before, None for the first. `epoch` counts the topics the model has been attached to,
-    from 0. `adoption` is the number of the newest adoption that the plan knows (0: none): it says
-    for ever which line the window is learned under.
+    `start` and `end` are event time in milliseconds since 1970. `previous` is the sha256 of the
+    previous plan, None for the first. `epoch` numbers the topics that the model has been attached
+    to, from 0. `adoption` is the number of the newest adoption when the window was planned (0:
+    none): it determines permanently under which lineage the window is learned.
     """
 
     model: str
@@ -67,26 +78,27 @@ class Plan:
     previous: str | None
     closed_by: str | None = None
     adoption: int = 0
+    format: int = FORMAT
 
     @property
     def end_offsets(self) -> dict[int, int]:
-        """Where the next window begins in each Kafka partition."""
+        """The offset at which the next window starts, per Kafka partition."""
         return {r.partition: r.end for r in self.ranges}
 
     @property
     def offset_ranges(self) -> dict[int, tuple[int, int]]:
-        """The ranges that hold any offset."""
+        """The ranges that are not empty."""
         return {r.partition: (r.start, r.end) for r in self.ranges if r.end > r.start}
 
     @property
     def offset_count(self) -> int:
-        """Offsets in all ranges together."""
+        """The number of offsets in all ranges."""
         return sum(r.end - r.start for r in self.ranges)
 
 
 @dataclass
 class _BoundaryCandidate:
-    """A record that may be the boundary, and what came after it."""
+    """A record that may be the boundary, and counts of the records after it."""
 
     offset: int
     following: int = 0
@@ -95,12 +107,12 @@ class _BoundaryCandidate:
 
 @dataclass
 class BoundarySearch:
-    """Looks for the boundary of one Kafka partition at event time `end`.
+    """Search for the boundary of one Kafka partition at event time `end`.
 
-    The boundary is the first record with a timestamp at or after `end`, of whose next `confirm`
-    records at most half have an earlier one: so a single record stamped in the future moves
-    nothing. Feed records in offset order; markers, aborted records and records without a timestamp
-    are not fed.
+    The boundary is the first record with a timestamp at or after `end` for which at most half of
+    the next `confirmation_records` records are earlier than `end`, so a single record with a
+    timestamp in the future has no effect. Records are fed in offset order, without transaction
+    markers, aborted records and records without a timestamp.
     """
 
     end: int
@@ -110,7 +122,7 @@ class BoundarySearch:
     _candidates: deque[_BoundaryCandidate] = field(default_factory=deque)
 
     def feed(self, records: Iterable[tuple[int, int]]) -> bool:
-        """Take (offset, timestamp) pairs; True as soon as the boundary is confirmed."""
+        """Process (offset, timestamp) pairs; True as soon as the boundary is confirmed."""
         for offset, timestamp in records:
             self.newest_timestamp = (
                 timestamp
@@ -122,7 +134,7 @@ class BoundarySearch:
         return self.boundary is not None
 
     def at_end_of_log(self) -> int | None:
-        """The boundary if no record follows: the same rule over the records that are there."""
+        """The boundary if no record follows: the same rule, applied to the existing records."""
         if self.boundary is not None:
             return self.boundary
         return next((c.offset for c in self._candidates if 2 * c.earlier <= c.following), None)

@@ -1,14 +1,15 @@
-"""What the steps commit: the manifest of a batch, a candidate, the initial model."""
+"""Records that the steps commit: manifests, candidates, lineages, the initial model."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tidemill.core.canonical import FORMAT
 from tidemill.core.event_log import TimestampCounts
 
 
 @dataclass(frozen=True)
 class FileRef:
-    """A file of the store by its name, sha256 and size in bytes."""
+    """A file in the store: its name, sha256 and size in bytes."""
 
     name: str
     sha256: str
@@ -17,7 +18,7 @@ class FileRef:
 
 @dataclass(frozen=True)
 class SkipDecision:
-    """Who decided that a window is not learned, and why."""
+    """Who decided that a window is not learned, and for what reason."""
 
     actor: str
     reason: str
@@ -25,12 +26,12 @@ class SkipDecision:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a batch holds. `rows + rejected + gaps` is the number of offsets in its plan.
+    """The contents of a batch. `rows + rejected + gaps` is the number of offsets in its plan.
 
-    `plan` is the sha256 of the plan (or of the file of historical data). `late` and `ahead` count
+    `plan` is the sha256 of the plan (or of the file of historical data). `late` and `early` count
     rows with event time before the window's start and at or after its end. `timestamps` counts
-    all its records by the kind of their time. `missing` counts, for each field, the rows without
-    it. `rows_digest` is of the rows' values, whatever wrote the file.
+    all records by the kind of their timestamp. `missing` counts the rows without each field.
+    `rows_digest` covers the rows' values and does not depend on the library that wrote the file.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Manifest:
     rows_digest: str
     skipped: SkipDecision | None = None
     libraries: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class Lineage:
     learning_spec: dict[str, Any]
     parent: str
     first_window: str
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """From `window` on, the model goes on under this line, on this topic; who decided it, and why.
+    """From `window` on, the model continues under this lineage, on this topic; by whom, and why.
 
-    Only one of both need be another than before. `epoch` is that of the plans from `window` on.
+    At least one of the two has changed. `epoch` is that of the plans from `window` on.
     """
 
     model: str
@@ -77,11 +80,12 @@ class Adoption:
     epoch: int
     actor: str
     reason: str
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The replay sample: a snapshot, and the windows whose batches came after it."""
+    """The replay sample: a snapshot, and the windows whose batches have been added since."""
 
     snapshot: FileRef
     windows_since: tuple[str, ...] = ()
@@ -89,9 +93,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The initial model: what it was trained on, under which learning spec, and its digest.
+    """The initial model: its training data, its learning spec and its digest.
 
-    `data_end` is the first window's start in milliseconds: no row is later.
+    `data_end_ms` is the first window's start in milliseconds since 1970; all rows are earlier.
     """
 
     model: str
@@ -104,6 +108,7 @@ class InitialModel:
     data_end_ms: int
     sample: Sample
     libraries: dict[str, str]
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,8 @@ class Candidate:
     """The model after learning from one window.
 
     `batch` is the sha256 of the batch's manifest, `parent` and `digest` are bundles, `holdout` is
-    the sibling that learned from the first 80 % of the window (None where there are too few rows)
-    and `tail_rows` counts the rows it did not see. `since_retrain` counts windows.
+    the holdout fit, trained on the first 80 % of the window (None if there are too few rows), and
+    `tail_rows` counts the rows that it has not seen. `since_retrain` counts windows.
     """
 
     model: str
@@ -130,18 +135,29 @@ class Candidate:
     sample: Sample
     seed: int
     libraries: dict[str, str]
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class PruneMarker:
-    """How far back the store was pruned: nothing up to the window `start` need be there.
+    """How far the store was pruned: files of the windows up to `window` may be missing.
 
-    `start` made the model and the snapshot that later windows go on from, and `end` is its end in
-    milliseconds. `gone` are the names that this mark was for, `held` those that were spared for the
-    gate and may go with a later mark.
+    `window` produced the model and the snapshot from which later windows continue;
+    `window_end_ms` is its end in milliseconds since 1970. `deleted` are the names that this marker
+    covers, `retained` those that the gate still needs and that a later marker may cover.
     """
 
     window: str
     window_end_ms: int
     deleted: tuple[str, ...]
     retained: tuple[str, ...]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class LedgerTopicRecord:
+    """Which topic holds the ledger entries that are copied in the store."""
+
+    cluster_id: str
+    topic_id: str
+    format: int = FORMAT

@@ -13,7 +13,6 @@ from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import AppliedEntry, GateInputs, GateState
 from tidemill.core.loss_differences import cluster_differences, cluster_starts
 from tidemill.core.records import Candidate
-from tidemill.core.report_markdown import render_markdown
 from tidemill.core.report_records import (
     CumulativeLosses,
     GateSnapshot,
@@ -26,29 +25,17 @@ from tidemill.core.scoring import Array, Slice
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 
-__all__ = [
-    "CumulativeLosses",
-    "EvaluationInputs",
-    "EvaluationRows",
-    "GateSnapshot",
-    "InputDigests",
-    "ModelInRole",
-    "PermutationCheck",
-    "Report",
-    "build_report",
-    "opening_state",
-    "render_markdown",
-    "scored_roles",
-]  # fmt: skip
-
 HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """What is judged: all but the rows. `initial` is the initial model's digest; `ages` are in
-    windows, by digest; `entries` are the persons' entries that this report takes; `timestamps`
-    counts the window's records by the kind of their time."""
+    """The inputs of a report, without the rows.
+
+    `initial` is the initial model's digest; `entries` are the manual entries that this report
+    applies; `ages` are in windows, by digest; `timestamps` counts the window's records by the kind
+    of their timestamp.
+    """
 
     model: str
     spec: ModelSpec
@@ -64,10 +51,10 @@ class EvaluationInputs:
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The window's n rows, in the order of (timestamp, partition, offset), as parallel columns.
+    """The window's n rows, sorted by timestamp, partition and offset, as parallel columns.
 
     `label` is float64, `timestamp` int64 milliseconds since 1970; `tail` is a mask of the rows
-    that the holdout fit has not seen (None without one); `slices` are the columns of
+    that the holdout fit has not seen (None without a holdout fit); `slices` are the columns of
     `gate.slices`, by field.
     """
 
@@ -79,12 +66,16 @@ class EvaluationRows:
 
 def opening_state(inputs: EvaluationInputs) -> GateState:
     """The state in which the window is judged."""
-    state = inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
-    return gate.opening_state(state, inputs.entries, inputs.spec.gate, inputs.candidate.lineage)
+    gate_spec, lineage = inputs.spec.gate, inputs.candidate.lineage
+    return gate.opening_state(_previous_state(inputs), inputs.entries, gate_spec, lineage)
+
+
+def _previous_state(inputs: EvaluationInputs) -> GateState:
+    return inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
 
 
 def scored_roles(inputs: EvaluationInputs) -> dict[str, str]:
-    """The roles whose models are scored on every row, and their digests."""
+    """The digests of the models that are scored on every row, by role."""
     state = opening_state(inputs)
     return {
         "initial": inputs.initial,
@@ -102,8 +93,8 @@ def build_report(
 ) -> Report:
     """The report of a window.
 
-    `predictions` holds, for each digest that `scored` names, that model's predictions of all rows;
-    `on_tail` the holdout fit's of the tail rows only. Raises `ScoreInvalid`.
+    `predictions` holds the predictions for all rows by each model of `scored_roles`, by digest;
+    `holdout_predictions` those of the holdout fit for the tail only. Raises `ScoreInvalid`.
     """
     state, roles = opening_state(inputs), scored_roles(inputs)
     cluster_length = _cluster_length(inputs)
@@ -114,15 +105,12 @@ def build_report(
     gate_inputs = _gate_inputs(inputs, state, by_digest, clusters, rows.tail, holdout)
     verdict = gate.decide(state, inputs.spec.gate, gate_inputs)
     champion, objective = predictions[state.champion], inputs.spec.objective
-    previous_state = (
-        inputs.previous.state if inputs.previous else gate.initial_state(inputs.initial)
-    )
     return Report(
         model=inputs.model, window=inputs.window.key, lineage=inputs.candidate.lineage,
         policy=inputs.spec.gate.policy, verdict=verdict.verdict, reasons=verdict.reasons,
         inputs=inputs.input_digests, entries=inputs.entries, ledger_seq=_ledger_seq(inputs),
-        previous_state=_gate_snapshot(previous_state), opening_state=_gate_snapshot(state), state=verdict.state,
-        models=_models(inputs, roles),
+        previous_state=_gate_snapshot(_previous_state(inputs)),
+        opening_state=_gate_snapshot(state), state=verdict.state, models=_models(inputs, roles),
         rows=len(rows.label), timestamps=inputs.timestamps,
         clusters=len(np.unique(clusters)), cluster_length=cluster_length,
         tail_rows=0 if holdout is None else len(holdout),
@@ -149,7 +137,7 @@ def _losses(inputs: EvaluationInputs, label: Array, prediction: Array) -> Array:
 
 
 def _cluster_length(inputs: EvaluationInputs) -> int:
-    """Milliseconds: `gate.cluster`, by default the smaller of an hour and 1/24 of the window."""
+    """Milliseconds: `gate.cluster_length`; by default an hour or 1/24 of the window if smaller."""
     configured = inputs.spec.gate.cluster_length
     return configured or min(HOUR_MS, (inputs.window.end - inputs.window.start) // 24)
 
@@ -162,8 +150,8 @@ def _holdout_losses(
         return None
     if rows.tail is None or holdout_predictions is None:
         raise ScoreInvalid(
-            f"The holdout fit {gate.short_digest(holdout)} of window {inputs.window.key} has no predictions "
-            "of the tail.",
+            f"The holdout fit {gate.short_digest(holdout)} of window {inputs.window.key} has no "
+            "predictions for the tail.",
             "Score it on the rows that it has not seen.",
         )
     return _losses(inputs, rows.label[rows.tail], holdout_predictions)

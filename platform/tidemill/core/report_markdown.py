@@ -1,4 +1,4 @@
-"""A report as people read it, in Markdown; what came from a topic is escaped."""
+"""A report as Markdown; values that come from a topic are escaped."""
 
 import string
 import unicodedata
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tidemill.core.report_records import Report
 
-_MAX_VALUE_CHARACTERS = 80  # characters of a topic's value that are shown
+_MAX_VALUE_CHARACTERS = 80  # longer values from a topic are truncated
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 _ROLES = ("initial", "baseline", "champion", "challenger", "candidate", "holdout")
@@ -15,19 +15,19 @@ Cell = str | int | float | None
 
 
 def escape(text: str) -> str:
-    """Text that no Markdown or HTML reader takes for anything but text, on one line.
+    """Text that Markdown and HTML readers show as plain text, on one line.
 
-    Punctuation is escaped, control and format characters (direction marks too) are shown as �,
-    and beyond 80 characters the text ends with an ellipsis.
+    Punctuation is escaped; control and format characters (direction marks too) are shown as �;
+    text of more than 80 characters is truncated with an ellipsis.
     """
     shown = text if len(text) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
     return "".join(map(_escape_character, shown))
 
 
 def render_markdown(report: Report) -> str:
-    """The whole report: verdict and reasons first, then what they rest on."""
-    # A model's name and a window's key have no character that means anything in Markdown.
-    title = f"# {report.model}, {report.window}: {report.verdict.replace('_', ' ')}"
+    """The whole report: verdict and reasons first, then the numbers behind them."""
+    # A model's name and a window's key contain no characters that are special in Markdown.
+    title = f"# {report.model}, {report.window}: {report.verdict}"
     reasons = "\n".join(f"* {_escape_prose(reason)}" for reason in report.reasons)
     parts = [title, reasons, _gate_section(report), _models(report), _comparisons(report)]
     parts += [_champion(report), _slices(report), _cumulative_losses(report), _inputs(report)]
@@ -38,19 +38,22 @@ def _gate_section(report: Report) -> str:
     rows = [
         (
             name,
-            seats.mode,
-            _short_digest(seats.champion),
-            _short_digest(seats.baseline),
-            seats.pool_size,
+            snapshot.mode,
+            _short_digest(snapshot.champion),
+            _short_digest(snapshot.baseline),
+            snapshot.pool_size,
         )
-        for name, seats in (("before", report.previous_state), ("judged", report.opening_state))
+        for name, snapshot in (
+            ("before", report.previous_state),
+            ("at evaluation", report.opening_state),
+        )
     ]
     state = report.state
-    snapshot = (_short_digest(state.champion), _short_digest(state.baseline), len(state.pool))
-    rows.append(("from now on", state.mode, *snapshot))
+    models = (_short_digest(state.champion), _short_digest(state.baseline))
+    rows.append(("from now on", state.mode, *models, len(state.pool)))
     table = _table(("", "mode", "champion", "baseline", "windows in the pool"), rows)
     applied = [
-        f"* took a person's {e.kind} to {_short_digest(e.digest)} (entry {e.seq})"
+        f"* applied manual {e.kind} to {_short_digest(e.digest)} (entry {e.seq})"
         for e in report.entries
     ]
     pending = [f"* {_short_digest(state.pending)} awaits approval"] if state.pending else []
@@ -76,8 +79,8 @@ def _models(report: Report) -> str:
     )
     times = report.timestamps
     text = (
-        f"Of the window's records {times.create_time} carry their producer's time, {times.log_append_time} "
-        f"the broker's, {times.not_available} none."
+        f"Timestamps of the window's records: {times.create_time} set by the producer, "
+        f"{times.log_append_time} by the broker, {times.not_available} missing."
     )
     return f"## Models\n\n{size}\n{text}\n\n" + _table(("role", "digest", "age", "mean loss"), rows)
 
@@ -89,7 +92,8 @@ def _comparisons(report: Report) -> str:
         (
             c.scope, _short_digest(c.pair.reference), _short_digest(c.pair.challenger),
             c.estimate.n, c.estimate.clusters, _percentage(c.gain), c.estimate.m, c.estimate.se,
-            c.estimate.t, _thresholds(c.t_below, c.m_below), _thresholds(c.t_above, c.m_above), c.outcome,
+            c.estimate.t, _thresholds(c.t_below, c.m_below), _thresholds(c.t_above, c.m_above),
+            c.outcome,
         )
         for c in report.comparisons
     ]  # fmt: skip
@@ -101,11 +105,12 @@ def _champion(report: Report) -> str:
     alarm = {None: "no evidence", True: "**ALARM: labels may be permuted**", False: "no alarm"}
     lines = [
         "## Champion",
-        f"AUC {_cell(report.auc)}; pairing skill {_cell(permutation.m)}, t {_cell(permutation.t)}: "
-        f"{alarm[report.permutation_check.alarm]}.",
+        f"AUC {_cell(report.auc)}; permutation test: loss difference {_cell(permutation.m)}, "
+        f"t {_cell(permutation.t)}, {alarm[report.permutation_check.alarm]}.",
     ]
     if calibration is not None:
-        means = f"Mean prediction {_cell(calibration.predicted)}, mean label {_cell(calibration.observed)}"
+        predicted, observed = _cell(calibration.predicted), _cell(calibration.observed)
+        means = f"Mean prediction {predicted}, mean label {observed}"
         lines.append(f"{means}, bias {_cell(calibration.bias)}.")
         rows = [(b.n, b.predicted, b.observed) for b in calibration.bins]
         lines += [_table(("n", "predicted", "observed"), rows)] if rows else []
@@ -131,30 +136,30 @@ def _slices(report: Report) -> str:
 def _cumulative_losses(report: Report) -> str:
     n, sums = report.cumulative_losses.rows, report.cumulative_losses.sums
     rows = [(role, sums[role] / n if n else None) for role in _ordered(sums)]
-    heading = f"## Running mean losses, {n} rows so far\n\n"
+    heading = f"## Cumulative mean losses, {n} rows\n\n"
     return heading + _table(("always serving the", "mean loss"), rows)
 
 
 def _inputs(report: Report) -> str:
     inputs = report.inputs
     rows = [
-        ("report before", inputs.previous),
+        ("previous report", inputs.previous),
         ("batch", inputs.batch),
         ("candidate", inputs.candidate),
     ]
-    rows += [("line", report.lineage), ("gate spec", report.state.spec)]
+    rows += [("lineage", report.lineage), ("gate spec", report.state.spec)]
     rows += [(f"ledger entry {entry.seq}", entry.hash) for entry in report.entries]
     shown = [(name, escape(sha) if sha else None) for name, sha in rows]
-    return "## Made from\n\n" + _table(("", "sha256"), shown)
+    return "## Inputs\n\n" + _table(("", "sha256"), shown)
 
 
 def _ordered(by_role: Iterable[str]) -> list[str]:
-    """Roles in the order in which they are read, however a record keeps them."""
+    """Roles in the order of display, whatever their order in the record."""
     return [role for role in _ROLES if role in set(by_role)]
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Cells are escaped by the caller where they are not the program's own words."""
+    """A Markdown table. The caller escapes cells that contain text from outside."""
     lines = [headers, ["---"] * len(headers), *[[_cell(cell) for cell in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -179,7 +184,7 @@ def _short_digest(digest: str) -> str:
 
 
 def _escape_prose(reason: str) -> str:
-    """The gate's own words; only what Markdown or HTML could read otherwise is escaped."""
+    """The gate's own text: only characters that are special in Markdown or HTML are escaped."""
     return "".join(_escape_character(c) if c in "\\`*_[]<>&|#~" else c for c in reason)
 
 

@@ -1,8 +1,9 @@
-"""What a report holds."""
+"""The records that make up a report."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from tidemill.core.canonical import FORMAT
 from tidemill.core.comparison import Comparison
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import AppliedEntry, Decision, GateState, Mode
@@ -12,7 +13,7 @@ from tidemill.core.scoring import Calibration, Slice
 
 @dataclass(frozen=True)
 class ModelInRole:
-    """A model by what it is here, and its age: the windows since it was made, None if unknown."""
+    """The model in a role; `age` is the number of windows since its training, None if unknown."""
 
     digest: str
     age: int | None
@@ -20,7 +21,7 @@ class ModelInRole:
 
 @dataclass(frozen=True)
 class GateSnapshot:
-    """Who held which place, in which mode, with how many windows in the pool."""
+    """The gate's state in short: champion, baseline, mode, and number of windows in the pool."""
 
     champion: str
     baseline: str
@@ -30,7 +31,7 @@ class GateSnapshot:
 
 @dataclass(frozen=True)
 class InputDigests:
-    """sha256 of the records a report was made from; `previous` is the report before, if any."""
+    """sha256 of the records a report was made from; `previous` is the previous report, if any."""
 
     previous: str | None
     batch: str
@@ -41,7 +42,7 @@ class InputDigests:
 class PermutationCheck:
     """How much better the champion predicts these labels than the same labels shuffled.
 
-    `alarm` is None where there is too little evidence.
+    `alarm` is None if there are too few rows or clusters, or no t.
     """
 
     estimate: Estimate
@@ -50,8 +51,8 @@ class PermutationCheck:
 
 @dataclass(frozen=True)
 class CumulativeLosses:
-    """Sums of the losses of every row so far: of the champion in service at the time, the baseline
-    of the time, the newest candidate of the time and the initial model."""
+    """Sums of the losses over all rows so far, by role: the initial model, and the champion, the
+    baseline and the newest candidate at the time of each window."""
 
     rows: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -59,16 +60,16 @@ class CumulativeLosses:
 
 @dataclass(frozen=True)
 class Report:
-    """What a window says of the models, and what the gate makes of it.
+    """The losses of the models on a window, and the gate's decision.
 
-    `state_before` is what the report before left; `judged` is who was judged, after the persons'
-    `entries` were taken; `state` holds from now on. `ledger_seq` is the newest person's entry ever
-    taken, -1 for none. `models` and `losses` go by role: `initial`, `champion`, `baseline` (as
-    judged), `challenger` (the candidate of the window before), `candidate` and `holdout`; losses
-    are means over all rows, `prior` is the best constant in hindsight, `holdout_on_tail` and
-    `champion_on_tail` are of the tail. None means that there is no such number. `gate` is the gate
-    spec as it was. `timestamps` counts all records of the window, the rejected too, by the kind of
-    their time.
+    `previous_state` is the state after the previous report; `opening_state` the state that was
+    judged, after the manual `entries` were applied; `state` applies from now on. `ledger_seq` is
+    the newest manual entry that was ever applied, -1 for none. The keys of `models` and `losses`
+    are roles: `initial`, `champion`, `baseline` (both of `opening_state`), `challenger` (the
+    candidate of the previous window), `candidate` and `holdout`. Losses are means over all rows;
+    `prior` is the best constant in hindsight; `holdout_on_tail` and `champion_on_tail` are means
+    over the tail. None means that a number is undefined. `gate` is the gate spec that was used.
+    `timestamps` counts all records of the window, also rejected ones, by the kind of timestamp.
     """
 
     model: str
@@ -98,3 +99,4 @@ class Report:
     permutation_check: PermutationCheck
     cumulative_losses: CumulativeLosses
     gate: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT

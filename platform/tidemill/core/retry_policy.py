@@ -1,29 +1,29 @@
-"""What a failed window calls for: another try after a while, or a person."""
+"""What to do about a failed window: retry it after a delay, or leave it to an operator."""
 
 from dataclasses import dataclass
 
 INITIAL_BACKOFF_MS = 60_000
-"""Milliseconds from a window's first failure to the second try; each wait is twice the last."""
+"""Milliseconds from a window's first failure to the second attempt; each delay doubles the last."""
 MAX_ATTEMPTS = 5
-"""Tries after which a window is given up."""
+"""Attempts after which a window is given up."""
 
 NON_RETRYABLE = frozenset(
     {
-        "SpecInvalid", "UnknownWindow", "PrerequisiteMissing", "Refused",
+        "SpecInvalid", "UnknownWindow", "PrerequisiteMissing", "OperationNotAllowed",
         "TopicRecreated", "TopicCompacted", "OffsetsExpired", "LogTruncated", "DataLost",
         "PlanLost", "TooManyRejects", "SchemaBroken",
-        "LineChanged", "ParentDigest", "DigestMismatch", "FeatureSkew", "ModelPruned",
+        "LineageChanged", "ParentInvalid", "DigestMismatch", "FeatureSkew", "ModelPruned",
         "LedgerMisconfigured", "LedgerLost", "LedgerBroken", "Canceled",
     }
 )  # fmt: skip
-"""Faults that another try cannot mend."""
+"""Errors that a retry cannot fix."""
 EXPECTED_OUTCOMES = frozenset({"WindowOpen", "AlreadyRunning"})
-"""Named ends of a run that only say: not now."""
+"""Errors that are not failures: the window cannot be processed yet."""
 
 
 @dataclass(frozen=True)
 class WindowFailure:
-    """How a run ended: the window and the fault by name, and the sentence with its remedy."""
+    """The failure of a run: the window, the name of the error, and its message with the remedy."""
 
     window: str
     error: str
@@ -32,10 +32,10 @@ class WindowFailure:
 
 @dataclass(frozen=True)
 class FailureState:
-    """A window that failed `attempts` times, the last time at `at` (milliseconds since 1970).
+    """A window that has failed `attempts` times, the last time at `failed_at_ms` (since 1970).
 
-    `situation` is a digest of all that a person may change about it: another one means that the
-    window is worth trying again.
+    `fingerprint` is a digest of everything that an operator may change about it: if it differs,
+    the window is worth another attempt.
     """
 
     window: str
@@ -51,7 +51,7 @@ class FailureState:
 
     @property
     def next_attempt_ms(self) -> int:
-        """When to try again, in milliseconds since 1970."""
+        """The time of the next attempt, in milliseconds since 1970."""
         wait: int = INITIAL_BACKOFF_MS * 2 ** (self.attempts - 1)
         return self.failed_at_ms + wait
 
@@ -62,7 +62,7 @@ class FailureState:
 def next_state(
     previous: FailureState | None, failure: WindowFailure, now_ms: int, fingerprint: str
 ) -> FailureState | None:
-    """What is known after one more failure; None where it is none."""
+    """The state after one more failure; None if it is an expected outcome."""
     if failure.error in EXPECTED_OUTCOMES:
         return None
     repeated = previous is not None and previous.window == failure.window

@@ -1,4 +1,4 @@
-"""What the tracker keeps of a window: parameters, metrics, tags and texts, by plain names."""
+"""What the tracker records of a window: parameters, metrics, tags and texts by name."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ from tidemill.core.windows import from_ms
 
 @dataclass(frozen=True)
 class WindowRun:
-    """One window of one model, as its run in the tracker shows it.
+    """One window of one model, as recorded by its run in the tracker.
 
-    `digest` is the sha256 of the window's report, by which a repeat is known to be the same.
+    `digest` is the sha256 of the window's report, by which a repeated recording is recognized.
     """
 
     model: str
@@ -35,7 +35,7 @@ class WindowRun:
 
 @dataclass(frozen=True)
 class RegistryVersion:
-    """A version of the registry: a model that was deployed, and the entry that first did."""
+    """A version in the registry: a deployed model, with the ledger entry that first deployed it."""
 
     digest: str
     tags: Mapping[str, str]
@@ -50,7 +50,7 @@ def window_run(
     rows: pl.DataFrame,
     tags: Mapping[str, str],
 ) -> WindowRun:
-    """All that is known of a reported window. `rows` are the batch's; `tags` say who ran it."""
+    """The run of a window with a report; `rows` are the batch's, `tags` are added to its own."""
     encoded = canonical.encode(report)
     return WindowRun(
         model=report.model,
@@ -65,22 +65,7 @@ def window_run(
             **_field_metrics(spec, rows),
         },
         tags={
-            "window.start": from_ms(plan.start).isoformat(),
-            "window.end": from_ms(plan.end).isoformat(),
-            "topic": plan.topic,
-            "topic_id": plan.topic_id,
-            "epoch": str(plan.epoch),
-            "line": report.lineage,
-            "offsets": " ".join(f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges),
-            "verdict": report.verdict,
-            "reasons": "; ".join(report.reasons),
-            "mode": report.state.mode,
-            "kind": candidate.kind,
-            "candidate": candidate.digest,
-            "parent": candidate.parent,
-            "holdout": candidate.holdout or "",
-            "champion": report.state.champion,
-            "baseline": report.state.baseline,
+            **_window_tags(plan, candidate, report),
             "batch.rows_digest": manifest.rows_digest,
             **tags,
         },
@@ -89,14 +74,36 @@ def window_run(
 
 
 def registry_version(entry: Entry) -> RegistryVersion:
-    """The registry's version of a deployed model."""
+    """The registry version of a deployed model."""
     tags = {
         "seq": str(entry.seq),
         "kind": entry.kind,
         "as_of": entry.as_of or "",
-        "by": entry.actor,
+        "actor": entry.actor,
+        "reason": entry.reason,
     }
-    return RegistryVersion(entry.digest, tags | {"why": entry.reason})
+    return RegistryVersion(entry.digest, tags)
+
+
+def _window_tags(plan: Plan, candidate: Candidate, report: Report) -> dict[str, str]:
+    return {
+        "window.start": from_ms(plan.start).isoformat(),
+        "window.end": from_ms(plan.end).isoformat(),
+        "topic": plan.topic,
+        "topic_id": plan.topic_id,
+        "epoch": str(plan.epoch),
+        "lineage": report.lineage,
+        "offsets": " ".join(f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges),
+        "verdict": report.verdict,
+        "reasons": "; ".join(report.reasons),
+        "mode": report.state.mode,
+        "kind": candidate.kind,
+        "candidate": candidate.digest,
+        "parent": candidate.parent,
+        "holdout": candidate.holdout or "",
+        "champion": report.state.champion,
+        "baseline": report.state.baseline,
+    }
 
 
 def _flatten(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
@@ -113,16 +120,16 @@ def _count_metrics(manifest: Manifest, candidate: Candidate, report: Report) -> 
         "rows": manifest.rows,
         "rejected": manifest.rejected,
         "late": manifest.late,
-        "ahead": manifest.early,
+        "early": manifest.early,
         "gaps": manifest.gaps,
-        "timestamps.created": manifest.timestamps.create_time,
-        "timestamps.appended": manifest.timestamps.log_append_time,
-        "timestamps.none": manifest.timestamps.not_available,
+        "timestamps.create_time": manifest.timestamps.create_time,
+        "timestamps.log_append_time": manifest.timestamps.log_append_time,
+        "timestamps.not_available": manifest.timestamps.not_available,
         "base_rate": report.base_rate,
         "clusters": report.clusters,
         "tail_rows": report.tail_rows,
-        "pool": len(report.state.pool),
-        "trees": candidate.num_iterations,
+        "pool_size": len(report.state.pool),
+        "num_iterations": candidate.num_iterations,
         "since_retrain": candidate.since_retrain,
         "promoted": report.verdict == "promote",
         "rolled_back": report.verdict == "rollback",
@@ -139,12 +146,11 @@ def _loss_metrics(report: Report) -> dict[str, float]:
     metrics["auc"] = report.auc
     if report.calibration is not None:
         metrics["calibration.bias"] = report.calibration.bias
-    metrics["pairing.t"] = report.permutation_check.estimate.t
+    metrics["permutation_test.t"] = report.permutation_check.estimate.t
     if report.cumulative_losses.rows:
         sums = report.cumulative_losses.sums
-        metrics |= {
-            f"running.{role}": total / report.cumulative_losses.rows for role, total in sums.items()
-        }
+        n = report.cumulative_losses.rows
+        metrics |= {f"cumulative_loss.{role}": total / n for role, total in sums.items()}
     return _without_missing(metrics)
 
 
@@ -165,7 +171,7 @@ def _comparison_metrics(report: Report) -> dict[str, float]:
 
 
 def _field_metrics(spec: ModelSpec, rows: pl.DataFrame) -> dict[str, float]:
-    """The share of missing values of each field; mean and spread of numbers, variety of others."""
+    """Share of missing values per field; mean and deviation of numbers, distinct categories."""
     metrics: dict[str, float | None] = {}
     for name, field_ in spec.fields.items():
         if not rows.height or name not in rows.columns:
@@ -183,5 +189,5 @@ def _field_metrics(spec: ModelSpec, rows: pl.DataFrame) -> dict[str, float]:
 
 
 def _without_missing(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """What is a number: a missing one is left out, and is never made a zero."""
+    """The defined metrics: an undefined one is left out and never recorded as zero."""
     return {name: float(value) for name, value in metrics.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Scoring: per-row losses of an objective, and what else a report says about predictions."""
+"""Scoring: per-row losses of an objective, and the other numbers of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ Array = npt.NDArray[np.float64]
 Parameters = Mapping[str, Scalar]
 
 PROBABILITY_CLIP = 1e-6
-"""Probabilities are clipped to `[CLIP, 1 − CLIP]`."""
+"""Probabilities are clipped to `[PROBABILITY_CLIP, 1 − PROBABILITY_CLIP]`."""
 PERMUTATION_ALARM_T = 1.645
-"""Pairing skill with a smaller clustered t raises the alarm (DESIGN, The gate)."""
+"""A permutation test with a smaller clustered t raises the alarm."""
 MAX_SLICES = 20
-"""Values of a category that a report shows: those with the most rows."""
+"""A report shows at most this many values of a category: those with the most rows."""
 
 _MIN_MEAN = 1e-10  # LightGBM's own floor under a predicted mean
-_MAX_LOSS = 1e200  # beyond this sums and squares of losses are no longer finite
+_MAX_LOSS = 1e200  # above this, sums and squares of losses may not be finite
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose predicted probability lies in one tenth of [0, 1]: their number and two means."""
+    """Rows whose predicted probability is in one tenth of [0, 1]: their number and two means."""
 
     n: int
     predicted: float
@@ -65,13 +65,12 @@ def row_losses(
     """The loss of each of n rows, at least 0.
 
     `label` is float64[n] (a class index for `multiclass`, 0 or 1 for `binary`); `prediction` is
-    on the scale that LightGBM predicts on, float64[n], or float64[n, classes] for `multiclass`.
-    The count-like objectives give the unit deviance, which differs from LightGBM's negative log
-    likelihood by a factor of 2 and a term of the label only: it ranks models alike and has a zero
-    to measure effects from. Raises `ScoreInvalid`.
+    on LightGBM's scale of predictions, float64[n], or float64[n, classes] for `multiclass`.
+    For `poisson`, `gamma` and `tweedie` it is the unit deviance: LightGBM's negative log likelihood
+    times 2, plus a term of the label that makes the minimum 0. Raises `ScoreInvalid`.
     """
     _check_shapes(objective, label, prediction)
-    with np.errstate(all="ignore"):  # what is not finite is named below
+    with np.errstate(all="ignore"):  # values that are not finite are reported below
         loss = _losses(objective, label, prediction, parameters)
     scorable = np.isfinite(label) & (np.abs(loss) < _MAX_LOSS)
     finite = np.isfinite(prediction)
@@ -80,8 +79,8 @@ def row_losses(
         raise ScoreInvalid(
             f"Row {int(np.argmin(scorable))} of {len(label)} has a label or a prediction without a "
             f"finite {objective} loss.",
-            "Look at the extreme labels of this window's batch; `tidemill rollback` replaces a "
-            "model that answers them so.",
+            "Check this window's batch for extreme labels; `tidemill rollback` replaces a model "
+            "with such predictions.",
         )
     return np.asarray(loss, dtype=np.float64)
 
@@ -89,23 +88,22 @@ def row_losses(
 def constant_prior(objective: Objective, label: Array, parameters: Parameters) -> float | None:
     """Mean loss of the best constant prediction in hindsight; None without rows.
 
-    It is chosen on the rows it is scored on: a stronger reference than any constant learned
-    before, which only a model that tells rows apart can beat.
+    It is chosen on the rows on which it is scored, which makes it a stronger reference than a
+    constant learned before: only a model that distinguishes rows can be better.
     """
     n = len(label)
     if n == 0:
         return None
     if objective == "multiclass":
-        rates = np.bincount(label.astype(np.int64)) / n
+        rates = np.append(np.bincount(label.astype(np.int64)) / n, 0.0)  # at least two columns
         constant: Array = np.broadcast_to(rates, (n, len(rates)))
-        constant = np.hstack([constant, np.zeros((n, 1))])  # two columns even with one class
     else:
         constant = np.full(n, _best_constant(objective, label, parameters))
     return float(row_losses(objective, label, constant, parameters).mean())
 
 
 def auc(label: Array, score: Array) -> float | None:
-    """The share of (1, 0) pairs in the right order, ties half; None where there is no pair."""
+    """The share of (1, 0) pairs in the right order, ties as half; None without a pair."""
     positives = int((label == 1).sum())
     negatives = len(label) - positives
     if positives == 0 or negatives == 0:
@@ -117,7 +115,7 @@ def auc(label: Array, score: Array) -> float | None:
 
 
 def calibration(objective: Objective, label: Array, prediction: Array) -> Calibration | None:
-    """How far predictions are right in the mean; None for `multiclass` and without rows."""
+    """Calibration of the predictions; None for `multiclass` and without rows."""
     if objective == "multiclass" or len(label) == 0:
         return None
     means = float(prediction.mean()), float(label.mean())
@@ -141,8 +139,8 @@ def permutation_test(
 ) -> Estimate:
     """Mean loss with the labels shuffled among these rows minus the actual mean loss, as `m`.
 
-    Near 0 the predictions do not belong to these labels: the labels were permuted, or the model
-    knows nothing. `seed` decides the shuffle.
+    If it is near 0, the predictions do not belong to these labels: the labels were permuted, or
+    the model has learned nothing. `seed` determines the shuffle.
     """
     shuffled = label[np.random.Generator(np.random.PCG64(seed)).permutation(len(label))]
     permuted = row_losses(objective, shuffled, prediction, parameters)
@@ -153,7 +151,7 @@ def permutation_test(
 def losses_by_slice(
     field: str, values: pl.Series, losses: Mapping[str, Array]
 ) -> tuple[Slice, ...]:
-    """Mean loss of every role for each value of a category column, the `SLICES` largest first."""
+    """Mean loss per role for the `MAX_SLICES` largest values of a category column."""
     value_codes: dict[str | None, int] = {}
     column = values.cast(pl.String).to_list()
     codes = np.array(
@@ -178,8 +176,7 @@ def _check_shapes(objective: Objective, label: Array, prediction: Array) -> None
         fits = bool(label.min() >= 0 and label.max() < prediction.shape[1])
     if not fits:
         raise ScoreInvalid(
-            f"Labels of shape {label.shape} and {objective} predictions of shape "
-            f"{prediction.shape} do not belong together.",
+            f"Labels {label.shape} and {objective} predictions {prediction.shape} do not match.",
             "Compare the model's objective and classes with those in `defs.yaml`.",
         )
 
@@ -213,9 +210,9 @@ def _losses(objective: Objective, y: Array, p: Array, parameters: Parameters) ->
 
 
 def _deviance(y: Array, p: Array, power: float) -> Array:
-    """Unit deviance of the Tweedie family; below 0 only by rounding, which is cut off."""
+    """Unit deviance of the Tweedie family; rounding errors below 0 are clipped."""
     mean = np.maximum(p, _MIN_MEAN)
-    floor = np.maximum(y, _MIN_MEAN)  # a zero has no log; the term is the same for every model
+    floor = np.maximum(y, _MIN_MEAN)  # avoids log(0); the term is the same for every model
     if power == 1.0:
         deviance = 2 * (y * np.log(floor / mean) - (y - mean))
     elif power == 2.0:
@@ -238,7 +235,7 @@ def _best_constant(objective: Objective, label: Array, parameters: Parameters) -
 
 
 def _huber_centre(label: Array, alpha: float) -> float:
-    """Where the slope of the mean Huber loss changes its sign, by bisection."""
+    """The minimum of the mean Huber loss: the zero of its slope, by bisection."""
     low, high = float(label.min()), float(label.max())
     for _ in range(64):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""What a model's `defs.yaml` may say: every field, its default and its bounds."""
+"""The schema of a model's `defs.yaml`: all keys, with defaults and bounds."""
 
 import re
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ Objective = Literal[
     "tweedie",
 ]
 MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""What a model may be called: it is a folder, an asset key's prefix and part of file names."""
+"""A valid model name: it is a folder, the prefix of asset keys and part of file names."""
 
 
 def _aware_datetime(value: date | datetime, timezone: str) -> datetime:
-    """A date's midnight, or a time, in the timezone unless it says another."""
+    """The midnight of a date, or a time; in `timezone` unless the value has its own."""
     if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone is added below
     return value if value.tzinfo else value.replace(tzinfo=ZoneInfo(timezone))
 
 
@@ -54,7 +54,7 @@ class ModelSpec(Section):
     topic: str = Field(
         pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The Kafka topic of labelled events."
     )
-    format: Literal["json"] = Field("json", description="One JSON object a record.")
+    format: Literal["json"] = Field("json", description="One JSON object per record.")
     fields: dict[
         str,
         Annotated[
@@ -62,16 +62,16 @@ class ModelSpec(Section):
         ],
     ] = Field(
         min_length=1,
-        description="The event's fields: category, number or boolean; "
-        "`number?` may be missing from whole windows.",
+        description="The event's fields: `category`, `number` or `boolean`; "
+        "a field with `?`, such as `number?`, may be missing from whole windows.",
     )
-    label: str = Field(description="The event's field that the model predicts.")
+    label: str = Field(description="The field of the event that the model predicts.")
     classes: list[str] = Field([], description="The label's values, for `multiclass`.")
     objective: Objective = "binary"
     features: str | None = Field(
         None,
         pattern=r"^[\w.]+:\w+$",
-        description="`module:function`: row-wise, a polars frame in, a polars frame out.",
+        description="`module:function`: a row-wise function from a polars frame to a polars frame.",
     )
     windows: WindowsSpec
     initial: InitialSpec = InitialSpec()
@@ -79,14 +79,19 @@ class ModelSpec(Section):
     gate: GateSpec = GateSpec()
     freshness: FreshnessSpec = FreshnessSpec()
     deploy: Literal["last", "each"] = Field(
-        "last", description="Which window of a run may reach the ledger."
+        "last", description="Whether only the last window of a run may be deployed, or each window."
     )
     max_reject_share: float = Field(
-        0.05, ge=0, le=1, description="Share of rejected rows from which a window is not learned."
+        0.05,
+        ge=0,
+        le=1,
+        description="A window with a larger share of rejected records is not learned.",
     )
-    warn_below_rows: int = Field(100, ge=0, description="Rows below which a check warns.")
+    warn_below_rows: int = Field(
+        100, ge=0, description="A check warns about windows with fewer rows."
+    )
     retention_windows: int = Field(
-        400, ge=1, description="Windows whose batches and candidates stay."
+        400, ge=1, description="Number of windows whose batches and candidates are kept."
     )
 
     @field_validator("fields")
@@ -94,23 +99,31 @@ class ModelSpec(Section):
     def _field_names(cls, value: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
         for name in value:
             if not name or name.startswith("_"):
-                raise ValueError(f"field name {name!r}: names beginning with _ are tidemill's own")
-        return dict(sorted(value.items()))  # the order in defs.yaml must not matter to any digest
+                raise ValueError(
+                    f"field name {name!r}: names that start with _ are reserved for tidemill"
+                )
+        return dict(sorted(value.items()))  # the order in defs.yaml must not affect any digest
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> "ModelSpec":
         if self.label in self.fields:
-            raise ValueError(f"`label` {self.label!r} is also one of the `fields`; remove it there")
+            raise ValueError(
+                f"`label` {self.label!r} is also one of the `fields`; remove it from these"
+            )
         if self.label.startswith("_"):
-            raise ValueError("`label` begins with _, which is for tidemill's own columns")
+            raise ValueError(
+                "`label` starts with _, which is reserved for tidemill's internal columns"
+            )
         if (self.objective == "multiclass") != bool(self.classes):
-            raise ValueError("`classes` go with `objective: multiclass`, and it needs them")
+            raise ValueError(
+                "`classes` are required for `objective: multiclass`, and not allowed for any other"
+            )
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
-            raise ValueError("`classes` are at least two different values")
+            raise ValueError("`classes` must be at least two different values")
         for name in self.gate.slices:
             if name not in self.fields or self.fields[name].type != "category":
-                raise ValueError(f"`gate.slices`: {name!r} is no category among the `fields`")
-        _ = self.calendar.first  # a cron that never ticks, a zone that does not fit
+                raise ValueError(f"`gate.slices`: {name!r} is not a category field")
+        _ = self.calendar.first  # raises for a cron that never ticks, or for a timezone not allowed
         return self
 
     @cached_property
@@ -123,7 +136,7 @@ class ModelSpec(Section):
 
     @property
     def history_start_ms(self) -> int | None:
-        """`initial.from` in milliseconds since 1970; None: all there is."""
+        """`initial.from` in milliseconds since 1970; None for the whole history."""
         start = self.initial.start
         return None if start is None else to_ms(_aware_datetime(start, self.windows.timezone))
 
@@ -133,13 +146,13 @@ class ModelSpec(Section):
         return tuple(name for name, field in self.fields.items() if field.type == "category")
 
     def learning_spec(self, features_source: str | None) -> dict[str, Any]:
-        """All that candidates depend on besides data: what a line is begun with.
+        """Everything besides data that candidates of a lineage depend on.
 
         `features_source` is the sha256 of the feature function's source, None without one.
         """
         dumped = self.model_dump(mode="json", by_alias=True)
         parts = {k: dumped[k] for k in ("label", "classes", "objective", "features")}
-        # Not `optional`: it says when a batch is refused, and changes nothing in one that is not.
+        # Without `optional`: it decides whether a batch is refused, and changes nothing else.
         fields = {name: field.type for name, field in self.fields.items()}
         return parts | {
             "fields": fields,
@@ -148,9 +161,9 @@ class ModelSpec(Section):
         }
 
     def with_learning_spec(self, learning_spec: Mapping[str, Any]) -> "ModelSpec":
-        """This spec with what `learning` told of another: to make again what was made by that one.
+        """This spec with the learning spec of another one, to recompute what that one produced.
 
-        Every field may be missing, for that refuses no batch, and those it could refuse stand.
+        All fields are optional in it: the batches of that spec are committed and not refused.
         """
         fields = learning_spec["fields"].items()
         changed = {key: learning_spec[key] for key in ("label", "classes", "objective", "features")}

@@ -1,4 +1,4 @@
-"""`defs.yaml` text to a `ModelSpec`; what is wrong is named with its line and the nearest word."""
+"""Parsing `defs.yaml` to a `ModelSpec`; errors have a line and suggest the nearest word."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,26 +13,29 @@ from tidemill.core.spec import ModelSpec
 COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
 KeyPath = Sequence[str | int]
 
+_DOCUMENT_KEYS = (
+    "type", "attributes", "requirements", "post_processing", "template_vars_module",
+)  # fmt: skip
+
 
 def parse(text: str, file: str) -> ModelSpec:
-    """The model that this text describes. Raises `SpecInvalid`, a line for each mistake.
+    """The spec in this text. Raises `SpecInvalid` with one line per error.
 
-    `file` is the name that errors show.
+    `file` is the name that errors contain.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _invalid([f"{file}:{line}: not YAML: {error.problem}"]) from None
+        raise _invalid([f"{file}:{line}: not valid YAML: {error.problem}"]) from None
     if root is None or not isinstance(document, dict):
         raise _invalid([f"{file}:1: expected a mapping with `type` and `attributes`"])
-    errors = [
-        f"{file}:{_line(root, [key])}: unknown key `{key}`{_suggestion(key, ['type', 'attributes'])}"
-        for key in document
-        if key
-        not in ("type", "attributes", "requirements", "post_processing", "template_vars_module")
-    ]
+    errors = []
+    for key in document:
+        if key not in _DOCUMENT_KEYS:
+            hint = _suggestion(key, _DOCUMENT_KEYS[:2])
+            errors.append(f"{file}:{_line(root, [key])}: unknown key `{key}`{hint}")
     if document.get("type") != COMPONENT_TYPE:
         errors.append(f"{file}:{_line(root, ['type'])}: `type` must be `{COMPONENT_TYPE}`")
     try:
@@ -47,7 +50,7 @@ def parse(text: str, file: str) -> ModelSpec:
 
 
 def with_gate_overrides(spec: ModelSpec, overrides: Sequence[str]) -> ModelSpec:
-    """This model with another gate: the keys of these YAML mappings, one over the other.
+    """This spec with the keys of these YAML mappings in its `gate`; later mappings take precedence.
 
     Raises `SpecInvalid`.
     """
@@ -56,9 +59,9 @@ def with_gate_overrides(spec: ModelSpec, overrides: Sequence[str]) -> ModelSpec:
         try:
             keys = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
-            raise _invalid([f"{text!r} is not YAML: {error.problem}"]) from None
+            raise _invalid([f"{text!r} is not valid YAML: {error.problem}"]) from None
         if not isinstance(keys, dict):
-            raise _invalid([f"{text!r} is no mapping of keys of `gate`"])
+            raise _invalid([f"{text!r} is not a mapping of keys of `gate`"])
         changes |= keys
     gate = spec.gate.model_dump(exclude_unset=True) | changes
     parts = {name: getattr(spec, name) for name in spec.model_fields_set}
@@ -74,7 +77,7 @@ def with_gate_overrides(spec: ModelSpec, overrides: Sequence[str]) -> ModelSpec:
 
 
 def _invalid(errors: Sequence[str]) -> SpecInvalid:
-    return SpecInvalid("\n".join(errors), "\nMend the lines named above.")
+    return SpecInvalid("\n".join(errors), "\nCorrect the lines named above.")
 
 
 def _format_error(file: str, root: yaml.Node, detail: ErrorDetails) -> str:
@@ -103,7 +106,7 @@ def _suggestion(name: str, choices: Sequence[str]) -> str:
 
 
 def _sibling_keys(loc: KeyPath) -> list[str]:
-    """The keys allowed where this location's last key stands."""
+    """The keys that are allowed in the place of this location's last key."""
     model: type[BaseModel] = ModelSpec
     for step in loc[:-1]:
         for name, field in model.model_fields.items():
@@ -114,7 +117,7 @@ def _sibling_keys(loc: KeyPath) -> list[str]:
 
 
 def _line(root: yaml.Node, path: KeyPath) -> int:
-    """The line of the deepest key of `path` that the document has."""
+    """The line of the deepest key of `path` that the document contains."""
     node, line = root, root.start_mark.line
     for step in path:
         if isinstance(node, yaml.MappingNode):

@@ -32,39 +32,43 @@ def _milliseconds(value: object) -> object:
 Duration = Annotated[
     int,
     BeforeValidator(_milliseconds, json_schema_input_type=str),
-    Field(ge=0, description="A whole number and a unit: 90s, 5m, 12h, 60d."),
+    Field(ge=0, description="A whole number and a unit: `90s`, `5m`, `12h`, `60d`."),
 ]
 
 
 class Section(BaseModel):
-    """A part of `defs.yaml`: frozen, and a wrong key is an error."""
+    """A section of `defs.yaml`: frozen; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
 
 
 class WindowsSpec(Section):
-    """How the stream is cut."""
+    """How the topic is divided into windows."""
 
-    cron: str = Field("0 0 * * *", description="Five cron fields; a window lies between two ticks.")
-    start: date | datetime = Field(description="Where the first window begins, in `timezone`.")
-    timezone: str = Field("UTC", description="IANA name; only for windows of a day or longer.")
+    cron: str = Field(
+        "0 0 * * *", description="Five cron fields; each window lasts from one tick to the next."
+    )
+    start: date | datetime = Field(description="Earliest start of the first window, in `timezone`.")
+    timezone: str = Field("UTC", description="IANA name; `UTC` for windows shorter than a day.")
     confirmation_records: int = Field(
-        20, ge=2, le=10_000, description="Data records looked at to confirm a boundary."
+        20, ge=2, le=10_000, description="Data records that confirm a boundary."
     )
     idle_timeout: Duration = Field(
         600_000,
-        description="A Kafka partition that stands still this long no longer holds a window open, "
-        "if another one has a confirmed boundary.",
+        description="A Kafka partition without new records for this long no longer holds a window "
+        "open, if another partition has a confirmed boundary.",
     )
     close_after_silence: Duration | None = Field(
-        None, description="Close windows when every partition has stood still this long."
+        None, description="Close windows after no partition has had new records for this long."
     )
 
     @field_validator("timezone")
     @classmethod
     def _valid_timezone(cls, value: str) -> str:
         if value not in available_timezones():
-            raise ValueError(f"{value!r} is no IANA timezone, such as Europe/Berlin or UTC")
+            raise ValueError(
+                f"{value!r} is not a valid IANA timezone, such as Europe/Berlin or UTC"
+            )
         return value
 
     @field_validator("cron")
@@ -80,16 +84,16 @@ class BoostingSpec(Section):
 
     num_iterations: int = Field(ge=1, le=10_000, description="Boosting rounds.")
     learning_rate: float = Field(gt=0, le=1, description="Learning rate.")
-    num_leaves: int = Field(15, ge=2, le=1024, description="Leaves per tree, at most.")
-    min_data_in_leaf: int = Field(ge=1, description="Rows per leaf, at least.")
+    num_leaves: int = Field(15, ge=2, le=1024, description="Maximum number of leaves per tree.")
+    min_data_in_leaf: int = Field(ge=1, description="Minimum number of rows per leaf.")
 
 
 class ReplaySpec(Section):
-    """The bounded, recency-biased sample that retrainings learn from."""
+    """The bounded, recency-biased sample from which a model is retrained."""
 
-    rows: int = Field(70_000, ge=100, le=10_000_000, description="Rows kept, at most.")
+    rows: int = Field(70_000, ge=100, le=10_000_000, description="Maximum number of rows.")
     half_life: Duration = Field(
-        60 * 86_400_000, gt=0, description="Age at which a row is half as likely to be kept."
+        60 * 86_400_000, gt=0, description="A row older by this much is half as likely to be kept."
     )
 
 
@@ -99,15 +103,17 @@ class LearnerSpec(Section):
     continue_: BoostingSpec = Field(
         BoostingSpec(num_iterations=10, learning_rate=0.02, num_leaves=15, min_data_in_leaf=50),
         alias="continue",
-        description="The step on each new batch.",
+        description="The boosting step on each new batch.",
     )
     retrain: BoostingSpec = Field(
         BoostingSpec(num_iterations=200, learning_rate=0.03, num_leaves=15, min_data_in_leaf=200),
-        description="The step from scratch on the replay sample.",
+        description="The boosting step from scratch on the replay sample.",
     )
     retrain_every: int = Field(7, ge=1, description="Windows from one retraining to the next.")
     max_iterations: int = Field(
-        500, ge=1, description="Boosting rounds a model may have; the next step is a retraining."
+        500,
+        ge=1,
+        description="Maximum number of boosting rounds; a step beyond it is a retraining.",
     )
     replay: ReplaySpec = ReplaySpec()
     seed: int = Field(0, ge=0, lt=2**31)
@@ -120,7 +126,7 @@ class LearnerSpec(Section):
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
         },
-        description="Further LightGBM parameters, for both kinds of step.",
+        description="Further LightGBM parameters, for both steps.",
     )
 
     @field_validator("parameters")
@@ -132,42 +138,58 @@ class LearnerSpec(Section):
 
 
 class GateSpec(Section):
-    """When an updated model takes over."""
+    """When an updated model is deployed."""
 
     policy: Literal["guarded", "always", "manual"] = "guarded"
     min_effect: float = Field(
-        0.001, ge=0, le=1, description="Share of the champion's loss that the entry test asks for."
+        0.001, ge=0, le=1, description="Gain that the entry test requires, as a share of the loss."
     )
     cluster_length: Duration | None = Field(
         None,
         gt=0,
-        description="Rows of one cluster of event time count as dependent; "
+        description="Rows in one cluster of event time are treated as dependent; "
         "by default the smaller of an hour and 1/24 of the window.",
     )
-    pool_size: int = Field(6, ge=2, le=100, description="Judged windows that the guard pools.")
-    min_rows: int = Field(300, ge=2, description="Rows without which the guard gives no verdict.")
-    min_clusters: int = Field(8, ge=2, description="Clusters likewise.")
-    min_tail_rows: int = Field(30, ge=2, description="Tail rows the entry test needs.")
-    slices: list[str] = Field([], description="Category fields whose values get losses by slice.")
+    pool_size: int = Field(
+        6, ge=2, le=100, description="Number of judged windows that the guard pools."
+    )
+    min_rows: int = Field(
+        300, ge=2, description="Minimum number of rows for a verdict of the guard."
+    )
+    min_clusters: int = Field(
+        8, ge=2, description="Minimum number of clusters for a verdict of the guard."
+    )
+    min_tail_rows: int = Field(
+        30, ge=2, description="Minimum number of tail rows for the entry test."
+    )
+    slices: list[str] = Field(
+        [], description="Category fields for which a report has losses per value."
+    )
 
 
 class InitialSpec(Section):
     """The historical data of the initial model: the topic before the first window, or a file."""
 
     start: date | datetime | None = Field(
-        None, alias="from", description="Event time the topic's history begins at; default: all."
+        None,
+        alias="from",
+        description="Event time at which the topic's history starts; by default all of it.",
     )
     file: str | None = Field(
         None, description="A .parquet, .csv or .jsonl file, relative to defs.yaml."
     )
-    time_column: str | None = Field(None, description="The file's column of event time.")
+    time_column: str | None = Field(None, description="The column of event time in the file.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "InitialSpec":
         if self.file is not None and self.time_column is None:
-            raise ValueError("`initial.file` needs `initial.time`, the column of event time")
+            raise ValueError(
+                "`initial.file` requires `initial.time_column`, the column of event time"
+            )
         if self.file is not None and self.start is not None:
-            raise ValueError("`initial.from` is for the topic's history; remove it or `file`")
+            raise ValueError(
+                "`initial.from` applies to the topic's history; remove it or `initial.file`"
+            )
         return self
 
 
@@ -177,13 +199,13 @@ class FreshnessSpec(Section):
     max_lag: Duration | None = Field(
         None,
         gt=0,
-        description="How long after the end of the newest window that was worked through; "
+        description="Maximum time since the end of the newest processed window; "
         "by default the length of two windows.",
     )
-    clock: Literal["wall", "log"] = Field(
+    clock: Literal["wall", "event_time"] = Field(
         "wall",
-        description="`wall`: this machine's clock. `log`: how far the log has come, for a stream "
-        "that replays the past.",
+        description="`wall`: this machine's clock. `event_time`: the newest window that the log "
+        "has closed, for a topic that replays the past.",
     )
 
 
@@ -191,4 +213,6 @@ class FieldSpec(Section):
     """One declared field of the event."""
 
     type: FieldType
-    optional: bool = Field(False, description="Whether whole windows may come without it.")
+    optional: bool = Field(
+        False, description="Whether the field may be missing from whole windows."
+    )

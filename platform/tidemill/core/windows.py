@@ -1,4 +1,4 @@
-"""Windows: half-open ranges of event time, named by the key of their Dagster partition."""
+"""Windows: half-open ranges of event time, identified by the key of their Dagster partition."""
 
 import re
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ KEY_PATTERN = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 def to_ms(moment: datetime) -> int:
-    """Milliseconds since 1970-01-01 UTC of an aware datetime."""
+    """An aware datetime as milliseconds since 1970-01-01 UTC."""
     return round(moment.timestamp() * 1000)
 
 
 def from_ms(ms: int) -> datetime:
-    """The aware UTC datetime of milliseconds since 1970."""
+    """Milliseconds since 1970 as an aware UTC datetime."""
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
@@ -42,8 +42,9 @@ class Window:
 class Calendar:
     """All windows of a model: between the ticks of `cron` in `timezone`, from `start` (aware) on.
 
-    Windows of a day or longer have the key `YYYY-MM-DD` of their local start; shorter ones must
-    be in UTC (a summer-time change would give two windows one key) and are `YYYY-MM-DDTHHMMZ`.
+    The key of a window of a day or longer is its local start as `YYYY-MM-DD`. Shorter windows must
+    be in UTC, because a change to winter time would give two windows the same key; their key is
+    `YYYY-MM-DDTHHMMZ`.
     """
 
     cron: str
@@ -56,7 +57,7 @@ class Calendar:
             CronSim(self.cron, self.start)
         except CronSimError as error:
             raise SpecInvalid(
-                f"`windows.cron` {self.cron!r} is no cron expression ({error}).",
+                f"`windows.cron` {self.cron!r} is not a valid cron expression ({error}).",
                 'Use five fields, such as "0 0 * * *" for days or "*/5 * * * *" for five minutes.',
             ) from error
         if not self.daily and zone.key != "UTC":
@@ -67,13 +68,13 @@ class Calendar:
 
     @property
     def daily(self) -> bool:
-        """Whether every window lasts at least a day: one fixed minute and one fixed hour."""
+        """Whether every window lasts at least a day: `cron` has a fixed minute and a fixed hour."""
         minute, hour = self.cron.split()[:2]
         return minute.isdigit() and hour.isdigit()
 
     @property
     def key_format(self) -> str:
-        """The strftime format of keys, which is also Dagster's."""
+        """The strftime format of keys, which Dagster's partitions use, too."""
         return DAY_FORMAT if self.daily else MINUTE_FORMAT
 
     @cached_property
@@ -82,45 +83,45 @@ class Calendar:
 
     @cached_property
     def first(self) -> Window:
-        """The first window: it begins at the first tick at or after `start`."""
+        """The first window: it starts at the first tick at or after `start`."""
         return self._window(self._tick_at_or_after(self.start.astimezone(self._zone)))
 
     def window(self, key: str) -> Window:
         """The window with this key. Raises `UnknownWindow` for anything else."""
         example = f"Keys look like {self.first.key}, the first window of this model."
         if not KEY_PATTERN.fullmatch(key):
-            raise UnknownWindow(f"{key[:80]!r} is no window key.", example)
+            raise UnknownWindow(f"{key[:80]!r} is not a valid window key.", example)
         try:
-            local = datetime.strptime(key, self.key_format)  # noqa: DTZ007 - the zone follows
+            local = datetime.strptime(key, self.key_format)  # noqa: DTZ007 - the zone is added below
         except ValueError:
-            raise UnknownWindow(f"{key!r} is no window key.", example) from None
+            raise UnknownWindow(f"{key!r} is not a valid window key.", example) from None
         window = self._window(self._tick_at_or_after(local.replace(tzinfo=self._zone)))
         if window.key != key:
-            raise UnknownWindow(f"No window begins at {key!r} by cron {self.cron!r}.", example)
+            raise UnknownWindow(f"No window starts at {key!r} with cron {self.cron!r}.", example)
         if window.start < self.first.start:
             raise UnknownWindow(f"{key!r} is before the first window.", example)
         return window
 
     def containing(self, timestamp_ms: int) -> Window | None:
-        """The window that holds this moment; None before the first window."""
+        """The window that contains this time; None before the first window."""
         if timestamp_ms < self.first.start:
             return None
         moment = from_ms(timestamp_ms).astimezone(self._zone) + timedelta(milliseconds=1)
         return self._window(next(CronSim(self.cron, _ceil_minute(moment), reverse=True)))
 
     def after(self, window: Window) -> Window:
-        """The window that begins where this one ends."""
+        """The window that starts where this one ends."""
         return self._window(from_ms(window.end).astimezone(self._zone))
 
     def before(self, window: Window) -> Window | None:
-        """The window that ends where this one begins; None for the first."""
+        """The window that ends where this one starts; None for the first."""
         if window.start <= self.first.start:
             return None
         start = from_ms(window.start).astimezone(self._zone)
         return self._window(next(CronSim(self.cron, start, reverse=True)))
 
     def nth_before(self, window: Window, count: int) -> Window | None:
-        """The window so many (at least one) before this one; None if that is before the first."""
+        """The window `count` (at least 1) before this one; None if that is before the first."""
         start = from_ms(window.start).astimezone(self._zone)
         ticks = CronSim(self.cron, start, reverse=True)
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Equal rows are equal bytes, and an equal digest, however they were put together."""
+"""Equal rows give equal bytes and an equal digest, whatever their chunks."""
 
 import itertools
 
@@ -38,10 +38,10 @@ def test_bytes_and_digest_do_not_depend_on_chunks(cuts: list[int]) -> None:
 def test_what_is_read_is_what_was_written() -> None:
     big = pl.concat([FRAME] * (ROW_GROUP_SIZE // 4 + 3))
     for frame in (FRAME, FRAME.clear(), big):
-        back = from_parquet(to_parquet(frame))
-        assert back.equals(frame)
-        assert back.schema == frame.schema
-        assert rows_digest(back) == rows_digest(frame)
+        decoded = from_parquet(to_parquet(frame))
+        assert decoded.equals(frame)
+        assert decoded.schema == frame.schema
+        assert rows_digest(decoded) == rows_digest(frame)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_another_value_is_another_digest(other: pl.DataFrame) -> None:
     assert rows_digest(other) != rows_digest(FRAME)
 
 
-def test_the_digest_is_the_same_for_ever() -> None:
+def test_the_digest_never_changes() -> None:
     assert rows_digest(FRAME) == (
         "e5ee21131ca07005ee2c196d9898b1142ce808d553088656a56edcb43d293142"
     )
 
 
-def test_the_libraries_that_bytes_depend_on_are_named() -> None:
+def test_the_libraries_that_bytes_depend_on_are_listed() -> None:
     assert set(library_versions()) == {"lightgbm", "msgspec", "numpy", "polars", "pyarrow"}

@@ -1,4 +1,4 @@
-"""Evidence: the clustered mean gain, its standard error, and when there is none."""
+"""Loss differences: the clustered mean gain, its standard error, and when they are undefined."""
 
 import math
 import random
@@ -33,65 +33,65 @@ def differences_of(rows: list[tuple[float, float, int]]) -> LossDifferences:
 def test_the_formula_gives_the_numbers_worked_out_by_hand() -> None:
     # Clusters of 2, 1 and 1 rows with gain sums 3, 1 and 0: m = 4/4 = 1; residuals 1, 0, -1;
     # se = sqrt(3/2 * 2)/4 = sqrt(3)/4; t = 4/sqrt(3).
-    found = estimate(differences_of([(2, 1, 0), (2, 0, 0), (2, 1, 7), (2, 2, 9)]))
-    assert (found.n, found.clusters, found.dof) == (4, 3, 2)
-    assert found.m == 1
-    assert found.loss == 2
-    assert found.se == pytest.approx(math.sqrt(3) / 4)
-    assert found.t == pytest.approx(4 / math.sqrt(3))
+    result = estimate(differences_of([(2, 1, 0), (2, 0, 0), (2, 1, 7), (2, 2, 9)]))
+    assert (result.n, result.clusters, result.dof) == (4, 3, 2)
+    assert result.m == 1
+    assert result.loss == 2
+    assert result.se == pytest.approx(math.sqrt(3) / 4)
+    assert result.t == pytest.approx(4 / math.sqrt(3))
 
 
 @given(ROWS)
-def test_every_estimate_is_what_a_naive_reading_of_the_design_gives(
+def test_every_estimate_is_that_of_a_naive_formula(
     rows: list[tuple[float, float, int]],
 ) -> None:
-    found, n = estimate(differences_of(rows)), len(rows)
+    result, n = estimate(differences_of(rows)), len(rows)
     mean = sum(r - c for r, c, _ in rows) / n
-    assert found.m == pytest.approx(mean, rel=1e-9, abs=1e-6)
-    assert found.loss == pytest.approx(sum(r for r, _, _ in rows) / n)
+    assert result.m == pytest.approx(mean, rel=1e-9, abs=1e-6)
+    assert result.loss == pytest.approx(sum(r for r, _, _ in rows) / n)
     names = {g for _, _, g in rows}
     if len(names) < 2:
-        assert (found.se, found.t, found.dof) == (None, None, None)
+        assert (result.se, result.t, result.dof) == (None, None, None)
         return
     squares = 0.0
     for name in names:
         own = [r - c for r, c, g in rows if g == name]
         squares += (sum(own) - mean * len(own)) ** 2
     naive = math.sqrt(len(names) / (len(names) - 1) * squares) / n
-    assert found.se == pytest.approx(naive, rel=1e-6, abs=1e-6)
-    assert found.dof == len(names) - 1
-    if found.t is not None:
-        assert found.m is not None
-        assert found.se is not None
-        assert found.t == pytest.approx(found.m / found.se)
+    assert result.se == pytest.approx(naive, rel=1e-6, abs=1e-6)
+    assert result.dof == len(names) - 1
+    if result.t is not None:
+        assert result.m is not None
+        assert result.se is not None
+        assert result.t == pytest.approx(result.m / result.se)
 
 
 def test_a_model_against_itself_has_a_standard_error_of_zero_and_no_t() -> None:
     loss = np.random.default_rng(1).random(500)
-    found = estimate(cluster_differences(loss, loss, np.arange(500) // 25))
-    assert (found.m, found.se, found.t, found.dof) == (0, 0, None, 19)
+    result = estimate(cluster_differences(loss, loss, np.arange(500) // 25))
+    assert (result.m, result.se, result.t, result.dof) == (0, 0, None, 19)
 
 
 def test_a_spread_too_small_to_be_a_number_gives_no_t() -> None:
     smallest = 5e-324
-    found = estimate(LossDifferences((0, 1), (20, 20), (smallest, 0.0), (20.0, 20.0)))
-    assert (found.se, found.t) == (0, None)
+    result = estimate(LossDifferences((0, 1), (20, 20), (smallest, 0.0), (20.0, 20.0)))
+    assert (result.se, result.t) == (0, None)
 
 
 def test_sums_of_different_lengths_are_refused() -> None:
     ragged = LossDifferences((0, 1), (20, 20), (1.0, 2.0, 3.0), (20.0, 20.0))
-    for ask in (estimate, lambda found: pool_differences([found])):
+    for function in (estimate, lambda result: pool_differences([result])):
         with pytest.raises(ValueError, match="zip"):
-            ask(ragged)
+            function(ragged)
 
 
 @pytest.mark.parametrize("gain", [0.1, 1e-9, 1e6, 1 / 3])
 def test_equal_gains_on_every_row_are_no_evidence_even_after_rounding(gain: float) -> None:
     loss = np.full(1000, 2.0 * gain)
-    found = estimate(cluster_differences(loss, loss - gain, np.arange(1000) // 37))
-    assert found.dof == 27
-    assert found.se == 0
-    assert found.t is None
+    result = estimate(cluster_differences(loss, loss - gain, np.arange(1000) // 37))
+    assert result.dof == 27
+    assert result.se == 0
+    assert result.t is None
 
 
 @pytest.mark.parametrize("unit", [1e-180, 1e-3, 1e3, 1e180])
@@ -125,16 +125,16 @@ def test_the_order_of_rows_does_not_matter(
 
 
 @given(ROWS, ROWS)
-def test_pooled_evidence_is_the_evidence_of_all_rows_together(
+def test_pooled_differences_are_those_of_all_rows_together(
     one: list[tuple[float, float, int]], other: list[tuple[float, float, int]]
 ) -> None:
-    together, whole = (
+    pooled, combined = (
         pool_differences([differences_of(one), differences_of(other)]),
         differences_of(one + other),
     )
-    assert (together.clusters, together.rows) == (whole.clusters, whole.rows)
-    assert together.gains == pytest.approx(whole.gains, abs=1e-6)
-    assert together.losses == pytest.approx(whole.losses)
+    assert (pooled.clusters, pooled.rows) == (combined.clusters, combined.rows)
+    assert pooled.gains == pytest.approx(combined.gains, abs=1e-6)
+    assert pooled.losses == pytest.approx(combined.losses)
 
 
 def test_clusters_lie_edge_to_edge_from_the_windows_start_on_in_both_directions() -> None:

@@ -1,4 +1,4 @@
-"""A failed window is tried again after longer and longer waits, and then left to a person."""
+"""A failed window is retried with growing delays, and then left to an operator."""
 
 import pytest
 
@@ -16,16 +16,16 @@ from tidemill.core.retry_policy import (
 MINUTE = 60_000
 
 
-def failure_state(times: int, error: str = "LogUnavailable") -> FailureState:
+def failure_state(attempts: int, error: str = "LogUnavailable") -> FailureState:
     state: FailureState | None = None
-    for _ in range(times):
+    for _ in range(attempts):
         state = next_state(state, WindowFailure("w", error, "It broke."), 1_000, "as it is")
     assert state is not None
     return state
 
 
-def test_each_wait_is_twice_the_one_before() -> None:
-    waits = [failure_state(times).next_attempt_ms - 1_000 for times in range(1, MAX_ATTEMPTS)]
+def test_each_delay_is_twice_the_previous_one() -> None:
+    waits = [failure_state(attempts).next_attempt_ms - 1_000 for attempts in range(1, MAX_ATTEMPTS)]
     assert waits == [MINUTE, 2 * MINUTE, 4 * MINUTE, 8 * MINUTE]
     assert waits[0] == INITIAL_BACKOFF_MS
 
@@ -37,27 +37,27 @@ def test_the_last_attempt_gives_the_window_up() -> None:
 
 
 @pytest.mark.parametrize("error", sorted(NON_RETRYABLE))
-def test_what_only_a_person_can_mend_is_given_up_at_once(error: str) -> None:
+def test_an_error_that_needs_an_operator_is_given_up_at_once(error: str) -> None:
     assert failure_state(1, error).given_up
 
 
 @pytest.mark.parametrize("error", sorted(EXPECTED_OUTCOMES))
-def test_a_window_that_is_open_or_in_other_hands_did_not_fail(error: str) -> None:
+def test_an_open_or_locked_window_is_not_a_failure(error: str) -> None:
     assert (
         next_state(failure_state(2), WindowFailure("w", error, "Not now."), 2_000, "as it is")
         is None
     )
 
 
-def test_another_window_begins_anew() -> None:
-    trouble = next_state(
+def test_another_window_starts_with_its_first_attempt() -> None:
+    state = next_state(
         failure_state(3), WindowFailure("v", "LogUnavailable", "It broke."), 2_000, "as it is"
     )
-    assert trouble is not None
-    assert (trouble.window, trouble.attempts, trouble.failed_at_ms) == ("v", 1, 2_000)
+    assert state is not None
+    assert (state.window, state.attempts, state.failed_at_ms) == ("v", 1, 2_000)
 
 
-def test_every_fault_named_here_is_one_that_tidemill_has() -> None:
+def test_every_error_named_in_the_policy_exists() -> None:
     assert {name for name in NON_RETRYABLE | EXPECTED_OUTCOMES if not hasattr(errors, name)} == {
         "Canceled"
     }
