@@ -1,4 +1,4 @@
-"""One model with several deployments over real Kafka, and one server of it, for all tests here."""
+"""One model with several deployments on a real Kafka broker, and one server for all tests."""
 
 import shutil
 import uuid
@@ -13,7 +13,7 @@ from tidemill.cycle.context import ModelContext
 
 @pytest.fixture(scope="session")
 def deployed_harness(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> ModelHarness:
-    """A bench whose windows 0 to 3 were each deployed; nobody appends to its ledger."""
+    """A harness whose windows 0 to 3 are each deployed; tests must not append to its ledger."""
     new_harness = ModelHarness(kafka, tmp_path_factory.mktemp("served"), model_name_for("served"))
     new_harness.define(gate={"min_rows": 50, "policy": "always"})
     new_harness.create_topic()
@@ -25,21 +25,21 @@ def deployed_harness(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Mo
 
 @pytest.fixture(scope="session")
 def server(deployed_harness: ModelHarness) -> Iterator[PredictionServer]:
-    """A server of that model. Tests may ask what they like; they leave its ledger alone."""
+    """A server of that model. Tests may send any request but must not append to its ledger."""
     with running_server(deployed_harness, max_rows=50, max_bytes=20_000, name="shared") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def ctx(deployed_harness: ModelHarness) -> Iterator[ModelContext]:
-    """The mill of that model."""
+    """The context of that model."""
     with deployed_harness.open_model() as opened:
         yield opened
 
 
 @pytest.fixture
 def ledger_fixture(deployed_harness: ModelHarness) -> Iterator[LedgerFixture]:
-    """The bundles of `deployed` under a ledger of its own, to which a test may append."""
+    """The bundles of `deployed_harness` with a separate ledger, to which a test may append."""
     harness = deployed_harness.twin(f"t{uuid.uuid4().hex[:8]}")
     store, name = harness.settings.store, f"{harness.model}/models"
     shutil.copytree(deployed_harness.settings.store / name, store / name)

@@ -1,4 +1,4 @@
-"""The document says what is so: a tool that tries everything it allows finds no contradiction."""
+"""The OpenAPI document matches the server: property-based requests find no contradiction."""
 
 from prediction_server import PredictionServer
 from processes import run_command
@@ -7,11 +7,11 @@ CHECKS_CONFIG = """
 [checks]
 negative_data_rejection.expected-statuses = ["4xx", "5xx"]
 """
-"""What is invalid and too large as well is refused for either: 413 is among what may be said."""
+"""A request that is both invalid and too large may be rejected with 413 instead of 400."""
 
 
 def run_schemathesis(server: PredictionServer, *options: str) -> None:
-    """Let schemathesis try valid and invalid requests; it ends with 0 if it finds nothing."""
+    """Run schemathesis with valid and invalid requests; it exits with 0 if it finds nothing."""
     config = server.harness.home / "schemathesis.toml"
     config.write_text(CHECKS_CONFIG)
     defaults = ("--max-examples", "25", "--seed", "1", "--no-color")
@@ -22,17 +22,19 @@ def run_schemathesis(server: PredictionServer, *options: str) -> None:
     assert "Selected: 0" not in result.stdout
 
 
-def test_nothing_contradicts_the_document(server: PredictionServer) -> None:
+def test_the_server_conforms_to_the_document(server: PredictionServer) -> None:
     run_schemathesis(server, "--exclude-path-regex", "infer")
 
 
-def test_tensors_contradict_it_only_by_what_no_schema_can_say(server: PredictionServer) -> None:
-    """That there is a tensor for each field, and as many values as the shape says."""
-    words = ("--include-path-regex", "infer", "--exclude-checks", "positive_data_acceptance")
-    run_schemathesis(server, *words)
+def test_tensor_requests_conform_except_for_what_a_schema_cannot_express(
+    server: PredictionServer,
+) -> None:
+    """A schema cannot require one tensor per field, nor as many values as the shape has."""
+    options = ("--include-path-regex", "infer", "--exclude-checks", "positive_data_acceptance")
+    run_schemathesis(server, *options)
 
 
-def test_the_page_for_people_needs_nothing_from_elsewhere(server: PredictionServer) -> None:
+def test_the_html_page_has_no_external_resources(server: PredictionServer) -> None:
     page = server.get("/docs").text
     assert f"/models/{server.harness.model}/predict" in page
     assert "//" not in page

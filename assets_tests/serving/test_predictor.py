@@ -1,4 +1,4 @@
-"""No skew: what a server answers to a row is what the judges' way answers, bit for bit."""
+"""No skew: the server's predictions equal those of the evaluation, bit for bit."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.serving.predictor import Predictor
 from tidemill.serving.schemas import RequestSchema
 
-STRANGE: list[dict[str, Any]] = [
+UNUSUAL_ROWS: list[dict[str, Any]] = [
     {"size": 1, "place": "nowhere", "open": None},
     {"size": -1.5e300, "place": 3, "open": True},
     {"size": None, "place": True, "open": False},
@@ -23,7 +23,7 @@ STRANGE: list[dict[str, Any]] = [
     {"size": 2**60, "place": "", "open": None},
     {"size": 0.1, "place": "p1\u0000é😀"},
 ]
-"""Values that were never seen, or come as another kind of JSON."""
+"""Unseen values, and values of other JSON types."""
 
 
 def load_model(spec: ModelSpec, function: FeatureFunction | None = None) -> Model:
@@ -32,12 +32,12 @@ def load_model(spec: ModelSpec, function: FeatureFunction | None = None) -> Mode
 
 
 def assert_predictions_agree(model: Model, spec: ModelSpec) -> None:
-    """One row alone, all rows at once, and `Model.predict` give the same bits."""
+    """Assert that single rows, all rows at once, and `Model.predict` give the same bits."""
     fields = list(spec.fields)
-    raw_rows = [*small_models.rows().select(fields).to_dicts(), *STRANGE]
-    contract = RequestSchema("m", spec.fields, len(raw_rows))
-    predictor = Predictor(model, contract)
-    rows = contract.convert_rows(raw_rows)
+    raw_rows = [*small_models.rows().select(fields).to_dicts(), *UNUSUAL_ROWS]
+    schema = RequestSchema("m", spec.fields, len(raw_rows))
+    predictor = Predictor(model, schema)
+    rows = schema.convert_rows(raw_rows)
     raw = [json.dumps(row).replace("3.0", "3").encode() for row in raw_rows]
     expected = model.predict(model.decoder().rows(raw))
     assert [predictor.predict_row(row) for row in rows] == expected.tolist()
@@ -61,7 +61,7 @@ def test_several_classes() -> None:
 
 @pytest.fixture
 def function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureFunction:
-    """A feature function that makes other columns than the fields."""
+    """A feature function whose columns differ from the fields."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "served_features.py").write_text(
         "import polars as pl\n"
@@ -76,30 +76,30 @@ def test_a_feature_function(function: FeatureFunction) -> None:
     assert_predictions_agree(load_model(spec, function), spec)
 
 
-def test_fields_that_defs_yaml_gained_are_ignored_and_those_it_lost_are_missing() -> None:
+def test_fields_added_to_defs_yaml_are_ignored_and_removed_fields_are_missing() -> None:
     model = load_model(small_models.spec())
     fields = small_models.spec(
         fields={"size": "number", "place": "category", "brand": "category"}
     ).fields
-    contract = RequestSchema("m", fields, 10)
-    predictor = Predictor(model, contract)
-    row = contract.convert_rows([{"size": 1, "place": "p1", "brand": "new"}])[0]
-    wanted = model.predict(model.decoder().rows([b'{"size": 1, "place": "p1", "open": null}']))
-    assert predictor.predict_row(row) == wanted[0]
+    schema = RequestSchema("m", fields, 10)
+    predictor = Predictor(model, schema)
+    row = schema.convert_rows([{"size": 1, "place": "p1", "brand": "new"}])[0]
+    expected = model.predict(model.decoder().rows([b'{"size": 1, "place": "p1", "open": null}']))
+    assert predictor.predict_row(row) == expected[0]
 
 
-@pytest.mark.parametrize("through", [None, "function"])
-def test_a_field_that_has_another_type_now_is_missing_to_the_model(
-    through: str | None, function: FeatureFunction
+@pytest.mark.parametrize("with_function", [False, True])
+def test_a_field_whose_type_has_changed_is_missing_to_the_model(
+    with_function: bool, function: FeatureFunction
 ) -> None:
-    """As it is where an old line's model is evaluated on the rows of a new one."""
-    if through is None:
-        model = load_model(small_models.spec())
-    else:
+    """As when a model of an old lineage is evaluated on rows of a new one."""
+    if with_function:
         model = load_model(small_models.spec(features=function.reference), function)
+    else:
+        model = load_model(small_models.spec())
     fields = small_models.spec(fields=small_models.FIELDS | {"size": "category"}).fields
-    contract = RequestSchema("m", fields, 10)
-    predictor = Predictor(model, contract)
-    row = contract.convert_rows([{"size": "large", "place": "p1", "open": True}])[0]
-    wanted = model.predict(model.decoder().rows([b'{"size": null, "place": "p1", "open": true}']))
-    assert predictor.predict_row(row) == wanted[0]
+    schema = RequestSchema("m", fields, 10)
+    predictor = Predictor(model, schema)
+    row = schema.convert_rows([{"size": "large", "place": "p1", "open": True}])[0]
+    expected = model.predict(model.decoder().rows([b'{"size": null, "place": "p1", "open": true}']))
+    assert predictor.predict_row(row) == expected[0]

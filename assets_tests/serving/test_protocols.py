@@ -1,4 +1,4 @@
-"""Every protocol gives the answer that the model gives offline, and names the model."""
+"""Every protocol returns the predictions that the model makes offline, and names the model."""
 
 import json
 from typing import Any
@@ -33,10 +33,10 @@ def columns() -> dict[str, list[Any]]:
 def test_typed_rows_are_answered_in_their_order(
     server: PredictionServer, ctx: ModelContext
 ) -> None:
-    told = server.post(f"/models/{ctx.model}/predict", {"rows": ROWS, "id": "mine"})
+    response = server.post(f"/models/{ctx.model}/predict", {"rows": ROWS, "id": "mine"})
     head = ctx.chain().head
     assert head is not None
-    assert told.json() == {
+    assert response.json() == {
         "model": ctx.model,
         "digest": head.entry.digest,
         "version": head.entry.seq,
@@ -45,12 +45,14 @@ def test_typed_rows_are_answered_in_their_order(
     }
 
 
-def test_a_batch_is_answered_as_its_rows_are(server: PredictionServer, ctx: ModelContext) -> None:
-    rows = [ROWS[at % len(ROWS)] | {"price": at} for at in range(50)]
-    told = server.predict(*rows).json()
-    assert told["predictions"] == predict_offline(ctx, told["digest"], rows)
-    alone = [server.predict(row).json()["predictions"][0] for row in rows]
-    assert told["predictions"] == alone
+def test_a_batch_has_the_predictions_of_its_single_rows(
+    server: PredictionServer, ctx: ModelContext
+) -> None:
+    rows = [ROWS[price % len(ROWS)] | {"price": price} for price in range(50)]
+    response = server.predict(*rows).json()
+    assert response["predictions"] == predict_offline(ctx, response["digest"], rows)
+    single = [server.predict(row).json()["predictions"][0] for row in rows]
+    assert response["predictions"] == single
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,9 @@ def test_a_batch_is_answered_as_its_rows_are(server: PredictionServer, ctx: Mode
 def test_mlflow_clients_are_answered(
     server: PredictionServer, ctx: ModelContext, body: dict[str, Any]
 ) -> None:
-    told = server.post("/invocations", body).json()
-    assert told["predictions"] == predict_offline(ctx, told["digest"], ROWS)
-    assert told["version"] == server.model_status()["version"]
+    response = server.post("/invocations", body).json()
+    assert response["predictions"] == predict_offline(ctx, response["digest"], ROWS)
+    assert response["version"] == server.model_status()["version"]
 
 
 def test_the_public_client_of_the_open_inference_protocol_is_answered(
@@ -87,7 +89,7 @@ def _exercise_client(
     assert client.read_server_metadata().name == "tidemill"
     assert client.check_model_readiness(ctx.model) is None
     metadata = client.read_model_metadata(ctx.model)
-    assert [(each.name, each.datatype) for each in metadata.inputs] == [
+    assert [(tensor.name, tensor.datatype) for tensor in metadata.inputs] == [
         ("country", "BYTES"),
         ("price", "FP64"),
         ("visits", "FP64"),
@@ -98,12 +100,12 @@ def _exercise_client(
     ]
     inputs = [
         RequestInput(
-            name=each.name,
+            name=tensor.name,
             shape=[2],
-            datatype=each.datatype,
-            data=TensorData(__root__=[row[each.name] for row in rows]),
+            datatype=tensor.datatype,
+            data=TensorData(__root__=[row[tensor.name] for row in rows]),
         )
-        for each in metadata.inputs
+        for tensor in metadata.inputs
     ]
     response = client.model_infer(ctx.model, request=InferenceRequest(id="x", inputs=inputs))
     digest = response.parameters["digest"]
@@ -118,25 +120,34 @@ def test_a_tensor_may_have_a_column_and_integers_for_numbers(
         {"name": "country", "shape": [2, 1], "datatype": "BYTES", "data": [["de"], [None]]},
         {"name": "price", "shape": [2], "datatype": "INT64", "data": [3, 4]},
     ]
-    told = server.post(f"/v2/models/{ctx.model}/infer", {"inputs": inputs}).json()
+    response = server.post(f"/v2/models/{ctx.model}/infer", {"inputs": inputs}).json()
     rows = [{"country": "de", "price": 3}, {"country": None, "price": 4}]
-    assert told["outputs"][0]["data"] == predict_offline(ctx, told["parameters"]["digest"], rows)
+    assert response["outputs"][0]["data"] == predict_offline(
+        ctx, response["parameters"]["digest"], rows
+    )
 
 
-def test_what_is_in_service_is_told(server: PredictionServer, ctx: ModelContext) -> None:
-    told, head = server.model_status(), ctx.chain().head
+def test_the_status_reports_what_is_in_service(server: PredictionServer, ctx: ModelContext) -> None:
+    status, head = server.model_status(), ctx.chain().head
     assert head is not None
-    assert (told["digest"], told["version"], told["kind"]) == (
+    assert (status["digest"], status["version"], status["kind"]) == (
         head.entry.digest,
         head.entry.seq,
         "deploy",
     )
-    assert told["as_of"] == head.entry.as_of == told["learned_window"]
-    assert (told["stale"], told["from_local_copy"], told["last_failure"]) == (None, False, None)
-    assert told == server.get(f"/models/{ctx.model}").json() | {"age_seconds": told["age_seconds"]}
+    assert status["as_of"] == head.entry.as_of == status["learned_window"]
+    assert (status["stale"], status["from_local_copy"], status["last_failure"]) == (
+        None,
+        False,
+        None,
+    )
+    age = {"age_seconds": status["age_seconds"]}
+    assert status == server.get(f"/models/{ctx.model}").json() | age
 
 
-def test_prometheus_is_told(server: PredictionServer, ctx: ModelContext) -> None:
+def test_the_metrics_count_requests_and_describe_the_model(
+    server: PredictionServer, ctx: ModelContext
+) -> None:
     labels = {"model": ctx.model, "route": "predict", "status": "200"}
     server.predict(ROW)
     before = server.metric("tidemill_requests_total", **labels)
@@ -148,14 +159,14 @@ def test_prometheus_is_told(server: PredictionServer, ctx: ModelContext) -> None
     assert server.metric("tidemill_ledger_lag_entries", model=ctx.model) == 0
 
 
-def test_rows_are_answered_as_training_saw_them(
+def test_rows_have_the_predictions_of_the_evaluation(
     server: PredictionServer, ctx: ModelContext
 ) -> None:
-    """Every event of a window, through the server one by one and through the judges' way."""
+    """Every event of a window, sent one by one to the server, and evaluated offline."""
     rows = [json.loads(value) for _, value in events(5)]
     for row in rows:
         del row["bought"]
-    told = [server.predict(row).json() for row in rows]
-    assert [each["predictions"][0] for each in told] == predict_offline(
-        ctx, told[0]["digest"], rows
+    responses = [server.predict(row).json() for row in rows]
+    assert [response["predictions"][0] for response in responses] == predict_offline(
+        ctx, responses[0]["digest"], rows
     )

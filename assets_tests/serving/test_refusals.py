@@ -1,4 +1,4 @@
-"""A request that cannot be answered is told why: by fault, by field, in its protocol's words."""
+"""Errors of requests: their type, message and fields, in the format of each protocol."""
 
 from typing import Any
 
@@ -37,14 +37,16 @@ def test_every_wrong_field_of_every_row_is_named(server: PredictionServer) -> No
         ('{"country": "de", "price": {"a": 1}}', "expected number, got object"),
     ],
 )
-def test_a_value_of_another_type_is_named(server: PredictionServer, row: str, problem: str) -> None:
+def test_a_value_of_the_wrong_type_is_named(
+    server: PredictionServer, row: str, problem: str
+) -> None:
     url = f"{server.url}/models/{server.harness.model}/predict"
     error = error_of(server.session.post(url, data=f'{{"rows": [{row}]}}'.encode()), 400)
-    assert [each["problem"] for each in error.get("fields", [])] == [problem]
+    assert [field_error["problem"] for field_error in error.get("fields", [])] == [problem]
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -52,62 +54,62 @@ def test_a_value_of_another_type_is_named(server: PredictionServer, row: str, pr
         (b"\xff", "not JSON"),
         (b'{"rows": [{"country": "\\ud800"}]}', "not JSON"),
         (b"[" * 5_000, "not JSON"),
-        (b"[]", "no JSON object"),
+        (b"[]", "not a JSON object"),
         (b"{}", "no `rows`"),
-        (b'{"rows": {}}', "no list"),
+        (b'{"rows": {}}', "not a list"),
         (b'{"rows": []}', "no row"),
         (b'{"rows": [{}], "more": 1}', "unknown key 'more'"),
         (b'{"rows": [{}], "id": 1}', "`id`"),
     ],
 )
-def test_a_body_of_another_shape_is_named(server: PredictionServer, body: bytes, told: str) -> None:
+def test_a_malformed_body_is_named(server: PredictionServer, body: bytes, message: str) -> None:
     url = f"{server.url}/models/{server.harness.model}/predict"
     error = error_of(server.session.post(url, data=body), 400)
     assert error["type"] == "RequestInvalid"
-    assert told in error["message"]
+    assert message in error["message"]
 
 
 def test_too_many_rows_and_too_many_bytes_are_refused(server: PredictionServer) -> None:
     error = error_of(server.predict(*[ROW] * 51), 400)
     assert error["type"] == "TooManyRows"
     assert "51 rows" in error["message"]
-    long = {**ROW, "country": "x" * 20_000}
-    assert "20000 bytes" in error_of(server.predict(long), 413)["message"]
+    large_row = {**ROW, "country": "x" * 20_000}
+    assert "20000 bytes" in error_of(server.predict(large_row), 413)["message"]
 
 
 def test_an_unknown_model_path_or_method_is_named(server: PredictionServer) -> None:
     body = {"rows": [ROW]}
-    assert error_of(server.post("/models/nobody/predict", body), 404)["type"] == "UnknownModel"
+    assert error_of(server.post("/models/unknown/predict", body), 404)["type"] == "UnknownModel"
     assert error_of(server.get("/nowhere"), 404)["type"] == "NoSuchPath"
-    told = server.get(f"/models/{server.harness.model}/predict")
-    assert error_of(told, 405)["type"] == "MethodNotAllowed"
-    assert told.headers["allow"] == "POST"
-    told = server.post("/invocations?model=nobody", {"inputs": [ROW]})
-    assert (told.status_code, told.json()["error_code"]) == (404, "BAD_REQUEST")
+    response = server.get(f"/models/{server.harness.model}/predict")
+    assert error_of(response, 405)["type"] == "MethodNotAllowed"
+    assert response.headers["allow"] == "POST"
+    response = server.post("/invocations?model=unknown", {"inputs": [ROW]})
+    assert (response.status_code, response.json()["error_code"]) == (404, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
-        ({"dataframe_split": {"columns": ["price"], "data": [[1, 2]]}}, "row 0 is no list of 1"),
-        ({"dataframe_split": {"columns": ["price"]}}, "no `columns` and `data`"),
-        ({"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}, "not different names"),
-        ({"dataframe_records": [ROW], "inputs": [ROW]}, "of the forms"),
-        ({"rows": [ROW]}, "'rows' of the forms"),
+        ({"dataframe_split": {"columns": ["price"], "data": [[1, 2]]}}, "row 0 is not a list of 1"),
+        ({"dataframe_split": {"columns": ["price"]}}, "not have lists `columns` and `data`"),
+        ({"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}, "not distinct names"),
+        ({"dataframe_records": [ROW], "inputs": [ROW]}, "exactly one input format"),
+        ({"rows": [ROW]}, "its keys: 'rows'"),
         ({"inputs": {"price": [1, 2], "country": ["de"]}}, "different lengths"),
         ({"inputs": [[1, 2]]}, "not a JSON object"),
-        ({"inputs": 5}, "no list"),
+        ({"inputs": 5}, "not a list"),
         ({"dataframe_records": [{"price": 1}]}, "'country': missing"),
-        ({"inputs": [ROW], "params": {"a": 1}}, "no `params`"),
+        ({"inputs": [ROW], "params": {"a": 1}}, "not support `params`"),
     ],
 )
-def test_mlflow_clients_are_told_what_is_wrong(
-    server: PredictionServer, body: dict[str, Any], told: str
+def test_errors_are_described_to_mlflow_clients(
+    server: PredictionServer, body: dict[str, Any], message: str
 ) -> None:
-    answer = server.post("/invocations", body)
-    assert answer.status_code == 400
-    assert answer.json()["error_code"] == "BAD_REQUEST"
-    assert told in answer.json()["message"]
+    response = server.post("/invocations", body)
+    assert response.status_code == 400
+    assert response.json()["error_code"] == "BAD_REQUEST"
+    assert message in response.json()["message"]
 
 
 def tensor(name: str, datatype: str, *data: Any, shape: list[int] | None = None) -> dict[str, Any]:
@@ -119,23 +121,23 @@ COUNTRY, PRICE = tensor("country", "BYTES", "de"), tensor("price", "FP64", 1.0)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ({}, "missing required field `inputs`"),
         ({"inputs": []}, "no row"),
         ({"inputs": [COUNTRY]}, "'price': missing"),
         ({"inputs": [COUNTRY, PRICE, tensor("age", "INT8", 1)]}, "'age': unknown field"),
-        ({"inputs": [COUNTRY, tensor("price", "BYTES", "1")]}, "'price' is of datatype 'BYTES'"),
+        ({"inputs": [COUNTRY, tensor("price", "BYTES", "1")]}, "'price' has datatype 'BYTES'"),
         ({"inputs": [COUNTRY, tensor("price", "FP64", "1")]}, "expected number, got text"),
-        ({"inputs": [COUNTRY, PRICE, PRICE]}, "comes twice"),
-        ({"inputs": [COUNTRY, tensor("price", "FP64", 1, shape=[2])]}, "not its shape"),
+        ({"inputs": [COUNTRY, PRICE, PRICE]}, "given twice"),
+        ({"inputs": [COUNTRY, tensor("price", "FP64", 1, shape=[2])]}, "not match its shape"),
         ({"inputs": [COUNTRY, tensor("price", "FP64", 1, 2)]}, "numbers of rows"),
         ({"inputs": [COUNTRY, PRICE], "outputs": [{"name": "margin"}]}, "no output 'margin'"),
     ],
 )
-def test_open_inference_clients_are_told_what_is_wrong(
-    server: PredictionServer, body: dict[str, Any], told: str
+def test_errors_are_described_to_open_inference_clients(
+    server: PredictionServer, body: dict[str, Any], message: str
 ) -> None:
-    answer = server.post(f"/v2/models/{server.harness.model}/infer", body)
-    assert answer.status_code == 400
-    assert told in answer.json()["error"]
+    response = server.post(f"/v2/models/{server.harness.model}/infer", body)
+    assert response.status_code == 400
+    assert message in response.json()["error"]

@@ -1,4 +1,4 @@
-"""Models are swapped while they answer: nothing fails, and every answer is that of its digest."""
+"""Swaps under load: no request fails, and each prediction is that of the model it names."""
 
 import json
 import time
@@ -15,38 +15,44 @@ def request_rows() -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if k != "bought"} for row in decoded]
 
 
-def test_swapped_under_clients_nothing_fails_and_nothing_is_mixed(
+def test_swaps_under_load_fail_no_request_and_mix_no_models(
     ledger_fixture: LedgerFixture,
 ) -> None:
     ledger_fixture.deploy(ledger_fixture.first_digest)
-    appended: dict[int, float] = {}
+    appended_at: dict[int, float] = {}
     with running_server(ledger_fixture.harness) as server:
         clients = LoadClients(server, request_rows())
-        with clients.running(4, pause=0.002):
+        with clients.running(4, interval=0.002):
             for number in range(1, SWAPS + 1):
                 digest = ledger_fixture.second_digest if number % 2 else ledger_fixture.first_digest
                 entry = ledger_fixture.deploy(digest)
-                appended[entry.seq] = time.time()
+                appended_at[entry.seq] = time.time()
                 server.wait_for_status(version=entry.seq, digest=digest)
         assert clients.failures == []
         swaps = server.metric("tidemill_swaps_total", model=ledger_fixture.harness.model)
-    wanted = {
-        d: predict_offline(ledger_fixture.ctx, d, clients.rows)
-        for d in (ledger_fixture.first_digest, ledger_fixture.second_digest)
+    expected = {
+        digest: predict_offline(ledger_fixture.ctx, digest, clients.rows)
+        for digest in (ledger_fixture.first_digest, ledger_fixture.second_digest)
     }
-    named = {s.entry.seq: s.entry.digest for s in ledger_fixture.ctx.chain().entries}
-    for at, _, told in clients.responses:
-        assert told["predictions"] == [wanted[told["digest"]][at]]
-        assert named[told["version"]] == told["digest"]
-    first = {
-        version: min(when for _, when, told in clients.responses if told["version"] == version)
-        for version in appended
+    entries = [valid_entry.entry for valid_entry in ledger_fixture.ctx.chain().entries]
+    digests = {entry.seq: entry.digest for entry in entries}
+    for index, _, response in clients.responses:
+        assert response["predictions"] == [expected[response["digest"]][index]]
+        assert digests[response["version"]] == response["digest"]
+    first_response_at = {
+        version: min(
+            received_at
+            for _, received_at, response in clients.responses
+            if response["version"] == version
+        )
+        for version in appended_at
     }
     assert swaps == SWAPS
-    assert median(first[version] - when for version, when in appended.items()) < 1
+    delays = [first_response_at[version] - appended_at[version] for version in appended_at]
+    assert median(delays) < 1
 
 
-def test_a_bundle_damaged_in_the_store_leaves_everything_as_it_was(
+def test_a_bundle_damaged_in_the_store_is_not_served(
     ledger_fixture: LedgerFixture,
 ) -> None:
     ledger_fixture.deploy(ledger_fixture.first_digest)
@@ -55,11 +61,11 @@ def test_a_bundle_damaged_in_the_store_leaves_everything_as_it_was(
         store = ledger_fixture.harness.settings.store / ledger_fixture.harness.model / "models"
         (store / f"{ledger_fixture.second_digest}.bundle").write_bytes(b"{}\ntree\n")
         ledger_fixture.deploy(ledger_fixture.second_digest)
-        told = server.wait_for_status(
+        status = server.wait_for_status(
             ledger_version=1, stale="entry 1 could not be taken into service"
         )
-        assert told["last_failure"]["error"] == "DigestMismatch"
-        assert told["last_failure"]["digest"] == ledger_fixture.second_digest
+        assert status["last_failure"]["error"] == "DigestMismatch"
+        assert status["last_failure"]["digest"] == ledger_fixture.second_digest
         assert server.predict(ROW).json() == before
         assert server.get("/v2/health/ready").status_code == 200
         assert (

@@ -1,4 +1,4 @@
-"""Where several models are served, a request that names none in its path must name one."""
+"""If several models are served, a request whose path names none must name one."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +27,12 @@ BODY = json.dumps({"inputs": [{"size": 1, "place": "p1"}]}).encode()
 
 @pytest.fixture(scope="module")
 def app() -> App:
-    """Two models over one bundle."""
+    """Two models with the same bundle."""
     spec = small_models.spec()
     bundle = small_models.bundle(spec)
     ledger = MemoryLedger()
     for name in NAMES:
-        entry = manual_entry(Chain(name), canonical.digest(bundle), "somebody", "")
+        entry = manual_entry(Chain(name), canonical.digest(bundle), "operator", "")
         ledger.append(name, canonical.encode(entry))
     follower = LedgerFollower(
         MemoryFeed(ledger),
@@ -62,7 +62,7 @@ def test_a_request_may_name_its_model(app: App, query: str, headers: dict[str, s
     assert send_request(app, request("/invocations", query, headers))["model"] == "other"
 
 
-def test_a_request_that_names_none_is_told_which_there_are(app: App) -> None:
+def test_the_error_for_a_request_without_a_model_lists_the_models(app: App) -> None:
     nameless = request("/invocations")
     assert "one, other" in send_request(app, nameless)["message"]
     assert nameless.status == 400
@@ -70,6 +70,6 @@ def test_a_request_that_names_none_is_told_which_there_are(app: App) -> None:
 
 def test_the_models_do_not_share_their_routes(app: App) -> None:
     for path, status in (("/models/one/predict", 400), ("/models/none/predict", 404)):
-        wrong = request(path)  # `inputs` is not its protocol
-        send_request(app, wrong)
-        assert wrong.status == status
+        invalid = request(path)  # `inputs` is not part of its protocol
+        send_request(app, invalid)
+        assert invalid.status == status

@@ -1,1 +1,1 @@
-"""The demo: a prediction server and a client that loads it while windows are learned."""
+"""The demo: a prediction server, and a client that sends requests while windows are processed."""

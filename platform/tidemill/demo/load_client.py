@@ -1,10 +1,11 @@
-"""A client in a process of its own: asks at a steady rate until its standard input ends.
+"""A load client: sends requests at a constant rate until its standard input ends.
 
     python -m tidemill.demo.load_client
 
-The first line of its input are `Orders` as JSON; all `Answer`s are its output, as JSON. It waits
-until the server is ready, and then for no answer before it asks again. After the end of its input
-it asks a few times more, so that a model which came at the last moment answers, too.
+The first line of the input is a `LoadSpec` as JSON; the output is the list of all `RequestResult`s
+as JSON. The client waits until the server is ready, and then sends each request without waiting for
+the response to the previous one. After the end of the input it sends a few more requests, so that a
+model that was deployed at the last moment answers, too.
 """
 
 import asyncio
@@ -17,17 +18,17 @@ import msgspec
 from tidemill.demo.traffic import RequestResult
 
 _POLL_INTERVAL_SECONDS, _READY_TIMEOUT_SECONDS = 0.05, 30
-"""Seconds between looks whether the server is ready; and how long to go on after the end."""
+"""The interval of the readiness checks, and for how long they go on after the input has ended."""
 _FINAL_REQUESTS = 10
-"""Requests after the end of the input."""
+"""Requests that are sent after the end of the input."""
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10)
 _KEEPALIVE_SECONDS = 2
-"""Seconds after which an idle connection is not used again: sooner than a server ends it."""
+"""Seconds after which an idle connection is not reused; less than the server's timeout."""
 _MAX_SPEC_BYTES = 64_000_000
 
 
 class LoadSpec(msgspec.Struct, frozen=True):
-    """Whom to ask, what, in turn, how many times a second, and with which token."""
+    """The server and model, the rows to send in turn, the requests per second, and the token."""
 
     url: str
     model: str
@@ -45,8 +46,10 @@ _decode = msgspec.json.Decoder(_PredictResponse).decode
 
 
 async def run_load(spec: LoadSpec, stop: asyncio.Event) -> list[RequestResult]:
-    """Ask from when the server is ready until `stop` is set, and `_LAST` times more; what came, in
-    the order of asking. Nothing comes of a server that is never ready."""
+    """Send requests until `stop` is set, and `_FINAL_REQUESTS` more; the results in sending order.
+
+    Waits for the server first; the list is empty if it never becomes ready.
+    """
     headers = {"authorization": f"Bearer {spec.token}"} if spec.token else {}
     bodies = [b'{"rows": [%b]}' % row for row in spec.rows]
     connector = aiohttp.TCPConnector(keepalive_timeout=_KEEPALIVE_SECONDS)
@@ -66,7 +69,7 @@ async def run_load(spec: LoadSpec, stop: asyncio.Event) -> list[RequestResult]:
 
 
 async def _wait_until_ready(session: aiohttp.ClientSession, stop: asyncio.Event) -> bool:
-    """Wait until the server is ready; False where it is not, long after `stop` was set."""
+    """Wait until the server is ready; False if it is not, some time after `stop` was set."""
     attempts_left = int(_READY_TIMEOUT_SECONDS / _POLL_INTERVAL_SECONDS)
     while not await _is_ready(session):
         attempts_left -= stop.is_set()

@@ -1,4 +1,4 @@
-"""Beside a command at work: a prediction server and a client that asks it, each a process."""
+"""The demo's processes: a prediction server, and a client that sends requests to it."""
 
 import ctypes
 import os
@@ -19,16 +19,16 @@ from tidemill.demo.traffic import LedgerAppend, RequestResult
 from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 60
-"""Seconds that a process gets to end, and a server to take what it was told."""
+"""Seconds for a process to end, and for a server to put a new version into service."""
 _POLL_INTERVAL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 _NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN_SECONDS": "0"}
-"""No balancer has to learn that the server ends."""
+"""No load balancer has to notice that the server shuts down."""
 
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A `tidemill serve` of one model."""
+    """A `tidemill serve` process for one model."""
 
     url: str
     model: str
@@ -37,7 +37,7 @@ class ServerProcess:
     process: "subprocess.Popen[bytes]"
 
     def wait_for_version(self, version: int) -> bool:
-        """Wait until this version, or a later one, is in service; False where it never is."""
+        """Wait until this version or a later one is in service; False if it never is."""
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
             if self._served_version() >= version:
@@ -46,7 +46,7 @@ class ServerProcess:
         return False
 
     def _served_version(self) -> int:
-        """The version in service; -1 where there is none."""
+        """The version in service; -1 if there is none."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             request = Request(f"{self.url}/models/{self.model}", headers=headers)
@@ -58,7 +58,7 @@ class ServerProcess:
 
 @contextmanager
 def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]:
-    """A server of the model on a free port of this machine, begun and not awaited."""
+    """A server of the model on a free local port; started, but not yet ready."""
     from tidemill.serving.supervisor import resolve_address
 
     serve_settings = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
@@ -92,7 +92,7 @@ def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]
 
 @dataclass
 class LoadClient:
-    """A client at work; `answers` are there when it has ended."""
+    """A running client; `responses` is filled when it has ended."""
 
     responses: list[RequestResult] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ class LoadClient:
 def running_load_client(
     server: ServerProcess, rows: Sequence[bytes], rate: float
 ) -> Iterator[LoadClient]:
-    """A client that asks the server for one of these rows, `rate` times a second, in turn."""
+    """A client that sends the server these rows in turn, `rate` requests per second."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = _spawn(("-m", "tidemill.demo.load_client"), pipes, {})
     target = {"url": server.url, "model": server.model, "rate": rate, "token": server.token}
@@ -120,12 +120,12 @@ def running_load_client(
 
 
 def sample_rows(ctx: ModelContext, count: int) -> list[bytes]:
-    """The fields, as JSON, of some of the first events of the model's topic."""
+    """The fields of the first events of the model's topic, as JSON; at most `count`."""
     spec, rows = ctx.spec, list[bytes]()
     offset_ranges = ctx.event_log.offset_ranges(spec.topic)
     ranges = {
-        p: (offset_range.low_watermark, offset_range.last_stable_offset)
-        for p, offset_range in offset_ranges.items()
+        partition: (offset_range.low_watermark, offset_range.last_stable_offset)
+        for partition, offset_range in offset_ranges.items()
     }
     for batch in ctx.event_log.read(spec.topic, ranges, expected_records=count):
         for value in batch.values:
@@ -137,7 +137,7 @@ def sample_rows(ctx: ModelContext, count: int) -> list[bytes]:
 
 
 def ledger_appends(ctx: ModelContext, topic: str) -> dict[int, LedgerAppend]:
-    """The model's standing entries by version, with the time at which the topic has each."""
+    """The model's valid entries by version, with their timestamps in the topic."""
     offset_range = ctx.event_log.offset_ranges(topic)[0]
     timestamps_ms: dict[int, int | None] = {}
     for batch in ctx.event_log.read(
@@ -155,7 +155,7 @@ def ledger_appends(ctx: ModelContext, topic: str) -> dict[int, LedgerAppend]:
 def _spawn(
     arguments: Sequence[str], stdio: Mapping[str, Any], env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    """A Python process that Ctrl-C does not reach, and that does not outlive this one."""
+    """A Python process that Ctrl-C does not reach, and that ends with this one."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | env,

@@ -1,4 +1,4 @@
-"""What a client saw of a server while models changed: failures, swaps, and how long they took."""
+"""What a client observed while models changed: failures, swaps, and their latencies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from itertools import pairwise
 import numpy as np
 
 MAX_REPORTED_ERRORS = 5
-"""Different faults, at most, that a sighting tells."""
+"""The maximum number of distinct errors in a summary."""
 SWAP_SETTLE_SECONDS = 0.1
-"""Seconds after the first answer of a new model that still count as its swap: the old one is
-freed, and the local copy written, when that answer is out."""
+"""Seconds after the first response of a new model that still count as its swap, because the old
+model is freed and the local copy is written after that response."""
 
 
 @dataclass(frozen=True)
 class RequestResult:
     """One request of a client.
 
-    `asked` is seconds since 1970, `seconds` how long it took. `version` and `digest` are the
-    answering model's; `fault` says why there is no answer.
+    `sent_at` is in seconds since 1970. `version` and `digest` are those of the model that answered;
+    `error` says why there is no valid response.
     """
 
     sent_at: float
@@ -34,7 +34,7 @@ class RequestResult:
 
 @dataclass(frozen=True)
 class LedgerAppend:
-    """A standing entry of the ledger: its digest, and when it was appended (seconds since 1970)."""
+    """A valid ledger entry: its digest, and when it was appended (seconds since 1970)."""
 
     digest: str
     appended_at: float
@@ -42,7 +42,7 @@ class LedgerAppend:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Milliseconds of requests, and how many they were; None where there were none."""
+    """The number of requests, and percentiles of their latency; None without requests."""
 
     requests: int
     p50_ms: float | None
@@ -51,11 +51,11 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class TrafficSummary:
-    """What a client saw. `swaps` counts the models that it saw take over from another.
+    """What a client observed. `swaps` counts the models that replaced another one.
 
-    A swap lasts from its ledger entry to `SETTLES` after the first answer by the new model;
-    requests under way at any moment of one are `in_swaps`. `first_answer_ms` is, for each swap in
-    the ledger's order, from the entry to the end of that answer.
+    A swap lasts from its ledger entry to `SWAP_SETTLE_SECONDS` after the first response of the new
+    model; `during_swaps` are the requests in flight at any moment of a swap. `first_response_ms` is
+    the time from the entry to the end of that response, for each swap in the ledger's order.
     """
 
     requests: int
@@ -70,9 +70,9 @@ class TrafficSummary:
 def summarize_traffic(
     results: Sequence[RequestResult], ledger: Mapping[int, LedgerAppend]
 ) -> TrafficSummary:
-    """Sum up; `ledger` has the standing entries by version.
+    """Summarize results; `ledger` holds the valid entries by version.
 
-    An answer by a model that the ledger does not name under that version has failed, too.
+    A response by a model that the ledger does not name under that version counts as failed.
     """
     errors = [error for result in results if (error := _result_error(result, ledger)) is not None]
     first_finished: dict[int, float] = {}
@@ -87,8 +87,8 @@ def summarize_traffic(
         for version, first in swaps.items()
     ]
     during_swap = [
-        any(a.sent_at < end and a.finished_at > start for start, end in swap_intervals)
-        for a in results
+        any(result.sent_at < end and result.finished_at > start for start, end in swap_intervals)
+        for result in results
     ]
     return TrafficSummary(
         requests=len(results),
@@ -96,13 +96,13 @@ def summarize_traffic(
         errors=tuple(dict.fromkeys(errors))[:MAX_REPORTED_ERRORS],
         swaps=len(swaps),
         during_swaps=_latency_summary(
-            [a for a, within in zip(results, during_swap, strict=True) if within]
+            [result for result, within in zip(results, during_swap, strict=True) if within]
         ),
         between_swaps=_latency_summary(
-            [a for a, within in zip(results, during_swap, strict=True) if not within]
+            [result for result, within in zip(results, during_swap, strict=True) if not within]
         ),
         first_response_ms=tuple(
-            (first - ledger[v].appended_at) * 1000 for v, first in swaps.items()
+            (first - ledger[version].appended_at) * 1000 for version, first in swaps.items()
         ),
     )
 
@@ -112,7 +112,7 @@ def _result_error(result: RequestResult, ledger: Mapping[int, LedgerAppend]) -> 
         return result.error
     entry = None if result.version is None else ledger.get(result.version)
     if entry is None or entry.digest != result.digest:
-        return f"answered by {result.digest} as version {result.version}, which no entry says"
+        return f"answered by {result.digest} as version {result.version}, unlike the ledger"
     return None
 
 

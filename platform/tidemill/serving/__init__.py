@@ -1,1 +1,1 @@
-"""The prediction server: the champion of every model, answered over HTTP, swapped in flight."""
+"""The prediction server: serves the champion of every model, and swaps it without downtime."""

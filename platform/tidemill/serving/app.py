@@ -1,4 +1,4 @@
-"""The application: routes, the way of a prediction, and errors in each protocol's own words."""
+"""The application: routes, the path of a prediction, and errors in the format of each protocol."""
 
 import asyncio
 import logging
@@ -36,14 +36,14 @@ from tidemill.serving.status import Status
 logger = logging.getLogger("tidemill.serving")
 
 MAX_INLINE_ROWS = 16
-"""Rows up to which a request is answered at once, without a thread."""
+"""Requests with at most this many rows are predicted inline, without a thread."""
 _PROMETHEUS_HEADERS = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
 _HTML_HEADERS = (("content-type", "text/html; charset=utf-8"),)
 
 
 @dataclass(frozen=True)
 class PredictRoute:
-    """A route that predicts: for one model, or (None) for the one that the request names."""
+    """A route that predicts: for one model, or (None) for the model that the request names."""
 
     name: str
     codecs: Mapping[str, Codec]
@@ -53,10 +53,14 @@ class PredictRoute:
 
 @dataclass(frozen=True)
 class InfoRoute:
-    """A route that tells something; a probe is open to everybody."""
+    """A route that returns information; a probe requires no token."""
 
     handler: Callable[[], HTTPResponse]
     probe: bool = False
+
+
+Routes = dict[str, dict[str, PredictRoute | InfoRoute]]
+"""Routes by path and method."""
 
 
 @dataclass
@@ -70,9 +74,7 @@ class App:
     executor: Executor
     prediction_log: PredictionLog | None = None
     in_flight: int = 0
-    _routes: dict[str, dict[str, PredictRoute | InfoRoute]] = field(
-        default_factory=dict, init=False
-    )
+    _routes: Routes = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         schemas = {name: state.schema for name, state in self.status.follower.models.items()}
@@ -88,7 +90,7 @@ class App:
         started_at = time.perf_counter()
         self.in_flight += 1
         model, route = "", "none"
-        path = scope.path  # made anew each time it is asked for
+        path = scope.path  # Granian builds the string on each access
         encode_error = inference.encode_error if path.startswith("/v2") else native.encode_error
         status = 500
         try:
@@ -101,9 +103,9 @@ class App:
                 model = matched_route.model or self._requested_model(scope)
                 status = await self._predict(matched_route, model, scope, channel)
             elif matched_route is not None:
-                route, reply = "look", matched_route.handler()
-                status = reply.status
-                channel.response_bytes(status, list(reply.headers), reply.body)
+                route, response = "info", matched_route.handler()
+                status = response.status
+                channel.response_bytes(status, list(response.headers), response.body)
             else:
                 raise self._not_found_error(scope, methods)
         except TidemillError as error:
@@ -121,14 +123,14 @@ class App:
     async def _predict(
         self, route: PredictRoute, model: str, scope: Scope, channel: Channel
     ) -> int:
-        """Answer a request by the model that is in service when its body has come."""
+        """Answer with the model that is in service once the body is read; the status code."""
         codec = route.codecs[model]
         body = await self.limits.read_body(scope, channel)
         served = self.status.follower.models[model].slot.served
         if served is None:
             raise NotServed(
                 f"No deployment of model {model} is in service yet.",
-                "Ask again later; /models says what the server waits for.",
+                "Retry later; /models shows what the server is waiting for.",
             )
         request = codec.decode(body)
         try:
@@ -149,7 +151,7 @@ class App:
         )
 
     def _requested_model(self, scope: Scope) -> str:
-        """The model of a request whose path names none."""
+        """The model of a request whose path does not name one."""
         models = list(self.status.follower.models)
         names = parse_qs(scope.query_string).get("model", [])
         name = names[0] if names else scope.headers.get("x-tidemill-model")
@@ -157,8 +159,8 @@ class App:
             return models[0]
         if name is None:
             raise RequestInvalid(
-                "Several models are served, and the request names none.",
-                f"Add ?model=NAME, or the header X-Tidemill-Model: {', '.join(models)}.",
+                "Several models are served, and the request does not name one.",
+                f"Add ?model=NAME or the header X-Tidemill-Model; models: {', '.join(models)}.",
             )
         if name not in models:
             raise self._unknown_model_error(name)
@@ -168,56 +170,39 @@ class App:
         if methods is not None:
             return MethodNotAllowed(scope.method, scope.path, ", ".join(methods))
         parts = scope.path.strip("/").split("/")
-        model_segments = {
-            "models": parts[1:2],
-            "v2": parts[2:3] if parts[1:2] == ["models"] else [],
-        }
-        segment = model_segments.get(parts[0], [])
+        v2_segment = parts[2:3] if parts[1:2] == ["models"] else []
+        segment = {"models": parts[1:2], "v2": v2_segment}.get(parts[0], [])
         if segment and segment[0] not in self.status.follower.models:
             return self._unknown_model_error(segment[0])
-        return NoSuchPath(f"There is no {scope.path[:200]}.", "See /docs for what there is.")
+        return NoSuchPath(f"Path {scope.path[:200]} does not exist.", "See /docs for all paths.")
 
     def _unknown_model_error(self, name: str) -> UnknownModel:
         return UnknownModel(
             f"No model {name[:80]!r} is served.",
-            f"There are: {', '.join(self.status.follower.models)}.",
+            f"Served models: {', '.join(self.status.follower.models)}.",
         )
 
-    def _predict_routes(
-        self, schemas: Mapping[str, RequestSchema]
-    ) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
-        """The routes that predict, and what the Open Inference Protocol tells of a model."""
-        mlflow_codecs = {
-            name: mlflow.MlflowCodec(model_schema) for name, model_schema in schemas.items()
-        }
-        routes: dict[str, dict[str, PredictRoute | InfoRoute]] = {
-            "/invocations": {
-                "POST": PredictRoute("invocations", mlflow_codecs, mlflow.encode_error)
-            }
-        }
+    def _predict_routes(self, schemas: Mapping[str, RequestSchema]) -> Routes:
+        """The routes that predict, and the routes that describe a model."""
+        mlflow_codecs = {name: mlflow.MlflowCodec(schema) for name, schema in schemas.items()}
+        invocations = PredictRoute("invocations", mlflow_codecs, mlflow.encode_error)
+        routes: Routes = {"/invocations": {"POST": invocations}}
         for name, schema in schemas.items():
-            native_codec, inference_codec = (
-                native.NativeCodec(schema),
-                inference.OpenInferenceCodec(schema),
-            )
+            native_codecs = {name: native.NativeCodec(schema)}
+            inference_codecs = {name: inference.OpenInferenceCodec(schema)}
+            predict = PredictRoute("predict", native_codecs, native.encode_error, name)
+            infer = PredictRoute("infer", inference_codecs, inference.encode_error, name)
+            ready = InfoRoute(partial(self._model_readiness, name))
             routes |= {
-                f"/models/{name}/predict": {
-                    "POST": PredictRoute("predict", {name: native_codec}, native.encode_error, name)
-                },
-                f"/v2/models/{name}/infer": {
-                    "POST": PredictRoute(
-                        "infer", {name: inference_codec}, inference.encode_error, name
-                    )
-                },
+                f"/models/{name}/predict": {"POST": predict},
+                f"/v2/models/{name}/infer": {"POST": infer},
                 f"/models/{name}": {"GET": InfoRoute(partial(self._model_status, name))},
                 f"/v2/models/{name}": {"GET": InfoRoute(partial(self._model_metadata, name))},
-                f"/v2/models/{name}/ready": {
-                    "GET": InfoRoute(partial(self._model_readiness, name))
-                },
+                f"/v2/models/{name}/ready": {"GET": ready},
             }
         return routes
 
-    def _info_routes(self, document: bytes) -> dict[str, dict[str, PredictRoute | InfoRoute]]:
+    def _info_routes(self, document: bytes) -> Routes:
         page = openapi.page(document)
         routes = {
             "/": InfoRoute(lambda: HTTPResponse(page, headers=_HTML_HEADERS)),
@@ -257,7 +242,7 @@ class App:
 
 
 _INTERNAL_ERROR = TidemillError(
-    "The server failed to answer.", "Its log says why; please report it with the request."
+    "An internal error occurred.", "The server's log has the details; report them with the request."
 )
 
 

@@ -1,4 +1,4 @@
-"""HTTP as Granian hands it over: bodies within bounds, errors as status codes, tokens."""
+"""HTTP over Granian's RSGI: limits on bodies, status codes of errors, and the token."""
 
 import asyncio
 import hmac
@@ -25,14 +25,14 @@ JSON_HEADERS: Headers = [("content-type", "application/json")]
 
 
 class NoSuchPath(TidemillError):
-    """The server has no such path."""
+    """The path does not exist."""
 
 
 class MethodNotAllowed(TidemillError):
-    """The path takes other methods, which `allowed` names."""
+    """The path does not support the method; `allowed` lists the methods that it supports."""
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
-        super().__init__(f"{path[:200]} does not take {method[:20]}.", f"Use {allowed}.")
+        super().__init__(f"{path[:200]} does not support {method[:20]}.", f"Use {allowed}.")
         self.allowed = allowed
 
 
@@ -60,7 +60,7 @@ class Scope(Protocol):
 
 
 class Channel(Protocol):
-    """The rest of a request, and the way back (RSGI)."""
+    """The body of a request, and the means to respond (RSGI)."""
 
     async def __call__(self) -> bytes: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -69,7 +69,7 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class HTTPResponse:
-    """An answer."""
+    """A response."""
 
     body: bytes
     status: int = 200
@@ -77,12 +77,12 @@ class HTTPResponse:
 
 
 def error_status(error: TidemillError) -> int:
-    """The status code of a fault: 500 for what is not the client's to mend."""
+    """The status code of an error; 500 if the client cannot correct it."""
     return next((code for kind, code in _STATUS_CODES.items() if isinstance(error, kind)), 500)
 
 
 def error_headers(error: TidemillError) -> Headers:
-    """The headers that go with a fault."""
+    """The headers of an error response."""
     if isinstance(error, MethodNotAllowed):
         return [*JSON_HEADERS, ("allow", error.allowed)]
     if isinstance(error, Unauthorized):
@@ -94,8 +94,11 @@ def error_headers(error: TidemillError) -> Headers:
 
 @dataclass
 class RequestLimits:
-    """What a body may cost. `watch` ends those that take too long; it is a task of its own,
-    because a timer for each request costs more than the request."""
+    """Limits on request bodies.
+
+    `cancel_overdue` cancels reads that take too long. It runs as a single task, because a timer per
+    request would cost more than the request.
+    """
 
     max_bytes: int
     max_chunks: int
@@ -114,25 +117,26 @@ class RequestLimits:
             return await (self._read_chunks(channel) if length is None else channel())
         except ProtocolClosed:
             raise RequestInvalid(
-                "The connection ended before the body.", "Send all of it; then wait for the answer."
+                "The connection was closed before the end of the body.",
+                "Send the whole body, then wait for the response.",
             ) from None
         except asyncio.CancelledError:
             if task in self._read_started_at:
-                raise  # nobody here has cancelled it
+                raise  # it was not cancelled by `cancel_overdue`
             task.uncancel()
             raise RequestTooSlow(
-                f"The body did not come within {self.body_timeout_seconds:g} s.",
+                f"The body did not arrive within {self.body_timeout_seconds:g} s.",
                 "Send it faster, or raise TIDEMILL_SERVE__BODY_TIMEOUT.",
             ) from None
         finally:
             self._read_started_at.pop(task, None)
 
     async def cancel_overdue(self) -> None:
-        """Cancel what has been reading for too long, for ever."""
+        """Cancel reads that take too long, until this task is cancelled."""
         while True:
             await asyncio.sleep(min(self.body_timeout_seconds / 4, 1))
             cutoff = time.monotonic() - self.body_timeout_seconds
-            for task, started_at in list(self._read_started_at.items()):  # the oldest first
+            for task, started_at in list(self._read_started_at.items()):  # oldest first
                 if started_at > cutoff:
                     break
                 del self._read_started_at[task]
@@ -147,8 +151,8 @@ class RequestLimits:
             self._check_size(size)
             if len(parts) > self.max_chunks:
                 raise RequestTooLarge(
-                    f"The body comes in more than {self.max_chunks} chunks.",
-                    "Send larger chunks, or a content length.",
+                    f"The body has more than {self.max_chunks} chunks.",
+                    "Send larger chunks, or a Content-Length header.",
                 )
         return b"".join(parts)
 
@@ -156,24 +160,26 @@ class RequestLimits:
         if size > self.max_bytes:
             raise RequestTooLarge(
                 f"The body has more than {self.max_bytes} bytes.",
-                "Ask in parts, or raise TIDEMILL_SERVE__MAX_BYTES.",
+                "Split the request, or raise TIDEMILL_SERVE__MAX_BYTES.",
             )
 
 
 def _parse_content_length(length: str) -> int:
     if not length.isascii() or not length.isdigit():
-        raise RequestInvalid("The content length is no number.", "Send the right one.")
+        raise RequestInvalid(
+            "The Content-Length is not a number.", "Send the length of the body in bytes."
+        )
     return int(length[:20])
 
 
 @dataclass(frozen=True)
 class TokenAuth:
-    """Asks for the token, if there is one."""
+    """Requires the token, if one is configured."""
 
     token: str | None
 
     def check(self, scope: Scope) -> None:
-        """Raises `Unauthorized`."""
+        """Raise `Unauthorized` unless the request carries the token."""
         if self.token is None:
             return
         authorization = scope.headers.get("authorization") or ""

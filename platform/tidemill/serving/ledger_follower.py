@@ -1,4 +1,4 @@
-"""Follow the ledger: what of it is in service, per model, and what could not be."""
+"""Follow the ledger, and keep the newest loadable model of each chain in service."""
 
 import logging
 import re
@@ -25,20 +25,20 @@ logger = logging.getLogger("tidemill.serving")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_ENTRIES_TRIED = 8
-"""Entries, newest first, among which a server looks for one whose bundle is sound."""
+"""How many entries, newest first, are tried to find one whose bundle can be loaded."""
 _MAX_RETRY_DELAY_MS = 60_000
 
 FollowerEvent = Literal["swap", "failure"]
 FetchBundle = Callable[[str, str], bytes]
 """The bytes of a model's bundle by its digest."""
 LoadPredictor = Callable[[bytes, str, RequestSchema], Predictor]
-"""Verify, prove and load: bytes, digest, contract. Raises what is wrong with the bundle."""
+"""Verify, validate and load: bytes, digest, schema. Raises if the bundle is not usable."""
 
 
 class LedgerFollower:
-    """Takes what the ledger says into service. One thread calls `step`; others read the state.
+    """Puts the ledger's models into service. One thread calls `step`; others read the state.
 
-    Nothing that is wrong with the ledger, a bundle or Kafka is raised: it is told by the state.
+    Errors of the ledger, a bundle or Kafka are not raised but recorded in the state.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LedgerFollower:
         clock: Clock,
         startup_timeout_ms: int = 0,
         writes_local_copy: bool = True,
-        on_event: Callable[[str, FollowerEvent], None] = lambda model, what: None,
+        on_event: Callable[[str, FollowerEvent], None] = lambda model, event: None,
     ) -> None:
         self.models = {
             name: ModelState(schema, chain=Chain(name)) for name, schema in schemas.items()
@@ -81,13 +81,13 @@ class LedgerFollower:
             try:
                 reached = self.step(poll_seconds)
             except Exception:
-                logger.exception("The ledger's follower stumbled; it goes on.")
+                logger.exception("The ledger follower failed; it continues.")
                 reached = False
             if not reached:
                 stop.wait(poll_seconds)
 
     def step(self, seconds: float) -> bool:
-        """Take one hearing into account; whether the ledger was reached."""
+        """Process one poll of the ledger; whether the ledger was reached."""
         try:
             poll = self._feed.poll(seconds)
         except TidemillError as error:
@@ -95,10 +95,10 @@ class LedgerFollower:
             return False
         connection = self.connection
         if connection.error is not None:
-            logger.info("The ledger is reached again.")
+            logger.info("The connection to the ledger is restored.")
         connection.error, connection.last_contact_ms, connection.lag = None, self._clock(), poll.lag
         if poll.reset:
-            logger.warning("The ledger's topic is another one; models stay as they are.")
+            logger.warning("The ledger topic was replaced; the models in service are kept.")
         for name, state in self.models.items():
             previous = Chain(name) if poll.reset else state.chain
             state.chain = build_chain(name, poll.records, previous) if poll.records else previous
@@ -123,10 +123,10 @@ class LedgerFollower:
                 self._serve_local_copy(name, state)
 
     def _reconcile(self, name: str, state: ModelState) -> None:
-        """Bring what is served to the head of the chain, or as near as sound bundles reach."""
+        """Serve the head of the chain, or the newest entry before it whose bundle can be loaded."""
         entries, newest_served, served = state.chain.entries, state.newest_served, state.slot.served
         if newest_served is not None and len(entries) <= newest_served[0]:
-            self._serve_local_copy(name, state)  # a ledger that is lost, or being restored
+            self._serve_local_copy(name, state)  # the ledger is lost or being restored
         elif not entries or state.in_backoff(entries[-1].hash, self._clock()):
             pass
         elif newest_served is not None and entries[newest_served[0]].hash != newest_served[1]:
@@ -153,7 +153,7 @@ class LedgerFollower:
                 if valid_entry is entries[-1]:
                     self._record_failure(name, state, error, valid_entry)
                 if isinstance(error, StoreUnavailable):
-                    break  # with the bundles of all the others
+                    break  # the other bundles cannot be fetched either
                 continue
             if valid_entry is entries[-1]:
                 state.clear_failure()
@@ -161,13 +161,13 @@ class LedgerFollower:
         self._serve_local_copy(name, state)
 
     def _activate(self, name: str, state: ModelState, valid_entry: ValidEntry) -> None:
-        """Put an entry's model into service. Raises what is wrong with its bundle."""
+        """Put an entry's model into service. Raises if its bundle is not usable."""
         entry, served = valid_entry.entry, state.slot.served
         if not _DIGEST.fullmatch(entry.digest):
             raise BundleInvalid(
-                f"Entry {entry.seq} of model {name} names {entry.digest[:80]!r}, which is no "
-                "sha256.",
-                "Deploy a model of the store by `tidemill rollback` or `tidemill approve`.",
+                f"Entry {entry.seq} of model {name} names {entry.digest[:80]!r}, which is not a "
+                "valid sha256.",
+                "Deploy a stored model with `tidemill rollback` or `tidemill approve`.",
             )
         bundle = None
         if served is not None and served.digest == entry.digest:
@@ -175,13 +175,12 @@ class LedgerFollower:
         else:
             bundle = self._fetch_bundle(name, entry.digest)
             predictor = self._load_predictor(bundle, entry.digest, state.schema)
-        if (
-            self._writes_local_copy and served is None
-        ):  # ready is who could start again without Kafka
+        if self._writes_local_copy and served is None:
+            # Before the swap: a server is ready only if it could restart without Kafka.
             self._save_local_copy(name, valid_entry, bundle)
         state.slot.swap(ServedModel(predictor, entry, valid_entry.hash, self._clock()))
         state.newest_served = entry.seq, valid_entry.hash
-        logger.info("Model %s: entry %d, %s, is in service.", name, entry.seq, entry.digest)
+        logger.info("Model %s: entry %d (%s) is in service.", name, entry.seq, entry.digest)
         if served is not None:
             self._on_event(name, "swap")
             if self._writes_local_copy:
@@ -192,11 +191,11 @@ class LedgerFollower:
             digest = valid_entry.entry.digest
             data = bundle if bundle is not None else self._fetch_bundle(name, digest)
             self._local_copy.save(name, valid_entry.value, digest, data)
-        except Exception as error:  # a full disk must not stop the serving
+        except Exception as error:  # a full disk must not stop the server
             logger.warning("Model %s: the local copy could not be written: %s", name, error)
 
     def _serve_local_copy(self, name: str, state: ModelState) -> None:
-        """Serve the local copy where nothing is served yet."""
+        """Serve the local copy if nothing is served yet."""
         local_entry = self._local_entries.pop(name, None)
         if local_entry is None or state.slot.served is not None:
             return
@@ -222,12 +221,8 @@ class LedgerFollower:
         )
         entry = valid_entry.entry if valid_entry else None
         error_type, seq = type(error).__name__, entry.seq if entry else None
-        previous = state.failure
-        if previous is None or (previous.error, previous.message, previous.version) != (
-            error_type,
-            message,
-            seq,
-        ):
+        failure, last = (error_type, message, seq), state.failure
+        if last is None or (last.error, last.message, last.version) != failure:
             logger.error("Model %s: %s: %s", name, error_type, error)
             state.retry_delay_ms = FIRST_RETRY_DELAY_MS
         self._on_event(name, "failure")
@@ -240,10 +235,10 @@ class LedgerFollower:
 
 def _wrong_chain_error(name: str, valid_entry: ValidEntry) -> LedgerBroken:
     return LedgerBroken(
-        f"Entry {valid_entry.entry.seq} of model {name} in the ledger is not the one that this "
-        "server has served.",
-        f"It keeps its model. Run `tidemill verify {name}`; if this ledger is meant, stop the "
-        "server, remove the model's folder in `serving/` of its home, and start it again.",
+        f"Entry {valid_entry.entry.seq} of model {name} in the ledger differs from the one that "
+        "this server has served.",
+        f"The server keeps its model. Run `tidemill verify {name}`. If this is the right ledger, "
+        "stop the server, remove the model's folder in `serving/` of its home, and restart it.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Bundles to predictors: verified, proven in a child process, loaded."""
+"""From bundles to predictors: digests verified, validated in a child process, loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from tidemill.serving.schemas import RequestSchema
 
 @dataclass(frozen=True)
 class PredictorLoader:
-    """Loads bundles, each with the feature function that it was made by: `function` finds it.
+    """Loads bundles, each with the feature function it was made with (by `load_function`).
 
-    After an adoption that may be another one than `defs.yaml` names.
+    After an adoption, this may differ from the function that `defs.yaml` names.
     """
 
     validator: BundleValidator
     load_function: Callable[[str], FeatureFunction]
 
     def __call__(self, bundle: bytes, digest: str, schema: RequestSchema) -> Predictor:
-        """The predictor of these bytes.
+        """The predictor of a bundle.
 
-        Raises `DigestMismatch`, `FeatureSkew`, `BundleUnfit`, and what `function` raises.
+        Raises `DigestMismatch`, `FeatureSkew`, `BundleInvalid`, and what `load_function` raises.
         """
         if canonical.digest(bundle) != digest:
             raise DigestMismatch(
-                f"The bytes of bundle {digest} are others.",
-                "Restore the bundle from a backup; `tidemill verify` names all that is damaged.",
+                f"The bytes of bundle {digest} do not match its digest.",
+                "Restore the bundle from a backup; `tidemill verify` names everything damaged.",
             )
         self.validator.validate(bundle)
         reference = feature_function_reference(bundle)

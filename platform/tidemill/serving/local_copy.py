@@ -1,4 +1,4 @@
-"""The server's own copy of what it serves: enough to start from while Kafka is away."""
+"""The server's local copy of what it serves, with which it can start without Kafka."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tidemill.core.errors import DigestMismatch
 from tidemill.core.ledger import Entry
 from tidemill.ports import Store
 
-_REMEDY = "The server makes it again as soon as it has reached the ledger."
+_REMEDY = "The server writes it again as soon as it reaches the ledger."
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,41 @@ class LocalEntry:
 
 
 @dataclass(frozen=True)
+class _StoredEntry:
+    """`entry.json`: the bytes of the ledger entry."""
+
+    value: bytes
+    format: int = canonical.FORMAT
+
+
+@dataclass(frozen=True)
 class LocalCopy:
-    """Bundles, and the entries that named them, one of each a model, in a store of their own."""
+    """One entry and its bundle per model, in a separate store."""
 
     store: Store
 
     def entry(self, model: str) -> LocalEntry | None:
-        """The entry that was last served; None where there is none or its copy is damaged."""
+        """The entry that was last served; None if there is none or its copy is damaged."""
         data = self.store.get(f"{model}/entry.json")
         body = canonical.verify_checksum(data) if data is not None else None
-        if body is None:
+        if body is None or canonical.format_of(body) != canonical.FORMAT:
             return None
-        value = canonical.decode(body, dict[str, bytes])["value"]
+        value = canonical.decode(body, _StoredEntry).value
         return LocalEntry(canonical.decode(value, Entry), value)
 
     def bundle(self, model: str, digest: str) -> bytes:
-        """The bytes of a bundle, which nobody has verified. Raises `DigestMismatch` without."""
+        """The bytes of a bundle, unverified. Raises `DigestMismatch` if it is missing."""
         data = self.store.get(f"{model}/{digest}.bundle")
         if data is None:
             raise DigestMismatch(f"The local copy of bundle {digest} is missing.", _REMEDY)
         return data
 
     def save(self, model: str, value: bytes, digest: str, bundle: bytes) -> None:
-        """Keep this entry and its bundle instead of those before."""
+        """Replace the model's entry and bundle by these."""
         name = f"{model}/{digest}.bundle"
         if self.store.get(name) != bundle:
             self.store.replace(name, bundle)
-        entry = canonical.with_checksum(canonical.encode({"value": value}))
+        entry = canonical.with_checksum(canonical.encode(_StoredEntry(value)))
         self.store.replace(f"{model}/entry.json", entry)
         for other in list(self.store.names(f"{model}/")):
             if other.endswith(".bundle") and other != name:

@@ -36,7 +36,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts and times. With `shared`, counters are those of all workers together."""
+    """Counters and latencies. With `multiprocess`, they are the sums over all workers."""
 
     def __init__(self, multiprocess: bool = False) -> None:
         self._registry = registry = CollectorRegistry()
@@ -49,35 +49,41 @@ class Metrics:
         )
         self._latency = Histogram(
             "tidemill_request_seconds",
-            "From a request's head to its answer.",
+            "Time from the head of a request to its response.",
             ("model",),
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
         self._swaps = Counter(
-            "tidemill_swaps", "Models swapped while serving.", ("model",), registry=registry
+            "tidemill_swaps", "Models replaced while serving.", ("model",), registry=registry
         )
         self._failures = Counter(
-            "tidemill_load_failures", "Deployments not taken.", ("model",), registry=registry
+            "tidemill_load_failures",
+            "Deployments that could not be taken into service, each attempt counted.",
+            ("model",),
+            registry=registry,
         )
         self.dropped_predictions = Counter(
-            "tidemill_predictions_dropped", "Predictions not logged.", ("model",), registry=registry
+            "tidemill_predictions_dropped",
+            "Predictions that were not written to the prediction log.",
+            ("model",),
+            registry=registry,
         )
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
 
     def init_model(self, model: str) -> None:
-        """Let a model's metrics be there from the start, at zero."""
+        """Create a model's series at zero, so that they exist from the start."""
         for counter in (self._swaps, self._failures, self.dropped_predictions):
             counter.labels(model)
         self._histograms[model] = self._latency.labels(model)
 
     def count_event(self, model: str, event: FollowerEvent) -> None:
-        """Count what the follower has done."""
+        """Count an event of the follower."""
         (self._swaps if event == "swap" else self._failures).labels(model).inc()
 
     def observe_request(self, model: str, route: str, status: int, seconds: float) -> None:
-        """Count an answer; `model` is empty where a request names none."""
+        """Count a response; `model` is empty if the request names none."""
         key = model, route, status
         counter = self._counters.get(key)
         if counter is None:
@@ -87,7 +93,7 @@ class Metrics:
             self._histograms[model].observe(seconds)
 
     def render(self, status: Status) -> bytes:
-        """What Prometheus reads."""
+        """All metrics in Prometheus' text format."""
         registry = CollectorRegistry() if self._multiprocess else self._registry
         payload = b""
         if self._multiprocess:
@@ -99,7 +105,7 @@ class Metrics:
 
 
 class _StateCollector(Collector):
-    """What is so at the moment of asking; every worker knows it."""
+    """Gauges that are computed at scrape time; each worker reports its own."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
@@ -108,15 +114,17 @@ class _StateCollector(Collector):
         status, models = self._status, self._status.follower.models
         age = GaugeMetricFamily(
             "tidemill_model_age_seconds",
-            "Since the end of the newest window that the model in service learned from.",
+            "Time since the end of the newest window that the model in service has learned from.",
             labels=("model",),
         )
         version = GaugeMetricFamily(
-            "tidemill_model_version", "Ledger entry in service.", labels=("model", "digest")
+            "tidemill_model_version",
+            "The seq of the ledger entry in service.",
+            labels=("model", "digest"),
         )
         lag = GaugeMetricFamily(
             "tidemill_ledger_lag_entries",
-            "Standing ledger entries of the model behind the one in service.",
+            "Valid ledger entries of the model that are newer than the one in service.",
             labels=("model",),
         )
         for name, state in models.items():
@@ -128,11 +136,16 @@ class _StateCollector(Collector):
             served_seq = -1 if served is None else served.entry.seq
             lag.add_metric((name,), max(0, len(state.chain.entries) - 1 - served_seq))
         yield from (age, version, lag)
-        unread_records = status.follower.connection.lag
-        yield GaugeMetricFamily("tidemill_ledger_behind", "Ledger records unread.", unread_records)
         yield GaugeMetricFamily(
-            "tidemill_ledger_silent_seconds",
-            "Since the ledger was reached.",
+            "tidemill_ledger_unread_records",
+            "Records of the ledger topic that are not read yet.",
+            status.follower.connection.lag,
+        )
+        yield GaugeMetricFamily(
+            "tidemill_ledger_contact_age_seconds",
+            "Time since the ledger was last reached, or since the start.",
             status.seconds_since_contact(),
         )
-        yield GaugeMetricFamily("tidemill_ready", "Whether it is ready.", int(status.ready))
+        yield GaugeMetricFamily(
+            "tidemill_ready", "1 if the server is ready, otherwise 0.", int(status.ready)
+        )

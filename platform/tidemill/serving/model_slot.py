@@ -1,4 +1,4 @@
-"""What is in service of one model: read by requests without a lock, swapped by one thread."""
+"""The served version of a model: read by requests without a lock, swapped by one thread."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from tidemill.serving.predictor import Predictor
 class ServedModel:
     """A model in service, and the ledger entry that put it there.
 
-    `hash` is the sha256 of the entry's bytes; `since` milliseconds since 1970; `copied` says that
-    it came from the local copy and the ledger was not asked.
+    `hash` is the sha256 of the entry's bytes; `since_ms` is in milliseconds since 1970.
+    `from_local_copy` means that the ledger has not confirmed the entry.
     """
 
     predictor: Predictor
@@ -22,14 +22,14 @@ class ServedModel:
 
     @property
     def digest(self) -> str:
-        """The model's name, for ever."""
+        """The model's permanent name."""
         return self.predictor.model.digest
 
 
 class ModelSlot:
-    """Holds what is in service. A request takes `served` once and keeps to it.
+    """Holds the model in service. A request reads `served` once and uses that model to the end.
 
-    An old model is freed when the last request that took it has ended.
+    An old model is freed when the last request that uses it has ended.
     """
 
     __slots__ = ("served",)
@@ -38,6 +38,6 @@ class ModelSlot:
         self.served: ServedModel | None = None
 
     def swap(self, served: ServedModel) -> ServedModel | None:
-        """Put a model into service and give the one before."""
+        """Put a model into service; the previous one."""
         previous, self.served = self.served, served
         return previous

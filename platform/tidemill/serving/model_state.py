@@ -1,4 +1,4 @@
-"""What a server knows of its models and of the ledger; one thread writes it, others read."""
+"""A server's state of its models and of the ledger; one thread writes it, others read it."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from tidemill.serving.model_slot import ModelSlot
 from tidemill.serving.schemas import RequestSchema
 
 FIRST_RETRY_DELAY_MS = 1_000
-"""Milliseconds after which a bundle that failed is tried again; then twice as many."""
+"""Milliseconds until a failed bundle is retried; the delay doubles after each failure."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LoadFailure:
 class ModelState:
     """One model: what is served, the ledger as far as it was read, and the last failure.
 
-    `known` are `seq` and hash of the newest entry that this server has served, now or before a
-    restart: it never goes back behind it.
+    `newest_served` holds `seq` and hash of the newest entry that this server has served, now or
+    before a restart. The server never goes back behind it.
     """
 
     schema: RequestSchema
@@ -36,21 +36,21 @@ class ModelState:
     newest_served: tuple[int, str] | None = None
     failure: LoadFailure | None = None
     backoff: tuple[str, int] | None = None
-    """The head that failed, and when to try it again, in ms."""
+    """The hash of the head that failed, and when to retry it, in ms since 1970."""
     retry_delay_ms: int = FIRST_RETRY_DELAY_MS
 
     def in_backoff(self, head: str, now_ms: int) -> bool:
-        """Whether this head has failed, and is not to be tried again yet."""
+        """Whether this head has failed and must not be retried yet."""
         return self.backoff is not None and self.backoff[0] == head and now_ms < self.backoff[1]
 
     def clear_failure(self) -> None:
-        """Forget the last failure: the head is in service."""
+        """Forget the last failure, because the head is in service."""
         self.failure, self.backoff, self.retry_delay_ms = None, None, FIRST_RETRY_DELAY_MS
 
 
 @dataclass
 class LedgerConnection:
-    """How the server stands with the ledger; times are ms since 1970."""
+    """The connection to the ledger; times are in ms since 1970."""
 
     started_at_ms: int
     last_contact_ms: int | None = None

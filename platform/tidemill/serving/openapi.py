@@ -1,4 +1,4 @@
-"""The OpenAPI document of a server, and a plain page that shows it."""
+"""The OpenAPI document of a server, and a plain HTML page that shows it."""
 
 import html
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ _JSON_TYPES: dict[str, list[str]] = {
     "boolean": ["boolean", "null"],
 }
 _SCHEMA_REF = "#/components/schemas/{name}"
+_PREDICT_RESPONSE = native.PredictResponse.__name__
+_ERROR_RESPONSE = native.ErrorResponse.__name__
 _STRUCTS = (
     native.PredictResponse,
     native.ErrorResponse,
@@ -40,14 +42,14 @@ def document(specs: Mapping[str, ModelSpec], request_schemas: Mapping[str, Reque
         paths |= {
             f"/models/{name}": _get(f"Model {name} in service"),
             f"/models/{name}/predict": _post(
-                f"Predict {target_text}", {"$ref": f"#/components/schemas/request_{name}"}, "Answer"
+                f"Predict {target_text}", _ref(f"request_{name}"), _PREDICT_RESPONSE
             ),
             f"/v2/models/{name}": _get(f"Model {name} (Open Inference Protocol)"),
             f"/v2/models/{name}/ready": _get(f"Whether model {name} is served", other_status=503),
             f"/v2/models/{name}/infer": _post(
-                f"Predict {target_text} (Open Inference Protocol): a tensor [rows] a field",
-                _ref("Request"),
-                "Response",
+                f"Predict {target_text} (Open Inference Protocol): one tensor [rows] per field",
+                _ref("InferenceRequest"),
+                "InferenceResponse",
             ),
         }
     paths["/invocations"] = _invocations(request_schemas)
@@ -65,7 +67,7 @@ def document(specs: Mapping[str, ModelSpec], request_schemas: Mapping[str, Reque
 
 
 def page(data: bytes) -> bytes:
-    """The document as a page without scripts or anything from elsewhere."""
+    """The document as an HTML page without scripts or external resources."""
     parsed = msgspec.json.decode(data)
     rows = [
         f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
@@ -126,14 +128,14 @@ def _invocations(request_schemas: Mapping[str, RequestSchema]) -> Schema:
         "required": ["dataframe_records"],
         "additionalProperties": False,
     }
-    post = _post("MLflow's scoring protocol, for one of its forms", request, None)
+    post = _post("Predict (MLflow's scoring protocol): one of its formats", request, None)
     post["post"]["parameters"] = [
         {
             "name": "model",
             "in": "query",
             "required": len(rows) > 1,
             "schema": {"enum": list(request_schemas)},
-            "description": "Which model, where several are served.",
+            "description": "The model; required if several are served.",
         }
     ]
     return post
@@ -149,8 +151,8 @@ def _get(
     schema: Schema = {"type": "object" if media_type == "application/json" else "string"}
     responses: Schema = {"200": {"description": summary, **_content(schema, media_type)}}
     if other_status is not None:
-        responses[str(other_status)] = {"description": "Not now", **_content(schema, media_type)}
-    responses["401"] = {"description": "No token", **_content(_ref("Complaint"))}
+        responses[str(other_status)] = {"description": "Not ready", **_content(schema, media_type)}
+    responses["401"] = {"description": "No valid token", **_content(_ref(_ERROR_RESPONSE))}
     return {"get": {"summary": summary, "responses": responses, "security": [{}, {"token": []}]}}
 
 
@@ -162,8 +164,8 @@ def _probe(summary: str, other_status: int | None = None) -> Schema:
 
 def _post(summary: str, request: Schema, response_name: str | None) -> Schema:
     error_response = {"description": "An error", **_content({"type": "object"})}
-    if response_name == "Answer":
-        error_response = {"description": "An error", **_content(_ref("Complaint"))}
+    if response_name == _PREDICT_RESPONSE:
+        error_response = {"description": "An error", **_content(_ref(_ERROR_RESPONSE))}
     success_schema = (
         _ref(response_name) if response_name else {"type": "object", "required": ["predictions"]}
     )
@@ -182,13 +184,13 @@ def _post(summary: str, request: Schema, response_name: str | None) -> Schema:
 
 
 _INFO_PATHS: Schema = {
-    "/models": _get("What is in service, how old and how stale it is"),
+    "/models": _get("The models in service, how old and how stale they are"),
     "/metrics": _get("Metrics for Prometheus", "text/plain"),
     "/openapi.json": _get("This document"),
-    "/docs": _get("This document for people", "text/html"),
+    "/docs": _get("This document as HTML", "text/html"),
     "/v2": _get("The server (Open Inference Protocol)"),
-    "/v2/health/live": _probe("Whether the server lives"),
+    "/v2/health/live": _probe("Whether the server is alive"),
     "/v2/health/ready": _probe("Whether every configured model is served", 503),
-    "/ping": _probe("As /v2/health/ready", 503),
-    "/health": _probe("As /v2/health/ready", 503),
+    "/ping": _probe("Same as /v2/health/ready", 503),
+    "/health": _probe("Same as /v2/health/ready", 503),
 }

@@ -1,4 +1,4 @@
-"""Predictions logged to Kafka, for those who ask for it: never waited for, drops counted."""
+"""Optional logging of predictions to Kafka: responses never wait for it, drops are counted."""
 
 import logging
 import uuid
@@ -19,15 +19,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 def predictions_topic(model: str) -> str:
-    """Where a model's predictions are logged."""
+    """The topic to which a model's predictions are logged."""
     return f"{model}.predictions"
 
 
 class PredictionLog:
-    """Puts one record a row into the client's queue, which sends it when it can.
+    """Puts one record per row into the Kafka client's queue, which sends it in the background.
 
-    `fields` are those whose values are logged, too: name and place in a row. What the queue cannot
-    take, or Kafka does not take in time, is `dropped`.
+    `logged_fields` are, per model, the fields whose values are logged, too: name and index in a
+    row. `on_dropped` is called with the model and the number of records that the queue, or Kafka in
+    time, did not accept.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class PredictionLog:
         served: ServedModel,
         predictions: Sequence[Prediction],
     ) -> None:
-        """Log the answers to a request. Never waits, never raises."""
+        """Log the predictions for a request. Never waits, never raises."""
         model, digest, version = served.entry.model, served.digest, served.entry.seq
         request_id = prediction_request.id or uuid.uuid4().hex
         fields = self._logged_fields.get(model, {})
@@ -71,14 +72,14 @@ class PredictionLog:
             except BufferError:
                 self._on_dropped(model, len(predictions) - number)
                 break
-            except Exception as error:  # a log that fails must not touch the answers
+            except Exception as error:  # logging must not affect responses
                 logger.warning("Model %s: predictions are not logged: %s", model, error)
                 self._on_dropped(model, len(predictions) - number)
                 break
         self._producer.poll(0)
 
     def close(self, timeout_seconds: float) -> None:
-        """Give what is queued so many seconds."""
+        """Send what is queued, for at most this many seconds."""
         self._producer.flush(timeout_seconds)
 
     def _on_delivery(self, error: "KafkaError | None", message: "Message") -> None:

@@ -1,4 +1,4 @@
-"""A model that answers requests: rows of a contract to predictions, one row without detours."""
+"""A model that answers requests: rows to predictions, with a fast path for single rows."""
 
 import ctypes
 import weakref
@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from tidemill.core.bundle import Model, predict_matrix
+from tidemill.core.bundle import Model
 from tidemill.core.decoding import frame
 from tidemill.core.features import Array
 from tidemill.core.labels import as_text
+from tidemill.core.lightgbm_import import predict_matrix
 from tidemill.core.spec_sections import FieldType
 from tidemill.serving.schemas import RequestSchema
 
@@ -25,11 +26,11 @@ _POLARS_TYPES = {"category": pl.String(), "number": pl.Float64(), "boolean": pl.
 
 
 class Predictor:
-    """A loaded model for requests of one contract.
+    """A loaded model for requests of one schema.
 
-    Fields that the contract has and the model has not are ignored; those that it lost, or has as
-    another type, are missing to the model, as they are where it is evaluated. `one` is for a single
-    thread; `matrix` and `many` may be called by several.
+    Fields that are in the schema but not in the model are ignored. Fields that the schema no longer
+    has, or has with a different type, are missing to the model, as in its evaluation. `predict_row`
+    must be called by a single thread; `matrix` and `predict_matrix` may be called by several.
     """
 
     def __init__(self, model: Model, schema: RequestSchema) -> None:
@@ -44,20 +45,20 @@ class Predictor:
             self._check_golden_rows(schema)
 
     def predict_row(self, row: msgspec.Struct) -> Prediction:
-        """The answer to one row, bit for bit that of `Model.predict`. Raises as `matrix`."""
+        """The prediction for one row, bit for bit that of `Model.predict`. Raises as `matrix`."""
         if self._column_sources is None:
             return self._predict_values(self.matrix([row])[0])
         return self._predict_values(self._values(row, self._column_sources))
 
     def predict_matrix(self, matrix: Array) -> list[Prediction]:
-        """The answers to the rows of a matrix."""
+        """The predictions for the rows of a matrix."""
         predictions: list[Prediction] = predict_matrix(self.model.booster, matrix, 1).tolist()
         return predictions
 
     def matrix(self, rows: Sequence[msgspec.Struct]) -> Array:
-        """float64[rows, columns]: what the trees see.
+        """float64[rows, columns]: the input of the trees.
 
-        Raises `ValueError` for a category that is no text, and what the feature function raises.
+        Raises `ValueError` for a category that is not text, and what the feature function raises.
         """
         if self._column_sources is None:
             _normalize_categories(rows, self._types)
@@ -70,7 +71,7 @@ class Predictor:
         return np.array([self._values(row, self._column_sources) for row in rows], dtype=np.float64)
 
     def _find_column_sources(self) -> "list[tuple[int, _CategoryCodes | None]]":
-        """For each column the place in a row that it comes from, and the codes of a category."""
+        """For each column its index in a row, -1 if it is missing, and the codes of a category."""
         positions = {
             name: index
             for index, name in enumerate(self._types)
@@ -90,14 +91,14 @@ class Predictor:
     def _values(
         self, row: msgspec.Struct, sources: "list[tuple[int, _CategoryCodes | None]]"
     ) -> list[float | None]:
-        row_values = (*msgspec.structs.astuple(row), None)  # at -1: a field that defs.yaml lost
+        row_values = (*msgspec.structs.astuple(row), None)  # the last is for missing fields
         return [
             row_values[index] if codes is None else codes[row_values[index]]
             for index, codes in sources
         ]
 
     def _check_golden_rows(self, schema: RequestSchema) -> None:
-        """Answer the golden rows on the way that a request takes. Raises `FeatureSkew`."""
+        """Predict the golden rows on the path that a request takes. Raises `FeatureSkew`."""
         for number, golden in enumerate(self.model.header.golden):
             values = msgspec.json.decode(golden.row)
             rows = schema.convert_rows([{name: values.get(name) for name in schema.fields}])
@@ -106,7 +107,7 @@ class Predictor:
 
 
 class _CategoryCodes(dict[Any, float]):
-    """The codes of a category's texts; what is unknown, or null, is NaN."""
+    """The codes of a category's texts; NaN for null and unknown texts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         super().__init__({text: float(code) for code, text in enumerate(texts)})
@@ -126,7 +127,7 @@ def _category_text(value: str | int | float | bool) -> str:
 
 
 def _normalize_categories(rows: Sequence[msgspec.Struct], types: Mapping[str, FieldType]) -> None:
-    """Let whole numbers in categories be what training takes for them."""
+    """Replace whole numbers in categories by the text that training uses for them."""
     for index, kind in enumerate(types.values()):
         if kind == "category":
             for row in rows:
@@ -135,7 +136,7 @@ def _normalize_categories(rows: Sequence[msgspec.Struct], types: Mapping[str, Fi
 
 
 def single_row_predictor(booster: "lightgbm.Booster") -> Callable[[Any], Prediction]:
-    """LightGBM's C path for single rows: as `Booster.predict`, without what surrounds it."""
+    """LightGBM's C function for single rows: `Booster.predict` without its overhead."""
     from lightgbm.basic import _LIB, _safe_call
 
     columns, outputs = booster.num_feature(), booster.num_model_per_iteration()

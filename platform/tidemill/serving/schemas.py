@@ -1,4 +1,4 @@
-"""What a model may be asked: rows of exactly the fields of its `defs.yaml`, and what is wrong."""
+"""The rows that a model accepts, with exactly the fields of its `defs.yaml`, and their errors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from tidemill.core.message_schema import row_type, type_error
 from tidemill.core.spec_sections import FieldSpec
 
 MAX_REPORTED_ERRORS = 20
-"""Faults, at most, that an answer names."""
+"""The maximum number of errors that a response lists."""
 
 Rows = Sequence[msgspec.Struct]
-_REMEDY = "Send the fields of the model's defs.yaml; a value that is not known is null."
+_REMEDY = "Send the fields of the model's defs.yaml; use null for an unknown value."
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field of one row, counted from 0; no field: with the row."""
+    """What is wrong with a field, or with the whole row if it is None; rows count from 0."""
 
     row: int
     field: str | None
@@ -27,24 +27,25 @@ class FieldError:
 
 
 class RowsInvalid(RowInvalid):
-    """Rows do not fit the model's fields; `faults` names the first of them, one a field."""
+    """Rows do not match the model's fields; `errors` holds the first errors, one per field."""
 
     def __init__(self, errors: Sequence[FieldError], remedy: str = _REMEDY) -> None:
         first = errors[0]
         location = f"row {first.row}" + (f", field {first.field!r}" if first.field else "")
         suffix = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-        super().__init__(f"The rows do not fit: {location}: {first.problem}{suffix}.", remedy)
+        message = f"The rows do not match the model's fields: {location}: {first.problem}{suffix}."
+        super().__init__(message, remedy)
         self.errors = tuple(errors)
 
 
 class TooManyRows(RequestInvalid):
-    """A request asks for more rows than the server takes."""
+    """A request has more rows than the server accepts."""
 
 
 class RequestSchema:
-    """The rows that a model answers; it does not change while the server runs.
+    """The rows that a model accepts; fixed while the server runs.
 
-    A field that is not optional must be there, in each row, and may be null. Raises
+    A field that is not optional must be present in each row, and may be null. Methods raise
     `TooManyRows` beyond `max_rows`, `RequestInvalid` without a row, `RowsInvalid`.
     """
 
@@ -56,37 +57,37 @@ class RequestSchema:
         self._list_type = list[self.row_type]  # type: ignore[name-defined]
 
     def decoder(self, envelope: Callable[[Any], type[msgspec.Struct]]) -> Callable[[Any], Any]:
-        """A decoder of a JSON body around the rows' list type."""
+        """A decoder of a JSON body, whose type `envelope` makes from the type of the rows."""
         return msgspec.json.Decoder(envelope(self._list_type)).decode
 
     def convert_rows(self, values: Any) -> Rows:
-        """Rows of objects that were decoded already."""
+        """Rows from objects that are decoded already."""
         try:
             return self.check_row_count(msgspec.convert(values, self._list_type))
         except (msgspec.ValidationError, RecursionError) as error:
             raise self.validation_error(values) from error
 
     def check_row_count(self, rows: Rows) -> Rows:
-        """The rows, if they are not too many and not none."""
+        """The rows, if there is at least one and not too many."""
         if len(rows) > self.max_rows:
             raise TooManyRows(
-                f"The request asks for {len(rows)} rows; the server takes {self.max_rows}.",
-                "Ask in parts, or raise TIDEMILL_SERVE__MAX_ROWS.",
+                f"The request has {len(rows)} rows; the server accepts at most {self.max_rows}.",
+                "Split the request, or raise TIDEMILL_SERVE__MAX_ROWS.",
             )
         if not rows:
-            raise RequestInvalid("The request asks for no row.", "Send at least one.")
+            raise RequestInvalid("The request has no rows.", "Send at least one.")
         return rows
 
     def non_text_error(self, rows: Rows) -> Exception:
-        """What is wrong with rows of which a category holds no text."""
+        """The error for rows in which a category holds a value that is not text."""
         return self.validation_error(
             [dict(zip(self.fields, msgspec.structs.astuple(row), strict=True)) for row in rows]
         )
 
     def validation_error(self, values: Any) -> Exception:
-        """What is wrong with rows that could not be decoded."""
+        """The error for rows that could not be decoded."""
         if not isinstance(values, list):
-            return RequestInvalid("The rows are no list.", "Send a list of JSON objects.")
+            return RequestInvalid("The rows are not a list.", "Send a list of JSON objects.")
         if len(values) > self.max_rows or not values:
             return _error_raised_by(self.check_row_count, values)
         errors: list[FieldError] = []
@@ -94,7 +95,7 @@ class RequestSchema:
             errors += self._row_errors(number, row)
             if len(errors) >= MAX_REPORTED_ERRORS:
                 break
-        return RowsInvalid(errors[:MAX_REPORTED_ERRORS] or [FieldError(0, None, "cannot be used")])
+        return RowsInvalid(errors[:MAX_REPORTED_ERRORS] or [FieldError(0, None, "not valid")])
 
     def _row_errors(self, number: int, row: Any) -> list[FieldError]:
         if not isinstance(row, dict):
@@ -112,7 +113,7 @@ class RequestSchema:
 
 
 def decode_json(body: bytes) -> Any:
-    """Any JSON. Raises `RequestInvalid`."""
+    """Any JSON value. Raises `RequestInvalid`."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -124,4 +125,4 @@ def _error_raised_by(call: Callable[[Any], Any], value: Any) -> Exception:
         call(value)
     except Exception as error:
         return error
-    raise AssertionError("nothing is wrong")
+    raise AssertionError("no error was raised")

@@ -1,4 +1,4 @@
-"""Answer requests until SIGTERM: then not ready, then no new ones, then the end."""
+"""Serve until SIGTERM; then report not ready, stop accepting requests, and shut down."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from tidemill.settings import ServeSettings
 logger = logging.getLogger("tidemill.serving")
 
 _MAX_BUFFER_BYTES = 65_536
-"""Bytes that a connection may hold in memory for the head of a request."""
+"""Bytes per connection that are buffered for the head of a request."""
 _POLL_INTERVAL_SECONDS = 0.02
 
 
@@ -30,10 +30,10 @@ async def serve(
     settings: ServeSettings,
     on_listening: Callable[[], None] | None = None,
 ) -> None:
-    """Serve at an IP address and a port until SIGTERM or SIGINT.
+    """Serve on an IP address and a port until SIGTERM or SIGINT.
 
-    `listening` is called as soon as it listens; without it, it listens when it is ready. Raises
-    `PrerequisiteMissing` where the port cannot be listened at.
+    `on_listening` is called as soon as the server listens; without it, the server starts to listen
+    only when it is ready. Raises `PrerequisiteMissing` if it cannot listen on the port.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -45,26 +45,26 @@ async def serve(
         await asyncio.sleep(_POLL_INTERVAL_SECONDS)
     server = _make_server(app, address, port, settings)
     server_task = asyncio.create_task(server.serve())
-    overdue_task = asyncio.create_task(app.limits.cancel_overdue())
     stop_task = asyncio.create_task(stop.wait())
+    background_tasks = [asyncio.create_task(app.limits.cancel_overdue())]
     if on_listening is not None:
-        asyncio.create_task(
-            _notify_when_listening(on_listening, address, port, (server_task, stop_task))
-        )
+        notify = _notify_when_listening(on_listening, address, port, (server_task, stop_task))
+        background_tasks.append(asyncio.create_task(notify))
     await asyncio.wait((server_task, stop_task), return_when=asyncio.FIRST_COMPLETED)
     if server_task.done():
         raise PrerequisiteMissing(
-            f"The server cannot listen at {address}, port {port}: {server_task.exception()}.",
-            "Choose another by --port.",
+            f"The server cannot listen on {address}, port {port}: {server_task.exception()}.",
+            "Choose another port with --port.",
         )
     app.status.draining = True
-    logger.info("Ending: not ready any more; requests under way are finished.")
+    logger.info("Shutting down: no longer ready; requests in flight are finished.")
     await asyncio.sleep(settings.drain_seconds)
     server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
         await asyncio.wait_for(server_task, settings.shutdown_grace_seconds)
-    overdue_task.cancel()
-    logger.info("Ended, with %d requests under way.", app.in_flight)
+    for task in background_tasks:
+        task.cancel()
+    logger.info("Shut down with %d requests in flight.", app.in_flight)
 
 
 async def _notify_when_listening(
@@ -73,7 +73,7 @@ async def _notify_when_listening(
     port: int,
     end_tasks: Iterable["asyncio.Task[Any]"],
 ) -> None:
-    """Call `listening` when a connection can be made: Granian does not say so."""
+    """Call `on_listening` once a connection can be made; Granian has no hook for this."""
     while not any(task.done() for task in end_tasks):
         with suppress(OSError):
             _, writer = await asyncio.open_connection(address, port)

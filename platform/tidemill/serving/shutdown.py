@@ -1,12 +1,12 @@
-"""A wish to end that comes while the server still loads what it is made of."""
+"""SIGTERM that arrives while the server is still importing its modules."""
 
 import signal
 import threading
 
 shutdown_requested = threading.Event()
-"""Whether it came. Who puts handlers of their own in place looks here afterwards."""
+"""Whether SIGTERM has arrived. Code that installs other handlers checks this afterwards."""
 
 
 def install_handler() -> None:
-    """From here on SIGTERM is remembered. (Raised as an exception, an import might swallow it.)"""
+    """Remember SIGTERM from now on. (An import might swallow an exception raised by a handler.)"""
     signal.signal(signal.SIGTERM, lambda *_: shutdown_requested.set())

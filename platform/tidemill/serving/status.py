@@ -1,4 +1,4 @@
-"""What the server says of itself: per model what is in service, how old and how stale it is."""
+"""The server's status: per model what is in service, how old and how stale it is."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from tidemill.serving.model_slot import ServedModel
 
 @dataclass
 class Status:
-    """The state of a server. `draining`: it ends, and takes no new work from a balancer."""
+    """The state of a server. If `draining`, it is shutting down and reports not ready."""
 
     follower: LedgerFollower
     specs: dict[str, ModelSpec]
@@ -22,14 +22,17 @@ class Status:
 
     @property
     def ready(self) -> bool:
-        """Whether every configured model is served, and the server does not end."""
+        """Whether every configured model is served and the server is not shutting down."""
         return not self.draining and all(
             state.slot.served is not None for state in self.follower.models.values()
         )
 
     def data_end_ms(self, model: str, served: ServedModel) -> int | None:
-        """The end, in ms, of the newest window that a served model learned from: at least all data
-        before the first window. None for a window that defs.yaml no longer has."""
+        """The end of the newest window that a served model learned from, in ms since 1970.
+
+        For an initial model, the start of the first window. None if defs.yaml no longer has the
+        window.
+        """
         calendar, window = self.specs[model].calendar, served.predictor.model.window
         try:
             return calendar.window(window).end if window else calendar.first.start
@@ -48,23 +51,23 @@ class Status:
         return (self.clock() - (connection.last_contact_ms or connection.started_at_ms)) / 1000
 
     def describe(self) -> dict[str, Any]:
-        """All of it, as `/models` tells it."""
+        """The whole status, as `/models` returns it."""
         connection = self.follower.connection
         return {
             "ready": self.ready,
             "draining": self.draining,
             "ledger": {
-                "reached": connection.error is None and connection.last_contact_ms is not None,
+                "connected": connection.error is None and connection.last_contact_ms is not None,
                 "caught_up": connection.caught_up and connection.lag == 0,
-                "behind": connection.lag,
-                "silent_seconds": self.seconds_since_contact(),
-                "problem": connection.error,
+                "lag": connection.lag,
+                "seconds_since_contact": self.seconds_since_contact(),
+                "error": connection.error,
             },
             "models": {name: self.describe_model(name) for name in self.follower.models},
         }
 
     def describe_model(self, name: str) -> dict[str, Any]:
-        """One model, as `/models` tells it."""
+        """One model, as `/models` returns it."""
         state = self.follower.models[name]
         served, failure = state.slot.served, state.failure
         description: dict[str, Any] = {"in_service": served is not None, "last_failure": failure}
@@ -77,8 +80,8 @@ class Status:
             "version": entry.seq,
             "kind": entry.kind,
             "as_of": entry.as_of,
-            "by": entry.actor,
-            "why": entry.reason,
+            "actor": entry.actor,
+            "reason": entry.reason,
             "learned_window": served.predictor.model.window,
             "learned_until": from_ms(end_ms).isoformat() if end_ms is not None else None,
             "age_seconds": self.age_seconds(name),
@@ -88,7 +91,7 @@ class Status:
         }
 
     def _stale_reason(self, name: str, served: ServedModel) -> str | None:
-        """Why another model may be due than the one in service; None where none is."""
+        """Why a different model may be due; None if the one in service is up to date."""
         connection, state = self.follower.connection, self.follower.models[name]
         head = state.chain.head
         if connection.error is not None or connection.last_contact_ms is None:

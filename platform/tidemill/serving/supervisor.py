@@ -1,4 +1,4 @@
-"""The address to listen at, and several processes that share it."""
+"""The address to listen on, and the worker processes that share it."""
 
 import ctypes
 import ipaddress
@@ -20,16 +20,16 @@ logger = logging.getLogger("tidemill.serving")
 
 _PR_SET_PDEATHSIG = 1
 _MIN_LIFETIME_SECONDS = 2.0
-"""Seconds that a worker lives at least if starting it again may help."""
+"""A worker that exits sooner is not restarted, because it would fail again."""
 _RESTART_DELAY_SECONDS = 1.0
-"""Seconds before a worker that died is started again."""
+"""Seconds before a worker that exited is restarted."""
 
 
 def resolve_address(settings: ServeSettings) -> tuple[str, int]:
-    """The IP address and the port to serve at, which nobody else listens at.
+    """The IP address and the port to serve on, on which no other process listens.
 
-    Raises `Refused` for an address beyond this machine without a token, `PrerequisiteMissing`
-    where the address cannot be had.
+    Raises `OperationNotAllowed` for a non-loopback address without a token, `PrerequisiteMissing`
+    if the address is not available.
     """
     try:
         family, _, _, _, socket_address = socket.getaddrinfo(
@@ -37,19 +37,19 @@ def resolve_address(settings: ServeSettings) -> tuple[str, int]:
         )[0]
         address = str(socket_address[0])
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # Granian shares ports, so a second server would go unnoticed.
+            # Granian shares ports, so a second server on the port would go unnoticed.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, settings.port))
             port = int(probe.getsockname()[1])
     except OSError as error:
         raise PrerequisiteMissing(
-            f"The server cannot listen at {settings.host}, port {settings.port}: {error.strerror}.",
-            "Choose others by --host and --port.",
+            f"The server cannot listen on {settings.host}, port {settings.port}: {error.strerror}.",
+            "Choose another address with --host and --port.",
         ) from error
     if settings.token is None and not ipaddress.ip_address(address).is_loopback:
         raise OperationNotAllowed(
-            f"{settings.host} can be reached from other machines, and there is no token.",
-            "Set TIDEMILL_SERVE__TOKEN to a secret of 16 characters or more, or serve at "
+            f"{settings.host} is reachable from other machines, and no token is configured.",
+            "Set TIDEMILL_SERVE__TOKEN to a secret of at least 16 characters, or serve on "
             "127.0.0.1.",
         )
     return address, port
@@ -62,9 +62,9 @@ def run(
     port: int,
     on_listening: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM, in this process or in as many as the settings ask for.
+    """Serve until SIGTERM, in this process or in as many workers as the settings configure.
 
-    `listening` is called, in whichever process, when the first connection can be made.
+    `on_listening` is called, in whichever process, once the first connection can be made.
     """
     _check_prediction_fields(settings.serve, specs)
     count = settings.serve.workers
@@ -74,11 +74,12 @@ def run(
         run_worker(settings, specs, address, port, on_listening=on_listening)
         return
     with tempfile.TemporaryDirectory(prefix="tidemill-serve-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when the library is imported
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
         from tidemill.serving.worker import run_worker
 
         def run_one(number: int, is_restart: bool) -> None:
-            # Who asks the first whether it is ready must not come upon another that is not.
+            # The others listen only when they are ready: once the first one is, no probe reaches
+            # a worker that is not.
             callback = on_listening if number == 0 and not is_restart else None
             run_worker(settings, specs, address, port, number == 0, callback)
 
@@ -86,20 +87,20 @@ def run(
 
 
 def _check_prediction_fields(settings: ServeSettings, specs: Mapping[str, ModelSpec]) -> None:
-    """Raise `SpecInvalid` where a field is to be logged that no model has."""
+    """Raise `SpecInvalid` if a field to be logged is not a field of any model."""
     for name in settings.prediction_fields:
         if not any(name in spec.fields for spec in specs.values()):
             raise SpecInvalid(
-                f"TIDEMILL_SERVE__PREDICTION_FIELDS names {name!r}, a field of no served model.",
-                "Name fields of the models' defs.yaml.",
+                f"TIDEMILL_SERVE__PREDICTION_FIELDS names {name!r}, which no served model has.",
+                "Use fields of the models' defs.yaml.",
             )
 
 
 def _supervise(count: int, target: Callable[[int, bool], None]) -> None:
-    """Fork the workers, start again what dies, and end when all have ended after SIGTERM.
+    """Fork the workers, restart those that exit, and return when all have ended after SIGTERM.
 
-    This process starts no thread, so that it may fork at any time. Raises `PrerequisiteMissing`
-    where a worker ends as soon as it is started.
+    This process starts no thread, so that it may fork at any time. Raises `PrerequisiteMissing` if
+    a worker exits as soon as it is started.
     """
     stopping = start_failed = False
     started_at: dict[int, float] = {}
@@ -115,7 +116,7 @@ def _supervise(count: int, target: Callable[[int, bool], None]) -> None:
         started_at[number] = time.monotonic()
         pid = _fork(number, is_restart, target)
         running[pid] = number
-        if stopping:  # the signal came before the worker was known
+        if stopping:  # the signal arrived before the worker was registered
             os.kill(pid, signal.SIGTERM)
 
     for index in range(count):
@@ -131,18 +132,18 @@ def _supervise(count: int, target: Callable[[int, bool], None]) -> None:
             start_failed = True
             stop(0, None)
         if not stopping:
-            logger.error("Worker %d ended (%d); it is started again.", number, status)
+            logger.error("Worker %d exited (%d); it is being restarted.", number, status)
             time.sleep(_RESTART_DELAY_SECONDS)
         if not stopping:
             start(number, True)
     if start_failed:
         raise PrerequisiteMissing(
-            "A worker ended as soon as it was started.", "What was wrong stands above."
+            "A worker exited as soon as it was started.", "The log above has its error."
         )
 
 
 def _fork(number: int, is_restart: bool, target: Callable[[int, bool], None]) -> int:
-    """A worker that ends with this process; its process id."""
+    """Fork a worker that ends with this process; its process id."""
     parent = os.getpid()
     pid = os.fork()
     if pid:

@@ -1,4 +1,4 @@
-"""One process that serves: its parts put together from the settings, and taken apart again."""
+"""One serving process: assembled from the settings, run, and torn down."""
 
 import logging
 import resource
@@ -33,10 +33,10 @@ from tidemill.settings import Settings
 logger = logging.getLogger("tidemill.serving")
 
 _BATCH_THREADS = 2
-"""For batches, so that they do not hold up the single rows."""
+"""Threads for batches, so that they do not delay single rows."""
 _SPARE_FILES = 256
 _MIN_STORE_TIMEOUT_SECONDS = 1.0
-"""Seconds that a store may take to give a bundle, however little patience there is."""
+"""The least timeout of the store, however short the startup timeout is."""
 _TOPIC_CONFIG = {"retention.ms": "604800000"}
 _PRODUCER_CONFIG = {
     "enable.idempotence": False,
@@ -54,10 +54,10 @@ def run_worker(
     is_first: bool = True,
     on_listening: Callable[[], None] | None = None,
 ) -> None:
-    """Serve these models at an address until SIGTERM.
+    """Serve these models on an address until SIGTERM.
 
-    The `first` of several workers keeps the local copy. `listening` is called as soon as it
-    listens; without it, it listens when it is ready.
+    The first of several workers writes the local copy. `on_listening` is called as soon as the
+    server listens; without it, the server starts to listen only when it is ready.
     """
     serve_settings = settings.serve
     _raise_file_limit(serve_settings.max_connections + _SPARE_FILES)
@@ -93,7 +93,7 @@ def _running_follower(
     metrics: Metrics,
     is_first: bool,
 ) -> Iterator[LedgerFollower]:
-    """The follower, at work in a thread of its own."""
+    """The follower, running in its own thread."""
     serve_settings = settings.serve
     store = bootstrap.make_store(
         settings, max(serve_settings.startup_timeout, _MIN_STORE_TIMEOUT_SECONDS)
@@ -131,7 +131,7 @@ def _running_follower(
 def _open_prediction_log(
     settings: Settings, specs: Mapping[str, ModelSpec], cluster: Cluster, metrics: Metrics
 ) -> Iterator[PredictionLog | None]:
-    """The log of predictions, if it is asked for."""
+    """The prediction log, if it is enabled."""
     serve_settings = settings.serve
     if not serve_settings.prediction_log:
         yield None
@@ -155,7 +155,7 @@ def _open_prediction_log(
 
 
 def _create_topics(cluster: Cluster, models: list[str]) -> None:
-    """Make the topics of predictions as soon as Kafka is there; they are kept for a week."""
+    """Create the prediction topics, with a retention of a week, as soon as Kafka is available."""
     for model in models:
         while True:
             try:
@@ -167,7 +167,7 @@ def _create_topics(cluster: Cluster, models: list[str]) -> None:
 
 
 def _raise_file_limit(count: int) -> None:
-    """Raise the limit of open files as far as the system lets us, up to `count`."""
+    """Raise the limit of open files as far as the system allows, up to `count`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < target:

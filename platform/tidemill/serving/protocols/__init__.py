@@ -1,1 +1,1 @@
-"""How clients speak to the server: each protocol turns a body into rows, and answers into one."""
+"""The protocols of the server: each decodes a body to rows and encodes predictions."""

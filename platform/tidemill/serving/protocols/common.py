@@ -1,4 +1,4 @@
-"""What every protocol turns a request into, and an answer from."""
+"""The interface of a protocol, and the request that it decodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tidemill.serving.schemas import Rows
 
 @dataclass(slots=True)
 class PredictionRequest:
-    """The rows of a request, and the id that the client gave it."""
+    """The rows of a request, and the id that the client assigned."""
 
     rows: Rows
     id: str | None = None
@@ -22,17 +22,17 @@ class Codec(Protocol):
     """One protocol for one model."""
 
     def decode(self, body: bytes) -> PredictionRequest:
-        """The rows of a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
+        """The request in a body. Raises `RequestInvalid`, `TooManyRows`, `RowsInvalid`."""
         ...
 
     def encode(
         self, request: PredictionRequest, served: ServedModel, predictions: Sequence[Prediction]
     ) -> bytes:
-        """The body of an answer, which names the digest and the version that made it."""
+        """The body of a response, which names the digest and the version of the model."""
         ...
 
 
 class ErrorEncoder(Protocol):
-    """How a protocol tells an error."""
+    """How a protocol encodes an error."""
 
     def __call__(self, error: TidemillError) -> bytes: ...

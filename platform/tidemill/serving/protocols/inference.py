@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: a tensor a field in, one tensor out."""
+"""The Open Inference Protocol, version 2: one input tensor per field, one output tensor."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from tidemill.serving.schemas import RequestSchema, decode_json
 
 OUTPUT_NAME = "prediction"
 DATATYPES: dict[FieldType, str] = {"category": "BYTES", "number": "FP64", "boolean": "BOOL"}
-"""What each type of field is called; `_ACCEPTED` says what else it may come as."""
+"""The datatype of each type of field; `_ACCEPTED` lists the others that are accepted."""
 
 _INTEGERS = {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _ACCEPTED: dict[FieldType, set[str]] = {
@@ -22,12 +22,12 @@ _ACCEPTED: dict[FieldType, set[str]] = {
     "number": {"FP16", "FP32", "FP64"} | _INTEGERS,
     "boolean": {"BOOL"},
 }
-_REMEDY = "Send an inference request of the Open Inference Protocol, its tensors as JSON."
+_REMEDY = "Send an inference request of the Open Inference Protocol, with the tensors as JSON."
 Parameters = dict[str, Any]
 
 
 class RequestInput(msgspec.Struct):
-    """A field's values: shape [rows] or [rows, 1]; a value that is not known is null."""
+    """The values of a field: shape [rows] or [rows, 1]; an unknown value is null."""
 
     name: str
     shape: list[int]
@@ -37,7 +37,7 @@ class RequestInput(msgspec.Struct):
 
 
 class RequestOutput(msgspec.Struct):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
     parameters: Parameters | None = None
@@ -53,7 +53,7 @@ class InferenceRequest(msgspec.Struct):
 
 
 class ResponseOutput(msgspec.Struct):
-    """The predictions, row by row: shape [rows], or [rows, classes]."""
+    """The predictions, row by row: shape [rows] or [rows, classes]."""
 
     name: str
     shape: list[int]
@@ -62,7 +62,7 @@ class ResponseOutput(msgspec.Struct):
 
 
 class InferenceResponse(msgspec.Struct, omit_defaults=True):
-    """An inference response; `parameters` has the model's digest."""
+    """An inference response; `parameters` holds the model's digest."""
 
     model_name: str
     model_version: str
@@ -72,7 +72,7 @@ class InferenceResponse(msgspec.Struct, omit_defaults=True):
 
 
 class OpenInferenceCodec:
-    """A `Speaker`."""
+    """A `Codec` for the Open Inference Protocol."""
 
     def __init__(self, schema: RequestSchema) -> None:
         self._schema = schema
@@ -81,17 +81,18 @@ class OpenInferenceCodec:
         try:
             request = msgspec.convert(decode_json(body), InferenceRequest)
         except (msgspec.ValidationError, RecursionError) as error:
-            raise RequestInvalid(f"The request cannot be read: {error}.", _REMEDY) from error
+            raise RequestInvalid(f"The request is not valid: {error}.", _REMEDY) from error
         for output in request.outputs or ():
             if output.name != OUTPUT_NAME:
                 raise RequestInvalid(
-                    f"There is no output {output.name[:80]!r}.", f"The output is `{OUTPUT_NAME}`."
+                    f"There is no output {output.name[:80]!r}.",
+                    f"The only output is `{OUTPUT_NAME}`.",
                 )
         columns: dict[str, list[Any]] = {}
         for tensor in request.inputs:
             columns[tensor.name] = self._column(tensor, columns)
         if len({len(values) for values in columns.values()}) > 1:
-            raise RequestInvalid("The inputs differ in their numbers of rows.", _REMEDY)
+            raise RequestInvalid("The inputs have different numbers of rows.", _REMEDY)
         rows = zip(*columns.values(), strict=True)
         records = [dict(zip(columns, row, strict=True)) for row in rows]
         return PredictionRequest(self._schema.convert_rows(records), request.id)
@@ -119,28 +120,28 @@ class OpenInferenceCodec:
         name = tensor.name
         field = self._schema.fields.get(name)
         if name in columns:
-            raise RequestInvalid(f"Input {name[:80]!r} comes twice.", "Send each input once.")
+            raise RequestInvalid(f"Input {name[:80]!r} is given twice.", "Send each input once.")
         if field is not None and tensor.datatype not in _ACCEPTED[field.type]:
             raise RequestInvalid(
-                f"Input {name!r} is of datatype {tensor.datatype[:20]!r}; it is a {field.type}.",
+                f"Input {name!r} has datatype {tensor.datatype[:20]!r}; it is a {field.type}.",
                 f"Send it as {DATATYPES[field.type]}.",
             )
         data = _flatten(tensor)
         if tensor.shape not in ([len(data)], [len(data), 1]):
             raise RequestInvalid(
-                f"Input {name[:80]!r} has {len(data)} values, which is not its shape.",
+                f"Input {name[:80]!r} has {len(data)} values, which does not match its shape.",
                 "The shape is [rows] or [rows, 1].",
             )
         return data
 
 
 def encode_error(error: TidemillError) -> bytes:
-    """An error as the protocol tells it."""
+    """An error in the protocol's format."""
     return msgspec.json.encode({"error": str(error)})
 
 
 def metadata(schema: RequestSchema, versions: list[str], outputs: int) -> dict[str, Any]:
-    """What the protocol tells of a model."""
+    """The protocol's metadata of a model."""
     return {
         "name": schema.model,
         "versions": versions,
@@ -160,7 +161,7 @@ def metadata(schema: RequestSchema, versions: list[str], outputs: int) -> dict[s
 
 
 def _flatten(tensor: RequestInput) -> list[Any]:
-    """The values; the rows of a nested [rows, 1] tensor are lists of one."""
+    """The values; in a nested [rows, 1] tensor, each row is a list of one."""
     if len(tensor.shape) == 2 and all(isinstance(x, list) and len(x) == 1 for x in tensor.data):
         return [row[0] for row in tensor.data]
     return tensor.data

@@ -16,7 +16,7 @@ _REMEDY = f"Send a JSON object with one of {', '.join(INPUT_FORMATS)}."
 
 
 class InvocationsResponse(msgspec.Struct, frozen=True):
-    """What MLflow's clients read, and the model that made it."""
+    """The predictions as MLflow's clients read them, and the model that made them."""
 
     predictions: Sequence[float | list[float]]
     model: str
@@ -25,7 +25,7 @@ class InvocationsResponse(msgspec.Struct, frozen=True):
 
 
 class MlflowCodec:
-    """A `Speaker`."""
+    """A `Codec` for MLflow's scoring protocol."""
 
     def __init__(self, schema: RequestSchema) -> None:
         self._schema = schema
@@ -33,13 +33,15 @@ class MlflowCodec:
     def decode(self, body: bytes) -> PredictionRequest:
         payload = decode_json(body)
         if not isinstance(payload, dict):
-            raise RequestInvalid("The body is no JSON object.", _REMEDY)
+            raise RequestInvalid("The body is not a JSON object.", _REMEDY)
         formats = [key for key in payload if key != "params"]
         if len(formats) != 1 or formats[0] not in INPUT_FORMATS:
             format_names = ", ".join(repr(key[:80]) for key in formats) or "none"
-            raise RequestInvalid(f"The body has {format_names} of the forms.", _REMEDY)
+            raise RequestInvalid(
+                f"The body must have exactly one input format; its keys: {format_names}.", _REMEDY
+            )
         if payload.get("params"):
-            raise RequestInvalid("The models here take no `params`.", "Leave `params` out.")
+            raise RequestInvalid("The models do not support `params`.", "Leave `params` out.")
         return PredictionRequest(
             self._schema.convert_rows(_records(formats[0], payload[formats[0]]))
         )
@@ -52,12 +54,12 @@ class MlflowCodec:
 
 
 def encode_error(error: TidemillError) -> bytes:
-    """An error as MLflow's clients read it."""
+    """An error in the format that MLflow's clients read."""
     return msgspec.json.encode({"error_code": "BAD_REQUEST", "message": str(error)})
 
 
 def _records(input_format: str, payload: Any) -> Any:
-    """One object a row, whichever form they came in."""
+    """One object per row, from any of the formats."""
     if input_format == "dataframe_split":
         return _from_split(payload)
     if isinstance(payload, dict) and input_format in ("inputs", "instances"):
@@ -70,15 +72,15 @@ def _from_split(payload: Any) -> list[dict[str, Any]]:
     columns, data = (payload.get("columns"), payload.get("data")) if is_valid else (None, None)
     if not isinstance(columns, list) or not isinstance(data, list):
         raise RequestInvalid(
-            "`dataframe_split` has no `columns` and `data`.",
-            "Send what pandas' `to_dict(orient='split')` gives.",
+            "`dataframe_split` does not have lists `columns` and `data`.",
+            "Send the result of pandas' `to_dict(orient='split')`.",
         )
     names = _column_names(columns)
     for number, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(names):
             raise RequestInvalid(
-                f"`dataframe_split`: row {number} is no list of {len(names)} values.",
-                "Send one value a column.",
+                f"`dataframe_split`: row {number} is not a list of {len(names)} values.",
+                "Send one value per column.",
             )
     return [dict(zip(names, row, strict=True)) for row in data]
 
@@ -86,18 +88,18 @@ def _from_split(payload: Any) -> list[dict[str, Any]]:
 def _column_names(columns: list[Any]) -> list[str]:
     if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
         raise RequestInvalid(
-            "`dataframe_split`: `columns` are not different names.", "Name each field once."
+            "`dataframe_split`: `columns` are not distinct names.", "Name each field once."
         )
     return columns
 
 
 def _from_columns(input_format: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a list a field; a single value is a list of one, as MLflow takes it."""
+    """Rows from one list per field; a single value is a list of one, as in MLflow."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in columns.items()}
     lengths = {len(values) for values in lists.values()}
     if len(lengths) != 1:
         raise RequestInvalid(
-            f"`{input_format}`: the fields have {len(lengths) or 'no'} different lengths.",
-            "Send as many values for each field.",
+            f"`{input_format}` has no fields, or fields of different lengths.",
+            "Send the same number of values for each field.",
         )
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]

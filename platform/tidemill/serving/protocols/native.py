@@ -11,7 +11,7 @@ from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
 from tidemill.serving.schemas import FieldError, RequestSchema, RowsInvalid, decode_json
 
-_REMEDY = 'Send {"rows": [{FIELD: VALUE, …}, …]}, and an "id" if you like.'
+_REMEDY = 'Send {"rows": [{FIELD: VALUE, …}, …]}, optionally with an "id".'
 _encode = msgspec.json.Encoder().encode
 
 
@@ -29,7 +29,7 @@ class PredictResponse(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is wrong: the fault's name, the sentences, and the first faults of fields."""
+    """What is wrong: the error's name, message and remedy, and the first errors of fields."""
 
     type: str
     message: str
@@ -38,13 +38,13 @@ class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 class NativeCodec:
-    """A `Speaker`."""
+    """A `Codec` for tidemill's own protocol."""
 
     def __init__(self, schema: RequestSchema) -> None:
         self._schema = schema
@@ -68,19 +68,19 @@ class NativeCodec:
     def _decode_error(self, body: bytes) -> Exception:
         payload = decode_json(body)
         if not isinstance(payload, dict):
-            return RequestInvalid("The body is no JSON object.", _REMEDY)
+            return RequestInvalid("The body is not a JSON object.", _REMEDY)
         for key in payload:
             if key not in ("rows", "id"):
                 return RequestInvalid(f"The body has an unknown key {key[:80]!r}.", _REMEDY)
         if "rows" not in payload:
             return RequestInvalid("The body has no `rows`.", _REMEDY)
         if not isinstance(payload.get("id"), str | None):
-            return RequestInvalid("The body's `id` is no text.", _REMEDY)
+            return RequestInvalid("The body's `id` is not a string.", _REMEDY)
         return self._schema.validation_error(payload["rows"])
 
 
 def encode_error(error: TidemillError) -> bytes:
-    """An error as a `Complaint`."""
+    """An error as an `ErrorResponse`."""
     field_errors = error.errors if isinstance(error, RowsInvalid) else ()
     name = "RowInvalid" if isinstance(error, RowsInvalid) else type(error).__name__
     return _encode(ErrorResponse(ErrorDetail(name, error.message, error.remedy, field_errors)))
@@ -88,4 +88,4 @@ def encode_error(error: TidemillError) -> bytes:
 
 def _request_type(rows: Any) -> type[msgspec.Struct]:
     fields: list[Any] = [("rows", rows), ("id", str | None, None)]
-    return msgspec.defstruct("Request", fields, forbid_unknown_fields=True)
+    return msgspec.defstruct("PredictRequest", fields, forbid_unknown_fields=True)

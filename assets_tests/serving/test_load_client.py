@@ -1,4 +1,4 @@
-"""The client that asks while models change, against a real server."""
+"""The load client, against a real server."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tidemill.demo.traffic import RequestResult
 def run_client(
     server: PredictionServer, row: Mapping[str, Any], duration: float, **options: Any
 ) -> list[RequestResult]:
-    """What a client in a process of its own says after so many seconds."""
+    """The results of a client process whose input ends after `duration` seconds."""
     load_spec = {
         "url": server.url,
         "model": server.harness.model,
@@ -38,22 +38,24 @@ def run_client(
     return msgspec.json.decode(output, type=list[RequestResult])
 
 
-def test_it_asks_at_its_rate_and_keeps_who_answered_and_when(server: PredictionServer) -> None:
-    answers = run_client(server, ROW, 2)
+def test_requests_are_sent_at_the_rate_and_results_name_the_model(server: PredictionServer) -> None:
+    results = run_client(server, ROW, 2)
     served = server.model_status()
-    assert {(a.version, a.digest, a.error) for a in answers} == {
+    assert {(result.version, result.digest, result.error) for result in results} == {
         (served["version"], served["digest"], None)
     }
-    apart = [after.sent_at - before.sent_at for before, after in itertools.pairwise(answers)]
-    assert 0.018 < sorted(apart)[len(apart) // 2] < 0.03
-    assert all(0 < a.duration_seconds < 5 for a in answers)
+    intervals = [after.sent_at - before.sent_at for before, after in itertools.pairwise(results)]
+    assert 0.018 < sorted(intervals)[len(intervals) // 2] < 0.03
+    assert all(0 < result.duration_seconds < 5 for result in results)
 
 
-def test_it_asks_even_if_its_input_ends_at_once(server: PredictionServer) -> None:
+def test_the_final_requests_are_sent_even_if_the_input_ends_at_once(
+    server: PredictionServer,
+) -> None:
     assert len(run_client(server, ROW, 0)) == 10
 
 
-def test_an_answer_that_is_an_error_is_kept_as_a_fault(server: PredictionServer) -> None:
-    answers = run_client(server, {"country": "de"}, 0)
-    assert all(a.error is not None and a.error.startswith("400: ") for a in answers)
-    assert all(a.version is None for a in answers)
+def test_an_error_response_is_kept_as_an_error(server: PredictionServer) -> None:
+    results = run_client(server, {"country": "de"}, 0)
+    assert all(result.error is not None and result.error.startswith("400: ") for result in results)
+    assert all(result.version is None for result in results)

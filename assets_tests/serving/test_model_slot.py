@@ -1,4 +1,4 @@
-"""What is in service while models are swapped: proven first, whole to the end, named truly."""
+"""Swaps: a model is validated first, answers to the end, and is named in its responses."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ ROW = {"size": 1, "place": "p1"}
 
 @dataclass
 class RecordingValidator:
-    """A prover that knows which digest was in service while it proved, and may find fault."""
+    """A validator that records the digest in service while it validates, and may raise an error."""
 
     follower_fixture: FollowerFixture | None = None
     served_digests: list[str | None] = field(default_factory=list)
@@ -74,17 +74,17 @@ def request(rows: int = 1) -> Request:
 
 
 def predict_offline(bundle: bytes) -> float:
-    """What a bundle says of `ROW` by itself."""
+    """The prediction of a bundle for `ROW`."""
     model = Model.load(bundle, canonical.digest(bundle), None)
-    answer: float = model.predict(model.decoder().rows([json.dumps(ROW).encode()]))[0].item()
-    return answer
+    prediction: float = model.predict(model.decoder().rows([json.dumps(ROW).encode()]))[0].item()
+    return prediction
 
 
-def test_the_bundles_can_be_told_from_each_other(bundles: list[bytes]) -> None:
-    assert len({predict_offline(each) for each in bundles}) == len(bundles)
+def test_the_bundles_have_different_predictions(bundles: list[bytes]) -> None:
+    assert len({predict_offline(bundle) for bundle in bundles}) == len(bundles)
 
 
-def test_a_model_is_proven_before_it_is_in_service(
+def test_a_model_is_validated_before_it_is_in_service(
     follower_fixture: FollowerFixture, validator: RecordingValidator
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(1))
@@ -93,46 +93,46 @@ def test_a_model_is_proven_before_it_is_in_service(
     assert follower_fixture.served.digest == follower_fixture.digest(1)
 
 
-def test_a_model_that_is_not_proven_never_answers(
+def test_a_model_that_fails_validation_never_answers(
     follower_fixture: FollowerFixture, validator: RecordingValidator, app: App, bundles: list[bytes]
 ) -> None:
-    validator.error = BundleInvalid("It kills.", "Keep away.")
+    validator.error = BundleInvalid("It crashes.", "Restore it.")
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
-    answer = send_request(app, request())
-    assert (answer["digest"], answer["predictions"]) == (
+    response = send_request(app, request())
+    assert (response["digest"], response["predictions"]) == (
         follower_fixture.digest(0),
         [predict_offline(bundles[0])],
     )
     assert follower_fixture.model.failure is not None
-    assert follower_fixture.model.failure.message == "It kills."
+    assert follower_fixture.model.failure.message == "It crashes."
 
 
-def test_what_a_request_has_taken_answers_after_a_swap_as_before(
+def test_a_model_in_use_by_a_request_predicts_the_same_after_a_swap(
     follower_fixture: FollowerFixture,
 ) -> None:
-    taken = follower_fixture.served
+    in_use = follower_fixture.served
     rows = follower_fixture.model.schema.convert_rows([ROW])
     before = (
-        taken.predictor.predict_row(rows[0]),
-        taken.predictor.predict_matrix(taken.predictor.matrix(rows)),
+        in_use.predictor.predict_row(rows[0]),
+        in_use.predictor.predict_matrix(in_use.predictor.matrix(rows)),
     )
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
-    assert follower_fixture.served is not taken
+    assert follower_fixture.served is not in_use
     assert (
-        taken.predictor.predict_row(rows[0]),
-        taken.predictor.predict_matrix(taken.predictor.matrix(rows)),
+        in_use.predictor.predict_row(rows[0]),
+        in_use.predictor.predict_matrix(in_use.predictor.matrix(rows)),
     ) == before
 
 
-def test_an_answer_names_the_model_that_made_it_though_another_took_over_meanwhile(
+def test_a_response_names_the_model_that_made_it_even_after_a_swap(
     follower_fixture: FollowerFixture, app: App, bundles: list[bytes]
 ) -> None:
     busy = threading.Event()
-    app.executor.submit(busy.wait, 60)  # the batch waits behind it
+    app.executor.submit(busy.wait, 60)  # the batch waits for it
 
-    async def swapped_under_way() -> Any:
+    async def swap_in_flight() -> Any:
         late = asyncio.create_task(request(MAX_INLINE_ROWS + 1).send(app))
         await asyncio.sleep(0)
         follower_fixture.deploy(follower_fixture.digest(1))
@@ -142,37 +142,37 @@ def test_an_answer_names_the_model_that_made_it_though_another_took_over_meanwhi
         busy.set()
         return await late, new
 
-    late, new = asyncio.run(swapped_under_way())
+    late, new = asyncio.run(swap_in_flight())
     assert (late["digest"], late["version"]) == (follower_fixture.digest(0), 0)
     assert late["predictions"] == [predict_offline(bundles[0])] * (MAX_INLINE_ROWS + 1)
     assert (new["digest"], new["version"]) == (follower_fixture.digest(1), 1)
     assert new["predictions"] == [predict_offline(bundles[1])]
 
 
-def test_ready_is_who_could_start_again_by_itself(bundles: list[bytes]) -> None:
-    """The copy is on the disk before the first model answers; later ones answer first."""
-    world, seen = FollowerFixture(bundles), list[str | None]()
-    keep = world.copy_store.replace
+def test_a_server_is_ready_only_once_its_local_copy_is_written(bundles: list[bytes]) -> None:
+    """The copy is written before the first model answers, and after later models answer."""
+    fixture, served_digests = FollowerFixture(bundles), list[str | None]()
+    original_replace = fixture.copy_store.replace
 
     def replace(name: str, data: bytes) -> None:
-        served = world.model.slot.served
-        seen.append(served.digest if served else None)
-        keep(name, data)
+        served = fixture.model.slot.served
+        served_digests.append(served.digest if served else None)
+        original_replace(name, data)
 
-    world.copy_store.replace = replace  # type: ignore[method-assign]
+    fixture.copy_store.replace = replace  # type: ignore[method-assign]
     for number in (0, 1):
-        world.deploy(world.digest(number))
-        world.step()
-    assert seen == [None, None, world.digest(1), world.digest(1)]
+        fixture.deploy(fixture.digest(number))
+        fixture.step()
+    assert served_digests == [None, None, fixture.digest(1), fixture.digest(1)]
 
 
-def test_where_no_copy_can_be_kept_it_serves_nevertheless(bundles: list[bytes]) -> None:
-    world = FollowerFixture(bundles)
+def test_a_server_that_cannot_write_its_local_copy_still_serves(bundles: list[bytes]) -> None:
+    fixture = FollowerFixture(bundles)
 
-    def full(name: str, data: bytes) -> None:
+    def raise_disk_full(name: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    world.copy_store.replace = full  # type: ignore[method-assign]
-    world.deploy(world.digest(0))
-    world.step()
-    assert world.status.ready
+    fixture.copy_store.replace = raise_disk_full  # type: ignore[method-assign]
+    fixture.deploy(fixture.digest(0))
+    fixture.step()
+    assert fixture.status.ready

@@ -1,4 +1,4 @@
-"""What a server takes from the ledger: shown over ledger, store and proof in memory."""
+"""The ledger follower, with ledger, store and validation in memory."""
 
 import gc
 import weakref
@@ -20,24 +20,24 @@ def follower_fixture(bundles: list[bytes]) -> FollowerFixture:
     return FollowerFixture(bundles)
 
 
-def test_the_newest_standing_entry_is_served_and_those_before_it_never(
+def test_only_the_newest_valid_entry_is_served(
     follower_fixture: FollowerFixture,
 ) -> None:
     for number in (0, 1, 2):
         follower_fixture.deploy(follower_fixture.digest(number))
     assert not follower_fixture.status.ready
-    told = follower_fixture.status.describe()["ledger"]
-    assert (told["reached"], told["caught_up"], told["behind"]) == (False, False, 0)
+    ledger = follower_fixture.status.describe()["ledger"]
+    assert (ledger["connected"], ledger["caught_up"], ledger["lag"]) == (False, False, 0)
     follower_fixture.step()
     assert (follower_fixture.served.digest, follower_fixture.served.entry.seq) == (
         follower_fixture.digest(2),
         2,
     )
     assert follower_fixture.status.ready
-    assert follower_fixture.events == []  # nothing was served that could have been swapped
+    assert follower_fixture.events == []  # the first model is not a swap
 
 
-def test_a_void_entry_changes_nothing(follower_fixture: FollowerFixture) -> None:
+def test_an_invalid_entry_changes_nothing(follower_fixture: FollowerFixture) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     late = follower_fixture.entry(follower_fixture.digest(1))
     follower_fixture.deploy(follower_fixture.digest(2))
@@ -48,7 +48,7 @@ def test_a_void_entry_changes_nothing(follower_fixture: FollowerFixture) -> None
     assert follower_fixture.served.digest == follower_fixture.digest(2)
 
 
-def test_an_entry_for_the_same_model_moves_the_version_alone(
+def test_an_entry_for_the_same_model_changes_only_the_version(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
@@ -61,7 +61,7 @@ def test_an_entry_for_the_same_model_moves_the_version_alone(
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "../../../etc/passwd", "A" * 64, ""])
-def test_what_cannot_be_loaded_replaces_nothing_and_is_told(
+def test_an_entry_that_cannot_be_loaded_replaces_nothing_and_is_reported(
     follower_fixture: FollowerFixture, digest: str
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
@@ -69,14 +69,14 @@ def test_what_cannot_be_loaded_replaces_nothing_and_is_told(
     follower_fixture.deploy(digest)
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(0)
-    told = follower_fixture.status.describe_model("m")
-    assert told["last_failure"].version == 1
-    assert told["stale"] == "entry 1 could not be taken into service"
+    status = follower_fixture.status.describe_model("m")
+    assert status["last_failure"].version == 1
+    assert status["stale"] == "entry 1 could not be taken into service"
     assert follower_fixture.events == ["failure"]
     assert follower_fixture.status.ready
 
 
-def test_damaged_bytes_are_refused_before_anything_reads_them(
+def test_damaged_bytes_are_rejected_before_they_are_loaded(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
@@ -89,17 +89,19 @@ def test_damaged_bytes_are_refused_before_anything_reads_them(
     assert follower_fixture.served.digest == follower_fixture.digest(0)
 
 
-def test_a_bundle_that_comes_later_is_taken_then(follower_fixture: FollowerFixture) -> None:
+def test_a_bundle_that_becomes_available_later_is_served_then(
+    follower_fixture: FollowerFixture,
+) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
-    held = follower_fixture.store.pop(follower_fixture.digest(1))
+    bundle = follower_fixture.store.pop(follower_fixture.digest(1))
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
-    assert follower_fixture.served.digest == follower_fixture.digest(0)  # the newest that is sound
-    follower_fixture.store[follower_fixture.digest(1)] = held
+    assert follower_fixture.served.digest == follower_fixture.digest(0)  # the newest loadable one
+    follower_fixture.store[follower_fixture.digest(1)] = bundle
     follower_fixture.step()
     follower_fixture.now_ms += 999
     follower_fixture.step()
-    assert follower_fixture.served.digest == follower_fixture.digest(0)  # not asked for again yet
+    assert follower_fixture.served.digest == follower_fixture.digest(0)  # not retried yet
     follower_fixture.now_ms += 1
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(1)
@@ -107,7 +109,7 @@ def test_a_bundle_that_comes_later_is_taken_then(follower_fixture: FollowerFixtu
     assert follower_fixture.events == ["failure", "swap"]
 
 
-def test_a_bundle_that_stays_away_is_asked_for_ever_less_often(
+def test_a_missing_bundle_is_retried_at_growing_intervals(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
@@ -122,7 +124,8 @@ def test_a_server_keeps_its_model_while_the_ledger_is_restored(
     follower_fixture: FollowerFixture,
 ) -> None:
     values = [
-        canonical.encode(follower_fixture.deploy(follower_fixture.digest(at))) for at in (0, 1, 2)
+        canonical.encode(follower_fixture.deploy(follower_fixture.digest(number)))
+        for number in (0, 1, 2)
     ]
     follower_fixture.step()
     follower_fixture.ledger.recreate()
@@ -146,11 +149,12 @@ def test_a_server_keeps_its_model_while_the_ledger_is_restored(
     assert follower_fixture.events == ["swap"]
 
 
-def test_a_server_started_while_the_ledger_is_restored_serves_what_it_knew(
+def test_a_server_started_while_the_ledger_is_restored_serves_its_local_copy(
     follower_fixture: FollowerFixture,
 ) -> None:
     values = [
-        canonical.encode(follower_fixture.deploy(follower_fixture.digest(at))) for at in (0, 1)
+        canonical.encode(follower_fixture.deploy(follower_fixture.digest(number)))
+        for number in (0, 1)
     ]
     follower_fixture.step()
     follower_fixture.ledger.recreate()
@@ -170,12 +174,12 @@ def test_a_server_started_while_the_ledger_is_restored_serves_what_it_knew(
     )
 
 
-def test_another_ledger_is_not_followed(follower_fixture: FollowerFixture) -> None:
+def test_a_different_ledger_is_not_followed(follower_fixture: FollowerFixture) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
     follower_fixture.ledger.recreate()
     follower_fixture.ledger.reattach()
-    follower_fixture.deploy(follower_fixture.digest(1), "another story")
+    follower_fixture.deploy(follower_fixture.digest(1), "a different history")
     follower_fixture.step()
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(0)
@@ -184,7 +188,7 @@ def test_another_ledger_is_not_followed(follower_fixture: FollowerFixture) -> No
     assert follower_fixture.events == ["failure"]
 
 
-def test_without_kafka_a_server_starts_from_its_copy_and_says_so(
+def test_a_server_without_kafka_serves_its_local_copy_and_reports_it(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(1))
@@ -197,11 +201,11 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(
         follower_fixture.digest(1),
         0,
     )
-    told = follower_fixture.status.describe()
-    assert told["ready"]
-    assert not told["ledger"]["reached"]
-    assert told["models"]["m"]["from_local_copy"]
-    assert told["models"]["m"]["stale"] == "the ledger was not reached for 60 s"
+    status = follower_fixture.status.describe()
+    assert status["ready"]
+    assert not status["ledger"]["connected"]
+    assert status["models"]["m"]["from_local_copy"]
+    assert status["models"]["m"]["stale"] == "the ledger was not reached for 60 s"
     follower_fixture.ledger.unavailable = False
     follower_fixture.deploy(follower_fixture.digest(2))
     follower_fixture.step()
@@ -211,7 +215,7 @@ def test_without_kafka_a_server_starts_from_its_copy_and_says_so(
     )
 
 
-def test_a_server_waits_for_kafka_before_it_serves_its_copy(
+def test_a_server_waits_for_kafka_before_it_serves_its_local_copy(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(1))
@@ -226,7 +230,7 @@ def test_a_server_waits_for_kafka_before_it_serves_its_copy(
     assert follower_fixture.served.digest == follower_fixture.digest(1)
 
 
-def test_a_damaged_copy_is_not_served(follower_fixture: FollowerFixture) -> None:
+def test_a_damaged_local_copy_is_not_served(follower_fixture: FollowerFixture) -> None:
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     name = f"m/{follower_fixture.digest(1)}.bundle"
@@ -240,7 +244,7 @@ def test_a_damaged_copy_is_not_served(follower_fixture: FollowerFixture) -> None
     assert follower_fixture.model.failure is not None
 
 
-def test_a_copy_holds_one_bundle_a_model(follower_fixture: FollowerFixture) -> None:
+def test_a_local_copy_holds_one_bundle_per_model(follower_fixture: FollowerFixture) -> None:
     for number in (0, 1, 2):
         follower_fixture.deploy(follower_fixture.digest(number))
         follower_fixture.step()
@@ -249,7 +253,7 @@ def test_a_copy_holds_one_bundle_a_model(follower_fixture: FollowerFixture) -> N
     )
 
 
-def test_kafka_away_later_changes_nothing(follower_fixture: FollowerFixture) -> None:
+def test_a_later_kafka_outage_changes_nothing(follower_fixture: FollowerFixture) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
     follower_fixture.ledger.unavailable = True
@@ -261,18 +265,18 @@ def test_kafka_away_later_changes_nothing(follower_fixture: FollowerFixture) -> 
     )
 
 
-def test_an_old_model_is_freed_when_the_last_request_that_took_it_ends(
+def test_an_old_model_is_freed_when_the_last_request_that_uses_it_ends(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
-    taken = follower_fixture.served
-    old = weakref.ref(taken.predictor)
+    served = follower_fixture.served
+    old = weakref.ref(served.predictor)
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     gc.collect()
-    assert old() is not None  # the request under way still has it
-    del taken
+    assert old() is not None  # a request in flight still uses it
+    del served
     gc.collect()
     assert old() is None
 
