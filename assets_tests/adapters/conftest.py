@@ -1,4 +1,4 @@
-"""Topics for streams, and `produce` in minutes of the stream's time."""
+"""Fixtures: topics for streams, and `produce` in minutes of the stream's time."""
 
 import time
 import uuid
@@ -16,7 +16,7 @@ from topic_readers import MINUTE
 
 @pytest.fixture
 def new_topic(kafka: str) -> Callable[..., str]:
-    """The name of a topic of its own for a test; with `partitions`, it is there."""
+    """Returns a new topic name; with `partitions`, the topic is created."""
 
     def make(partitions: int = 0) -> str:
         name = f"stream-{uuid.uuid4().hex}"
@@ -29,12 +29,12 @@ def new_topic(kafka: str) -> Callable[..., str]:
 
 @pytest.fixture
 def produce_events(kafka: str, tmp_path: Path) -> Callable[..., ProduceResult]:
-    """`produce` to the real broker, in minutes of the stream's time from its first event on."""
+    """`produce` to the real broker, in minutes of the stream's time from its first event."""
 
     def run(
         events: pl.DataFrame, topic: str, start: int = 0, end: int = 10**6, **options: Any
     ) -> ProduceResult:
-        options = {"locks": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **options}
+        options = {"lock_folder": tmp_path, "clock": lambda: 0, "sleep": time.sleep, **options}
         span = (start + 1) * MINUTE, (end + 1) * MINUTE
         return produce(events, Cluster(kafka, 30), topic, *span, **options)
 

@@ -1,4 +1,4 @@
-"""Alerts on their way: a real HTTP server and a real command take them, or do not."""
+"""Delivery of alerts to a real HTTP server and a real command, and its failures."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ ALERT = {"alert": "rollback", "model": "tides", "what": "$(touch harm); `touch h
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[object]]]:
-    """A server's address and what it was sent; the path `/503` is one that takes nothing."""
+    """A server's URL and what it received; it rejects requests to the path `/503`."""
     received: list[object] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,21 +39,21 @@ def webhook() -> Iterator[tuple[str, list[object]]]:
     thread.join()
 
 
-def test_a_webhook_takes_the_alert_as_json(webhook: tuple[str, list[object]]) -> None:
-    address, taken = webhook
-    send(ALERT, webhook=address, command=None, timeout=10)
-    assert taken == [ALERT]
+def test_a_webhook_receives_the_alert_as_json(webhook: tuple[str, list[object]]) -> None:
+    url, received = webhook
+    send(ALERT, webhook=url, command=None, timeout=10)
+    assert received == [ALERT]
 
 
-def test_a_command_reads_the_alert_and_no_shell_does(tmp_path: Path) -> None:
+def test_a_command_reads_the_alert_without_a_shell(tmp_path: Path) -> None:
     script = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.stdin.read())"
-    command = [sys.executable, "-c", script, str(tmp_path / "$HOME told.json")]
+    command = [sys.executable, "-c", script, str(tmp_path / "$HOME alert.json")]
     send(ALERT, webhook=None, command=command, timeout=30)
-    assert json.loads((tmp_path / "$HOME told.json").read_text()) == ALERT
-    assert [path.name for path in tmp_path.iterdir()] == ["$HOME told.json"]
+    assert json.loads((tmp_path / "$HOME alert.json").read_text()) == ALERT
+    assert [path.name for path in tmp_path.iterdir()] == ["$HOME alert.json"]
 
 
-def test_a_webhook_that_refuses_is_named_without_its_secret_path(
+def test_a_webhook_that_fails_is_reported_without_its_secret_path(
     webhook: tuple[str, list[object]],
 ) -> None:
     with pytest.raises(AlertFailed, match=r"at 127\.0\.0\.1 answered 503") as error:
@@ -62,21 +62,21 @@ def test_a_webhook_that_refuses_is_named_without_its_secret_path(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "reason"),
     [
         (["/no/such/program"], "did not run (FileNotFoundError)"),
-        ([sys.executable, "-c", "raise SystemExit(7)"], "ended 7"),
+        ([sys.executable, "-c", "raise SystemExit(7)"], "exited with 7"),
     ],
 )
-def test_a_command_that_fails_is_named(command: list[str], told: str) -> None:
+def test_a_command_that_fails_is_reported(command: list[str], reason: str) -> None:
     with pytest.raises(AlertFailed) as error:
         send(ALERT, webhook=None, command=command, timeout=30)
-    assert told in error.value.message
+    assert reason in error.value.message
 
 
 def test_the_command_is_run_even_if_the_webhook_is_dead(tmp_path: Path) -> None:
     script = "import sys, pathlib; pathlib.Path(sys.argv[1]).touch()"
-    command = [sys.executable, "-c", script, str(tmp_path / "told")]
+    command = [sys.executable, "-c", script, str(tmp_path / "executed")]
     with pytest.raises(AlertFailed, match="did not answer"):
         send(ALERT, webhook="http://127.0.0.1:1/", command=command, timeout=5)
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "executed").exists()

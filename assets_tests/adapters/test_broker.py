@@ -1,4 +1,4 @@
-"""The embedded broker: one process a folder, proven jars, every record there after kill -9."""
+"""The embedded broker: one process per folder, verified jars, no record lost by kill -9."""
 
 import json
 import os
@@ -39,14 +39,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_two_simultaneous_starts_make_one_broker(folder: Path) -> None:
     code = "import dataclasses, json, sys; from pathlib import Path; "
-    code += "from tidemill.adapters import broker; "
+    code += "from tidemill.local import broker; "
     code += "print(json.dumps(dataclasses.asdict(broker.start(Path(sys.argv[1])))))"
     starters = [
         subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
         for _ in range(2)
     ]
-    told = [starter.communicate(timeout=120)[0] for starter in starters]
-    one, other = (broker.Broker(**json.loads(line)) for line in told)
+    outputs = [starter.communicate(timeout=120)[0] for starter in starters]
+    one, other = (broker.Broker(**json.loads(output)) for output in outputs)
     assert (one.pid, one.bootstrap_servers) == (other.pid, other.bootstrap_servers)
     assert sorted([one.started, other.started]) == [False, True]
     assert broker.status(folder) == broker.Broker(one.bootstrap_servers, one.pid)
@@ -57,11 +57,11 @@ def test_two_simultaneous_starts_make_one_broker(folder: Path) -> None:
     assert not psutil.pid_exists(one.pid)
 
 
-def test_after_kill_9_it_is_up_again_at_the_same_place_with_every_record(folder: Path) -> None:
+def test_after_kill_9_it_restarts_on_the_same_port_with_every_record(folder: Path) -> None:
     before = broker.start(folder)
-    at = real.Cluster(before.bootstrap_servers, 30)
-    real.create_topic(at, "events", 1)
-    producer = real.make_producer(at)
+    cluster = real.Cluster(before.bootstrap_servers, 30)
+    real.create_topic(cluster, "events", 1)
+    producer = real.make_producer(cluster)
     for i in range(5000):
         producer.produce("events", b"%d" % i, partition=0)
     assert producer.flush(30) == 0
@@ -69,15 +69,15 @@ def test_after_kill_9_it_is_up_again_at_the_same_place_with_every_record(folder:
     after = broker.start(folder)
     assert after.started
     assert after.bootstrap_servers == before.bootstrap_servers
-    with real.KafkaLog(at) as log:
-        found = [value for chunk in log.read("events", {0: (0, 5000)}) for value in chunk.values]
-    assert found == [b"%d" % i for i in range(5000)]
+    with real.KafkaLog(cluster) as log:
+        values = [value for chunk in log.read("events", {0: (0, 5000)}) for value in chunk.values]
+    assert values == [b"%d" % i for i in range(5000)]
 
 
-def test_a_process_that_has_the_brokers_old_number_is_left_alone(folder: Path) -> None:
+def test_another_process_with_the_brokers_old_pid_is_not_stopped(folder: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
         folder.mkdir()
-        state = {"pid": other.pid, "created": 1.0, "port": 1, "keep": True}
+        state = {"pid": other.pid, "create_time": 1.0, "port": 1, "persistent": True}
         (folder / "broker.json").write_text(json.dumps(state))
         assert broker.status(folder) is None
         assert not broker.stop(folder)
@@ -85,24 +85,22 @@ def test_a_process_that_has_the_brokers_old_number_is_left_alone(folder: Path) -
         other.kill()
 
 
-def test_the_last_one_that_leaves_stops_it(folder: Path) -> None:
+def test_the_last_user_stops_it(folder: Path) -> None:
     with broker.running(folder) as servers:
-        with broker.running(folder) as again:
-            assert again == servers
+        with broker.running(folder) as same_servers:
+            assert same_servers == servers
         assert broker.status(folder) is not None
     assert broker.status(folder) is None
 
 
-def test_one_that_was_started_to_stay_stays(folder: Path) -> None:
+def test_a_persistent_broker_keeps_running(folder: Path) -> None:
     with broker.running(folder):
         assert not broker.start(folder).started
     assert broker.status(folder) is not None
 
 
-def test_a_port_that_was_taken_meanwhile_is_replaced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(broker_process, "PORT_SECONDS", 0.1)
+def test_a_port_in_use_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_process, "PORT_BIND_TIMEOUT_SECONDS", 0.1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -113,7 +111,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(
             assert servers != f"127.0.0.1:{port}"
 
 
-def test_a_broker_that_dies_while_it_starts_tells_its_last_words(folder: Path) -> None:
+def test_a_broker_that_fails_to_start_reports_the_end_of_its_log(folder: Path) -> None:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "meta.properties").write_text("version=77\n")
     with pytest.raises(LogUnavailable, match=r"(?s)ended.*No readable meta.properties"):
@@ -126,11 +124,11 @@ def test_it_listens_on_the_loopback_interface_only(kafka: str) -> None:
     listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     (owner,) = {c.pid for c in listening if c.laddr.port == port}
     assert owner is not None
-    found = {c.laddr.ip for c in listening if c.pid == owner}
-    assert found <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    addresses = {c.laddr.ip for c in listening if c.pid == owner}
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
-def test_every_jar_is_proven_before_a_class_is_loaded(tmp_path: Path) -> None:
+def test_every_jar_is_verified_before_a_class_is_loaded(tmp_path: Path) -> None:
     pins = broker_jars.lockfile_folder()
     jars = broker_jars.classpath(pins)
     assert len(jars) == len(broker_jars.pinned_digests(pins)) > 40
@@ -168,32 +166,32 @@ def test_the_pins_of_java_are_those_of_uv_lock() -> None:
 
 @pytest.mark.faults
 def test_it_needs_neither_java_nor_maven_nor_a_home(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from tidemill.adapters import broker\n"
+    code = "import sys; from pathlib import Path; from tidemill.local import broker\n"
     code += "with broker.running(Path(sys.argv[1])) as servers: print(servers)"
     bare = {k: v for k, v in os.environ.items() if "JAVA" not in k and not k.startswith("M2_")}
     bare |= {"HOME": str(tmp_path / "home"), "PATH": ""}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "kafka")],
         env=bare,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("127.0.0.1:")
+    assert result.stdout.startswith("127.0.0.1:")
     assert (tmp_path / "home" / ".m2").is_dir()
 
 
-def test_the_command_line_starts_tells_and_stops_it(
+def test_the_command_line_starts_reports_and_stops_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(folder.parent))
     monkeypatch.delenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", raising=False)
     run = CliRunner().invoke
     assert json.loads(run(app, ["status", "--json"]).stdout)["running"] is False
-    assert "is up at 127.0.0.1:" in run(app, ["start"]).stdout
-    assert "was up already" in run(app, ["start"]).stdout
-    told = json.loads(run(app, ["status", "--json"]).stdout)
-    assert told["bootstrap_servers"] == getattr(broker.status(folder), "bootstrap_servers", None)
+    assert "was started at 127.0.0.1:" in run(app, ["start"]).stdout
+    assert "is already running" in run(app, ["start"]).stdout
+    status = json.loads(run(app, ["status", "--json"]).stdout)
+    assert status["bootstrap_servers"] == getattr(broker.status(folder), "bootstrap_servers", None)
     assert "is stopped" in run(app, ["stop"]).stdout
     assert "was not running" in run(app, ["stop"]).stdout
     monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "elsewhere:9092")

@@ -1,4 +1,4 @@
-"""What every event log does, shown on the one in memory and on real Kafka."""
+"""The contract of `EventLog`, tested in memory and on real Kafka."""
 
 import time
 import uuid
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from processes import wait_until
 from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.memory.event_log import MemoryLog
+from tidemill.adapters.memory import MemoryLog
 from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired, TopicMissing
 from tidemill.core.event_log import OffsetRange, RecordBatch
 from tidemill.ports import EventLog
@@ -29,7 +29,7 @@ EndTransaction = Callable[[bool], None]
 
 
 class EventLogDriver(Protocol):
-    """An event log, and the hands that fill and harm it."""
+    """An event log, and the means to fill and damage it."""
 
     log: EventLog
 
@@ -100,13 +100,13 @@ class KafkaDriver:
         def end_transaction(commit: bool) -> None:
             before = self._end_offset(topic, partition)
             producer.commit_transaction(20) if commit else producer.abort_transaction(20)
-            # The marker is written a moment after the transaction was ended.
+            # The marker is written shortly after the transaction has ended.
             wait_until(lambda: self._end_offset(topic, partition) > before)
 
         return end_transaction
 
     def _end_offset(self, topic: str, partition: int) -> int:
-        """The end of the partition, open transactions included."""
+        """The end of the partition, including open transactions."""
         (future,) = self.admin.list_offsets(
             {TopicPartition(topic, partition): OffsetSpec.latest()}
         ).values()
@@ -146,11 +146,11 @@ def rows(count: int, first: int = 0) -> list[Row]:
 def read(
     log: EventLog, topic: str, start: int, end: int, partition: int = 0
 ) -> list[tuple[int, Row]]:
-    """Offset, timestamp and value of all that is in the range, which must take less than 5 s."""
+    """Offset, timestamp and value of every record in the range; must take less than 5 s."""
     started_at = time.monotonic()
     chunks = list(log.read(topic, {partition: (start, end)}))
     assert time.monotonic() - started_at < 5
-    return [one for chunk in chunks for one in chunk_records(chunk)]
+    return [record for chunk in chunks for record in chunk_records(chunk)]
 
 
 def chunk_records(chunk: RecordBatch) -> Iterator[tuple[int, Row]]:
@@ -176,11 +176,11 @@ def test_several_partitions_are_read_whole_and_each_in_order(driver: EventLogDri
     topic = driver.create()
     for partition in range(4):
         driver.put(topic, partition, rows(500 * partition, partition))
-    found: dict[int, list[tuple[int, Row]]] = {p: [] for p in range(4)}
+    received: dict[int, list[tuple[int, Row]]] = {p: [] for p in range(4)}
     for chunk in driver.log.read(topic, {p: (0, 500 * p) for p in range(4)}):
         assert 0 < len(chunk.offsets) <= 10_000
-        found[chunk.partition] += chunk_records(chunk)
-    assert found == {p: [*enumerate(rows(500 * p, p))] for p in range(4)}
+        received[chunk.partition] += chunk_records(chunk)
+    assert received == {p: [*enumerate(rows(500 * p, p))] for p in range(4)}
 
 
 def test_null_and_empty_values_are_records_as_any_other(driver: EventLogDriver) -> None:
@@ -196,12 +196,12 @@ def test_aborted_records_are_absent_and_markers_only_leave_gaps(driver: EventLog
     driver.begin_transaction(topic, 0, rows(3, 2))(False)  # offsets 2 to 4, marker 5
     driver.begin_transaction(topic, 0, rows(2, 5))(True)  # offsets 6 and 7, marker 8
     driver.put(topic, 0, rows(1, 7))
-    wanted = [*zip([0, 1, 6, 7, 9], [*rows(2), *rows(3, 5)], strict=True)]
-    assert read(driver.log, topic, 0, 10) == wanted
+    expected = [*zip([0, 1, 6, 7, 9], [*rows(2), *rows(3, 5)], strict=True)]
+    assert read(driver.log, topic, 0, 10) == expected
     for end in range(11):
-        assert read(driver.log, topic, 0, end) == [one for one in wanted if one[0] < end]
+        assert read(driver.log, topic, 0, end) == [record for record in expected if record[0] < end]
     for start in range(11):
-        assert read(driver.log, topic, start, 10) == [one for one in wanted if one[0] >= start]
+        assert read(driver.log, topic, start, 10) == [r for r in expected if r[0] >= start]
 
 
 def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(
@@ -220,13 +220,13 @@ def test_a_range_that_ends_in_a_marker_at_the_very_end_of_the_log_ends(
     assert read(driver.log, topic, 0, 4, partition=1) == [*enumerate(rows(3))]
 
 
-def test_the_stable_end_stands_while_a_transaction_is_open(driver: EventLogDriver) -> None:
+def test_an_open_transaction_holds_the_last_stable_offset(driver: EventLogDriver) -> None:
     topic = driver.create()
     driver.put(topic, 0, rows(2))
-    end = driver.begin_transaction(topic, 0, rows(1))
+    end_transaction = driver.begin_transaction(topic, 0, rows(1))
     driver.put(topic, 0, rows(1))
     assert driver.log.offset_ranges(topic)[0] == OffsetRange(0, 2)
-    end(True)
+    end_transaction(True)
     assert driver.log.offset_ranges(topic)[0] == OffsetRange(0, 5)
     assert [offset for offset, _ in read(driver.log, topic, 0, 5)] == [0, 1, 2, 3]
 
@@ -278,32 +278,33 @@ def test_a_recreated_topic_has_another_id_in_the_same_cluster(driver: EventLogDr
     assert read(driver.log, topic, 0, 5) == [*enumerate(rows(5, 50))]
 
 
-def test_a_missing_topic_is_named(driver: EventLogDriver) -> None:
-    for ask in (
+def test_a_missing_topic_is_reported(driver: EventLogDriver) -> None:
+    for call in (
         driver.log.topic,
         driver.log.offset_ranges,
         lambda t: driver.log.offsets_for_timestamp(t, NOON),
     ):
         with pytest.raises(TopicMissing, match="no-such-topic"):
-            ask("no-such-topic")
+            call("no-such-topic")
     with pytest.raises(TopicMissing, match="no-such-topic"):
         read(driver.log, "no-such-topic", 0, 5)
 
 
-def test_a_compacted_topic_says_so(driver: EventLogDriver) -> None:
+def test_a_compacted_topic_is_marked(driver: EventLogDriver) -> None:
     assert not driver.log.topic(driver.create()).compacted
     assert driver.log.topic(driver.create(**{"cleanup.policy": "compact"})).compacted
     assert driver.log.topic(driver.create(**{"cleanup.policy": "compact,delete"})).compacted
 
 
-def test_a_reader_may_stop_early_and_begin_anew(driver: EventLogDriver) -> None:
+def test_a_reader_may_stop_early_and_read_again(driver: EventLogDriver) -> None:
     topic = driver.create()
     driver.put(topic, 0, rows(5000))
-    for first in (1, 64, None):
-        with closing(driver.log.read(topic, {0: (100, 5000)}, first)) as chunks:
+    ranges = {0: (100, 5000)}
+    for expected_records in (1, 64, None):
+        with closing(driver.log.read(topic, ranges, expected_records)) as chunks:
             assert next(chunks).offsets[0] == 100
-        found = [o for c in driver.log.read(topic, {0: (100, 5000)}, first) for o in c.offsets]
-        assert found == [*range(100, 5000)]
+        chunks = driver.log.read(topic, ranges, expected_records)
+        assert [offset for chunk in chunks for offset in chunk.offsets] == [*range(100, 5000)]
 
 
 def test_two_readers_of_one_log_do_not_disturb_each_other(driver: EventLogDriver) -> None:
@@ -311,11 +312,11 @@ def test_two_readers_of_one_log_do_not_disturb_each_other(driver: EventLogDriver
     driver.put(topic, 0, rows(300))
     driver.put(topic, 1, rows(300, 300))
     one, other = (driver.log.read(topic, {p: (0, 300)}, 10) for p in (0, 1))
-    found: list[list[int]] = [[], []]
+    offsets: list[list[int]] = [[], []]
     for pair in zip_longest(one, other):
         for chunk in filter(None, pair):
-            found[chunk.partition] += chunk.offsets
-    assert found == [[*range(300)], [*range(300)]]
+            offsets[chunk.partition] += chunk.offsets
+    assert offsets == [[*range(300)], [*range(300)]]
 
 
 @settings(max_examples=10)
@@ -338,7 +339,7 @@ def test_consecutive_ranges_give_what_one_range_gives(
     assert end == sum(count + (what != "put") for what, count in steps)
     edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
     whole = read(driver.log, topic, 0, end)
-    assert [one for a, b in pairwise(edges) for one in read(driver.log, topic, a, b)] == whole
+    assert [r for a, b in pairwise(edges) for r in read(driver.log, topic, a, b)] == whole
     assert len(whole) == sum(count for what, count in steps if what != "abort")
 
 

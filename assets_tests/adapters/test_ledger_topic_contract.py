@@ -1,4 +1,4 @@
-"""What every ledger topic does, shown on the one in memory and on real Kafka."""
+"""The contract of `LedgerTopic`, tested in memory and on real Kafka."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 
 from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
-from tidemill.adapters.memory.event_log import MemoryLedger
+from tidemill.adapters.memory import MemoryLedger
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, LogUnavailable
 from tidemill.core.event_log import LedgerRecord
 from tidemill.local import broker
@@ -22,7 +22,7 @@ from tidemill.ports import LedgerTopic
 
 
 class LedgerDriver(Protocol):
-    """A ledger topic that is new, and the hand that loses it."""
+    """A new ledger topic, and the means to recreate it."""
 
     ledger: LedgerTopic
 
@@ -87,7 +87,7 @@ def kafka_driver(kafka: str) -> Iterator[KafkaDriver]:
     created.close()
 
 
-def test_the_first_use_makes_the_topic(driver: LedgerDriver) -> None:
+def test_the_first_use_creates_the_topic(driver: LedgerDriver) -> None:
     cluster_id, topic_id = driver.ledger.identity()
     assert cluster_id
     assert topic_id
@@ -95,7 +95,7 @@ def test_the_first_use_makes_the_topic(driver: LedgerDriver) -> None:
     assert driver.ledger.read() == []
 
 
-def test_what_was_appended_stands_in_order_with_its_offset(driver: LedgerDriver) -> None:
+def test_appended_entries_are_read_in_order_with_their_offsets(driver: LedgerDriver) -> None:
     written = [
         LedgerRecord(driver.ledger.append("flights", b"%d" % i), b"%d" % i) for i in range(5)
     ]
@@ -106,23 +106,23 @@ def test_what_was_appended_stands_in_order_with_its_offset(driver: LedgerDriver)
     assert driver.reattach().read() == written
 
 
-def test_what_a_reader_was_given_is_its_own(driver: LedgerDriver) -> None:
+def test_the_list_that_a_read_returns_is_a_copy(driver: LedgerDriver) -> None:
     driver.ledger.append("flights", b"entry")
     driver.ledger.read().clear()
     assert len(driver.ledger.read()) == 1
 
 
-def test_a_recreated_topic_is_lost_to_those_who_knew_it(driver: LedgerDriver) -> None:
+def test_a_recreated_topic_is_lost_to_attached_clients(driver: LedgerDriver) -> None:
     driver.ledger.append("flights", b"entry")
     before = driver.ledger.identity()
     driver.recreate()
-    for ask in (
+    for call in (
         driver.ledger.read,
         driver.ledger.identity,
         lambda: driver.ledger.append("flights", b"x"),
     ):
         with pytest.raises(LedgerLost):
-            ask()
+            call()
     after = driver.reattach()
     assert after.identity() != before
     assert after.read() == []
@@ -142,10 +142,10 @@ def test_a_repeated_read_is_quick(kafka_driver: KafkaDriver) -> None:
     for i in range(50):
         kafka_driver.ledger.append("flights", b"%d" % i)
     assert len(kafka_driver.ledger.read()) == 50
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for _ in range(20):
         kafka_driver.ledger.read()
-    assert (time.monotonic() - begun) / 20 < 0.1  # 5 ms on a quiet machine
+    assert (time.monotonic() - started_at) / 20 < 0.1  # 5 ms on a quiet machine
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_topic_that_may_lose_entries_is_refused(
     kafka_driver: KafkaDriver, setting: str, value: str
 ) -> None:
     real.create_topic(kafka_driver.cluster, kafka_driver.cluster.ledger_topic, 1, {setting: value})
-    for ask in (kafka_driver.ledger.identity, kafka_driver.ledger.read):
+    for call in (kafka_driver.ledger.identity, kafka_driver.ledger.read):
         with pytest.raises(LedgerMisconfigured, match=f"{setting}={value}"):
-            ask()
+            call()
 
 
 def test_a_topic_with_two_partitions_is_refused(kafka_driver: KafkaDriver) -> None:
@@ -172,59 +172,59 @@ def test_a_topic_with_two_partitions_is_refused(kafka_driver: KafkaDriver) -> No
         kafka_driver.ledger.append("flights", b"entry")
 
 
-def test_entries_deleted_behind_a_reader_are_lost_and_the_rest_stands_for_a_new_one(
+def test_entries_deleted_after_a_read_are_lost_but_a_new_reader_gets_the_others(
     kafka_driver: KafkaDriver,
 ) -> None:
     for i in range(4):
         kafka_driver.ledger.append("flights", b"%d" % i)
     assert len(kafka_driver.ledger.read()) == 4
     cut = TopicPartition(kafka_driver.cluster.ledger_topic, 0, 2)
-    for done in kafka_driver.admin.delete_records([cut]).values():
-        done.result()
+    for future in kafka_driver.admin.delete_records([cut]).values():
+        future.result()
     with pytest.raises(LedgerLost, match="offsets 2 to 3"):
         kafka_driver.ledger.read()
     assert [record.offset for record in kafka_driver.reattach().read()] == [2, 3]
 
 
 def test_an_append_without_acknowledgement_is_never_sent_later(tmp_path: Path) -> None:
-    mortal = broker.start(tmp_path)
+    started = broker.start(tmp_path)
     try:
-        world = KafkaDriver(mortal.bootstrap_servers, timeout=2)
-        world.ledger.append("flights", b"first")
-        os.kill(mortal.pid, signal.SIGKILL)
-        begun = time.monotonic()
+        driver = KafkaDriver(started.bootstrap_servers, timeout=2)
+        driver.ledger.append("flights", b"first")
+        os.kill(started.pid, signal.SIGKILL)
+        started_at = time.monotonic()
         with pytest.raises(LogUnavailable):
-            world.ledger.append("flights", b"second")
-        assert time.monotonic() - begun < 10
+            driver.ledger.append("flights", b"second")
+        assert time.monotonic() - started_at < 10
         broker.start(tmp_path)
         time.sleep(1)
-        assert [record.value for record in world.ledger.read()] == [b"first"]
-        assert world.ledger.append("flights", b"third") == 1
-        world.close()
+        assert [record.value for record in driver.ledger.read()] == [b"first"]
+        assert driver.ledger.append("flights", b"third") == 1
+        driver.close()
     finally:
         broker.stop(tmp_path)
 
 
 def test_an_append_in_flight_while_the_broker_hangs_has_an_unknown_outcome(tmp_path: Path) -> None:
-    mortal = broker.start(tmp_path)
+    started = broker.start(tmp_path)
     try:
-        world = KafkaDriver(mortal.bootstrap_servers, timeout=2)
-        world.ledger.append("flights", b"first")
-        stop = threading.Timer(0, os.kill, [mortal.pid, signal.SIGSTOP])
+        driver = KafkaDriver(started.bootstrap_servers, timeout=2)
+        driver.ledger.append("flights", b"first")
+        stop = threading.Timer(0, os.kill, [started.pid, signal.SIGSTOP])
         stop.start()
         stop.join()
         with pytest.raises(LogUnavailable):
-            world.ledger.append("flights", b"second")
-        os.kill(mortal.pid, signal.SIGCONT)
-        world.ledger.append("flights", b"third")
-        values = [record.value for record in world.ledger.read()]
+            driver.ledger.append("flights", b"second")
+        os.kill(started.pid, signal.SIGCONT)
+        driver.ledger.append("flights", b"third")
+        values = [record.value for record in driver.ledger.read()]
         assert values in ([b"first", b"third"], [b"first", b"second", b"third"])
-        world.close()
+        driver.close()
     finally:
         broker.stop(tmp_path)
 
 
-def test_a_lost_acknowledgement_leaves_the_entry_standing() -> None:
+def test_a_lost_acknowledgement_leaves_the_entry_in_the_topic() -> None:
     ledger = MemoryLedger()
     ledger.lose_acknowledgement = True
     with pytest.raises(LogUnavailable):

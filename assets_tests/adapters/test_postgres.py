@@ -1,4 +1,4 @@
-"""The PostgreSQL of `tidemill up --postgres`: whom it lets in, and what it needs of a machine."""
+"""The PostgreSQL of `tidemill up --postgres`: its access control and its prerequisites."""
 
 import os
 import pwd
@@ -31,7 +31,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield running
 
 
-def test_each_database_lets_in_its_own_user_by_its_password_alone(
+def test_each_database_admits_only_its_own_user_with_a_password(
     postgres_server: PostgresServer,
 ) -> None:
     for name in DATABASES:
@@ -49,74 +49,76 @@ def test_each_database_lets_in_its_own_user_by_its_password_alone(
         postgres_server.postgres.password_file.write_text(lines)
 
 
-def test_what_is_not_installed_is_named_with_the_command_that_mends_it(
+def test_a_missing_installation_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    monkeypatch.setattr(server, "_folders", lambda: iter(()))
-    with pytest.raises(PrerequisiteMissing, match=r"PostgreSQL is not on this .* `make tools`"):
+    monkeypatch.setattr(server, "_bin_folders", lambda: iter(()))
+    with pytest.raises(PrerequisiteMissing, match=r"PostgreSQL is not installed.* `make tools`"):
         server.server_command(data, 5432)
     data.mkdir()
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(PrerequisiteMissing, match=r"PostgreSQL 9, which made .*/data, is not on"):
+    with pytest.raises(
+        PrerequisiteMissing, match=r"PostgreSQL 9, which created .*/data, is not inst"
+    ):
         server.server_command(data, 5432)
 
 
 def test_root_needs_the_user_of_debians_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(name: str) -> None:
+    def no_user(name: str) -> None:
         raise KeyError(name)
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(pwd, "getpwnam", nobody)
+    monkeypatch.setattr(pwd, "getpwnam", no_user)
     with pytest.raises(PrerequisiteMissing, match="does not run as root"):
         server.run_as_user()
 
 
-def test_a_folder_where_that_user_may_not_go_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_this_user_cannot_access_is_reported(tmp_path: Path) -> None:
     require_postgres()
     if os.geteuid() != 0:
-        pytest.skip("not run: only for root is it another user; run `make test` as root")
+        pytest.skip("not run: only root uses another user; run `make test` as root")
     closed = tmp_path / "closed"
     closed.mkdir(0o700)
-    with pytest.raises(PrerequisiteMissing, match=f"postgres, who may not go to {closed}/home"):
+    with pytest.raises(PrerequisiteMissing, match=f"postgres, which cannot access {closed}/home"):
         Postgres(closed / "home").initialize(1)
     assert not (closed / "home" / "data").exists()
 
 
-def test_dagsters_configuration_follows_where_its_storage_is(
+def test_dagsters_configuration_names_its_storage(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = Settings(home=tmp_path)
     own = bootstrap.local_postgres(settings)
     own.folder.mkdir()
 
-    def told() -> str:
+    def config() -> str:
         return (ensure_dagster_home(settings) / "dagster.yaml").read_text()
 
     monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
-    plain = told()
+    plain = config()
     assert "storage:" not in plain
     for port in (5432, 5433):
         own.enable(port)
-        assert told() == told()
-        assert told().startswith(plain)
-        assert f'postgres_url: "{own.url("dagster")}"' in told()
-        assert f":{port}/dagster?passfile=" in told()
+        assert config() == config()
+        assert config().startswith(plain)
+        assert f'postgres_url: "{own.url("dagster")}"' in config()
+        assert f":{port}/dagster?passfile=" in config()
     own.disable()
-    assert told() == plain
+    assert config() == plain
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://elsewhere/dagster")
-    assert told().endswith("postgres_url:\n      env: DAGSTER_POSTGRES_URL\n")
+    assert config().endswith("postgres_url:\n      env: DAGSTER_POSTGRES_URL\n")
     monkeypatch.delenv("DAGSTER_POSTGRES_URL")
-    assert told() == plain
+    assert config() == plain
     (tmp_path / "dagster" / "dagster.yaml").write_text(f"{plain}storage:\n  sqlite: {{}}\n")
     own.enable(5432)
-    with pytest.raises(SpecInvalid, match="names a storage of its own"):
-        told()
+    with pytest.raises(SpecInvalid, match="has a storage section"):
+        config()
 
 
-def test_its_programs_are_refused_where_it_is_not_in_use(
+def test_its_programs_are_refused_if_it_is_not_enabled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    with pytest.raises(OperationNotAllowed, match="`tidemill up --postgres` does that"):
+    with pytest.raises(OperationNotAllowed, match="Run `tidemill up --postgres`"):
         postgres(["psql"])

@@ -1,4 +1,4 @@
-"""What every store promises, over all its adapters."""
+"""The contract of `Store`, tested on all adapters."""
 
 import os
 import uuid
@@ -32,7 +32,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return STORES[request.param](tmp_path)
 
 
-def test_what_was_put_is_there(store: Store) -> None:
+def test_a_put_object_is_returned(store: Store) -> None:
     assert store.put("m/a.json", b"one")
     assert store.get("m/a.json") == b"one"
     assert store.get("m/b.json") is None
@@ -70,7 +70,7 @@ def test_a_replaced_name_has_the_new_bytes(store: Store) -> None:
     assert store.get("m/a.json") == b"two"
 
 
-def test_names_come_in_order_and_only_of_the_folder(store: Store) -> None:
+def test_names_are_sorted_and_only_of_the_folder(store: Store) -> None:
     for name in ("m/b/2", "m/b/1", "m/bc/3", "n/b/4"):
         store.put(name, b"")
     assert list(store.names("m/b/")) == ["m/b/1", "m/b/2"]
@@ -78,20 +78,20 @@ def test_names_come_in_order_and_only_of_the_folder(store: Store) -> None:
     assert list(store.names("")) == ["m/b/1", "m/b/2", "m/bc/3", "n/b/4"]
 
 
-def test_nothing_and_a_million_bytes_come_back_as_they_were(store: Store) -> None:
+def test_empty_and_large_objects_are_returned_unchanged(store: Store) -> None:
     for name, data in (("m/none", b""), ("m/many", os.urandom(1_000_000))):
         assert store.put(name, data)
         assert store.get(name) == data
 
 
-def test_more_names_than_one_answer_of_a_server_tells_are_all_listed(store: Store) -> None:
+def test_more_names_than_one_page_of_a_server_are_all_listed(store: Store) -> None:
     names = [f"m/many/{number:04d}" for number in range(1_100)]
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda name: store.put(name, b""), names))
     assert list(store.names("m/")) == names
 
 
-def test_a_sweep_harms_nothing_that_stands(store: Store) -> None:
+def test_recover_changes_no_committed_object(store: Store) -> None:
     store.put("m/a", b"one")
     store.recover("m")
     store.recover("m")
@@ -108,28 +108,28 @@ def test_a_deleted_name_is_free_again(store: Store) -> None:
 
 @pytest.fixture
 def durability_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The calls that make bytes and names durable, in their order, each with its file or folder."""
+    """The calls that make bytes and names durable, in order, each with its file or folder."""
     calls: list[tuple[str, str]] = []
     fsync, link, replace = os.fsync, os.link, os.replace
 
     def name(path: object) -> str:
         inside = Path(str(path)).relative_to(tmp_path)
-        return "draft" if ".tmp" in inside.parts and len(inside.parts) == 3 else str(inside)
+        return "temp file" if ".tmp" in inside.parts and len(inside.parts) == 3 else str(inside)
 
     def synced(handle: int) -> None:
         calls.append(("fsync", name(os.readlink(f"/proc/self/fd/{handle}"))))
         fsync(handle)
 
-    def linked(draft: Path, path: Path) -> None:
+    def linked(temp_file: Path, path: Path) -> None:
         calls.append(("link", name(path)))
-        link(draft, path)
+        link(temp_file, path)
 
-    def replaced(draft: Path, path: Path) -> None:
+    def replaced(temp_file: Path, path: Path) -> None:
         calls.append(("rename", name(path)))
-        replace(draft, path)
+        replace(temp_file, path)
 
-    for call, instead in (("fsync", synced), ("link", linked), ("replace", replaced)):
-        monkeypatch.setattr(os, call, instead)
+    for call, spy in (("fsync", synced), ("link", linked), ("replace", replaced)):
+        monkeypatch.setattr(os, call, spy)
     return calls
 
 
@@ -139,18 +139,19 @@ def test_bytes_are_durable_before_they_have_a_name_and_the_name_before_the_call_
     store = FileStore(tmp_path)
     store.put("m/plans/a", b"one")
     assert durability_calls[-3:] == [
-        ("fsync", "draft"),
+        ("fsync", "temp file"),
         ("link", "m/plans/a"),
         ("fsync", "m/plans"),
     ]
-    assert durability_calls[:-3] == [
-        ("fsync", "."),
-        ("fsync", "m"),
-        ("fsync", "m"),
-    ]  # folders, each in its own
+    # Each new folder is synced into its parent.
+    assert durability_calls[:-3] == [("fsync", "."), ("fsync", "m"), ("fsync", "m")]
     durability_calls.clear()
     store.replace("m/plans/a", b"two")
-    assert durability_calls == [("fsync", "draft"), ("rename", "m/plans/a"), ("fsync", "m/plans")]
+    assert durability_calls == [
+        ("fsync", "temp file"),
+        ("rename", "m/plans/a"),
+        ("fsync", "m/plans"),
+    ]
 
 
 def test_a_writer_overtaken_after_it_looked_changes_nothing(
@@ -172,17 +173,17 @@ def test_a_writer_overtaken_after_it_looked_changes_nothing(
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "m/../../a", "", "m/.tmp/a", "m/a\n", "m//a"])
 def test_a_hostile_name_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
-    nowhere = S3Store(
+    unreachable = S3Store(
         "bucket", "", 1, "http://127.0.0.1:9", credentials=write_credentials(tmp_path / "keys")
     )
-    for store in (FileStore(tmp_path / "store"), nowhere):
+    for store in (FileStore(tmp_path / "store"), unreachable):
         with pytest.raises(OperationNotAllowed):
             store.put(name, b"x")
     assert [path.name for path in tmp_path.rglob("*")] == ["keys"]
 
 
 @pytest.mark.parametrize("place", ["put.written", "put.synced"])
-def test_a_full_disk_is_named_and_leaves_nothing(place: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(place: str, tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     failpoints.arm(f"{place}:enospc")
     with pytest.raises(StoreFull, match="No space left"):
@@ -195,16 +196,16 @@ def test_a_full_disk_is_named_and_leaves_nothing(place: str, tmp_path: Path) -> 
 def test_a_failed_fsync_is_named_and_what_it_was_for_is_discarded(
     place: str, tmp_path: Path
 ) -> None:
-    """A name that its folder may not keep is taken back, so that nobody builds on it."""
+    """A name whose folder was not synced is removed, so that no later work depends on it."""
     store = FileStore(tmp_path)
     failpoints.arm(f"{place}:eio")
-    with pytest.raises(StoreFailed, match=r"cannot keep m/a \(1 bytes\): Input/output"):
+    with pytest.raises(StoreFailed, match=r"cannot write m/a \(1 bytes\): Input/output"):
         store.put("m/a", b"x")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert store.put("m/a", b"x")
 
 
-def test_unfinished_files_are_no_names_and_are_swept(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_listed_and_are_removed_by_recover(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put("m/a", b"x")
     (tmp_path / "m/.tmp").mkdir(exist_ok=True)
@@ -214,10 +215,10 @@ def test_unfinished_files_are_no_names_and_are_swept(tmp_path: Path) -> None:
     assert not (tmp_path / "m/.tmp").exists()
 
 
-def test_what_a_dead_writer_may_not_have_synced_is_synced_by_the_sweep(
+def test_recover_syncs_what_a_crashed_writer_may_not_have_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A draft that is left says that a name beside it may be lost with the power."""
+    """A leftover temp file means that a committed name may be lost in a power failure."""
     store, synced = FileStore(tmp_path), []
     store.put("m/plans/a", b"x")
     fsync = os.fsync
@@ -232,14 +233,14 @@ def test_what_a_dead_writer_may_not_have_synced_is_synced_by_the_sweep(
     assert {str(tmp_path / "m"), str(tmp_path / "m/plans")} <= set(synced)
 
 
-def test_an_overlay_shows_the_store_below_but_what_it_hides_and_never_writes_there() -> None:
-    below = MemoryStore()
-    below.put("m/plans/a", b"plan")
-    below.put("m/reports/a", b"report")
-    store = OverlayStore(below, hidden_prefix="m/reports/")
+def test_an_overlay_shows_all_but_hidden_names_of_its_base_and_never_writes_to_it() -> None:
+    base = MemoryStore()
+    base.put("m/plans/a", b"plan")
+    base.put("m/reports/a", b"report")
+    store = OverlayStore(base, hidden_prefix="m/reports/")
     assert list(store.names("m/")) == ["m/plans/a"]
     assert not store.put("m/plans/a", b"another")
     assert store.put("m/reports/a", b"another")
     store.replace("m/plans/a", b"another")
-    assert (below.get("m/plans/a"), below.get("m/reports/a")) == (b"plan", b"report")
+    assert (base.get("m/plans/a"), base.get("m/reports/a")) == (b"plan", b"report")
     assert (store.get("m/plans/a"), store.get("m/reports/a")) == (b"another", b"another")

@@ -1,4 +1,4 @@
-"""The port `Tracker`: in memory, on a database of one's own, and on a real tracking server."""
+"""The contract of `Tracker`: in memory, on a local database, and on a real tracking server."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from dagster_webserver import free_port
-from tidemill.adapters.memory.tracker import MemoryTracker
+from tidemill.adapters.memory import MemoryTracker
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
 from tidemill.core.run_record import RegistryVersion, WindowRun
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
         "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-    with (folder / "said.txt").open("wb") as log_file:
+    with (folder / "server.log").open("wb") as log_file:
         process = subprocess.Popen(
             command, cwd=folder, stdout=log_file, stderr=log_file, start_new_session=True
         )
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
         while not _is_ready(address):
-            assert time.monotonic() < deadline, (folder / "said.txt").read_text()
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()
             time.sleep(0.2)
         yield MlflowTracker(address, None, address, 20)
     finally:
@@ -87,7 +87,7 @@ def tracker(request: pytest.FixtureRequest) -> Tracker:
 
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> str:
-    """A model of its own for each test: servers are shared."""
+    """A separate model per test, because servers are shared."""
     return "m" + str(abs(hash(request.node.name)) % 10**9)
 
 
@@ -97,14 +97,14 @@ def with_model(model: str, run: WindowRun) -> WindowRun:
     return replace(run, model=model)
 
 
-def record_run(tracker: Tracker, run: WindowRun, parent: str | None = None) -> str:
-    """The id of the run that shows this window now."""
-    run_id = tracker.start_run(run.model, run.window, parent)
+def record_run(tracker: Tracker, run: WindowRun, parent_run_id: str | None = None) -> str:
+    """Record the run and return its id."""
+    run_id = tracker.start_run(run.model, run.window, parent_run_id)
     tracker.record(run_id, run)
     return run_id
 
 
-def test_a_window_that_was_not_recorded_is_unknown(tracker: Tracker, model: str) -> None:
+def test_a_window_that_was_not_recorded_has_no_digest(tracker: Tracker, model: str) -> None:
     assert tracker.recorded_digest(model, "2024-01-01") is None
     tracker.start_run(model, "2024-01-01", None)
     assert tracker.recorded_digest(model, "2024-01-01") is None
@@ -115,22 +115,20 @@ def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
 ) -> None:
     first = record_run(tracker, with_model(model, window_run()))
     assert tracker.recorded_digest(model, "2024-01-01") == "1" * 64
-    again = record_run(tracker, with_model(model, window_run("2" * 64, auc=0.7)))
-    assert again == first
+    second = record_run(tracker, with_model(model, window_run("2" * 64, auc=0.7)))
+    assert second == first
     assert tracker.recorded_digest(model, "2024-01-01") == "2" * 64
     assert first in tracker.run_url(first)
 
 
-def test_a_deployed_model_is_one_version_however_often_it_is_registered(
-    tracker: Tracker, model: str
-) -> None:
+def test_a_model_registered_twice_is_one_version(tracker: Tracker, model: str) -> None:
     assert tracker.versions(model) == []
     for digest in (*DIGESTS, DIGESTS[0]):
-        tracker.register(model, RegistryVersion(digest, {"seq": "0", "why": "because"}))
+        tracker.register(model, RegistryVersion(digest, {"seq": "0", "reason": "a test"}))
     assert sorted(tracker.versions(model)) == DIGESTS
 
 
-def test_the_alias_stands_at_one_version_and_moves_back_to_an_older_one(
+def test_the_alias_moves_to_a_new_version_and_back_to_an_older_one(
     tracker: Tracker, model: str
 ) -> None:
     assert tracker.champion(model) is None
@@ -142,9 +140,7 @@ def test_the_alias_stands_at_one_version_and_moves_back_to_an_older_one(
     assert tracker.champion(model) == DIGESTS[0]
 
 
-def test_a_run_of_a_window_is_nested_and_shows_all_of_it(
-    database: MlflowTracker, model: str
-) -> None:
+def test_a_run_of_a_window_is_nested_and_complete(database: MlflowTracker, model: str) -> None:
     client = database._client
     parent = client.create_run(database.experiment_id(model)).info.run_id
     run = client.get_run(record_run(database, with_model(model, window_run(auc=0.7)), parent))
@@ -170,17 +166,17 @@ def unavailable_trackers() -> Iterator[tuple[str, Callable[[Path], Tracker]]]:
 @pytest.mark.parametrize(
     "broken", [pytest.param(make, id=name) for name, make in unavailable_trackers()]
 )
-def test_a_tracker_that_is_away_is_named_in_time(
+def test_an_unavailable_tracker_is_reported_in_time(
     broken: Callable[[Path], Tracker], tmp_path: Path
 ) -> None:
     tracker = broken(tmp_path)
-    began = time.monotonic()
-    for act in (
+    started_at = time.monotonic()
+    for call in (
         lambda: tracker.recorded_digest("tides", "w"),
         lambda: tracker.start_run("tides", "w", None),
         lambda: tracker.champion("tides"),
         lambda: tracker.versions("tides"),
     ):
         with pytest.raises(TrackerUnavailable):
-            act()
-    assert time.monotonic() - began < 60
+            call()
+    assert time.monotonic() - started_at < 60

@@ -1,1 +1,1 @@
-"""What stands behind the ports: Kafka, files, memory, child processes."""
+"""Implementations of the ports: Kafka, files, S3, MLflow, child processes, memory."""

@@ -1,4 +1,4 @@
-"""Tells people of what needs them: by an HTTP POST, by a command, or both."""
+"""Delivers alerts to people: by an HTTP POST, by a command, or both."""
 
 import json
 import subprocess
@@ -17,10 +17,10 @@ def send(
     command: Sequence[str] | None,
     timeout: float,
 ) -> None:
-    """Post the alert as JSON to the webhook, and give it to the command on its standard input.
+    """Post the alert as JSON to the webhook, and pass it to the command on its standard input.
 
-    Both are tried, each for `timeout` seconds at most. Raises `AlertFailed` where one of them did
-    not take it; the webhook's address may be a secret, so only its host is told.
+    Both are attempted, each for at most `timeout` seconds. Raises `AlertFailed` if either fails.
+    The webhook's URL may contain a secret, so the error names only its host.
     """
     body = json.dumps(alert)
     failures = [
@@ -33,8 +33,8 @@ def send(
     ]
     if failures:
         raise AlertFailed(
-            f"The alert was not taken: {'; '.join(failures)}.",
-            "It is sent again; see TIDEMILL_ALERTS__WEBHOOK and TIDEMILL_ALERTS__COMMAND.",
+            f"The alert could not be delivered: {'; '.join(failures)}.",
+            "Delivery is retried; check TIDEMILL_ALERTS__WEBHOOK and TIDEMILL_ALERTS__COMMAND.",
         )
 
 
@@ -56,4 +56,8 @@ def _run(command: Sequence[str], body: str, timeout: float) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the command {command[0]} did not run ({type(error).__name__})"
-    return None if result.returncode == 0 else f"the command {command[0]} ended {result.returncode}"
+    return (
+        None
+        if result.returncode == 0
+        else f"the command {command[0]} exited with {result.returncode}"
+    )

@@ -1,4 +1,4 @@
-"""Loads a user's feature function by its reference, with the hash of its source."""
+"""Loads a user's feature function by reference, with the hash of its source."""
 
 import importlib
 import sys
@@ -9,22 +9,22 @@ from tidemill.core.errors import SpecInvalid
 from tidemill.core.features import FeatureFunction
 
 _REMEDY = (
-    "`features` is `module:function`; the module must be importable, for example a file next to "
-    "where tidemill is started, or on PYTHONPATH."
+    "`features` has the form `module:function`; the module must be importable, for example a file "
+    "in the folder where tidemill is started, or on PYTHONPATH."
 )
 
 
 def load_feature_function(reference: str) -> FeatureFunction:
-    """The function `module:function`, and the sha256 of the bytes of its module's file.
+    """Return the function `module:function` with the sha256 of its module's source file.
 
     Raises `SpecInvalid`.
     """
     module_name, _, name = reference.partition(":")
     if not module_name or not name:
-        raise SpecInvalid(f"`features: {reference}` is no reference.", _REMEDY)
+        raise SpecInvalid(f"`features: {reference}` is not a valid reference.", _REMEDY)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise anything
         raise SpecInvalid(
             f"The module of `features: {reference}` cannot be imported from {sys.path[0] or '.'}: "
             f"{type(error).__name__}: {error}.",

@@ -1,4 +1,4 @@
-"""The store in a folder: a name is written once, durably, by link."""
+"""The store in a folder: each name is written once and durably, by a hard link."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ _NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileStore:
-    """A `Store` below `root`. Unfinished files lie in a model's `.tmp/` and are no names."""
+    """A `Store` below `root`. Unfinished files are in a model's `.tmp/` and are never listed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -39,15 +39,15 @@ class FileStore:
                 return False
             with _undo_on_error(path.unlink):
                 failpoint("put.linked")
-                _sync_folder(path.parent)  # while the draft still shows that this may be undone
+                # Before the temp file is removed, which marks the name as unconfirmed.
+                _sync_folder(path.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
         with self._translate_errors(describe(name, data)), self._temp_file(name, data) as temp_file:
-            marker = temp_file.with_suffix(
-                ".moved"
-            )  # that this may be undone, as a draft is of a `put`
+            # The marker shows that the move is unconfirmed, as the temp file does for a `put`.
+            marker = temp_file.with_suffix(".moved")
             marker.touch()
             try:
                 temp_file.replace(path)
@@ -66,13 +66,14 @@ class FileStore:
         self._path(name).unlink(missing_ok=True)
 
     def recover(self, model: str) -> None:
-        """Remove what dead writers left unfinished.
+        """Remove files left unfinished by crashed writers.
 
-        What they linked but did not live to sync is made durable first: others will build on it.
+        Names that they linked but did not sync are made durable first, because later work depends
+        on them.
         """
         folder = self.root / model
         if any((folder / ".tmp").glob("*")):
-            with self._translate_errors(f"what an earlier run left of model {model}"):
+            with self._translate_errors(f"the files of model {model} that an earlier run left"):
                 for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
                     _sync_folder(path)
         shutil.rmtree(folder / ".tmp", ignore_errors=True)
@@ -82,7 +83,7 @@ class FileStore:
 
     @contextmanager
     def _temp_file(self, name: str, data: bytes) -> Iterator[Path]:
-        """The bytes under a new name beside their place, on disk; gone at the end."""
+        """The bytes in a synced file under a temporary name, which is removed on exit."""
         folder = self.root / name.split("/")[0] / ".tmp"
         _make_folder(self._path(name).parent)
         _make_folder(folder)
@@ -100,40 +101,45 @@ class FileStore:
 
     @contextmanager
     def _translate_errors(self, subject: str) -> Iterator[None]:
-        """Name the disk's faults. What was written is discarded by then: after an fsync that
-        failed, a second one may succeed without anything on disk, so it is never tried again."""
+        """Raise `StoreFull` or `StoreFailed` for an error of the disk.
+
+        The data have been discarded by then: after a failed fsync, a second one may succeed with
+        nothing on disk, so it is never retried.
+        """
         try:
             yield
         except OSError as error:
             message = (
-                f"The store {self.root} cannot keep {subject}: {os.strerror(error.errno or 0)}."
+                f"The store {self.root} cannot write {subject}: {os.strerror(error.errno or 0)}."
             )
             if error.errno in _NO_SPACE_ERRNOS:
-                remedy = "Free some space and run the same command again; nothing is half written."
+                remedy = (
+                    "Free some space, then run the same command again; nothing is half written."
+                )
                 raise StoreFull(message, remedy) from error
             raise StoreFailed(
                 message,
-                "Look at the disk (`dmesg`), then run the same command again; what was written of "
-                "it is discarded.",
+                "Check the disk (`dmesg`), then run the same command again; what was partly "
+                "written is discarded.",
             ) from error
 
 
 def validate_name(name: str) -> str:
-    """The same name, if it is one of a store. Raises `Refused`."""
+    """Return the name if it is valid in a store. Raises `OperationNotAllowed`."""
     if not _NAME.fullmatch(name):
         raise OperationNotAllowed(
-            f"{name[:120]!r} is no name of the store.", "Use letters, digits, _ - ."
+            f"{name[:120]!r} is not a valid name in the store.", "Use letters, digits, _ - ."
         )
     return name
 
 
 def describe(name: str, data: bytes) -> str:
-    """What was to be kept, for people."""
+    """The name and size of an object, for an error message."""
     return f"{name} ({len(data)} bytes)"
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each durable in the one that holds it."""
+    """Create a folder and its parents, each synced into the folder that contains it."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -144,7 +150,7 @@ def _make_folder(folder: Path) -> None:
 
 @contextmanager
 def _undo_on_error(undo: Callable[[], None]) -> Iterator[None]:
-    """Undo what the disk does not confirm, or later work would take it for durable."""
+    """Undo a change that the disk does not confirm, or later work would rely on it."""
     try:
         yield
     except OSError:

@@ -1,6 +1,7 @@
-"""The tracker on MLflow: a run a window, a registered model a model, an alias at the ledger's head.
+"""The tracker on MLflow: one run per window, one registered model per model, and an alias.
 
-Nothing is loaded from it: a version's source names a bundle of the store, and no flavor.
+The alias follows the head of the ledger. Nothing is loaded from MLflow: a version's source names a
+bundle in the store and has no flavor.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would call home from its import on
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it sends data from its import on
 
 import mlflow.environment_variables as variables
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -33,30 +34,25 @@ T = TypeVar("T")
 ALIAS = "champion"
 _MODEL, _WINDOW, _REPORT = "tidemill.model", "tidemill.window", "tidemill.report"
 _DIGEST = "tidemill.digest"
-_MAX_LENGTH = {"param": 6000, "tag": 8000}  # characters, as MLflow has them
-_MAX_PER_REQUEST = {"param": 100, "metric": 800}  # of one request, which takes 1,000 things in all
+_MAX_LENGTH = {"param": 6000, "tag": 8000}  # characters, MLflow's limits
+_MAX_PER_REQUEST = {"param": 100, "metric": 800}  # MLflow accepts 1,000 items in total
 
 
 class MlflowTracker:
-    """The port `Tracker` over a tracking server, or a database and folder of one's own.
+    """The port `Tracker` on a tracking server, or on a local database and folder.
 
-    `seconds` is how long one request may take; it is tried once. `ui` is where people see runs.
+    One request may take `timeout` seconds and is not retried. `ui_url` is where runs are shown.
     """
 
     def __init__(
         self, uri: str, artifact_location: str | None, ui_url: str, timeout: float
     ) -> None:
-        self.uri, self._artifact_location, self._ui_url, self._timeout = (
-            uri,
-            artifact_location,
-            ui_url,
-            timeout,
-        )
+        self.uri, self._timeout = uri, timeout
+        self._artifact_location, self._ui_url = artifact_location, ui_url
         self._experiment_ids: dict[str, str] = {}
-        self._experiment_by_run: dict[str, str] = {}  # experiments by run
-        self._logged_params: dict[
-            str, Mapping[str, str]
-        ] = {}  # what runs that were begun show already
+        self._experiment_by_run: dict[str, str] = {}
+        # Parameters that a started run already has: MLflow never changes one.
+        self._logged_params: dict[str, Mapping[str, str]] = {}
         self._version_numbers: dict[tuple[str, str], str] = {}
 
     @cached_property
@@ -69,7 +65,7 @@ class MlflowTracker:
         return MlflowClient(self.uri, self.uri)
 
     def experiment_id(self, model: str) -> str:
-        """The id of the model's experiment, which has its name."""
+        """The id of the model's experiment, which is named after the model."""
         with self.translate_errors("find the experiment"):
             experiment_id = self._existing_experiment_id(model)
             if experiment_id is None:
@@ -82,13 +78,14 @@ class MlflowTracker:
             run = self._find_run(model, window)
             return run.data.tags.get(_REPORT) if run else None
 
-    def start_run(self, model: str, window: str, parent: str | None) -> str:
-        with self.translate_errors(f"begin the run of window {window}"):
+    def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
+        with self.translate_errors(f"start the run of window {window}"):
             existing = self._find_run(model, window)
             failpoint("run.before")
-            run_id = (
-                str(existing.info.run_id) if existing else self._create_run(model, window, parent)
-            )
+            if existing:
+                run_id = str(existing.info.run_id)
+            else:
+                run_id = self._create_run(model, window, parent_run_id)
             failpoint("run.created")
             self._logged_params[run_id] = existing.data.params if existing else {}
             self._experiment_by_run[run_id] = self.experiment_id(model)
@@ -127,7 +124,7 @@ class MlflowTracker:
                 model,
                 source=f"tidemill://{model}/models/{version.digest}.bundle",
                 tags={_DIGEST: version.digest, **_allowed_tags(version.tags)},
-                description=version.tags.get("why"),
+                description=version.tags.get("reason"),
             )
             failpoint("version.after")
             self._version_numbers[model, version.digest] = str(created.version)
@@ -146,16 +143,16 @@ class MlflowTracker:
         with self.translate_errors("set the alias"):
             failpoint("alias.before")
             version = self._version_number(model, digest)
-            assert version is not None  # only what is registered can be in service
+            assert version is not None  # only registered models are deployed
             self._client.set_registered_model_alias(model, ALIAS, version)
             failpoint("alias.after")
 
-    def end_run(self, run_id: str, success: bool) -> None:
+    def end_run(self, run_id: str, succeeded: bool) -> None:
         with self.translate_errors("end a run"):
-            self._client.set_terminated(run_id, "FINISHED" if success else "FAILED")
+            self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
 
     def _existing_experiment_id(self, model: str) -> str | None:
-        """The id of the model's experiment, if there is one: to look makes none."""
+        """The id of the model's experiment, or None; this never creates one."""
         if model not in self._experiment_ids:
             experiment = self._client.get_experiment_by_name(model)
             if experiment is None:
@@ -171,32 +168,28 @@ class MlflowTracker:
         runs = self._client.search_runs([experiment_id], filter_string, max_results=1)
         return runs[0] if runs else None
 
-    def _create_run(self, model: str, window: str, parent: str | None) -> str:
+    def _create_run(self, model: str, window: str, parent_run_id: str | None) -> str:
         tags = {_MODEL: model, _WINDOW: window}
-        if parent is not None:
-            tags[MLFLOW_PARENT_RUN_ID] = parent
+        if parent_run_id is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
         run = self._client.create_run(self.experiment_id(model), run_name=window, tags=tags)
         return str(run.info.run_id)
 
     def _write_run(self, run_id: str, run: WindowRun) -> None:
-        """Write what a window's run shows; the report's digest last, as the sign that all is there.
+        """Write the data of a window's run, and last the report's digest, which marks it complete.
 
-        Parameters of an earlier record stay: MLflow never changes one.
+        Existing parameters are kept: MLflow never changes one.
         """
         logged = self._logged_params.pop(run_id)
         with TemporaryDirectory(prefix="tidemill-mlflow-") as folder:
             for name, text in run.texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
-        new = {
-            key: run_tags
-            for key, run_tags in _allowed_keys(run.params).items()
-            if key not in logged
-        }
-        params = [Param(key, run_tags[: _MAX_LENGTH["param"]]) for key, run_tags in new.items()]
+        new = {key: value for key, value in _allowed_keys(run.params).items() if key not in logged}
+        params = [Param(key, value[: _MAX_LENGTH["param"]]) for key, value in new.items()]
         metrics = [
-            Metric(key, run_tags, run.timestamp_ms, 0)
-            for key, run_tags in _allowed_keys(run.metrics).items()
+            Metric(key, value, run.timestamp_ms, 0)
+            for key, value in _allowed_keys(run.metrics).items()
         ]
         pages = (
             _pages(metrics, _MAX_PER_REQUEST["metric"]),
@@ -208,7 +201,7 @@ class MlflowTracker:
         self._client.set_terminated(run_id)
         failpoint("run.ended")
         run_tags = {f"tidemill.{key}": value for key, value in _allowed_tags(run.tags).items()}
-        # Of one request, MLflow writes the tags last.
+        # Within one request, MLflow writes the tags last.
         tags = [RunTag(*tag) for tag in (run_tags | {_REPORT: run.digest}).items()]
         self._client.log_batch(run_id, *last, tags)
 
@@ -242,16 +235,16 @@ class MlflowTracker:
 
     @contextmanager
     def translate_errors(self, action: str) -> Iterator[None]:
-        """Make `TrackerUnavailable` of what MLflow raises meanwhile. `doing`: what was tried."""
+        """Raise MLflow's errors as `TrackerUnavailable`. `action` completes "MLflow could not"."""
         try:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            message = str(getattr(error.__cause__, "orig", error))  # the database's own words
+            message = str(getattr(error.__cause__, "orig", error))  # the database's own message
             raise TrackerUnavailable(
-                f"MLflow at {_redact_url(self.uri)} did not {action}: {type(error).__name__}: "
+                f"MLflow at {_redact_url(self.uri)} could not {action}: {type(error).__name__}: "
                 f"{message.splitlines()[0][:300]}",
-                "See that it is up (TIDEMILL_MLFLOW__TRACKING_URI). What is missing is made up for "
-                "by the next run, or by `tidemill verify MODEL --repair`.",
+                "Check that it is running (TIDEMILL_MLFLOW__TRACKING_URI). The next run, or "
+                "`tidemill verify MODEL --repair`, fills the gap.",
             ) from error
 
 
@@ -264,7 +257,7 @@ def _allowed_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _allowed_keys(values: Mapping[str, T]) -> dict[str, T]:
-    """The same under keys that MLflow allows, each of its own; field names may hold any letter."""
+    """The same values under distinct keys that MLflow allows; a field's name may be any text."""
     renamed: dict[str, T] = {}
     for key, value in values.items():
         sanitized = "".join(c if c.isalnum() or c in "_-. " else "_" for c in key)
@@ -282,10 +275,11 @@ def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _check_reachable(uri: str, timeout: float) -> None:
-    """Raise `sqlite3.Error` where this file cannot be written now, `SQLAlchemyError` where this
-    PostgreSQL cannot be reached.
+    """Check a local database before MLflow opens it.
 
-    MLflow itself tries for 100 s to open what cannot be opened, and waits 20 s for every lock.
+    MLflow itself retries for 100 s to open an unreachable database, and waits 20 s per lock.
+    Raises `sqlite3.Error` if the file is not writable now, `SQLAlchemyError` if the PostgreSQL
+    server is not reachable.
     """
     kind, _, file = uri.partition(":///")
     if kind == "sqlite":
@@ -298,6 +292,6 @@ def _check_reachable(uri: str, timeout: float) -> None:
 
 
 def _redact_url(uri: str) -> str:
-    """An address without the user and password that it may hold."""
+    """The URL without the user and password that it may contain."""
     scheme, separator, remainder = uri.partition("://")
     return f"{scheme}{separator}{remainder.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""The store on S3-compatible storage: a name is written once, by a conditional put."""
+"""The store on S3-compatible storage: each name is written once, by a conditional put."""
 
 import configparser
 import re
@@ -18,17 +18,15 @@ from tidemill.core.errors import SpecInvalid, StoreFull, StoreUnavailable
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
-_CONDITIONAL_PUT_PROBE = "the-first-writer-wins"
+_CONDITIONAL_PUT_PROBE = "conditional-put-probe"
 _ERROR_BODY = re.compile(r"<Code>(\w+)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
 _NO_SPACE_CODES = {"InsufficientStorage", "QuotaExceeded"}
 _CREDENTIALS_REMEDY = (
-    "Give keys that may list, read, write and delete there: by AWS_ACCESS_KEY_ID and "
+    "Pass keys that may list, read, write and delete there, with AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, or in a file named by TIDEMILL_S3__CREDENTIALS."
 )
 _REGION_REMEDY = "Change TIDEMILL_S3__REGION, or AWS_REGION."
-_SPACE_REMEDY = (
-    "Give the storage some space and run the same command again; nothing is half written."
-)
+_SPACE_REMEDY = "Free some space there, then run the same command again; nothing is half written."
 _REMEDIES = {
     **dict.fromkeys(_NO_SPACE_CODES, _SPACE_REMEDY),
     "NoSuchBucket": "Create the bucket, or change TIDEMILL_STORE.",
@@ -45,10 +43,10 @@ _REMEDIES = {
 class S3Store:
     """A `Store` in a bucket, below `prefix`.
 
-    A name is an object, and one request makes it, whole or not at all: nothing is ever left
-    unfinished. Every method raises `StoreUnavailable` where the storage does not let us in, or is
-    away for `timeout` seconds; after a put that was cut off it is asked once more what stands.
-    One that has no space for the bytes is `StoreFull`.
+    Each name is one object, written by one request, so nothing is ever left unfinished. Every
+    method raises `StoreUnavailable` if the storage denies access or is unavailable for `timeout`
+    seconds, and `StoreFull` if it has no space left. After an interrupted put, the object is read
+    once more to find out whether it was written.
     """
 
     def __init__(
@@ -60,10 +58,10 @@ class S3Store:
         region: str | None = None,
         credentials: Path | None = None,
     ) -> None:
-        """What is None is read from AWS's own variables. Raises `SpecInvalid`."""
+        """A None is read from AWS's own environment variables. Raises `SpecInvalid`."""
         timeout_delta = timedelta(seconds=timeout)
         config = _read_credentials(credentials)
-        config["disable_bulk_delete"] = True  # which not every service knows
+        config["disable_bulk_delete"] = True  # not every service supports it
         if endpoint is not None:
             config["endpoint"] = endpoint
         if region is not None:
@@ -77,11 +75,11 @@ class S3Store:
             client_options={
                 "timeout": timeout_delta,
                 "connect_timeout": min(timeout_delta, timedelta(seconds=5)),
-                "allow_http": True,  # for an endpoint that is written http://
+                "allow_http": True,  # for an endpoint with http://
             },
             retry_config={
                 "retry_timeout": timeout_delta,
-                "max_retries": 1_000,  # as many as there is time for
+                "max_retries": 1_000,  # limited by the time only
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=100),
                     "max_backoff": timedelta(seconds=2),
@@ -91,16 +89,16 @@ class S3Store:
         )
 
     def get(self, name: str) -> bytes | None:
-        with self._translate_errors(f"give {validate_name(name)}"):
+        with self._translate_errors(f"read {validate_name(name)}"):
             return self._get(name)
 
     def put(self, name: str, data: bytes) -> bool:
-        with self._translate_errors(f"keep {describe(validate_name(name), data)}"):
+        with self._translate_errors(f"write {describe(validate_name(name), data)}"):
             try:
                 self._client.put(name, data, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return False
-            except BaseError:  # then it is not known whether the request was carried out
+            except BaseError:  # the outcome of the request is unknown
                 existing = self._get(name)
                 if existing is None:
                     raise
@@ -108,11 +106,11 @@ class S3Store:
             return True
 
     def replace(self, name: str, data: bytes) -> None:
-        with self._translate_errors(f"keep {describe(validate_name(name), data)}"):
+        with self._translate_errors(f"write {describe(validate_name(name), data)}"):
             self._client.put(name, data, use_multipart=False)
 
     def names(self, prefix: str) -> Iterator[str]:
-        with self._translate_errors(f"list {prefix or 'what it holds'}"):
+        with self._translate_errors(f"list {prefix or 'its objects'}"):
             listed = [item["path"] for chunk in self._client.list(prefix) for item in chunk]
         return iter(sorted(name for name in listed if name != _CONDITIONAL_PUT_PROBE))
 
@@ -121,22 +119,22 @@ class S3Store:
             self._client.delete(name)
 
     def recover(self, model: str) -> None:
-        """Nothing is ever left; but prove that a name which is taken is refused here.
+        """Check that the storage supports conditional puts; there is never anything to clean up.
 
-        A service that does not know conditional puts would let the last writer win, silently.
+        Without them, the last writer would silently win.
         """
         if self.put(_CONDITIONAL_PUT_PROBE, b"") and self.put(_CONDITIONAL_PUT_PROBE, b""):
             raise StoreUnavailable(
-                f"The storage of {self._url} writes a name that is taken: it ignores "
+                f"The storage of {self._url} overwrites an existing object: it ignores "
                 "`If-None-Match: *`.",
-                "Use storage that knows conditional puts, or a folder.",
+                "Use storage that supports conditional puts, or a folder.",
             )
 
     def _get(self, name: str) -> bytes | None:
         try:
             return self._client.get(name).bytes().to_bytes()
         except FileNotFoundError as error:
-            # Other things are answered by 404, too: a bucket that is missing, keys nobody knows.
+            # A missing bucket and unknown keys are also answered with 404.
             if "<Code>NoSuchKey</Code>" in str(error):
                 return None
             raise
@@ -149,28 +147,28 @@ class S3Store:
             code, reason, remedy = self._diagnose(str(error))
             error_type = StoreFull if code in _NO_SPACE_CODES else StoreUnavailable
             raise error_type(
-                f"The store {self._url} does not {action}: {reason}.", remedy
+                f"The store {self._url} could not {action}: {reason}.", remedy
             ) from error
 
     def _diagnose(self, text: str) -> tuple[str, str, str]:
-        """The storage's code, what it answered, or that it did not, and what mends it."""
+        """The storage's error code (empty if it did not answer), the reason, and the remedy."""
         if match := _ERROR_BODY.search(text):
             code, message = match[1], unescape(match[2]).rstrip(".")
-            default_remedy = f"Look at the storage's own log for {code}."
+            default_remedy = f"Check the storage's own log for {code}."
             return code, f"{message} ({code})", _REMEDIES.get(code, default_remedy)
-        if "/latest/api/token" in text:  # of the machine, where clients look last
+        if "/latest/api/token" in text:  # the metadata service, which clients try last
             return "", "no keys were found, and this machine has no role", _CREDENTIALS_REMEDY
         return (
             "",
-            f"no answer within {self._timeout:g} s, or a broken one: "
+            f"no valid answer within {self._timeout:g} s: "
             + text.split("\n")[0].partition(" - ")[2],
-            "See that the storage runs and that TIDEMILL_S3__ENDPOINT is its address; "
-            "TIDEMILL_S3__TIMEOUT is how long it may be away. Then run the same command again.",
+            "Check that the storage is running and that TIDEMILL_S3__ENDPOINT is its address "
+            "(TIDEMILL_S3__TIMEOUT limits the wait), then run the same command again.",
         )
 
 
 def _read_credentials(file: Path | None) -> "S3Config":
-    """The keys of a file as the AWS tools keep it, in the client's words."""
+    """The keys in a credentials file of AWS's format, under the client's names."""
     if file is None:
         return {}
     parser = configparser.ConfigParser(interpolation=None)
@@ -186,7 +184,7 @@ def _read_credentials(file: Path | None) -> "S3Config":
         return keys
     except (OSError, ValueError, KeyError, configparser.Error) as error:
         raise SpecInvalid(
-            f"The file of keys {file} cannot be used: {type(error).__name__}.",
-            "TIDEMILL_S3__CREDENTIALS names a file with a section [default] of "
+            f"The credentials file {file} is not valid: {type(error).__name__}.",
+            "TIDEMILL_S3__CREDENTIALS must name a file with a section [default] that contains "
             "aws_access_key_id and aws_secret_access_key.",
-        ) from None  # whose text may hold a key
+        ) from None  # its text may contain a key

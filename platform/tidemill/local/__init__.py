@@ -1,1 +1,1 @@
-"""What tidemill runs on this machine by itself: an Apache Kafka broker and a PostgreSQL server."""
+"""Services bundled with tidemill for one machine: an Apache Kafka broker and PostgreSQL."""

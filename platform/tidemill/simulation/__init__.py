@@ -1,1 +1,1 @@
-"""Streams that come with tidemill, and how one is produced: each event once."""
+"""Simulated event streams, and their production to Kafka, each event exactly once."""

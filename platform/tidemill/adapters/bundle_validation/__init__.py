@@ -1,1 +1,1 @@
-"""Bundles are proven where a crash does no harm: a helper process forks a child for each."""
+"""Validates bundles in isolation: a worker process forks one child per bundle."""

@@ -1,4 +1,4 @@
-"""Proves bundles in limited children, forked from a helper process that has LightGBM loaded."""
+"""Validates bundles in limited children, forked from a worker that has LightGBM loaded."""
 
 import os
 import select
@@ -18,16 +18,17 @@ from tidemill.adapters.bundle_validation.result import REMEDY, ValidationResult
 from tidemill.core.errors import BundleInvalid
 
 STARTUP_TIMEOUT_SECONDS = 120.0
-"""How long the helper may take to import what it needs, on a busy machine."""
+"""How long the worker may take for its imports, on a busy machine."""
 RESPONSE_GRACE_SECONDS = 10.0
-"""How much longer than its child the helper may take to answer."""
+"""How much longer than its child the worker may take to respond."""
 
 
 class ForkServerValidator:
-    """The port `Prover`. The helper starts with the first proof, or before it by `begin`, and again
-    whenever it died.
+    """The port `BundleValidator`.
 
-    A child has `seconds` of wall clock and of CPU. Several threads may ask; they take turns.
+    The worker starts at the first validation, or earlier by `start`, and is restarted if it died. A
+    child may use `timeout` seconds of wall clock and of CPU. Threads may share one object; their
+    validations run one at a time.
     """
 
     def __init__(self, timeout: float = 20.0) -> None:
@@ -35,7 +36,7 @@ class ForkServerValidator:
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
-        self._ready = False  # whether the helper has imported what it needs
+        self._ready = False  # whether the worker has finished its imports
         self._aborted = False
 
     def __enter__(self) -> Self:
@@ -46,47 +47,49 @@ class ForkServerValidator:
 
     @property
     def pid(self) -> int | None:
-        """The helper's process id, while there is one."""
+        """The worker's process id, or None if it is not running."""
         return self._worker.pid if self._worker else None
 
     def validate(self, bundle: bytes) -> None:
-        """Load the bundle in a child and let it answer its golden rows.
+        """Load the bundle in a child and compare its predictions for the golden rows.
 
-        Raises `FeatureSkew` where an answer differs, `SpecInvalid` where the feature function
-        cannot be loaded, `BundleUnfit` where the child dies or takes too long.
+        Raises `FeatureSkew` if a prediction differs, `SpecInvalid` if the feature function cannot
+        be loaded, `BundleInvalid` if the child dies or times out.
         """
         with self._lock:
             result = self._request(bundle)
-            if result is None and not self._aborted:  # the helper had died since the last proof
+            if (
+                result is None and not self._aborted
+            ):  # the worker has died since the last validation
                 self._terminate()
                 result = self._request(bundle)
             if self._aborted:
-                raise BundleInvalid("The proof was given up: the prover ends.", "Prove it again.")
+                raise BundleInvalid("The validation was aborted by a shutdown.", "Run it again.")
             if result is None:
                 stderr_tail = self._stderr_tail()
                 self._terminate()
-                raise BundleInvalid(f"The helper that proves bundles died{stderr_tail}.", REMEDY)
+                raise BundleInvalid(f"The bundle validation worker died{stderr_tail}.", REMEDY)
         result.raise_for_error()
 
     def start(self) -> None:
-        """Start the helper now, so that it is ready when the first proof comes."""
+        """Start the worker now, so that it is ready for the first validation."""
         with self._lock:
             if self._worker is None:
                 self._spawn()
 
     def close(self) -> None:
-        """Stop the helper; a later proof starts another one."""
+        """Stop the worker; a later validation starts a new one."""
         with self._lock:
             self._terminate()
 
     def abort(self) -> None:
-        """Give up the proof under way, which fails then, and begin no other; any thread may ask."""
+        """Abort the running validation, which then fails, and all later ones; thread-safe."""
         self._aborted = True
         if self._worker is not None:
             _kill(self._worker)
 
     def _request(self, bundle: bytes) -> ValidationResult | None:
-        """The helper's answer; None where it is dead."""
+        """The worker's response, or None if it is dead."""
         worker = self._worker or self._spawn()
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -104,14 +107,14 @@ class ForkServerValidator:
         except TimeoutError:
             self._terminate()
             return ValidationResult(
-                "BundleUnfit", "The helper that proves bundles does not answer.", ""
+                "BundleInvalid", "The bundle validation worker did not respond in time."
             )
         self._ready = True
         return None if data is None else msgspec.json.decode(data, type=ValidationResult)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._ready = False
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the helper
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         single_threaded = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         self._worker = subprocess.Popen(
             [sys.executable, "-m", "tidemill.adapters.bundle_validation.worker"],
@@ -119,7 +122,7 @@ class ForkServerValidator:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=os.environ | single_threaded | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            start_new_session=True,  # Ctrl-C is for us; the helper ends with our end of its pipe
+            start_new_session=True,  # Ctrl-C is for the parent; closing the pipe stops it
         )
         if self._aborted:
             _kill(self._worker)
@@ -143,7 +146,7 @@ class ForkServerValidator:
 
 
 def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
-    """The bytes of one answer; None at the end of the pipe. Raises `TimeoutError`."""
+    """The bytes of one response, or None at the end of the pipe. Raises `TimeoutError`."""
     data, expected = b"", 8
     while len(data) < expected:
         if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -158,7 +161,7 @@ def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
 
 
 def _kill(worker: subprocess.Popen[bytes]) -> None:
-    """Kill the helper and its child, which would go on without it."""
+    """Kill the worker and its child, which would otherwise survive it."""
     with suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
 
@@ -168,4 +171,4 @@ def _close(pipe: IO[bytes] | None) -> None:
         if pipe is not None:
             pipe.close()
     except OSError:
-        pass  # what was not written before the helper died
+        pass  # buffered data that a dead worker never received

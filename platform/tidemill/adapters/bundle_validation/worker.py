@@ -1,4 +1,4 @@
-"""The helper process of the prover: reads bundles, forks a child for each, tells how it ended."""
+"""The worker process: reads bundles, forks one child per bundle, and reports each result."""
 
 import gc
 import os
@@ -17,11 +17,11 @@ from tidemill.core import canonical
 from tidemill.core.errors import TidemillError
 
 MEMORY_LIMIT_BYTES = 4 << 30
-"""Bytes of address space that a child may take on top of what the helper has mapped."""
+"""Address space that a child may use in addition to what the worker has mapped."""
 
 
 def main() -> None:
-    """Answer until the standard input ends."""
+    """Respond to requests until the standard input ends."""
     responses = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # LightGBM prints to the standard output
     warm_up()
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def warm_up() -> None:
-    """Import what a proof needs, and start no thread: threads do not survive a fork."""
+    """Import the modules that a validation needs, without a thread: none survives a fork."""
     import tidemill.adapters.feature_function
     import tidemill.core.bundle  # noqa: F401
     from tidemill.core import lightgbm_import
@@ -44,7 +44,7 @@ def warm_up() -> None:
 
 
 def validate_in_child(timeout: float, bundle: bytes, memory: int) -> ValidationResult:
-    """Fork, prove, and report the child's answer or its death."""
+    """Fork, validate, and report the child's result or its death."""
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,7 +65,7 @@ def validate_in_child(timeout: float, bundle: bytes, memory: int) -> ValidationR
 
 
 def validate_bundle(bundle: bytes) -> ValidationResult:
-    """Load the bundle and let it answer its golden rows, in this process."""
+    """Load the bundle and check its golden rows, in this process."""
     from tidemill.adapters.feature_function import load_feature_function
     from tidemill.core.bundle import Header, Model
 
@@ -75,9 +75,9 @@ def validate_bundle(bundle: bytes) -> ValidationResult:
         Model.load(bundle, canonical.digest(bundle), function).validate()
     except TidemillError as error:
         return ValidationResult(type(error).__name__, error.message, error.remedy)
-    except Exception as error:  # the feature function, or damage that nobody foresaw
+    except Exception as error:  # from the feature function, or unforeseen damage
         message = f"Bundle {canonical.digest(bundle)} fails: {type(error).__name__}: {error}."
-        return ValidationResult("BundleUnfit", message)
+        return ValidationResult("BundleInvalid", message)
     return ValidationResult(None)
 
 
@@ -86,16 +86,16 @@ def _child_result(
 ) -> ValidationResult:
     name = f"Bundle {canonical.digest(bundle)}"
     if timed_out:
-        return ValidationResult("BundleUnfit", f"{name} was not proven within {timeout:g} seconds.")
+        message = f"{name} was not validated within {timeout:g} seconds."
+        return ValidationResult("BundleInvalid", message)
     if os.WIFSIGNALED(status):
         signal_name = signal.Signals(os.WTERMSIG(status)).name
-        return ValidationResult(
-            "BundleUnfit", f"{name} ended the process that loaded it by {signal_name}."
-        )
+        message = f"{name} crashed the process that loaded it with {signal_name}."
+        return ValidationResult("BundleInvalid", message)
     try:
         return msgspec.json.decode(output, type=ValidationResult)
     except msgspec.DecodeError:
-        return ValidationResult("BundleUnfit", f"{name} ended the process that loaded it.")
+        return ValidationResult("BundleInvalid", f"{name} crashed the process that loaded it.")
 
 
 def _set_limits(timeout: float, memory: int) -> None:
@@ -111,7 +111,7 @@ def _mapped_bytes() -> int:
 
 
 def _read_request(stream: BinaryIO) -> tuple[float, bytes] | None:
-    """Seconds and bundle; None where the other side is gone."""
+    """The timeout (s) and the bundle, or None if the other side has closed the pipe."""
     prefix = stream.read(16)
     if len(prefix) < 16:
         return None
@@ -121,7 +121,7 @@ def _read_request(stream: BinaryIO) -> tuple[float, bytes] | None:
 
 
 def _read_until_closed(fd: int, deadline: float) -> tuple[bytes, bool]:
-    """What is written until the other end closes, and whether the deadline came first."""
+    """The bytes written until the other end closes, and whether the deadline passed first."""
     data = b""
     while True:
         if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:

@@ -10,7 +10,7 @@ from tidemill.core.event_log import OffsetRange, RecordBatch, Topic
 
 
 class KafkaLog:
-    """An `EventLog` over one cluster. Its connections are kept until `close`."""
+    """An `EventLog` on one cluster. Connections are kept until `close`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -24,7 +24,7 @@ class KafkaLog:
         self.close()
 
     def close(self) -> None:
-        """Let go of all connections; the log is of no use afterwards."""
+        """Close all connections; the log cannot be used afterwards."""
         self._reader.close()
 
     def topic(self, name: str) -> Topic:
@@ -37,6 +37,6 @@ class KafkaLog:
         return topics.offsets_for_timestamp(self._admin, self._cluster, topic, timestamp_ms)
 
     def read(
-        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], expected_records: int | None = None
     ) -> Generator[RecordBatch, None, None]:
-        return self._reader.read(topic, ranges, first)
+        return self._reader.read(topic, ranges, expected_records)

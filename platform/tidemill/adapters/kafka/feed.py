@@ -1,4 +1,4 @@
-"""The ledger's topic as a server follows it: pushed by the brokers, looked after now and then."""
+"""The feed of the ledger's topic: records pushed by the brokers, and periodic topic checks."""
 
 import time
 from dataclasses import replace
@@ -11,14 +11,14 @@ from tidemill.core.errors import LogUnavailable
 from tidemill.core.event_log import LedgerPoll, LedgerRecord
 
 TOPIC_CHECK_INTERVAL_SECONDS = 2.0
-"""How often the brokers are asked whether the topic is still the one that is followed."""
+"""How often the brokers are queried for the topic's id."""
 TOPIC_CHECK_TIMEOUT_SECONDS = 2.0
-"""How long they may take to say so, while records that came wait."""
+"""How long that query may delay the delivery of records."""
 
 _CONSUMER_CONFIG = {
     **STRICT_CONSUMER_CONFIG,
-    "group.id": "tidemill-serving",  # librdkafka wants one; nothing is committed to it
-    "fetch.wait.max.ms": 500,  # the brokers answer at once when a record comes
+    "group.id": "tidemill-serving",  # required by librdkafka; nothing is committed to it
+    "fetch.wait.max.ms": 500,  # the brokers respond immediately to a new record
 }
 _TRANSIENT = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}
 _MAX_POLL_RECORDS = 1_000
@@ -43,8 +43,8 @@ class KafkaFeed:
         if consumer is not None:
             consumer.close()
 
-    def poll(self, seconds: float) -> LedgerPoll:
-        deadline = time.monotonic() + seconds
+    def poll(self, timeout_seconds: float) -> LedgerPoll:
+        deadline = time.monotonic() + timeout_seconds
         while True:
             if (
                 self._consumer is None
@@ -58,7 +58,7 @@ class KafkaFeed:
         return LedgerPoll(tuple(records), self._lag(), reset)
 
     def _check_topic(self) -> None:
-        """See that the brokers answer and the topic is the same; else begin anew."""
+        """Check that the brokers respond; if the topic has a new id, follow it from its start."""
         try:
             topic_id, _ = topics.identity(self._admin, self._probe_cluster, self._topic_name)
         except LogUnavailable:
@@ -69,18 +69,17 @@ class KafkaFeed:
         self._checked_at = time.monotonic()
 
     def _follow_from_start(self, topic_id: str) -> None:
-        """Follow the topic from its first record on."""
+        """Follow the topic from its first record."""
         self.close()
-        self._end_offset = topics.offset_ranges(self._admin, self._probe_cluster, self._topic_name)[
-            0
-        ].last_stable_offset
+        ranges = topics.offset_ranges(self._admin, self._probe_cluster, self._topic_name)
+        self._end_offset = ranges[0].last_stable_offset
         self._consumer = Consumer(self._cluster.client_config(_CONSUMER_CONFIG))
         self._consumer.assign([TopicPartition(self._topic_name, 0, OFFSET_BEGINNING)])
         self._reset = self._topic_id is not None
         self._topic_id, self._position = topic_id, 0
 
     def _fetch(self, seconds: float) -> list[LedgerRecord]:
-        """The records there are, waiting only for the first."""
+        """The available records; waits only for the first one."""
         assert self._consumer is not None
         first = self._consumer.poll(min(seconds, TOPIC_CHECK_INTERVAL_SECONDS))
         if first is None:
@@ -94,7 +93,7 @@ class KafkaFeed:
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._position = message.offset()
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._topic_id = ""  # records were lost: look, and begin anew
+                self._topic_id = ""  # records were lost: check, and start over
                 self._checked_at = float("-inf")
             elif error.code() not in _TRANSIENT:
                 raise translate_error(
@@ -103,7 +102,7 @@ class KafkaFeed:
         return records
 
     def _lag(self) -> int:
-        """How many offsets of the topic lie before us, as far as the brokers have said."""
+        """The number of offsets not yet read, as far as the brokers have reported."""
         assert self._consumer is not None
         partition = TopicPartition(self._topic_name, 0)
         _, high_watermark = self._consumer.get_watermark_offsets(partition, cached=True)

@@ -1,4 +1,4 @@
-"""The ledger's topic on Kafka: one partition, kept for ever, acknowledged by all."""
+"""The ledger's topic on Kafka: one partition, unlimited retention, `acks=all`."""
 
 import time
 from typing import Self
@@ -12,19 +12,17 @@ from tidemill.core.errors import LedgerLost, LedgerMisconfigured, LogUnavailable
 from tidemill.core.event_log import LedgerRecord, OffsetRange, Topic
 
 _REQUIRED_CONFIG = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-_DELIVERY_REPORT_GRACE_SECONDS = (
-    5.0  # seconds for the client to report an append whose time is over
-)
+_DELIVERY_REPORT_GRACE_SECONDS = 5.0  # for the client to report an append that timed out
 
 
 class KafkaLedger:
-    """A `LedgerTopic`. What was read stays in memory, and a repeated `read` fetches the rest."""
+    """A `LedgerTopic`. Records are cached, so a repeated `read` fetches only the new ones."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._topic_name = cluster.ledger_topic
         self._admin = topics.make_admin_client(cluster)
-        self._reader = Reader(cluster, self._extents)
+        self._reader = Reader(cluster, self._offset_ranges)
         self._producer: Producer | None = None
         self._topic: Topic | None = None
         self._records: list[LedgerRecord] = []
@@ -37,7 +35,7 @@ class KafkaLedger:
         self.close()
 
     def close(self) -> None:
-        """Let go of all connections; the object is of no use afterwards."""
+        """Close all connections; the object cannot be used afterwards."""
         self._reader.close()
         self._producer = None
 
@@ -46,36 +44,35 @@ class KafkaLedger:
         return topic.cluster_id, topic.topic_id
 
     def read(self) -> list[LedgerRecord]:
-        """Every record that stands in the topic now, in offset order.
+        """Every record of the topic, in offset order.
 
-        Raises `LedgerLost` where the topic is gone, is another one, or no longer holds what this
-        object has read from it; `LedgerMisconfigured`, `LogUnavailable`.
+        Raises `LedgerLost` if the topic is missing, was recreated, or no longer holds records that
+        this object has read; `LedgerMisconfigured`, `LogUnavailable`.
         """
         self._verified_topic()
-        extent = self._extents(self._topic_name)[0]
+        available = self._offset_ranges(self._topic_name)[0]
         first_offset = self._records[0].offset if self._records else self._position
-        if extent.last_stable_offset < self._position or (
-            self._records and extent.low_watermark > first_offset
+        if available.last_stable_offset < self._position or (
+            self._records and available.low_watermark > first_offset
         ):
             raise self._ledger_lost(
-                f"holds offsets {extent.low_watermark} to {extent.last_stable_offset - 1}, and entries were read from "
-                f"it at offsets {first_offset} to {self._position - 1}"
+                f"holds offsets {available.low_watermark} to {available.last_stable_offset - 1}, "
+                f"but entries were read from it at offsets {first_offset} to {self._position - 1}"
             )
-        start = max(self._position, extent.low_watermark)
-        for batch in self._reader.read(
-            self._topic_name, {0: (start, extent.last_stable_offset)}, None
-        ):
+        start = max(self._position, available.low_watermark)
+        unread = {0: (start, available.last_stable_offset)}
+        for batch in self._reader.read(self._topic_name, unread, None):
             pairs = zip(batch.offsets, batch.values, strict=True)
             self._records += [LedgerRecord(offset, value or b"") for offset, value in pairs]
             self._position = batch.offsets[-1] + 1
-        self._position = extent.last_stable_offset
+        self._position = available.last_stable_offset
         return list(self._records)
 
     def append(self, model: str, value: bytes) -> int:
         self._verified_topic()
         reports: list[tuple[KafkaError | None, Message]] = []
         producer = self._producer or topics.make_producer(self._cluster, {"linger.ms": 0})
-        self._producer = None  # taken up again only after a success
+        self._producer = None  # reused only after a success
         try:
             producer.produce(
                 self._topic_name, value, model.encode(), 0, lambda *report: reports.append(report)
@@ -87,30 +84,29 @@ class KafkaLedger:
             raise self._outcome_unknown(model, error.args[0].str()) from error
         finally:
             if not reports:
-                producer.purge()  # or it would be sent later, behind our back
+                producer.purge()  # or it would still be sent later
         delivery_error, message = reports[0] if reports else (None, None)
         if message is None or delivery_error is not None:
-            raise self._outcome_unknown(
-                model, delivery_error.str() if delivery_error else "no answer"
-            )
+            detail = delivery_error.str() if delivery_error else "no answer"
+            raise self._outcome_unknown(model, detail)
         self._producer = producer
         return int(message.offset())
 
     def _verified_topic(self) -> Topic:
-        """The topic, which must still be the one it was when this object first saw it."""
+        """The topic, which must still have the id that this object first saw."""
         if self._topic is None:
             self._topic = self._get_or_create_topic()
             return self._topic
         try:
             topic_id, _ = topics.identity(self._admin, self._cluster, self._topic_name)
         except TopicMissing:
-            raise self._ledger_lost("is gone") from None
+            raise self._ledger_lost("is missing") from None
         if topic_id != self._topic.topic_id:
-            raise self._ledger_lost(f"has the id {topic_id} and had {self._topic.topic_id}")
+            raise self._ledger_lost(f"has the id {topic_id}, but had {self._topic.topic_id}")
         return self._topic
 
     def _get_or_create_topic(self) -> Topic:
-        """Look at the topic, make it if there is none, and refuse one that may lose entries."""
+        """Return the topic, created if missing; reject one that may lose entries."""
         try:
             topic = topics.describe(self._admin, self._cluster, self._topic_name)
         except TopicMissing:
@@ -125,27 +121,27 @@ class KafkaLedger:
             raise LedgerMisconfigured(
                 f"The ledger's topic {self._topic_name} has {len(partitions)} partitions, so its "
                 "entries have no order.",
-                "Set TIDEMILL_KAFKA__LEDGER_TOPIC to a topic with one partition; a name that is "
-                "free is made so.",
+                "Set TIDEMILL_KAFKA__LEDGER_TOPIC to a topic with one partition, or to an unused "
+                "name, which is then created.",
             )
         config = topics.topic_config(self._admin, self._cluster, self._topic_name)
         for setting, required in _REQUIRED_CONFIG.items():
             if config[setting] != required:
                 raise LedgerMisconfigured(
-                    f"The ledger's topic {self._topic_name} has {setting}={config[setting]}, so it may "
-                    "lose entries.",
-                    f"Set it to {required}, such as by `kafka-configs.sh --alter --entity-type "
-                    f"topics --entity-name {self._topic_name} --add-config {setting}={required}`, then "
-                    "look for lost entries by `tidemill verify`.",
+                    f"The ledger's topic {self._topic_name} has {setting}={config[setting]}, so "
+                    "it may lose entries.",
+                    f"Set it to {required}, for example with `kafka-configs.sh --alter "
+                    f"--entity-type topics --entity-name {self._topic_name} --add-config "
+                    f"{setting}={required}`, then check for lost entries with `tidemill verify`.",
                 )
 
-    def _extents(self, topic: str) -> dict[int, OffsetRange]:
+    def _offset_ranges(self, topic: str) -> dict[int, OffsetRange]:
         return topics.offset_ranges(self._admin, self._cluster, topic)
 
     def _ledger_lost(self, detail: str) -> LedgerLost:
         return LedgerLost(
             f"The ledger's topic {self._topic_name} at {self._cluster.servers} {detail}.",
-            "Servers go on with the models they have. Bring the entries back by "
+            "Servers keep serving their models. Restore the entries with "
             "`tidemill ledger restore`.",
         )
 
@@ -153,6 +149,6 @@ class KafkaLedger:
         return LogUnavailable(
             f"Kafka at {self._cluster.servers} did not confirm an entry of model {model} in the "
             f"ledger's topic {self._topic_name} within {self._cluster.timeout:g} s: {detail}.",
-            "The entry may stand or not. See that the brokers are up, and run it again: it looks "
-            "for the entry before it appends.",
+            "The entry may or may not have been appended. Check that the brokers are up, and run "
+            "it again: it looks for the entry before it appends.",
         )

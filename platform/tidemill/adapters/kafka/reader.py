@@ -1,4 +1,4 @@
-"""Reads ranges of offsets to their very end, with consumers kept warm between calls."""
+"""Reads ranges of offsets to their end, with consumers that are reused between calls."""
 
 import time
 from bisect import bisect_left
@@ -20,13 +20,13 @@ from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired
 from tidemill.core.event_log import OffsetRange, RecordBatch
 
 MAX_BATCH_RECORDS = 2_000
-"""Records of a chunk, at most: what is made of so many still fits into a core's cache."""
+"""Maximum records per batch, so that what is decoded from it fits into a core's cache."""
 SMALL_READ_OFFSETS = 2_000
-"""Up to so many offsets are fetched by a client that fetches little beyond what is asked for."""
+"""Reads of up to so many offsets use a client that prefetches little."""
 
 READER_CONFIG = {
     **STRICT_CONSUMER_CONFIG,
-    "group.id": "tidemill",  # librdkafka wants one; nothing is committed to it or read from it
+    "group.id": "tidemill",  # required by librdkafka; never committed to or read from
     "topic.metadata.refresh.fast.interval.ms": 50,
 }
 _LOW_LATENCY_FETCH = {
@@ -40,53 +40,52 @@ BULK_FETCH = {
     "queued.min.messages": 50_000,
     "queued.max.messages.kbytes": 65_536,
 }
-_CHECK_EXTENTS_ON = {
+_CHECK_RANGES_ON = {
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-_STALL_SECONDS = (
-    0.5  # seconds without progress after which the brokers are asked what is the matter
-)
+_STALL_SECONDS = 0.5  # without progress, after which the brokers are queried for the cause
 
 Ranges = Mapping[int, tuple[int, int]]
 
 
 class Reader:
-    """Reads ranges of any topic of one cluster; several may be read at once."""
+    """Reads ranges of any topic of one cluster; several may be read concurrently."""
 
     def __init__(
-        self, cluster: Cluster, extents: Callable[[str], Mapping[int, OffsetRange]]
+        self, cluster: Cluster, offset_ranges: Callable[[str], Mapping[int, OffsetRange]]
     ) -> None:
         self._cluster = cluster
-        self._extents = extents
+        self._offset_ranges = offset_ranges
         self._idle_consumers: dict[bool, list[Consumer]] = {True: [], False: []}
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for consumers in self._idle_consumers.values():
             while consumers:
                 consumers.pop().close()
 
     def read(
-        self, topic: str, ranges: Ranges, first: int | None
+        self, topic: str, ranges: Ranges, expected_records: int | None
     ) -> Generator[RecordBatch, None, None]:
-        """Every committed data record of the ranges, as `EventLog.read` says."""
+        """Every committed data record of the ranges; the contract is `EventLog.read`'s."""
         remaining = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
         if not remaining:
             return
         total = sum(end - start for start, end in remaining.values())
-        pool = self._idle_consumers[min(first or total, total) <= SMALL_READ_OFFSETS]
+        pool = self._idle_consumers[min(expected_records or total, total) <= SMALL_READ_OFFSETS]
         try:
             consumer = pool.pop()
-        except IndexError:  # not asked for before: another thread may take the last one
+        except IndexError:  # no check before it: another thread may take the last one
             consumer = self._consumer(pool is self._idle_consumers[True])
         try:
             consumer.assign(
                 [TopicPartition(topic, p, start) for p, (start, _) in remaining.items()]
             )
-            yield from self._drain(consumer, topic, remaining, first or MAX_BATCH_RECORDS)
+            max_records = expected_records or MAX_BATCH_RECORDS
+            yield from self._drain(consumer, topic, remaining, max_records)
         except KafkaException as error:
             raise translate_error(error, self._cluster, f"reading topic {topic}") from error
         finally:
@@ -123,17 +122,17 @@ class Reader:
             suspicious = self._handle_errors(error_messages, remaining)
             _apply_positions(consumer, topic, remaining)
             if remaining and (finished := previous - remaining.keys()):
-                # So that what was fetched beyond their ends is thrown away unseen.
+                # Discards what was fetched beyond the ends of these partitions.
                 consumer.incremental_unassign([TopicPartition(topic, p) for p in finished])
             if records:
                 last_progress = time.monotonic()
             elif remaining and (suspicious or time.monotonic() - last_progress > _STALL_SECONDS):
-                self._check_extents(topic, remaining, time.monotonic() - last_progress)
+                self._check_offset_ranges(topic, remaining, time.monotonic() - last_progress)
 
     def _handle_errors(
         self, error_messages: Sequence[Message], remaining: dict[int, tuple[int, int]]
     ) -> bool:
-        """Take in the partitions' ends; whether one ended before its range does."""
+        """Apply the partitions' ends; return whether one ended before its range."""
         suspicious = False
         for message in error_messages:
             error, partition = message.error(), message.partition()
@@ -142,53 +141,52 @@ class Reader:
             if error.code() == KafkaError._PARTITION_EOF:
                 _advance_to(remaining, partition, message.offset())
                 suspicious |= partition in remaining
-            elif error.code() in _CHECK_EXTENTS_ON:
+            elif error.code() in _CHECK_RANGES_ON:
                 suspicious = True
             else:
                 raise KafkaException(error)
         return suspicious
 
-    def _check_extents(self, topic: str, remaining: Ranges, stalled_seconds: float) -> None:
-        """Why nothing comes: raise what the brokers say, or return if it may still come."""
-        extents = self._extents(topic)
+    def _check_offset_ranges(self, topic: str, remaining: Ranges, stalled_seconds: float) -> None:
+        """Raise the cause of a stall, or return if records may still arrive."""
+        offset_ranges = self._offset_ranges(topic)
         for partition, (start, end) in remaining.items():
-            extent = extents.get(partition, OffsetRange(0, 0))
-            if extent.low_watermark > start:
+            available = offset_ranges.get(partition, OffsetRange(0, 0))
+            if available.low_watermark > start:
                 raise OffsetsExpired(
-                    f"Retention deleted offsets {start} to {min(extent.low_watermark, end) - 1} of "
-                    f"partition {partition} of topic {topic}, which are still needed.",
-                    "Raise the topic's `retention.ms`; go on without them by `tidemill skip`.",
+                    f"Retention deleted offsets {start} to {min(available.low_watermark, end) - 1} "
+                    f"of partition {partition} of topic {topic}, which are still needed.",
+                    "Raise the topic's `retention.ms`; continue without them with `tidemill skip`.",
                 )
-            if extent.last_stable_offset < end and stalled_seconds > _STALL_SECONDS:
+            if available.last_stable_offset < end and stalled_seconds > _STALL_SECONDS:
                 raise LogTruncated(
-                    f"Partition {partition} of topic {topic} ends at offset {extent.last_stable_offset}, "
-                    f"before {end}, where a planned range ends.",
-                    "Committed windows stand. Restore the log, or leave the window out by "
-                    "`tidemill skip` and go on with the topic as it is by `tidemill adopt`.",
+                    f"Partition {partition} of topic {topic} ends at offset "
+                    f"{available.last_stable_offset}, before {end}, the end of a planned range.",
+                    "Committed windows are kept. Restore the log, or leave the window out with "
+                    "`tidemill skip` and continue with the topic as it is with `tidemill adopt`.",
                 )
         if stalled_seconds > self._cluster.timeout:
             raise LogUnavailable(
-                f"Kafka at {self._cluster.servers} gave no record of topic {topic} for "
-                f"{stalled_seconds:.0f} s, though it has them.",
-                "Look at the brokers' logs; then run it again.",
+                f"Kafka at {self._cluster.servers} returned no record of topic {topic} for "
+                f"{stalled_seconds:.0f} s, although it has them.",
+                "Check the brokers' logs, then run it again.",
             )
 
 
 def _batch_size(remaining: Ranges, max_records: int) -> tuple[int, float]:
-    """How many records to take at once, and for how many seconds to wait for so many.
+    """How many records to consume at once, and how many seconds to wait for them.
 
-    Not more than the shortest range has left, or the records beyond its end are taken, too; but
-    not few of many.
+    At most what the shortest range has left, because records beyond its end would be consumed too;
+    but at least a quarter of all that remain.
     """
     lengths = [end - start for start, end in remaining.values()]
     size = max(min(lengths), sum(lengths) // 4, 1)
-    return min(size, max_records, MAX_BATCH_RECORDS), 0.02 if sum(
-        lengths
-    ) <= SMALL_READ_OFFSETS else 0.2
+    timeout = 0.02 if sum(lengths) <= SMALL_READ_OFFSETS else 0.2
+    return min(size, max_records, MAX_BATCH_RECORDS), timeout
 
 
 def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]:
-    """The runs of consecutive records of one Kafka partition."""
+    """Groups of consecutive records of one Kafka partition."""
     start = 0
     for partition, run in groupby(map(Message.partition, records)):
         end = start + sum(1 for _ in run)
@@ -199,7 +197,7 @@ def _by_partition(records: list[Message]) -> Iterator[tuple[int, list[Message]]]
 def _record_batch(
     partition: int, group: list[Message], remaining: dict[int, tuple[int, int]]
 ) -> RecordBatch:
-    """The part of consecutive records that lies in the range, which shrinks by it."""
+    """The records of the group that are in the partition's range, which shrinks by them."""
     offsets = list(map(Message.offset, group))
     _, end = remaining[partition]
     if offsets[-1] >= end:
@@ -219,7 +217,7 @@ def _record_batch(
 
 
 def _apply_positions(consumer: Consumer, topic: str, remaining: dict[int, tuple[int, int]]) -> None:
-    """Take in the positions, which also move over markers and aborted records."""
+    """Apply the positions, which also advance over markers and aborted records."""
     for position in consumer.position([TopicPartition(topic, p) for p in remaining]):
         _advance_to(remaining, position.partition, position.offset)
 

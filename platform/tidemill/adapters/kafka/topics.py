@@ -1,4 +1,4 @@
-"""Topics: what the brokers say of them now, and making new ones."""
+"""Topics: querying the brokers for their current state, and creating new ones."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import (
-    AdminClient,
-    ConfigResource,
-    NewTopic,
-    OffsetSpec,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from tidemill.adapters.kafka.client import Cluster, translate_error
 from tidemill.core.errors import TopicMissing
@@ -28,20 +22,16 @@ from tidemill.core.event_log import OffsetRange, Topic
 
 _MAX_TIMESTAMP_MS = 2**63 - 1
 _TRANSIENT = frozenset(
-    {
-        KafkaError._TRANSPORT,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NOT_CONTROLLER,
-    }
+    {KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_CONTROLLER}
 )
 _ATTEMPT_TIMEOUT_SECONDS = 5.0
-"""Seconds after which a question is asked anew: whom the client would ask may have gone."""
+"""Seconds after which a request is retried: the broker it was sent to may be gone."""
 _RETRYABLE = _TRANSIENT | {
     KafkaError._TIMED_OUT,
     KafkaError._NOENT,  # librdkafka's "No leaders found"
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
-    # Another broker leads, or the same one anew after it was away.
+    # Another broker became the leader, or the same one again.
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.FENCED_LEADER_EPOCH,
@@ -50,17 +40,17 @@ _RETRYABLE = _TRANSIENT | {
     KafkaError.KAFKA_STORAGE_ERROR,
 }
 _PROBES_PER_BROKER = 4
-"""Questions a broker, after which each is likely to have been asked."""
+"""Requests per broker, so that each broker is likely to have received one."""
 T = TypeVar("T")
 
 
 def make_admin_client(cluster: Cluster) -> AdminClient:
-    """A client that asks about topics."""
+    """A client for querying and creating topics."""
     return AdminClient(cluster.client_config())
 
 
 def make_producer(cluster: Cluster, overrides: Mapping[str, Any] | None = None) -> Producer:
-    """A producer that keeps each partition in order and gives up after the time budget."""
+    """An idempotent producer that fails a record after the cluster's time budget."""
     settings = {
         "enable.idempotence": True,
         "acks": "all",
@@ -73,9 +63,9 @@ def make_producer(cluster: Cluster, overrides: Mapping[str, Any] | None = None) 
 def create_topic(
     cluster: Cluster, name: str, partitions: int = 4, config: Mapping[str, str] | None = None
 ) -> bool:
-    """Create a topic of events, kept for ever, if there is none; True if it was created now.
+    """Create a topic with unlimited retention if there is none; True if it was created now.
 
-    Its records may be stamped at any time: as old as history, or ahead of the broker's clock.
+    Its records may have any timestamp, however old or far ahead of the broker's clock.
     Raises `LogUnavailable`.
     """
     settings = {
@@ -93,7 +83,7 @@ def create_topic(
         client.create_topics([new], request_timeout=seconds)[name].result()
 
     try:
-        # Once: after a second time nobody could say whose creation it was.
+        # Not retried on a timeout: it would be unknown which attempt created the topic.
         _retrying(client, cluster, f"creating topic {name}", request, _TRANSIENT, cluster.timeout)
     except _TopicExistsError:
         return False
@@ -102,9 +92,9 @@ def create_topic(
 
 
 def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> None:
-    """Wait for the brokers to have heard of what the controller has created.
+    """Wait until every broker knows the topic that the controller has created.
 
-    Any of them may answer a question, so where there are several it is put several times.
+    Any broker may answer a request, so with several brokers it is sent several times.
     """
     deadline, successes = time.monotonic() + cluster.timeout, 0
     brokers = _retrying(
@@ -135,7 +125,7 @@ def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, 
 
 
 def _request_config(client: AdminClient, name: str, seconds: float) -> Callable[[], dict[str, str]]:
-    """Ask for a topic's settings; what is returned waits for them."""
+    """Request a topic's settings; calling the result waits for them."""
     resource = ConfigResource(ResourceType.TOPIC, name)
     future = client.describe_configs([resource], request_timeout=seconds)[resource]
     return lambda: {key: entry.value for key, entry in future.result().items()}
@@ -144,14 +134,14 @@ def _request_config(client: AdminClient, name: str, seconds: float) -> Callable[
 def identity(client: AdminClient, cluster: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
     return _retrying(
-        client, cluster, f"looking at topic {name}", lambda s: _request_identity(client, name, s)()
+        client, cluster, f"describing topic {name}", lambda s: _request_identity(client, name, s)()
     )
 
 
 def _request_identity(
     client: AdminClient, name: str, seconds: float
 ) -> Callable[[], tuple[str, list[int]]]:
-    """Ask who a topic is; what is returned waits for the answer."""
+    """Request a topic's id and partitions; calling the result waits for them."""
     future = client.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
 
     def wait_for_identity() -> tuple[str, list[int]]:
@@ -165,37 +155,37 @@ def describe(client: AdminClient, cluster: Cluster, name: str) -> Topic:
     """A topic as its cluster describes it. Raises `TopicMissing`, `LogUnavailable`."""
 
     def request(seconds: float) -> Topic:
-        wait_for_identity = _request_identity(client, name, seconds)  # three questions, one wait
+        wait_for_identity = _request_identity(client, name, seconds)  # three concurrent requests
         wait_for_config = _request_config(client, name, seconds)
         cluster_future = client.describe_cluster(request_timeout=seconds)
         topic_id, _ = wait_for_identity()
         compacted = "compact" in wait_for_config()["cleanup.policy"]
         return Topic(name, str(cluster_future.result().cluster_id), topic_id, compacted)
 
-    return _retrying(client, cluster, f"looking at topic {name}", request)
+    return _retrying(client, cluster, f"describing topic {name}", request)
 
 
 def offset_ranges(client: AdminClient, cluster: Cluster, name: str) -> dict[int, OffsetRange]:
-    """Fresh extents of all partitions. Raises `TopicMissing`, `LogUnavailable`."""
+    """Current offset ranges by partition. Raises `TopicMissing`, `LogUnavailable`."""
     earliest, latest = _offsets(client, cluster, name, [OffsetSpec.earliest(), OffsetSpec.latest()])
     return {p: OffsetRange(earliest[p], latest[p]) for p in sorted(earliest)}
 
 
 def offsets_for_timestamp(
-    client: AdminClient, cluster: Cluster, name: str, timestamp: int
+    client: AdminClient, cluster: Cluster, name: str, timestamp_ms: int
 ) -> dict[int, int | None]:
-    """The first offset with a timestamp at or after this one; None where there is none."""
-    (offsets,) = _offsets(client, cluster, name, [OffsetSpec.for_timestamp(timestamp)])
+    """The first offset with a timestamp at or after this one (ms), or None, by partition."""
+    (offsets,) = _offsets(client, cluster, name, [OffsetSpec.for_timestamp(timestamp_ms)])
     return {p: None if offset < 0 else offset for p, offset in offsets.items()}
 
 
 def _offsets(
     client: AdminClient, cluster: Cluster, name: str, specs: Sequence[OffsetSpec]
 ) -> list[dict[int, int]]:
-    """For each spec the offset of each partition, from its leader, whoever that comes to be."""
+    """For each spec the offset by partition, from the partition's current leader."""
 
     def request(seconds: float) -> list[dict[int, int]]:
-        _, partitions = identity(client, cluster, name)  # which also tells the client who leads now
+        _, partitions = identity(client, cluster, name)  # also refreshes the leaders
         futures = [
             client.list_offsets(
                 {TopicPartition(name, p): spec for p in partitions},
@@ -204,15 +194,18 @@ def _offsets(
             )
             for spec in specs
         ]
-        results = [{at.partition: f.result().offset for at, f in told.items()} for told in futures]
+        results = [
+            {p.partition: future.result().offset for p, future in by_partition.items()}
+            for by_partition in futures
+        ]
         if any(OFFSET_INVALID in offsets.values() for offsets in results):
-            # A leader that has just come to be: librdkafka then gives no offset, and no error.
+            # From a new leader, librdkafka may return no offset and no error.
             raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
         return results
 
-    # That a topic is unknown may be said by a broker that has not heard of it yet.
+    # A broker may report a topic as unknown because it has not learned of it yet.
     retryable = _RETRYABLE | {KafkaError.UNKNOWN_TOPIC_OR_PART}
-    return _retrying(client, cluster, f"asking for the offsets of topic {name}", request, retryable)
+    return _retrying(client, cluster, f"querying the offsets of topic {name}", request, retryable)
 
 
 class _TopicExistsError(Exception):
@@ -227,9 +220,9 @@ def _retrying(
     retryable: frozenset[int] = _RETRYABLE,
     attempt_timeout: float = _ATTEMPT_TIMEOUT_SECONDS,
 ) -> T:
-    """What `ask` tells within the time budget; again if that helps.
+    """The result of `request`, which is retried within the time budget on a retryable error.
 
-    It is given the seconds that this attempt may take.
+    `request` is passed the seconds that the attempt may take.
     """
     deadline = time.monotonic() + cluster.timeout
     while True:
@@ -247,6 +240,6 @@ def _retrying(
 
 
 def _refresh_metadata(client: AdminClient) -> None:
-    """Let the client hear which brokers there are now; by itself it waits for one that is gone."""
+    """Refresh the client's list of brokers; else it would wait for one that is gone."""
     with suppress(KafkaException):
         client.list_topics(timeout=1)

@@ -1,4 +1,4 @@
-"""The event log and the ledger's topic in memory, for scratch work and tests."""
+"""The event log in memory, for scratch work and tests."""
 
 import uuid
 from bisect import bisect_left
@@ -6,14 +6,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tidemill.core.errors import (
-    LedgerLost,
-    LogTruncated,
-    LogUnavailable,
-    OffsetsExpired,
-    TopicMissing,
-)
-from tidemill.core.event_log import LedgerRecord, OffsetRange, RecordBatch, Topic
+from tidemill.core.errors import LogTruncated, LogUnavailable, OffsetsExpired, TopicMissing
+from tidemill.core.event_log import OffsetRange, RecordBatch, Topic
 
 MAX_BATCH_RECORDS = 10_000
 
@@ -43,7 +37,7 @@ class _Partition:
         return record.offset
 
     def end_transaction(self, *, commit: bool) -> None:
-        # Aborted records go; the offsets they had stay empty.
+        # Aborted records are removed; their offsets stay empty.
         self.records = [
             _Record(r.offset, r.timestamp, r.value, r.log_append_time) if r.kind == "open" else r
             for r in self.records
@@ -58,9 +52,9 @@ class _Topic:
 
 
 class MemoryLog:
-    """An `EventLog` whose topics are made, filled and harmed by the calls below the port's own.
+    """An `EventLog` with further methods that create, fill and damage its topics.
 
-    While `away` is set, it answers as Kafka does that cannot be reached.
+    While `unavailable` is set, every call fails as if Kafka could not be reached.
     """
 
     def __init__(self) -> None:
@@ -69,7 +63,7 @@ class MemoryLog:
         self._topics: dict[str, _Topic] = {}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no connections."""
 
     def topic(self, name: str) -> Topic:
         return self._find(name).topic
@@ -95,26 +89,25 @@ class MemoryLog:
         }
 
     def read(
-        self, topic: str, ranges: Mapping[int, tuple[int, int]], first: int | None = None
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], expected_records: int | None = None
     ) -> Generator[RecordBatch, None, None]:
-        size = min(first or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS)
+        size = min(expected_records or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS)
         for partition, (start, end) in sorted(ranges.items()):
             while start < end:
                 partition_log = self._readable_partition(topic, partition, start, end)
-                data = [r for r in _between(partition_log.records, start, end) if r.kind == "data"][
-                    :size
-                ]
+                records = _between(partition_log.records, start, end)
+                data = [r for r in records if r.kind == "data"][:size]
                 if data:
                     yield _record_batch(partition, data)
                 start = data[-1].offset + 1 if data else end
 
     def create_topic(self, name: str, partitions: int = 4, *, compacted: bool = False) -> None:
-        """Make a topic; one of this name that was there before is another from now on."""
+        """Create a topic; an existing one of this name is replaced and gets a new id."""
         topic = Topic(name, self._cluster_id, uuid.uuid4().hex, compacted)
         self._topics[name] = _Topic(topic, [_Partition() for _ in range(partitions)])
 
     def add_partition(self, name: str) -> None:
-        """Give a topic one more partition, which is empty."""
+        """Add an empty partition to a topic."""
         self._find(name).partitions.append(_Partition())
 
     def delete_topic(self, name: str) -> None:
@@ -131,7 +124,7 @@ class MemoryLog:
         log_append_time: bool = False,
         transaction: bool = False,
     ) -> int:
-        """Append a record, or one of the partition's open transaction; its offset."""
+        """Append a record, if `transaction` to the partition's open one; return its offset."""
         partition_log = self._find(topic).partitions[partition]
         kind: Literal["data", "open"] = "open" if transaction else "data"
         return partition_log.add(
@@ -141,7 +134,7 @@ class MemoryLog:
     def end_transaction(
         self, topic: str, partition: int, *, commit: bool, timestamp: int | None = None
     ) -> int:
-        """Commit or abort the partition's open transaction; the offset of its marker."""
+        """Commit or abort the partition's open transaction; return its marker's offset."""
         partition_log = self._find(topic).partitions[partition]
         partition_log.end_transaction(commit=commit)
         return partition_log.add(
@@ -155,14 +148,14 @@ class MemoryLog:
         partition_log.low_watermark = max(partition_log.low_watermark, offset)
 
     def truncate(self, topic: str, partition: int, offset: int) -> None:
-        """Lose the records from an offset on, as a broker that lost its disk does."""
+        """Delete the records from an offset on, like a broker that lost its disk."""
         partition_log = self._find(topic).partitions[partition]
         partition_log.records = _between(partition_log.records, 0, offset)
         partition_log.end_offset = min(partition_log.end_offset, offset)
 
     def _find(self, name: str) -> _Topic:
         if self.unavailable:
-            raise LogUnavailable("The log in memory is set to be away.", "Unset `away`.")
+            raise LogUnavailable("The log in memory is set to unavailable.", "Unset `unavailable`.")
         if name not in self._topics:
             raise TopicMissing(f"The log in memory has no topic {name}.", "Create it first.")
         return self._topics[name]
@@ -171,79 +164,18 @@ class MemoryLog:
         partition_log = self._find(topic).partitions[partition]
         if partition_log.low_watermark > start:
             raise OffsetsExpired(
-                f"Retention deleted offsets {start} to {min(partition_log.low_watermark, end) - 1} of partition "
-                f"{partition} of topic {topic}, which are still needed.",
-                "Go on without them by `tidemill skip`.",
+                f"Retention deleted offsets {start} to {min(partition_log.low_watermark, end) - 1} "
+                f"of partition {partition} of topic {topic}, which are still needed.",
+                "Continue without them with `tidemill skip`.",
             )
         if partition_log.last_stable_offset < end:
             raise LogTruncated(
-                f"Partition {partition} of topic {topic} ends at offset {partition_log.last_stable_offset}, before "
-                f"{end}, where a planned range ends.",
-                "Restore the log, or leave the window out by `tidemill skip` and go on with the "
-                "topic as it is by `tidemill adopt`.",
+                f"Partition {partition} of topic {topic} ends at offset "
+                f"{partition_log.last_stable_offset}, before {end}, the end of a planned range.",
+                "Restore the log, or leave the window out with `tidemill skip` and continue with "
+                "the topic as it is with `tidemill adopt`.",
             )
         return partition_log
-
-
-class MemoryLedger:
-    """A `LedgerTopic` that lives as long as its object.
-
-    `lose_acknowledgement` makes the next append stand and yet fail, `away` makes every call fail.
-    """
-
-    def __init__(self) -> None:
-        self.unavailable = False
-        self.lose_acknowledgement = False
-        self._identity = ("memory", uuid.uuid4().hex)
-        self._attached_topic_id: str | None = None
-        self._values: list[bytes] = []
-
-    def identity(self) -> tuple[str, str]:
-        self._check_attached()
-        return self._identity
-
-    def read(self) -> list[LedgerRecord]:
-        self._check_attached()
-        return [LedgerRecord(offset, value) for offset, value in enumerate(self._values)]
-
-    def append(self, model: str, value: bytes) -> int:
-        self._check_attached()
-        self._values.append(value)
-        if self.lose_acknowledgement:
-            self.lose_acknowledgement = False
-            raise LogUnavailable(
-                f"The acknowledgement of an entry of model {model} is lost.", "Run it again."
-            )
-        return len(self._values) - 1
-
-    def recreate(self) -> None:
-        """Replace the topic by an empty one of the same name."""
-        self._identity = (self._identity[0], uuid.uuid4().hex)
-        self._values = []
-
-    def reattach(self) -> None:
-        """Take the topic as it is now, as a new process does."""
-        self._attached_topic_id = None
-
-    def snapshot(self) -> tuple[tuple[str, str], list[LedgerRecord]]:
-        """Identity and records of the topic as it is now, whoever knew another."""
-        self._check_available()
-        return self._identity, [
-            LedgerRecord(offset, value) for offset, value in enumerate(self._values)
-        ]
-
-    def _check_available(self) -> None:
-        if self.unavailable:
-            raise LogUnavailable("The ledger in memory is set to be away.", "Unset `away`.")
-
-    def _check_attached(self) -> None:
-        self._check_available()
-        self._attached_topic_id = self._attached_topic_id or self._identity[1]
-        if self._attached_topic_id != self._identity[1]:
-            raise LedgerLost(
-                "The ledger in memory was recreated.",
-                "Bring the entries back by `tidemill ledger restore`.",
-            )
 
 
 def _between(records: list[_Record], start: int, end: int) -> list[_Record]:

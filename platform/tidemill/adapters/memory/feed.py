@@ -1,8 +1,8 @@
-"""The ledger in memory as a server follows it."""
+"""The feed of the ledger in memory, as a server follows it."""
 
 import time
 
-from tidemill.adapters.memory.event_log import MemoryLedger
+from tidemill.adapters.memory.ledger import MemoryLedger
 from tidemill.core.event_log import LedgerPoll
 
 
@@ -14,8 +14,8 @@ class MemoryFeed:
         self._topic = ""
         self._position = 0
 
-    def poll(self, seconds: float) -> LedgerPoll:
-        deadline = time.monotonic() + seconds
+    def poll(self, timeout_seconds: float) -> LedgerPoll:
+        deadline = time.monotonic() + timeout_seconds
         while True:
             (_, topic), records = self._ledger.snapshot()
             reset = self._topic not in ("", topic)
@@ -26,4 +26,4 @@ class MemoryFeed:
             time.sleep(0.002)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no connections."""

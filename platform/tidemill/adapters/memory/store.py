@@ -27,13 +27,13 @@ class MemoryStore:
         self._objects.pop(name, None)
 
     def recover(self, model: str) -> None:
-        """Nothing is ever left."""
+        """Do nothing: no write is ever left unfinished."""
 
 
 class OverlayStore(MemoryStore):
-    """A store in memory before another, which shows through where a name is not `hidden`.
+    """A store in memory on top of `base`, whose names are visible unless they are hidden.
 
-    `hidden` is the beginning of names. The other is only read.
+    Names of `base` that start with `hidden_prefix` are hidden. `base` is never written.
     """
 
     def __init__(self, base: Store, hidden_prefix: str) -> None:
@@ -42,9 +42,8 @@ class OverlayStore(MemoryStore):
 
     def get(self, name: str) -> bytes | None:
         own = super().get(name)
-        return (
-            own if own is not None or name.startswith(self._hidden_prefix) else self._base.get(name)
-        )
+        hidden = name.startswith(self._hidden_prefix)
+        return own if own is not None or hidden else self._base.get(name)
 
     def put(self, name: str, data: bytes) -> bool:
         return self.get(name) is None and super().put(name, data)

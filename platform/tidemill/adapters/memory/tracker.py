@@ -8,7 +8,7 @@ from tidemill.core.run_record import RegistryVersion, WindowRun
 
 @dataclass
 class MemoryTracker:
-    """The port `Tracker`. While `away` is set, it answers nothing."""
+    """The port `Tracker`. While `unavailable` is set, every call fails."""
 
     unavailable: bool = False
     runs: dict[tuple[str, str], WindowRun] = field(default_factory=dict)
@@ -21,9 +21,9 @@ class MemoryTracker:
         run = self.runs.get((model, window))
         return run.digest if run else None
 
-    def start_run(self, model: str, window: str, parent: str | None) -> str:
+    def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
         self._check_available()
-        self.parents.setdefault((model, window), parent)
+        self.parents.setdefault((model, window), parent_run_id)
         return f"{model}-{window}"
 
     def record(self, run_id: str, run: WindowRun) -> None:
@@ -49,9 +49,9 @@ class MemoryTracker:
         assert digest in self.versions(model)
         self.aliases[model] = digest
 
-    def end_run(self, run_id: str, success: bool) -> None:
+    def end_run(self, run_id: str, succeeded: bool) -> None:
         self._check_available()
 
     def _check_available(self) -> None:
         if self.unavailable:
-            raise TrackerUnavailable("The tracker is away.", "Wait for it.")
+            raise TrackerUnavailable("The tracker is unavailable.", "Wait for it.")

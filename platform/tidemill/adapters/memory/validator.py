@@ -1,10 +1,10 @@
-"""The proof of a bundle in this very process, for scratch work and tests."""
+"""Validation of a bundle in this process, for scratch work and tests."""
 
 from tidemill.adapters.bundle_validation.worker import validate_bundle
 
 
 class InProcessValidator:
-    """A `Prover` that protects nobody: a bundle that crashes takes this process with it."""
+    """A `BundleValidator` without isolation: a bundle that crashes takes this process with it."""
 
     def validate(self, bundle: bytes) -> None:
         validate_bundle(bundle).raise_for_error()

@@ -1,7 +1,7 @@
 """The embedded broker: Apache Kafka on this machine, one KRaft node, loopback only.
 
-Its folder holds all of it: the data, the ports it was given, its log, and `broker.json` while it
-runs. A file lock makes starting and stopping one at a time; a second one tells who still uses it.
+Its folder contains everything: the data, the ports, the log, and `broker.json` while it runs. One
+file lock serializes starting and stopping; a second one is shared by the broker's users.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ SHUTDOWN_TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Broker:
-    """A running broker. `started` says that this very call started it."""
+    """A running broker. `started` is true if this call started it."""
 
     bootstrap_servers: str
     pid: int
@@ -34,24 +34,24 @@ class Broker:
 
 @dataclass(frozen=True)
 class _State:
-    """`broker.json`. A process is ours only if its time of creation matches, too."""
+    """`broker.json`. A process is the broker only if its creation time matches, too."""
 
     pid: int
     create_time: float
     port: int
-    persistent: bool  # started to stay, not only for as long as somebody uses it
+    persistent: bool  # started by `start`, not only for its users
 
 
 def start(folder: Path) -> Broker:
-    """Start the broker of this folder, to stay until `stop`; one that runs already is told.
+    """Start the broker of this folder, until `stop`; one that is already running is returned.
 
-    Raises `PrerequisiteMissing`, `DigestMismatch` (a jar), `LogUnavailable` (it did not come up).
+    Raises `PrerequisiteMissing`, `DigestMismatch` (a jar), `LogUnavailable` (it did not start).
     """
     return _start(folder.absolute(), persistent=True)
 
 
 def stop(folder: Path) -> bool:
-    """Stop the broker of this folder; False where none runs. Its data stay."""
+    """Stop the broker of this folder; False if none is running. Its data is kept."""
     folder = folder.absolute()
     if not folder.is_dir():
         return False
@@ -60,17 +60,17 @@ def stop(folder: Path) -> bool:
 
 
 def status(folder: Path) -> Broker | None:
-    """The running broker of this folder; None where none runs."""
+    """The running broker of this folder, or None."""
     state = _running_state(folder.absolute())
     return None if state is None else Broker(_bootstrap_servers(state.port), state.pid)
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """The bootstrap servers of a broker that runs for as long as somebody is in here.
+    """The bootstrap servers of a broker that runs at least as long as this context.
 
-    A broker that was not started by `start` ends with the last one that leaves, this process or
-    another; one that left by dying does not count.
+    A broker that was not started by `start` stops when its last user, in this or another process,
+    leaves this context; a user that crashed does not keep it running.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _start(folder: Path, *, persistent: bool) -> Broker:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / "start.lock"):
         state = _running_state(folder)
-        # One that was killed a moment ago may still look alive; then it ends while we wait.
+        # A broker that was just killed may still look alive; then it ends during the wait.
         if state is not None and _wait_until_ready(folder, state.port):
             if persistent and not state.persistent:
                 _save_state(folder, replace(state, persistent=True))
@@ -102,12 +102,12 @@ def _start(folder: Path, *, persistent: bool) -> Broker:
         pid, port = launch(folder)
         _save_state(folder, _State(pid, psutil.Process(pid).create_time(), port, persistent))
         if not _wait_until_ready(folder, port):
-            raise _start_error(folder, f"Process {pid} ended while it started.")
+            raise _start_error(folder, f"Process {pid} ended during the start.")
         return Broker(_bootstrap_servers(port), pid, started=True)
 
 
 def _wait_until_ready(folder: Path, port: int) -> bool:
-    """Wait until the broker answers; False if it ends instead. Raises `LogUnavailable`."""
+    """Wait until the broker responds; False if it ends instead. Raises `LogUnavailable`."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
@@ -127,12 +127,12 @@ def _wait_until_ready(folder: Path, port: int) -> bool:
             time.sleep(0.1)
         else:
             return True
-    raise _start_error(folder, f"It did not answer within {STARTUP_TIMEOUT_SECONDS} s.")
+    raise _start_error(folder, f"It did not respond within {STARTUP_TIMEOUT_SECONDS} s.")
 
 
 def _start_error(folder: Path, detail: str) -> LogUnavailable:
     return LogUnavailable(
-        f"The embedded broker in {folder} did not come up. {detail}",
+        f"The embedded broker in {folder} did not start. {detail}",
         tail_for_error(folder / "broker.log"),
     )
 
@@ -159,7 +159,7 @@ def _wait_or_kill(process: psutil.Process) -> None:
 
 
 def _running_state(folder: Path) -> _State | None:
-    """The state of the broker, if its process still lives and is the one that was started."""
+    """The broker's state, if its process is still alive and is the one that was started."""
     try:
         state = _State(**json.loads((folder / "broker.json").read_text()))
         process = psutil.Process(state.pid)
@@ -185,7 +185,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _is_unlocked(path: Path) -> bool:
-    """Whether nobody holds the lock, seen from a file of our own."""
+    """Whether no process holds the lock; tested with a separate file description."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

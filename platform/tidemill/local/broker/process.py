@@ -1,4 +1,4 @@
-"""The process of the embedded broker: its settings, its ports, its start."""
+"""The process of the embedded broker: its configuration, its ports, its start."""
 
 import base64
 import json
@@ -39,12 +39,12 @@ group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 """
-# A session of 2 s instead of 9: a broker that was killed may come back only when its old session
-# has ended. Broker and controller are one process, so a pause stops both clocks together.
+# The session timeout is 2 s instead of 9: a killed broker can restart only when its old session has
+# ended. Broker and controller are one process, so a pause stops both clocks together.
 
 
 def launch(folder: Path) -> tuple[int, int]:
-    """Format the folder at its first use and start the process; its id and the broker's port.
+    """Format the folder on first use, start the process, and return its pid and port.
 
     Raises `PrerequisiteMissing`, `DigestMismatch` (a jar).
     """
@@ -70,8 +70,8 @@ def launch(folder: Path) -> tuple[int, int]:
     if not (folder / "data" / "meta.properties").is_file():
         _format(command, folder, properties)
     with log_file.open("ab") as output:
-        # Its own session, so that Ctrl-C reaches the starter alone, who then decides; an empty
-        # environment, so that no variable meant for another Java changes this one.
+        # A separate session, so that Ctrl-C reaches only the starting process; a clean environment,
+        # so that no variable meant for another Java affects this one.
         process = subprocess.Popen(
             [*command, "kafka.Kafka", str(properties)],
             stdin=subprocess.DEVNULL,
@@ -81,25 +81,17 @@ def launch(folder: Path) -> tuple[int, int]:
             env={"LANG": "C.UTF-8"},
             start_new_session=True,
         )
-    process.returncode = 0  # it outlives this object, which must not warn of that
+    process.returncode = 0  # it outlives this object, which would otherwise warn
     return process.pid, port
 
 
 def _format(command: list[str], folder: Path, properties: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-    format_command = [
-        "kafka.tools.StorageTool",
-        "format",
-        "--ignore-formatted",
-        "-c",
-        str(properties),
-    ]
+    storage_tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
+    # With `=`, because an id may begin with a dash.
+    options = ("-c", str(properties), f"--cluster-id={cluster_id}")
     result = subprocess.run(
-        [
-            *command,
-            *format_command,
-            f"--cluster-id={cluster_id}",
-        ],  # with `=`: an id may begin with a dash
+        [*command, *storage_tool, *options],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={"LANG": "C.UTF-8"},
@@ -109,12 +101,12 @@ def _format(command: list[str], folder: Path, properties: Path) -> None:
         output = (result.stdout + result.stderr).decode(errors="replace")[-2000:]
         raise PrerequisiteMissing(
             f"The embedded broker could not format {folder / 'data'}: {output.strip()}.",
-            "See that the folder is writable and the disk has space.",
+            "Check that the folder is writable and the disk has space.",
         )
 
 
 def _ports(folder: Path) -> tuple[int, int]:
-    """The broker's and the controller's port: those of the last time, unless they were taken."""
+    """The broker's and the controller's port: the previous ones, unless they are in use."""
     path = folder / "ports.json"
     try:
         port, controller = json.loads(path.read_text())
@@ -127,10 +119,10 @@ def _ports(folder: Path) -> tuple[int, int]:
 
 
 def _bind_socket(port: int) -> socket.socket:
-    """A socket on this port, or on a free one. Reuse as Kafka does: it skips TIME_WAIT."""
+    """A socket bound to this port, or to a free one; like Kafka's, it ignores TIME_WAIT."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # A process that was killed a moment ago may still hold its port, and its data's lock.
+    # A process that was just killed may still hold its port and the lock of its data.
     deadline = time.monotonic() + (PORT_BIND_TIMEOUT_SECONDS if port else 0)
     while True:
         try:

@@ -1,8 +1,7 @@
-"""A PostgreSQL of one's own: one server on the loopback, with a database each for Dagster, Airflow
-and MLflow.
+"""The bundled PostgreSQL: a server on the loopback with databases for Dagster, Airflow and MLflow.
 
-Its folder holds all of it: the data, the passwords, its log, and `port` while it is in use. File
-locks make starting and stopping one at a time, and tell who still uses it.
+Its folder contains everything: the data, the passwords, the log, and `port` while it is enabled.
+File locks serialize starting and stopping, and are shared by its users.
 """
 
 import fcntl
@@ -19,12 +18,12 @@ from tidemill.local.postgres import server
 from tidemill.textfile import atomic_write_text
 
 DATABASES = ("dagster", "airflow", "mlflow")
-"""The databases, and the user of each."""
+"""The databases; each has a user of the same name."""
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """The server of this folder, made or not, running or not."""
+    """The server of this folder, whether or not it is initialized or running."""
 
     folder: Path
 
@@ -34,7 +33,7 @@ class Postgres:
 
     @property
     def password_file(self) -> Path:
-        """The password of each user, as libpq keeps them; nobody else may read it."""
+        """The users' passwords in libpq's format, readable by the owner only."""
         return self.folder / "pgpass"
 
     @property
@@ -43,26 +42,26 @@ class Postgres:
 
     @property
     def port(self) -> int | None:
-        """Where it listens; None where it is not in use."""
+        """The port it listens on, or None if it is not enabled."""
         with suppress(FileNotFoundError):
             return int((self.folder / "port").read_text())
         return None
 
     def enable(self, port: int) -> None:
-        """Let whoever asks use it, at this port."""
+        """Enable the server, on this port."""
         (self.folder / "port").write_text(str(port))
 
     def disable(self) -> None:
-        """Let nobody use it; its data stay."""
+        """Disable the server; its data is kept."""
         (self.folder / "port").unlink(missing_ok=True)
 
     def url(self, name: str) -> str:
-        """Where one of its databases is, for SQLAlchemy; it names the file with the password."""
+        """The SQLAlchemy URL of a database; it refers to the password file."""
         base_url = f"postgresql+psycopg2://{name}@127.0.0.1:{self.port}/{name}"
         return f"{base_url}?passfile={quote(str(self.password_file))}"
 
     def initialize(self, port: int) -> None:
-        """Make its users and databases, if there are none; nobody may listen at the port.
+        """Create the users and databases, if there are none; the port must be free.
 
         Raises `PrerequisiteMissing`, `ServiceFailed`.
         """
@@ -75,7 +74,7 @@ class Postgres:
             )
 
     def _generated_passwords(self) -> dict[str, str]:
-        """The passwords by user, drawn at the first time."""
+        """The passwords by user, generated on first use."""
         if not self.password_file.exists():
             generated = {name: secrets.token_urlsafe(24) for name in (server.SUPERUSER, *DATABASES)}
             lines = "".join(f"*:*:*:{name}:{password}\n" for name, password in generated.items())
@@ -85,10 +84,11 @@ class Postgres:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """It runs while somebody is in here; one that runs anyway is left alone.
+        """Run the server, which must be enabled, at least as long as this context.
 
-        One that was begun here ends with the last that leaves, this process or another. It must be
-        in use. Raises `PrerequisiteMissing`, `ServiceFailed`.
+        A server that was started here stops when its last user, in this or another process, leaves
+        this context; any other server is left running. Raises `PrerequisiteMissing`,
+        `ServiceFailed`.
         """
         with (self.folder / "users.lock").open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -109,8 +109,8 @@ class Postgres:
 
     @property
     def _pid_file(self) -> Path:
-        """Tells the process that was begun only for those who use it."""
-        return self.folder / "begun"
+        """Contains the pid of a server that was started only for its users."""
+        return self.folder / "started.pid"
 
     def _start(self) -> None:
         port = self.port
@@ -119,7 +119,7 @@ class Postgres:
             process = server.launch(self.data, port, self.log_file)
             self._pid_file.write_text(str(process.pid))
             server.wait_until_ready(self.data, port, lambda: process.poll() is None, self.log_file)
-            process.returncode = 0  # it outlives this object, which must not warn of that
+            process.returncode = 0  # it outlives this object, which would otherwise warn
         else:
             server.wait_until_ready(self.data, port, self._is_running, self.log_file)
 
@@ -135,7 +135,7 @@ class Postgres:
         return self._process() is not None
 
     def _process(self) -> psutil.Process | None:
-        """The server, if it runs; after a kill its file is there without it."""
+        """The running server, or None; after a kill, its pid file is stale."""
         with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
             fields = (self.data / "postmaster.pid").read_text().split()
             process = psutil.Process(int(fields[0]))

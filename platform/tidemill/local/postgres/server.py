@@ -1,4 +1,4 @@
-"""The server's programs and its process; as root they run as Debian's user `postgres`."""
+"""The server's programs and process; as root, they run as Debian's user `postgres`."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ from tidemill.textfile import tail_for_error
 
 SUPERUSER = "postgres"
 STOP_SIGNAL = signal.SIGINT
-"""Ends it at once and in order; SIGTERM would wait for whoever is connected."""
+"""Requests a fast shutdown; SIGTERM would wait for connected clients."""
 STARTUP_TIMEOUT_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 60
 _DEBIAN_ROOT = Path("/usr/lib/postgresql")
@@ -27,7 +27,7 @@ _POLL_INTERVAL_SECONDS = 0.05
 
 
 def find_program(name: str, data: Path) -> Path:
-    """A program of PostgreSQL, of the version that made the data, if there are any.
+    """A PostgreSQL program, of the version that created the data, if there is any.
 
     Raises `PrerequisiteMissing`.
     """
@@ -36,19 +36,19 @@ def find_program(name: str, data: Path) -> Path:
     for folder in _bin_folders():
         if (folder / name).exists() and (required is None or _major_version(folder) == required):
             return folder / name
-    subject = f"PostgreSQL {required}, which made {data}," if required else "PostgreSQL"
+    subject = f"PostgreSQL {required}, which created {data}," if required else "PostgreSQL"
     raise PrerequisiteMissing(
-        f"{subject} is not on this machine.",
-        "Install it by `make tools` as root (Debian's package `postgresql`), or leave it out: "
+        f"{subject} is not installed.",
+        "Install it with `make tools` as root (Debian's package `postgresql`), or run "
         "`tidemill up` without `--postgres`.",
     )
 
 
 def _bin_folders() -> Iterator[Path]:
-    """Where its programs may be: Debian's folders, the newest first, and those on PATH."""
+    """Folders to search for programs: Debian's, newest version first, then the one on PATH."""
     versions = (folder for folder in _DEBIAN_ROOT.glob("*/bin") if folder.parent.name.isdigit())
     yield from sorted(versions, key=lambda folder: -int(folder.parent.name))
-    # Debian's wrappers on PATH are programs of no version.
+    # Debian's wrappers on PATH belong to no version.
     if (initdb := shutil.which("initdb")) is not None:
         yield Path(initdb).resolve().parent
 
@@ -62,7 +62,7 @@ def _major_version(folder: Path) -> str | None:
 
 
 def run_as_user() -> str | None:
-    """Whom the server runs as, where not as this user: root it refuses.
+    """The user to run the server as, or None for this user; the server refuses to run as root.
 
     Raises `PrerequisiteMissing`.
     """
@@ -73,37 +73,37 @@ def run_as_user() -> str | None:
     except KeyError:
         raise PrerequisiteMissing(
             f"PostgreSQL does not run as root, and there is no user `{_SERVER_USER}` for it.",
-            "Install Debian's package `postgresql` (`make tools`), which makes that user, or run "
-            "tidemill as another user than root.",
+            "Install Debian's package `postgresql` (`make tools`), which creates that user, or run "
+            "tidemill as a user other than root.",
         ) from None
 
 
 def server_command(data: Path, port: int) -> tuple[str, ...]:
-    """The server, for the loopback only. Raises `PrerequisiteMissing`."""
+    """The server's command line; it listens on the loopback. Raises `PrerequisiteMissing`."""
     server = str(find_program("postgres", data))
     options = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
     return (server, "-D", str(data), "-p", str(port), *options)
 
 
 def check_accessible(folder: Path) -> None:
-    """Raises `PrerequisiteMissing` where the server's user may not go to this folder."""
+    """Raise `PrerequisiteMissing` if the server's user cannot access this folder."""
     user = run_as_user()
     result = subprocess.run(("test", "-x", folder), check=False, **_user_kwargs(user))
     if result.returncode:
         raise PrerequisiteMissing(
-            f"PostgreSQL runs as the user {user}, who may not go to {folder}.",
-            f"Let everybody pass (`chmod o+x`) each folder above it, or put TIDEMILL_HOME where "
-            f"{user} may go.",
+            f"PostgreSQL runs as the user {user}, which cannot access {folder}.",
+            f"Make each parent folder accessible (`chmod o+x`), or set TIDEMILL_HOME to a folder "
+            f"that {user} can access.",
         )
 
 
 def create_cluster(
     data: Path, port: int, password_file: Path, passwords_by_user: Mapping[str, str], log_file: Path
 ) -> None:
-    """Make a cluster with the users and databases of `deploy/postgres/init.sh`, at once or not.
+    """Create a cluster with the users and databases of `deploy/postgres/init.sh`, atomically.
 
-    `drawn` are the passwords by user, `passwords` the file that has them. Nobody may listen at the
-    port meanwhile. Raises `PrerequisiteMissing`, `ServiceFailed`.
+    `password_file` must contain `passwords_by_user`. The port must be free meanwhile. Raises
+    `PrerequisiteMissing`, `ServiceFailed`.
     """
     initdb, user = find_program("initdb", data), run_as_user()
     temp_data = data.with_suffix(".new")
@@ -116,18 +116,9 @@ def create_cluster(
         if user is not None:
             for path in (temp_data, Path(secrets), superuser_file):
                 shutil.chown(path, user, user)
-        initdb_command = (
-            initdb,
-            "-D",
-            temp_data,
-            "-U",
-            SUPERUSER,
-            "--pwfile",
-            superuser_file,
-            "--no-instructions",
-        )
-        initdb_options = ("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
-        _run_logged((*initdb_command, *initdb_options), log_file, cwd="/", **_user_kwargs(user))
+        initdb_command = (initdb, "-D", temp_data, "-U", SUPERUSER, "--pwfile", superuser_file)
+        options = ("--no-instructions", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
+        _run_logged((*initdb_command, *options), log_file, cwd="/", **_user_kwargs(user))
         process = launch(temp_data, port, log_file)
         try:
             wait_until_ready(temp_data, port, lambda: process.poll() is None, log_file)
@@ -147,7 +138,7 @@ def create_cluster(
 
 
 def launch(data: Path, port: int, log_file: Path) -> "subprocess.Popen[bytes]":
-    """Start the server, which writes to the log. Raises `PrerequisiteMissing`."""
+    """Start the server with its output appended to the log. Raises `PrerequisiteMissing`."""
     with log_file.open("ab") as output:
         return subprocess.Popen(
             server_command(data, port),
@@ -162,17 +153,17 @@ def launch(data: Path, port: int, log_file: Path) -> "subprocess.Popen[bytes]":
 
 
 def is_ready(data: Path, port: int) -> bool:
-    """Whether a server there takes connections."""
+    """Whether a server on this port accepts connections."""
     command = (find_program("pg_isready", data), "-q", "-h", "127.0.0.1", "-p", str(port))
     return subprocess.run(command, check=False).returncode == 0
 
 
 def wait_until_ready(data: Path, port: int, is_alive: Callable[[], bool], log_file: Path) -> None:
-    """Wait until the server answers. Raises `ServiceFailed` where it ends instead."""
+    """Wait until the server is ready. Raises `ServiceFailed` if it ends or times out."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
     while not is_ready(data, port):
         if not is_alive() or time.monotonic() > deadline:
-            raise service_failed("PostgreSQL does not come up.", log_file)
+            raise service_failed("PostgreSQL did not start.", log_file)
         time.sleep(_POLL_INTERVAL_SECONDS)
 
 
@@ -183,13 +174,13 @@ def service_failed(message: str, log_file: Path) -> ServiceFailed:
 def _run_logged(command: Sequence[object], log_file: Path, **options: Any) -> None:
     with log_file.open("ab") as output:
         result = subprocess.run(
-            [str(word) for word in command],
+            [str(argument) for argument in command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **options,
         )  # fmt: skip
     if result.returncode:
-        raise service_failed("PostgreSQL's databases could not be made.", log_file)
+        raise service_failed("PostgreSQL's databases could not be created.", log_file)
 
 
 def _user_kwargs(user: str | None) -> dict[str, Any]:
-    """How subprocess begins a program as this user."""
+    """Arguments of subprocess to run a program as this user."""
     return {} if user is None else {"user": user, "group": user, "extra_groups": []}

@@ -1,4 +1,4 @@
-"""A damaged model kills a child, never the process that asks."""
+"""A damaged bundle may kill a child, but never the process that requests the validation."""
 
 import os
 import re
@@ -45,7 +45,13 @@ def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> byt
             "label": "late",
             "features": function.reference if function else None,
             "windows": {"start": "2013-02-01"},
-            "learner": {"retrain": {"trees": trees, "rate": 0.1, "min_rows": 20}},
+            "learner": {
+                "retrain": {
+                    "num_iterations": trees,
+                    "learning_rate": 0.1,
+                    "min_data_in_leaf": 20,
+                }
+            },
         }
     )
     return learner.fit(
@@ -78,9 +84,7 @@ def substituted(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 
     return result
 
 
-def test_a_sound_bundle_is_proven_and_quickly(
-    validator: ForkServerValidator, bundle: bytes
-) -> None:
+def test_a_valid_bundle_is_validated_quickly(validator: ForkServerValidator, bundle: bytes) -> None:
     validator.validate(bundle)
     started = time.perf_counter()
     for _ in range(5):
@@ -92,20 +96,22 @@ def test_a_sound_bundle_is_proven_and_quickly(
 def any_validator(
     request: pytest.FixtureRequest, validator: ForkServerValidator
 ) -> BundleValidator:
-    """What every prover does, shown on the real one and on the one in memory."""
+    """Each validator, to test the contract of `BundleValidator`."""
     return InProcessValidator() if request.param == "in this process" else validator
 
 
-def test_a_sound_bundle_is_proven(any_validator: BundleValidator, bundle: bytes) -> None:
+def test_a_valid_bundle_passes(any_validator: BundleValidator, bundle: bytes) -> None:
     any_validator.validate(bundle)
 
 
-def test_a_wrong_answer_comes_back_as_skew(any_validator: BundleValidator, bundle: bytes) -> None:
+def test_a_wrong_prediction_is_reported_as_skew(
+    any_validator: BundleValidator, bundle: bytes
+) -> None:
     with pytest.raises(FeatureSkew, match="golden row 0"):
         any_validator.validate(substituted(bundle, rb'"prediction":0\.', b'"prediction":1.', 1))
 
 
-def test_what_is_no_bundle_is_unfit(any_validator: BundleValidator) -> None:
+def test_bytes_that_are_not_a_bundle_are_invalid(any_validator: BundleValidator) -> None:
     with pytest.raises(BundleInvalid):
         any_validator.validate(b"no bundle")
 
@@ -113,23 +119,23 @@ def test_what_is_no_bundle_is_unfit(any_validator: BundleValidator) -> None:
 def test_trees_cut_together_with_their_sizes_are_skew(
     validator: ForkServerValidator, bundle: bytes
 ) -> None:
-    """LightGBM loads such a text without a word and predicts something else."""
-    head, _, rest = bundle.partition(b"\nTree=29\n")
-    assert rest
+    """LightGBM loads such a text without an error and predicts something else."""
+    head, separator, _ = bundle.partition(b"\nTree=29\n")
+    assert separator
     fewer = substituted(head + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
     with pytest.raises(FeatureSkew):
         validator.validate(fewer)
 
 
-def test_a_cyclic_tree_ends_in_time(bundle: bytes) -> None:
+def test_a_cyclic_tree_times_out(bundle: bytes) -> None:
     cyclic = substituted(bundle, rb"left_child=.*", b"left_child=" + b"0 " * 14 + b"0")
     cyclic = substituted(cyclic, rb"right_child=.*", b"right_child=" + b"0 " * 14 + b"0")
     cyclic = substituted(cyclic, rb"tree_sizes=.*\n", b"")
-    with ForkServerValidator(timeout=1) as impatient, pytest.raises(BundleInvalid):
-        impatient.validate(cyclic)
+    with ForkServerValidator(timeout=1) as validator, pytest.raises(BundleInvalid):
+        validator.validate(cyclic)
 
 
-def test_a_child_that_dies_is_named_by_its_signal(
+def test_a_crash_of_the_child_is_reported_with_its_signal(
     validator: ForkServerValidator, bundle: bytes
 ) -> None:
     wild = substituted(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
@@ -139,10 +145,10 @@ def test_a_child_that_dies_is_named_by_its_signal(
     validator.validate(bundle)
 
 
-def test_no_damage_reaches_the_asking_process(bundle: bytes) -> None:
-    """Flipped bytes and cut tails, all over the bundle: refused, or the answers are the same."""
-    with ForkServerValidator(timeout=2) as prover:
-        _assert_damage_contained(prover, bundle)
+def test_no_damage_reaches_the_requesting_process(bundle: bytes) -> None:
+    """Bundles with flipped bits or cut tails are rejected, or give the same predictions."""
+    with ForkServerValidator(timeout=2) as validator:
+        _assert_damage_contained(validator, bundle)
 
 
 def _assert_damage_contained(validator: ForkServerValidator, bundle: bytes) -> None:
@@ -158,64 +164,66 @@ def _assert_damage_contained(validator: ForkServerValidator, bundle: bytes) -> N
                 survived += 1
             except (BundleInvalid, FeatureSkew):
                 pass
-    assert survived < 60  # a flip in what no golden row reads changes no golden answer
+    assert survived < 60  # a flip in a part that no golden row uses goes unnoticed
     validator.validate(bundle)
 
 
-def test_a_killed_helper_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:
+def test_a_killed_worker_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:
     validator.validate(bundle)
-    was = validator.pid
-    assert was is not None
-    os.kill(was, signal.SIGKILL)
+    old_pid = validator.pid
+    assert old_pid is not None
+    os.kill(old_pid, signal.SIGKILL)
     validator.validate(bundle)
-    assert validator.pid not in (None, was)
+    assert validator.pid not in (None, old_pid)
 
 
-def test_a_helper_killed_at_work_is_replaced(validator: ForkServerValidator, bundle: bytes) -> None:
+def test_a_worker_killed_during_a_validation_is_replaced(
+    validator: ForkServerValidator, bundle: bytes
+) -> None:
     validator.validate(bundle)
-    was = validator.pid
-    assert was is not None
-    killer = threading.Timer(0.02, os.kill, (was, signal.SIGKILL))
+    old_pid = validator.pid
+    assert old_pid is not None
+    killer = threading.Timer(0.02, os.kill, (old_pid, signal.SIGKILL))
     killer.start()
-    while killer.is_alive() or validator.pid == was:
+    while killer.is_alive() or validator.pid == old_pid:
         validator.validate(bundle)
-    assert validator.pid != was
+    assert validator.pid != old_pid
 
 
-def test_a_proof_under_way_is_given_up_when_the_prover_ends(bundle: bytes) -> None:
-    """With the child that works on it."""
-    with ForkServerValidator(timeout=60) as ending:
-        ending.validate(bundle)
-        assert ending.pid is not None
-        helper = psutil.Process(ending.pid)
+def test_abort_ends_the_running_validation(bundle: bytes) -> None:
+    """Including the child that runs it."""
+    with ForkServerValidator(timeout=60) as validator:
+        validator.validate(bundle)
+        assert validator.pid is not None
+        worker = psutil.Process(validator.pid)
         with ThreadPoolExecutor(1) as pool:
-            proof = pool.submit(ending.validate, with_excessive_golden_rows(bundle))
-            while not (children := helper.children()):
+            future = pool.submit(validator.validate, with_excessive_golden_rows(bundle))
+            while not (children := worker.children()):
                 time.sleep(0.01)
-            ending.abort()
-            with pytest.raises(BundleInvalid, match="given up"):
-                proof.result(10)
-        assert not psutil.wait_procs([helper, *children], timeout=10)[1]
-        with pytest.raises(BundleInvalid, match="given up"):
-            ending.validate(bundle)
+            validator.abort()
+            with pytest.raises(BundleInvalid, match="aborted"):
+                future.result(10)
+        assert not psutil.wait_procs([worker, *children], timeout=10)[1]
+        with pytest.raises(BundleInvalid, match="aborted"):
+            validator.validate(bundle)
 
 
-def test_the_helper_ends_with_its_prover(bundle: bytes) -> None:
-    with ForkServerValidator() as short:
-        short.validate(bundle)
-        assert short.pid is not None
-        helper = psutil.Process(short.pid)
-    assert not helper.is_running()
+def test_closing_the_validator_stops_its_worker(bundle: bytes) -> None:
+    with ForkServerValidator() as validator:
+        validator.validate(bundle)
+        assert validator.pid is not None
+        worker = psutil.Process(validator.pid)
+    assert not worker.is_running()
 
 
-def test_the_helper_ends_when_its_pipe_is_closed(bundle: bytes) -> None:
-    short = ForkServerValidator()
-    short.validate(bundle)
-    assert short._worker is not None
-    assert short._worker.stdin is not None
-    short._worker.stdin.close()  # as by the death of the process that holds it
-    assert short._worker.wait(timeout=10) == 0
-    short.close()
+def test_the_worker_ends_when_its_pipe_is_closed(bundle: bytes) -> None:
+    validator = ForkServerValidator()
+    validator.validate(bundle)
+    assert validator._worker is not None
+    assert validator._worker.stdin is not None
+    validator._worker.stdin.close()  # like a crash of the parent process
+    assert validator._worker.wait(timeout=10) == 0
+    validator.close()
 
 
 def test_the_feature_function_is_loaded_in_the_child(
@@ -223,14 +231,14 @@ def test_the_feature_function_is_loaded_in_the_child(
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     source = "def f(frame):\n    return frame.with_columns(twice=frame['size'] * 2)\n"
-    module = tmp_path / "proved_features.py"
+    module = tmp_path / "child_features.py"
     module.write_text(source)
-    bundle = make_bundle(5, load_feature_function("proved_features:f"))
-    with ForkServerValidator() as prover:
-        prover.validate(bundle)
+    bundle = make_bundle(5, load_feature_function("child_features:f"))
+    with ForkServerValidator() as validator:
+        validator.validate(bundle)
         module.write_text(source + "# changed\n")
         with pytest.raises(FeatureSkew, match="was trained with the feature function"):
-            prover.validate(bundle)
+            validator.validate(bundle)
         module.unlink()
         with pytest.raises(SpecInvalid, match="cannot be imported"):
-            prover.validate(bundle)
+            validator.validate(bundle)
