@@ -1,4 +1,4 @@
-"""Settings come from the environment, and a wrong one is named without being shown."""
+"""Settings are read from the environment; an invalid one is named, but its value is not shown."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"TIDEMILL_{name}", raising=False)
 
 
-def test_without_any_variable_all_lies_below_the_working_folder(tmp_path: Path) -> None:
+def test_default_paths_are_in_the_working_directory(tmp_path: Path) -> None:
     settings = Settings()
     assert settings.store == tmp_path / ".tidemill" / "store"
     assert settings.kafka_data == tmp_path / ".tidemill" / "kafka"
@@ -65,7 +65,7 @@ def test_a_wrong_setting_is_named(
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "location"),
     [
         ("s3://bucket", Bucket("bucket")),
         ("s3://bucket/", Bucket("bucket")),
@@ -74,11 +74,11 @@ def test_a_wrong_setting_is_named(
         ("~/tides", Path.home() / "tides"),
     ],
 )
-def test_the_store_is_a_folder_or_a_place_in_a_bucket(
-    monkeypatch: pytest.MonkeyPatch, text: str, place: Path | Bucket
+def test_the_store_is_a_folder_or_a_location_in_a_bucket(
+    monkeypatch: pytest.MonkeyPatch, text: str, location: Path | Bucket
 ) -> None:
     monkeypatch.setenv("TIDEMILL_STORE", text)
-    assert Settings().store == place
+    assert Settings().store == location
 
 
 def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Adopt: a model goes on by another spec or on another topic, and its past stays what it was."""
+"""Adoption: a model continues with another spec or on another topic, and its past is unchanged."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from memory_model import (
     with_changes,
 )
 from model_harness import SPEC, run_window, run_windows, window
-from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (
     DigestMismatch,
@@ -39,7 +39,7 @@ from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.lineage import lineage_id_for
-from tidemill.cycle.manual_actions import close, rollback, skip
+from tidemill.cycle.manual_actions import approve, close, rollback, skip
 from tidemill.cycle.plan import plan_window
 from tidemill.cycle.prune import prune
 from tidemill.cycle.repository import ModelRepository
@@ -47,10 +47,10 @@ from tidemill.cycle.update import require_candidate, update
 from tidemill.cycle.verify import verify
 
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
-"""`visits` is dropped, `coupon` is new."""
+"""`visits` is removed, `coupon` is new."""
 SEED = SPEC["learner"] | {"seed": 7}
 COMPLETED_WINDOWS = 4
-"""Windows 0 to 3 are done under the first line in most tests; this is the first unplanned."""
+"""Windows 0 to 3 are completed under the first lineage; this is the first unplanned window."""
 
 
 def coupon(index: int) -> float:
@@ -59,7 +59,7 @@ def coupon(index: int) -> float:
 
 @pytest.fixture
 def ctx() -> ModelContext:
-    """A model with four windows done, and events of four more."""
+    """A model with four completed windows, and events of five more."""
     model = make_memory_model()
     produce(model, -2, COMPLETED_WINDOWS - 1)
     produce(model, COMPLETED_WINDOWS, COMPLETED_WINDOWS + 4, coupon=coupon)
@@ -85,7 +85,7 @@ def memory_log(ctx: ModelContext) -> MemoryLog:
 
 
 def valid_entries(ctx: ModelContext) -> list[Entry]:
-    return [standing.entry for standing in ctx.chain().entries]
+    return [valid.entry for valid in ctx.chain().entries]
 
 
 # Another learning spec.
@@ -94,23 +94,23 @@ def valid_entries(ctx: ModelContext) -> list[Entry]:
 def test_a_changed_spec_plans_and_writes_nothing_until_it_is_adopted(ctx: ModelContext) -> None:
     ctx = with_changes(ctx, fields=COUPON)
     before = stored_files(ctx)
-    told = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --reason"
+    first = window_at(ctx, COMPLETED_WINDOWS)
+    message = rf"`fields.coupon`, `fields.visits` differ.*adopt m --from {first} --reason"
     for _ in range(2):
-        with pytest.raises(LineageChanged, match=told):
-            extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
-    for decide in (
+        with pytest.raises(LineageChanged, match=message):
+            extract(ctx, first)
+    for action in (
         lambda: close(ctx, window_at(ctx, COMPLETED_WINDOWS), "ada"),
         lambda: run_window(ctx, COMPLETED_WINDOWS - 1),
     ):
         with pytest.raises(LineageChanged):
-            decide()
+            action()
     assert stored_files(ctx) == before
-    assert (
-        assert_verified(ctx).recomputed == COMPLETED_WINDOWS
-    )  # what stands was made by the spec of its own line
+    # Existing windows are recomputed with the spec of their own lineage.
+    assert assert_verified(ctx).recomputed == COMPLETED_WINDOWS
 
 
-def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(
+def test_a_new_lineage_starts_with_a_retraining_that_names_the_old_candidate(
     ctx: ModelContext,
 ) -> None:
     old, head = candidate_at(ctx, COMPLETED_WINDOWS - 1), ctx.chain().head
@@ -140,27 +140,36 @@ def test_a_new_line_begins_with_a_retraining_that_names_the_old_candidate(
 
 
 def test_champion_baseline_and_mode_stay_and_the_pool_is_empty(ctx: ModelContext) -> None:
-    before = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS - 1).key)
+    # The guard pools the windows of an approved champion, but never has enough rows to decide.
+    gate = {"min_rows": 5_000, "policy": "manual"}
+    ctx = with_changes(ctx, gate=gate)
+    last = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS - 1).key)
+    assert last is not None
+    digests = (candidate_at(ctx, number).digest for number in range(COMPLETED_WINDOWS))
+    in_use = {last.state.champion, last.state.baseline}
+    approve(ctx, next(digest for digest in digests if digest not in in_use), "ada", "a good one")
+    run_window(ctx, COMPLETED_WINDOWS)
+    before = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS).key)
     assert before is not None
     assert before.state.pool
-    ctx = with_changes(ctx, learner=SEED)
-    adopt_at(ctx)
-    run_window(ctx, COMPLETED_WINDOWS)
-    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS).key)
+    ctx = with_changes(ctx, gate=gate, learner=SEED)
+    adopt_at(ctx, COMPLETED_WINDOWS + 1)
+    run_window(ctx, COMPLETED_WINDOWS + 1)
+    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS + 1).key)
     assert report is not None
-    was, judged = before.state, report.opening_state
-    assert (judged.champion, judged.baseline, judged.mode) == (was.champion, was.baseline, was.mode)
-    assert judged.pool_size == 0
-    assert report.previous_state.pool_size == len(was.pool)
+    old, new = before.state, report.opening_state
+    assert (new.champion, new.baseline, new.mode) == (old.champion, old.baseline, old.mode)
+    assert new.pool_size == 0
+    assert report.previous_state.pool_size == len(old.pool)
 
 
-def test_a_field_of_another_type_is_null_to_the_models_of_before(ctx: ModelContext) -> None:
+def test_a_field_of_another_type_is_null_for_earlier_models(ctx: ModelContext) -> None:
     for number in (5, 6, 7):
         produce(
             ctx,
             COMPLETED_WINDOWS + number,
             COMPLETED_WINDOWS + number,
-            visits=lambda at: f"v{at % 3}",
+            visits=lambda index: f"v{index % 3}",
         )
     for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 5):
         run_window(ctx, number)
@@ -188,7 +197,7 @@ def test_a_window_without_rows_leaves_the_retraining_to_the_next(ctx: ModelConte
     assert_verified(ctx)
 
 
-def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(ctx: ModelContext) -> None:
+def test_earlier_windows_are_verified_and_rebuilt_with_their_own_spec(ctx: ModelContext) -> None:
     ctx = with_changes(ctx, fields=COUPON)
     adopt_at(ctx)
     run_window(ctx, COMPLETED_WINDOWS)
@@ -208,7 +217,9 @@ def test_windows_of_before_are_verified_and_made_again_by_their_own_spec(ctx: Mo
     assert stored_files(fresh) == before
 
 
-def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(ctx: ModelContext) -> None:
+def test_repeated_adoption_is_a_no_op_and_another_change_starts_another_lineage(
+    ctx: ModelContext,
+) -> None:
     one = with_changes(ctx, learner=SEED)
     done = adopt_at(one)
     before = stored_files(one)
@@ -217,7 +228,7 @@ def test_adopting_again_is_a_no_op_and_another_change_makes_another_line(ctx: Mo
     two = with_changes(ctx, fields=COUPON)
     with pytest.raises(LineageChanged):
         extract(two, window_at(two, COMPLETED_WINDOWS))
-    assert adopt_at(two).number == 2  # nothing of window 4 was made by the other
+    assert adopt_at(two).number == 2  # window 4 was not planned under the first one
     run_window(two, COMPLETED_WINDOWS)
     assert (
         candidate_at(two, COMPLETED_WINDOWS).parent
@@ -254,24 +265,24 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "number", "told"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("changes", "number", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_adopted_is_refused_and_nothing_is_written(
-    ctx: ModelContext, changes: dict[str, Any], number: int, told: str
+    ctx: ModelContext, changes: dict[str, Any], number: int, message: str
 ) -> None:
     ctx = with_changes(ctx, **changes)
-    before, known = stored_files(ctx), valid_entries(ctx)
+    before, entries = stored_files(ctx), valid_entries(ctx)
     with pytest.raises(
-        OperationNotAllowed, match=told.format(first=window_at(ctx, COMPLETED_WINDOWS))
+        OperationNotAllowed, match=message.format(first=window_at(ctx, COMPLETED_WINDOWS))
     ):
         adopt_at(ctx, number)
-    assert (stored_files(ctx), valid_entries(ctx)) == (before, known)
+    assert (stored_files(ctx), valid_entries(ctx)) == (before, entries)
 
 
 def test_windows_that_are_planned_must_be_done_first(ctx: ModelContext) -> None:
     plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
     other = with_changes(ctx, learner=SEED)
-    left = f"Windows {window_at(ctx, COMPLETED_WINDOWS)} to {window_at(ctx, COMPLETED_WINDOWS + 1)} .*tidemill backfill m"
-    with pytest.raises(OperationNotAllowed, match=left):
+    first, last = (window_at(ctx, COMPLETED_WINDOWS + number) for number in (0, 1))
+    with pytest.raises(OperationNotAllowed, match=f"{first} to {last} .*tidemill backfill m"):
         adopt_at(other, COMPLETED_WINDOWS + 2)
     run_window(ctx, COMPLETED_WINDOWS)
     for step in (extract, update, evaluate):
@@ -287,86 +298,80 @@ def test_windows_that_are_planned_must_be_done_first(ctx: ModelContext) -> None:
     assert_verified(other)
 
 
-def test_without_an_initial_model_there_is_nothing_to_go_on() -> None:
-    made = make_memory_model()
-    produce(made, -2, 2)
+def test_adoption_without_an_initial_model_is_refused() -> None:
+    model = make_memory_model()
+    produce(model, -2, 2)
     with pytest.raises(PredecessorMissing, match="no initial model"):
-        adopt_at(made, 0)
+        adopt_at(model, 0)
 
 
 def test_a_spec_may_be_adopted_before_the_first_window_is_planned() -> None:
-    made = make_memory_model()
-    produce(made, -2, 2, coupon=coupon)
-    first = initial(made)
-    made = with_changes(made, fields=COUPON)
-    adopt_at(made, 0)
-    run_windows(made, 0, 1)
-    assert (candidate_at(made, 0).kind, candidate_at(made, 0).parent) == ("retrain", first.digest)
-    assert_verified(made)
+    model = make_memory_model()
+    produce(model, -2, 2, coupon=coupon)
+    first = initial(model)
+    model = with_changes(model, fields=COUPON)
+    adopt_at(model, 0)
+    run_windows(model, 0, 1)
+    assert (candidate_at(model, 0).kind, candidate_at(model, 0).parent) == ("retrain", first.digest)
+    assert_verified(model)
 
 
 # Another topic.
 
 
 @pytest.mark.parametrize("name", [TOPIC, "other"], ids=["recreated", "renamed"])
-@pytest.mark.parametrize("changes", [{}, {"fields": COUPON}], ids=["alone", "with a spec"])
+@pytest.mark.parametrize("changes", [{}, {"fields": COUPON}], ids=["same spec", "changed spec"])
 def test_on_another_topic_the_next_window_starts_as_the_first_did(
     ctx: ModelContext, name: str, changes: dict[str, Any]
 ) -> None:
-    line = lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS - 1))
+    lineage_id = lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS - 1))
     memory_log(ctx).create_topic(name, 3)
     produce(ctx, COMPLETED_WINDOWS - 2, COMPLETED_WINDOWS + 2, name, 3, coupon=coupon)
     ctx = with_changes(ctx, topic=name, **changes)
     before = stored_files(ctx)
-    missing = TopicRecreated if not changes else LineageChanged
-    with pytest.raises(
-        missing, match=f"tidemill adopt m --from {window_at(ctx, COMPLETED_WINDOWS)} --reason"
-    ):
+    expected_error = TopicRecreated if not changes else LineageChanged
+    first = window_at(ctx, COMPLETED_WINDOWS)
+    with pytest.raises(expected_error, match=f"tidemill adopt m --from {first} --reason"):
         extract(ctx, window_at(ctx, COMPLETED_WINDOWS))
     with pytest.raises(TopicRecreated):
         compute_backlog(ctx)
     assert stored_files(ctx) == before
     done = adopt_at(ctx)
     assert (done.topic_changed, done.epoch, done.topic) == (True, 1, name)
-    assert (done.lineage == line) == (not changes)
-    seen = compute_backlog(ctx)
-    assert (seen.first, seen.closed) == (
-        window_at(ctx, COMPLETED_WINDOWS),
-        window_at(ctx, COMPLETED_WINDOWS + 1),
-    )
+    assert (done.lineage == lineage_id) == (not changes)
+    backlog = compute_backlog(ctx)
+    assert (backlog.first, backlog.closed) == (first, window_at(ctx, COMPLETED_WINDOWS + 1))
     for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
         run_window(ctx, number)
-    planned = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS))
-    assert {r.partition: r.start for r in planned.ranges} == {0: 108, 1: 106, 2: 106}
-    assert (planned.epoch, planned.topic, planned.adoption) == (1, name, 1)
+    plan = plan_window(ctx, first)
+    assert {r.partition: r.start for r in plan.ranges} == {0: 108, 1: 106, 2: 106}
+    assert (plan.epoch, plan.topic, plan.adoption) == (1, name, 1)
     manifest = ctx.repository.manifest(window_at(ctx, COMPLETED_WINDOWS).key)
     assert manifest is not None
     assert (manifest.epoch, manifest.rows) == (1, 160)
-    found = assert_verified(ctx)
-    assert found.recomputed == COMPLETED_WINDOWS + 2
-    assert (len(found.taken_as_archived) > 0) == (name == TOPIC)
+    verification = assert_verified(ctx)
+    assert verification.recomputed == COMPLETED_WINDOWS + 2
+    assert (len(verification.taken_as_archived) > 0) == (name == TOPIC)
 
 
-def test_rows_of_two_topics_are_told_apart_by_their_epoch(ctx: ModelContext) -> None:
+def test_rows_of_two_topics_differ_by_epoch(ctx: ModelContext) -> None:
     memory_log(ctx).create_topic(TOPIC, 2)
     produce(ctx, COMPLETED_WINDOWS - 4, COMPLETED_WINDOWS + 3)
     adopt_at(ctx)
     for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):  # window 5 retrains
         run_window(ctx, number)
-    made = candidate_at(ctx, COMPLETED_WINDOWS + 1)
-    assert made.kind == "retrain"
-    sample = from_parquet(ctx.repository.file(made.sample.snapshot))
+    candidate = candidate_at(ctx, COMPLETED_WINDOWS + 1)
+    assert candidate.kind == "retrain"
+    sample = from_parquet(ctx.repository.file(candidate.sample.snapshot))
     assert set(sample["_epoch"]) == {0, 1}
-    places = ["_partition", "_offset"]
-    assert sample.select(places).n_unique() < sample.height  # both topics have these offsets
-    assert sample.select("_epoch", *places).n_unique() == sample.height
+    position = ["_partition", "_offset"]
+    assert sample.select(position).n_unique() < sample.height  # both topics have these offsets
+    assert sample.select("_epoch", *position).n_unique() == sample.height
     assert_verified(ctx)
 
 
-def test_a_topic_that_lost_planned_records_is_gone_on_with_in_another_epoch(
-    ctx: ModelContext,
-) -> None:
-    """Row 9."""
+def test_a_topic_that_lost_planned_records_continues_in_another_epoch(ctx: ModelContext) -> None:
+    """Fault 9."""
     end = plan_window(ctx, window_at(ctx, COMPLETED_WINDOWS - 1)).end_offsets
     for partition in end:
         memory_log(ctx).truncate(TOPIC, partition, end[partition] - 30)
@@ -439,7 +444,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shop_ctx(modules: Path) -> ModelContext:
-    """A model with a feature function, and four windows done."""
+    """A model with a feature function and four completed windows."""
     model = with_changes(make_memory_model(), features="shop_one:features")
     produce(model, -2, COMPLETED_WINDOWS + 4)
     run_windows(model, 0, COMPLETED_WINDOWS - 1)
@@ -447,39 +452,39 @@ def shop_ctx(modules: Path) -> ModelContext:
 
 
 def test_each_model_is_scored_through_its_own_function(shop_ctx: ModelContext) -> None:
-    mill = with_changes(shop_ctx, features="shop_two:features")
-    done = adopt_at(mill)
+    ctx = with_changes(shop_ctx, features="shop_two:features")
+    done = adopt_at(ctx)
     assert done.changed_keys == ("features", "features_source")
     for number in (COMPLETED_WINDOWS, COMPLETED_WINDOWS + 1):
-        run_window(mill, number)
-    champion, new = valid_entries(mill)[0].digest, candidate_at(mill, COMPLETED_WINDOWS).digest
-    told = [mill.load(digest).header.features for digest in (champion, new)]
-    assert [reference for reference, _ in filter(None, told)] == [
+        run_window(ctx, number)
+    champion, new = valid_entries(ctx)[0].digest, candidate_at(ctx, COMPLETED_WINDOWS).digest
+    functions = [ctx.load(digest).header.features for digest in (champion, new)]
+    assert [reference for reference, _ in filter(None, functions)] == [
         "shop_one:features",
         "shop_two:features",
     ]
-    assert_verified(mill)
-    plain = with_changes(mill)
+    assert_verified(ctx)
+    plain = with_changes(ctx)
     adopt_at(plain, COMPLETED_WINDOWS + 2)
     run_window(plain, COMPLETED_WINDOWS + 2)
     assert plain.load(candidate_at(plain, COMPLETED_WINDOWS + 2).digest).header.features is None
     assert_verified(plain)
 
 
-def test_a_function_edited_in_its_own_module_is_refused_for_its_models_are_scored_yet(
+def test_a_feature_function_edited_in_place_is_refused_while_its_models_are_scored(
     shop_ctx: ModelContext, modules: Path
 ) -> None:
     file = modules / "shop_one.py"
-    was = file.read_text()
+    source = file.read_text()
     file.write_text(_FUNCTION.format(factor=5))
     edited = with_changes(shop_ctx, features="shop_one:features")
-    before, known = stored_files(edited), valid_entries(edited)
+    before, entries = stored_files(edited), valid_entries(edited)
     with pytest.raises(LineageChanged, match="`features_source` differ"):
         extract(edited, window_at(edited, COMPLETED_WINDOWS))
     with pytest.raises(FeatureSkew, match=r"shop_one.*a module of another name"):
         adopt_at(edited)
-    assert (stored_files(edited), valid_entries(edited)) == (before, known)
-    file.write_text(was)
+    assert (stored_files(edited), valid_entries(edited)) == (before, entries)
+    file.write_text(source)
     moved = with_changes(shop_ctx, features="shop_two:features")
     adopt_at(moved)
     run_window(moved, COMPLETED_WINDOWS)
@@ -489,12 +494,12 @@ def test_a_function_edited_in_its_own_module_is_refused_for_its_models_are_score
         run_window(gone, COMPLETED_WINDOWS + 1)
 
 
-# Others at work, and what else looks at the past.
+# Concurrent writers, and other operations on past windows.
 
 
 @dataclass
 class InterposedLedger:
-    """A ledger that lets something happen right before the first append is made."""
+    """A ledger that calls a function right before the first append."""
 
     real: MemoryLedger
     before_append: Any
@@ -516,7 +521,7 @@ def with_interposed_append(ctx: ModelContext, before_append: Any) -> ModelContex
     return replace(ctx, ledger=InterposedLedger(ctx.ledger, before_append))
 
 
-def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(ctx: ModelContext) -> None:
+def test_concurrent_equal_adoptions_both_report_the_first_writer(ctx: ModelContext) -> None:
     other = with_changes(ctx, learner=SEED)
     mine = with_interposed_append(
         other, lambda: adopt(other, window_at(other, COMPLETED_WINDOWS), "bob", "me first")
@@ -528,18 +533,16 @@ def test_of_two_who_adopt_the_same_one_decides_and_both_are_told_so(ctx: ModelCo
     assert_verified(other)
 
 
-def test_of_two_who_adopt_differently_one_is_refused(ctx: ModelContext) -> None:
+def test_one_of_two_concurrent_different_adoptions_is_refused(ctx: ModelContext) -> None:
     theirs, mine = with_changes(ctx, fields=COUPON), with_changes(ctx, learner=SEED)
-    with pytest.raises(OperationNotAllowed, match="Somebody else adopted"):
+    with pytest.raises(OperationNotAllowed, match="Another process adopted"):
         adopt_at(with_interposed_append(mine, lambda: adopt_at(theirs)))
     run_window(theirs, COMPLETED_WINDOWS)
     assert candidate_at(theirs, COMPLETED_WINDOWS).kind == "retrain"
     assert_verified(theirs)
 
 
-def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(
-    ctx: ModelContext,
-) -> None:
+def test_an_adoption_after_the_plan_of_its_window_never_takes_effect(ctx: ModelContext) -> None:
     late = with_changes(ctx, learner=SEED)
     with pytest.raises(OperationNotAllowed, match=r"planned .* at the same time"):
         adopt_at(
@@ -557,41 +560,46 @@ def test_an_adoption_that_comes_after_the_plan_of_its_window_never_counts(
     assert_verified(late)
 
 
-def test_a_person_s_rollback_before_it_is_taken_by_the_first_report_after_it(
+def test_a_manual_rollback_before_an_adoption_is_applied_by_the_first_report_after_it(
     ctx: ModelContext,
 ) -> None:
-    back = rollback(ctx, valid_entries(ctx)[0].digest, "ada", "I liked that one")
-    ctx = with_changes(ctx, learner=SEED)
-    adopt_at(ctx)
+    gate = {"min_rows": 50, "policy": "always"}
+    ctx = with_changes(ctx, gate=gate)
     run_window(ctx, COMPLETED_WINDOWS)
-    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS).key)
+    entry = rollback(ctx, valid_entries(ctx)[0].digest, "ada", "I liked that one")
+    ctx = with_changes(ctx, gate=gate, learner=SEED)
+    adopt_at(ctx, COMPLETED_WINDOWS + 1)
+    run_window(ctx, COMPLETED_WINDOWS + 1)
+    report = ctx.repository.report(window_at(ctx, COMPLETED_WINDOWS + 1).key)
     assert report is not None
-    assert [taken.seq for taken in report.entries] == [back.seq]
-    assert run_window(ctx, COMPLETED_WINDOWS - 1).status == "superseded"
+    assert [applied.seq for applied in report.entries] == [entry.seq]
+    assert run_window(ctx, COMPLETED_WINDOWS).status == "superseded"
     assert_verified(ctx)
 
 
-def test_pruning_goes_over_it_and_what_is_kept_is_made_again(ctx: ModelContext) -> None:
+def test_pruning_past_an_adoption_keeps_a_store_that_can_be_recomputed(ctx: ModelContext) -> None:
     ctx = with_changes(ctx, fields=COUPON, retention_windows=2)
     adopt_at(ctx)
     for number in range(COMPLETED_WINDOWS, COMPLETED_WINDOWS + 4):
         run_window(ctx, number)
         prune(ctx, window_at(ctx, number))
-    mark = ctx.repository.prune_marker()
-    assert mark is not None
-    assert mark.window == window_at(ctx, COMPLETED_WINDOWS).key
-    found = assert_verified(ctx)
-    assert (found.pruned, found.recomputed) == (mark.window, 3)
+    marker = ctx.repository.prune_marker()
+    assert marker is not None
+    assert marker.window == window_at(ctx, COMPLETED_WINDOWS).key
+    verification = assert_verified(ctx)
+    assert (verification.pruned, verification.recomputed) == (marker.window, 3)
 
 
-def test_the_same_gate_again_over_both_lines_makes_the_same_reports(ctx: ModelContext) -> None:
+def test_a_backtest_with_the_same_gate_over_both_lineages_makes_the_same_reports(
+    ctx: ModelContext,
+) -> None:
     ctx = with_changes(ctx, fields=COUPON)
     adopt_at(ctx)
     run_window(ctx, COMPLETED_WINDOWS)
     scratch = ModelRepository(OverlayStore(ctx.repository.store, "m/reports/"), "m")
-    told = backtest(ctx, ctx.spec, scratch, windows_to_backtest(ctx, None, None), lambda _: None)
-    assert (told.verdict_changes, told.committed) == ((), told.backtested)
-    assert told.committed.windows == COMPLETED_WINDOWS + 1
+    result = backtest(ctx, ctx.spec, scratch, windows_to_backtest(ctx, None, None), lambda _: None)
+    assert (result.verdict_changes, result.committed) == ((), result.backtested)
+    assert result.committed.windows == COMPLETED_WINDOWS + 1
 
 
 def test_a_stream_that_ended_on_the_new_topic_is_closed(ctx: ModelContext) -> None:
@@ -606,16 +614,16 @@ def test_a_stream_that_ended_on_the_new_topic_is_closed(ctx: ModelContext) -> No
     assert_verified(ctx)
 
 
-def test_another_gate_is_no_other_line_and_reports_are_made_again_by_their_own() -> None:
-    """Also where a field goes that the gate of before looked at."""
-    made = with_changes(make_memory_model(), gate={"min_rows": 50, "slices": ["country"]})
-    produce(made, -2, 4)
-    run_windows(made, 0, 0)
+def test_another_gate_keeps_the_lineage_and_reports_are_recomputed_with_their_own_gate() -> None:
+    """Also if a field is removed that the earlier gate used for slices."""
+    model = with_changes(make_memory_model(), gate={"min_rows": 50, "slices": ["country"]})
+    produce(model, -2, 4)
+    run_windows(model, 0, 0)
     other = with_changes(
-        made, gate={"min_rows": 60, "policy": "manual"}, min_rows=3, retention_windows=9
+        model, gate={"min_rows": 60, "policy": "manual"}, warn_below_rows=3, retention_windows=9
     )
     run_window(other, 1)
-    assert lineage_id_for(other, window_at(other, 1)) == lineage_id_for(made, window_at(made, 0))
+    assert lineage_id_for(other, window_at(other, 1)) == lineage_id_for(model, window_at(model, 0))
     assert_verified(other)
     without = with_changes(other, fields={"price": "number", "visits": "number?"})
     adopt_at(without, 2)
@@ -628,8 +636,8 @@ def test_a_damaged_or_lost_adoption_is_named(ctx: ModelContext) -> None:
     adopt_at(ctx)
     run_window(ctx, COMPLETED_WINDOWS)
     store, name = ctx.repository.store, "m/adoptions/1.json"
-    whole = store.get(name) or b""
-    store.replace(name, whole.replace(b"ada", b"bob"))
+    original = store.get(name) or b""
+    store.replace(name, original.replace(b"ada", b"bob"))
     for step in (update, evaluate):
         with pytest.raises(DigestMismatch, match=name):
             step(ctx, window_at(ctx, COMPLETED_WINDOWS + 1))
@@ -637,6 +645,7 @@ def test_a_damaged_or_lost_adoption_is_named(ctx: ModelContext) -> None:
     store.delete(name)
     with pytest.raises(DigestMismatch, match=name):
         update(ctx, window_at(ctx, COMPLETED_WINDOWS))
-    assert any("goes by adoption 1, which is missing" in told for told in verify(ctx).findings)
-    store.put(name, whole)
+    expected = "was made under adoption 1, which is missing"
+    assert any(expected in finding for finding in verify(ctx).findings)
+    store.put(name, original)
     assert_verified(ctx)

@@ -1,12 +1,12 @@
-"""The holdout fit is what the candidate would be without the tail, and nothing of the tail."""
+"""The holdout fit is the candidate without the tail; nothing of the tail influences it."""
 
 import json
 
 import pytest
 
-from memory_context import make_memory_context
+from memory_model import make_memory_context
 from model_harness import SPEC, START, events, window
-from tidemill.adapters.memory.event_log import MemoryLog
+from tidemill.adapters.memory import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext
@@ -20,7 +20,7 @@ TAIL = 40
 
 
 def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
-    """The candidate of a window in which the labels of some rows, by number, are the opposite."""
+    """The candidate of a window in which the labels of the `changed` rows are inverted."""
     log = MemoryLog()
     log.create_topic("tides", 1)
     ctx = make_memory_context(
@@ -42,11 +42,11 @@ def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
 def test_the_holdout_fit_is_the_same_whatever_the_tail_says(number: int, kind: str) -> None:
     trees = []
     for changed in (range(0), range(ROWS - TAIL, ROWS), range(ROWS - TAIL - 40, ROWS - TAIL)):
-        mill, candidate = learn_window(number, changed)
+        ctx, candidate = learn_window(number, changed)
         assert candidate.kind == kind
         assert candidate.tail_rows == TAIL
         assert candidate.holdout is not None
-        trees.append((mill.load(candidate.holdout).tree_digest, candidate.tree_digest))
+        trees.append((ctx.load(candidate.holdout).tree_digest, candidate.tree_digest))
     plain, other_tail, other_head = trees
     assert other_tail[0] == plain[0]
     assert other_tail[1] != plain[1]

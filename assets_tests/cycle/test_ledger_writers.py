@@ -1,4 +1,4 @@
-"""The ledger under writers that interleave, against a small model of its rule."""
+"""The ledger under interleaved writers, compared with a small reference model."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memory_context import make_memory_context
-from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from memory_model import make_memory_context
+from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
@@ -24,7 +24,7 @@ from tidemill.cycle.deploy import append_entry, read_chain
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Writers of one model's ledger, which read, decide and append between each other."""
+    """Writers of one model's ledger whose reads, decisions and appends interleave."""
 
     @initialize()
     def set_up(self) -> None:
@@ -43,28 +43,28 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_writer_reads_the_ledger(self, digest: str) -> None:
         self.pending.append(_entry(digest, read_chain(self.ctx)))
 
-    @precondition(lambda self: self.waiting)
+    @precondition(lambda self: self.pending)
     @rule(data=st.data())
-    def a_writer_appends_what_it_decided_then(self, data: st.DataObject) -> None:
+    def a_writer_appends_its_earlier_decision(self, data: st.DataObject) -> None:
         self._append(self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1))))
 
     @rule(digest=st.sampled_from("abcd"))
     def an_entry_of_another_history_is_appended(self, digest: str) -> None:
-        """Its `seq` is right, but it follows an entry that never stood."""
+        """Its `seq` is correct, but its `prev` names an entry that was never valid."""
         self._append(replace(_entry(digest, read_chain(self.ctx)), prev="0" * 64))
 
     @rule(value=st.sampled_from([b"", b"{}", b"\xff", b'{"model": "m"}', b"null"]))
-    def what_is_no_entry_is_appended(self, value: bytes) -> None:
+    def a_malformed_entry_is_appended(self, value: bytes) -> None:
         self.ctx.ledger.append("m", value)
 
     @rule(
         digest=st.sampled_from("abcd"), rivals=st.sampled_from([0, 0, 1, 3, 8]), lost=st.booleans()
     )
     def an_entry_is_appended_among_rivals(self, digest: str, rivals: int, lost: bool) -> None:
-        """A rival's entry comes between reading and appending, so many times."""
+        """`rivals` times, another writer appends between this one's read and append."""
         rivals_left, before = rivals, len(self.valid_values)
 
-        def decide(chain: Chain) -> Entry | None:
+        def build_entry(chain: Chain) -> Entry | None:
             nonlocal rivals_left
             if chain.head is not None and chain.head.entry.digest == digest:
                 return None
@@ -79,10 +79,10 @@ class LedgerMachine(RuleBasedStateMachine):
         in_service = before and canonical.decode(self.valid_values[-1], Entry).digest == digest
         if rivals == 8 and not in_service:
             with pytest.raises(OperationNotAllowed):
-                append_entry(self.ctx, decide)
+                append_entry(self.ctx, build_entry)
             assert len(self.valid_values) == before + 8
             return
-        entry = append_entry(self.ctx, decide)
+        entry = append_entry(self.ctx, build_entry)
         assert (entry is None) == bool(in_service)
         if entry is not None:
             assert (entry.digest, entry.seq) == (digest, before + rivals)
@@ -91,14 +91,15 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def every_reader_sees_the_one_chain(self) -> None:
         chain = self.ctx.chain()
-        assert [s.hash for s in chain.entries] == [canonical.digest(v) for v in self.valid_values]
+        hashes = [valid_entry.hash for valid_entry in chain.entries]
+        assert hashes == [canonical.digest(value) for value in self.valid_values]
         copies = [self.ctx.repository.entry(seq) for seq in range(len(self.valid_values))]
         assert all(
             copy in (None, value) for copy, value in zip(copies, self.valid_values, strict=True)
         )
 
     def _append(self, entry: Entry) -> None:
-        """It stands if it follows the last that stands."""
+        """The entry is valid if it follows the last valid one."""
         value = canonical.encode(entry)
         prev = canonical.digest(self.valid_values[-1]) if self.valid_values else None
         if (entry.seq, entry.prev) == (len(self.valid_values), prev):

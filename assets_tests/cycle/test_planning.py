@@ -1,4 +1,4 @@
-"""Plans and boundaries against a small reference model, whatever happens to the log."""
+"""Plans and boundaries, compared with a small reference model, whatever happens to the log."""
 
 import json
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memory_context import make_memory_context
+from memory_model import make_memory_context
 from model_harness import MINUTE, START, window
 from reference import Counts, Cut, Partition, Record, Reference
-from tidemill.adapters.memory.event_log import MemoryLog
+from tidemill.adapters.memory import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen
 from tidemill.core.plans import INITIAL_KEY, Plan
@@ -39,40 +39,40 @@ WINDOW_MS = 5 * MINUTE
 stamps = st.sampled_from(
     [None, None, None, *(MINUTE * after for after in (-16, -8, -6, -3, -1, 0, 0, 1, 2, 6, 11, 43))]
 )
-"""Milliseconds after the tide, or before it; None: the record has no timestamp."""
+"""Milliseconds relative to the current event time; None: the record has no timestamp."""
 records = st.lists(st.tuples(stamps, st.booleans()), min_size=1, max_size=6)
 """Timestamp, and whether the value can be decoded."""
 
 
 OddRecord = tuple[int, int, int | None, bool]
 odd_records = st.tuples(st.integers(0, 3), st.integers(0, 40), stamps, st.booleans())
-"""Partition and minute of a record before these."""
+"""Partition and minute of an additional record, then its timestamp and whether it is usable."""
 
 
 class PlanningMachine(RuleBasedStateMachine):
-    """A stream in memory, fed and harmed at random, and a mill that cuts it into windows."""
+    """A log in memory, with random records and faults, and a model that plans windows on it."""
 
     @initialize(
         partitions=st.integers(1, 3),
         confirm=st.integers(2, 5),
-        silent=st.sampled_from([None, 7 * MINUTE, 20 * MINUTE]),
+        silence=st.sampled_from([None, 7 * MINUTE, 20 * MINUTE]),
         odd=st.lists(odd_records, max_size=8),
     )
     def set_up(
-        self, partitions: int, confirm: int, silent: int | None, odd: list[OddRecord]
+        self, partitions: int, confirm: int, silence: int | None, odd: list[OddRecord]
     ) -> None:
         self.log, self.now, self.event_time = MemoryLog(), 1_900_000_000_000, START - WINDOW_MS
         self.log.create_topic(TOPIC, partitions)
         partition_logs = [Partition() for _ in range(partitions)]
-        self.reference = Reference(confirm, 10 * MINUTE, silent, partition_logs)
-        windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": confirm}
+        self.reference = Reference(confirm, 10 * MINUTE, silence, partition_logs)
+        windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirmation_records": confirm}
         attributes = {
             "topic": TOPIC,
             "fields": {"x": "number"},
             "label": "y",
             "max_reject_share": 1,
         }
-        idle = {"idle_timeout": "10m", "close_after_silence": silent}
+        idle = {"idle_timeout": "10m", "close_after_silence": silence}
         self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
         self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
         self.stored_hashes: dict[str, str | None] = {}
@@ -82,17 +82,17 @@ class PlanningMachine(RuleBasedStateMachine):
     # What happens to the log.
 
     @rule(minutes=st.integers(5, 40), odd=st.lists(odd_records, max_size=8))
-    def the_tide_rises(self, minutes: int, odd: list[OddRecord]) -> None:
-        """A record a minute in each partition, and odd ones between."""
+    def time_passes(self, minutes: int, odd: list[OddRecord]) -> None:
+        """One record per minute in each partition, and additional ones in between."""
         self._produce(minutes, odd)
 
-    @rule(data=st.data(), told=records, open_=st.booleans())
-    def records_come(
-        self, data: st.DataObject, told: list[tuple[int | None, bool]], open_: bool
+    @rule(data=st.data(), batch=records, open_=st.booleans())
+    def records_are_appended(
+        self, data: st.DataObject, batch: list[tuple[int | None, bool]], open_: bool
     ) -> None:
-        """Plain ones, or those of a transaction that stays open."""
+        """Without a transaction, or in one that stays open."""
         p = self._some_partition(data)
-        for after, usable in told:
+        for after, usable in batch:
             self._append(
                 p,
                 None if after is None else self.event_time + after,
@@ -106,10 +106,10 @@ class PlanningMachine(RuleBasedStateMachine):
         self.log.end_transaction(TOPIC, p, commit=commit, timestamp=self.now)
         self.reference.partitions[p].end_transaction(commit=commit)
 
-    @precondition(lambda self: len(self.right.partitions) < 4)
+    @precondition(lambda self: len(self.reference.partitions) < 4)
     @rule(expired=st.integers(0, 2))
     def a_partition_is_added(self, expired: int) -> None:
-        """Its first records may be gone before it takes part in a plan."""
+        """Its first records may expire before it is part of a plan."""
         self.log.add_partition(TOPIC)
         self.reference.partitions.append(Partition(low=expired))
         for _ in range(expired):
@@ -125,31 +125,35 @@ class PlanningMachine(RuleBasedStateMachine):
         )
         self.log.delete_before(TOPIC, p, partition.low)
 
-    # What is asked of the mill.
+    # The operations of the model.
 
     @rule(ahead=st.sampled_from([1, 2, 4, 8]))
     def a_window_is_planned(self, ahead: int) -> None:
-        self._attempt(ahead, lambda at: plan_window(self.ctx, at))
+        self._attempt(ahead, lambda target: plan_window(self.ctx, target))
 
     @rule(
         ahead=st.sampled_from([1, 2, 4]),
         waits=st.lists(st.sampled_from([-3, 4, 7, 11]), min_size=1, max_size=4),
     )
-    def planning_is_tried_while_the_stream_stands_still(self, ahead: int, waits: list[int]) -> None:
-        """For so many minutes on the host's clock, which may go back."""
+    def planning_is_attempted_while_the_stream_is_silent(
+        self, ahead: int, waits: list[int]
+    ) -> None:
+        """`waits` are minutes between the attempts on the host's clock, which may go back."""
         for wait in waits:
-            self._attempt(ahead, lambda at: plan_window(self.ctx, at))
+            self._attempt(ahead, lambda target: plan_window(self.ctx, target))
             self.now += wait * MINUTE
-        self._attempt(ahead, lambda at: plan_window(self.ctx, at))
+        self._attempt(ahead, lambda target: plan_window(self.ctx, target))
 
-    @precondition(lambda self: START + (len(self.right.windows) - 1) * WINDOW_MS < self.tide)
+    @precondition(
+        lambda self: START + (len(self.reference.windows) - 1) * WINDOW_MS < self.event_time
+    )
     @rule()
-    def a_person_closes_the_stream(self) -> None:
-        self._attempt(1, lambda at: close(self.ctx, at, "ada"), closed=True)
+    def an_operator_closes_the_stream(self) -> None:
+        self._attempt(1, lambda target: close(self.ctx, target, "ada"), closed=True)
 
     @rule(windows=st.integers(1, 8))
     def windows_are_extracted(self, windows: int) -> None:
-        """The first ones that have no batch yet."""
+        """The first windows without a batch."""
         missing = (n for n in count(1) if self._manifest(n) is None)
         for number in islice(missing, windows):
             self._extract(number)
@@ -158,13 +162,13 @@ class PlanningMachine(RuleBasedStateMachine):
     def a_window_is_extracted_again(self, number: int) -> None:
         self._extract(min(number, max(1, len(self.reference.windows))))
 
-    @precondition(lambda self: self.right.windows and self._manifest(0) is None)
+    @precondition(lambda self: self.reference.windows and self._manifest(0) is None)
     @rule()
     def the_history_is_extracted(self) -> None:
-        planned = self._plan(0)
-        assert planned is not None
+        plan = self._plan(0)
+        assert plan is not None
         if not self.reference.expired(self.reference.windows[0]):
-            self._assert_counts(0, extract_plan(self.ctx, planned))
+            self._assert_counts(0, extract_plan(self.ctx, plan))
 
     @rule(number=st.sampled_from([3, 7, 8]))
     def a_window_is_skipped(self, number: int) -> None:
@@ -175,9 +179,9 @@ class PlanningMachine(RuleBasedStateMachine):
                 skip(self.ctx, self._window(number), "ada", "why not")
         else:
             ahead = number + 1 - len(self.reference.windows)
-            self._attempt(ahead, lambda at: skip(self.ctx, at, "ada", "why not"))
+            self._attempt(ahead, lambda target: skip(self.ctx, target, "ada", "why not"))
 
-    # What must hold after each of these.
+    # Invariants.
 
     @invariant()
     def windows_tile_every_partition(self) -> None:
@@ -186,17 +190,16 @@ class PlanningMachine(RuleBasedStateMachine):
                 assert cut.start == (before[p].end if p in before else 0)
                 assert cut.start <= cut.end
         for number in range(self.windows_checked, len(self.reference.windows)):
-            cuts, planned = self.reference.windows[number], self._plan(number)
-            assert planned is not None
-            planned_cuts = {r.partition: Cut(r.start, r.end, r.end_reason) for r in planned.ranges}
+            cuts, plan = self.reference.windows[number], self._plan(number)
+            assert plan is not None
+            planned_cuts = {r.partition: Cut(r.start, r.end, r.end_reason) for r in plan.ranges}
             assert planned_cuts == cuts
         assert self._plan(len(self.reference.windows)) is None
-        self.windows_checked = len(
-            self.reference.windows
-        )  # committed: the next invariant watches them
+        # The next invariant checks that these committed plans never change.
+        self.windows_checked = len(self.reference.windows)
 
     @invariant()
-    def what_is_committed_never_changes(self) -> None:
+    def committed_files_never_change(self) -> None:
         names = self.ctx.repository.names("")
         hashes = {
             name: self.ctx.repository.hash(name) for name in names if name != "observations.json"
@@ -205,13 +208,14 @@ class PlanningMachine(RuleBasedStateMachine):
         self.stored_hashes = hashes
 
     def teardown(self) -> None:
-        if not hasattr(self, "mill"):
+        if not hasattr(self, "ctx"):
             return
-        missing = "The batch of window"  # not all are made
-        assert [one for one in verify(self.ctx).findings if not one.startswith(missing)] == []
+        missing = "The batch of window"  # not all windows are extracted
+        findings = verify(self.ctx).findings
+        assert [finding for finding in findings if not finding.startswith(missing)] == []
         self._assert_batches_recompute()
 
-    # Hands.
+    # Helpers.
 
     def _extract(self, number: int) -> None:
         target, manifest = self._window(number), self._manifest(number)
@@ -234,17 +238,17 @@ class PlanningMachine(RuleBasedStateMachine):
     def _assert_batches_recompute(self) -> None:
         scratch = self.ctx.with_repository(ModelRepository(MemoryStore(), "m"))
         for number in range(len(self.reference.windows)):
-            planned, manifest = self._plan(number), self._manifest(number)
-            assert planned is not None
-            scratch.repository.commit_plan(planned)
+            plan, manifest = self._plan(number), self._manifest(number)
+            assert plan is not None
+            scratch.repository.commit_plan(plan)
             expired = self.reference.expired(self.reference.windows[number])
             if manifest is not None and manifest.skipped is None and not expired:
-                assert extract_plan(scratch, planned) == manifest
+                assert extract_plan(scratch, plan) == manifest
 
     def _expires_when_planned(self) -> bool:
-        """Whether the next window begins with offsets that are gone."""
+        """Whether the next window starts with expired offsets."""
         before = self.reference.windows[-1] if self.reference.windows else None
-        lows = {p: held.low for p, held in enumerate(self.reference.partitions)}
+        lows = {p: partition.low for p, partition in enumerate(self.reference.partitions)}
         return before is not None and any(
             low > (before[p].end if p in before else 0) for p, low in lows.items()
         )
@@ -252,7 +256,7 @@ class PlanningMachine(RuleBasedStateMachine):
     def _attempt(
         self, ahead: int, act: Callable[[Window], Plan | Manifest], *, closed: bool = False
     ) -> None:
-        """Do what needs the plan of a window so far behind the newest, if that is not open."""
+        """Run an operation that plans the window `ahead` of the newest; it may still be open."""
         number = max(1, len(self.reference.windows) - 1 + ahead)
         while not self._planned(number):
             end = START + len(self.reference.windows) * WINDOW_MS
@@ -306,7 +310,7 @@ class PlanningMachine(RuleBasedStateMachine):
         return self._window(number).key if number else INITIAL_KEY
 
     def _window(self, number: int) -> Window:
-        """The windows count from 1 here; 0 is the history before the first."""
+        """Windows are numbered from 1 here; 0 is the history before the first window."""
         return window(self.spec, number - 1)
 
     def _plan(self, number: int) -> Plan | None:

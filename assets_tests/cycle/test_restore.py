@@ -1,11 +1,11 @@
-"""A ledger brought back from its copies: the same bytes, once, and nobody else's."""
+"""Restoring a ledger from its copies: the same bytes, each once, and only of this model."""
 
 from dataclasses import replace
 
 import pytest
 
-from memory_context import make_memory_context
-from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from memory_model import make_memory_context
+from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
 from tidemill.core.ledger import Chain, Entry
@@ -39,7 +39,7 @@ def ctx() -> ModelContext:
 
 
 def lose_topic(ctx: ModelContext) -> list[bytes]:
-    """Recreate the topic, as a process sees it that comes later; what stood in it."""
+    """Recreate the topic, as a new process sees it; return the values that it held."""
     values = [record.value for record in ctx.ledger.read()]
     memory_ledger(ctx).recreate()
     memory_ledger(ctx).reattach()
@@ -50,15 +50,15 @@ def ledger_values(ctx: ModelContext) -> list[bytes]:
     return [record.value for record in ctx.ledger.read()]
 
 
-def test_a_ledger_that_is_whole_is_left_alone(ctx: ModelContext) -> None:
+def test_a_complete_ledger_is_unchanged(ctx: ModelContext) -> None:
     before = ledger_values(ctx)
     done = restore(ctx)
     assert (done.entries, done.appended, done.moved) == (4, 0, False)
     assert ledger_values(ctx) == before
 
 
-def test_a_model_without_entries_has_nothing_to_bring_back(ctx: ModelContext) -> None:
-    other = replace(ctx, model="n", archive=replace(ctx.repository, model="n"))
+def test_a_model_without_entries_has_nothing_to_restore(ctx: ModelContext) -> None:
+    other = replace(ctx, model="n", repository=replace(ctx.repository, model="n"))
     assert restore(other).entries == 0
     assert len(ledger_values(ctx)) == 4
 
@@ -77,8 +77,8 @@ def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(ctx: ModelCont
     assert restore(ctx).appended == 0
 
 
-def test_each_model_of_a_shared_topic_is_brought_back_by_itself(ctx: ModelContext) -> None:
-    other = replace(ctx, model="n", archive=replace(ctx.repository, model="n"))
+def test_each_model_of_a_shared_topic_is_restored_separately(ctx: ModelContext) -> None:
+    other = replace(ctx, model="n", repository=replace(ctx.repository, model="n"))
     append_entry(other, lambda chain: entry(chain, "z"))
     before = lose_topic(ctx)
     assert restore(other).appended == 1
@@ -97,7 +97,7 @@ def test_an_entry_whose_acknowledgement_is_lost_is_not_appended_twice(ctx: Model
     assert ledger_values(ctx) == before
 
 
-def test_an_unreachable_ledger_is_named_and_asked_again_later(ctx: ModelContext) -> None:
+def test_restore_of_an_unavailable_ledger_raises_and_can_be_repeated(ctx: ModelContext) -> None:
     before = lose_topic(ctx)
     memory_ledger(ctx).unavailable = True
     with pytest.raises(LogUnavailable):
@@ -107,22 +107,22 @@ def test_an_unreachable_ledger_is_named_and_asked_again_later(ctx: ModelContext)
     assert ledger_values(ctx) == before
 
 
-def test_entries_that_others_made_meanwhile_are_named_and_nothing_is_appended(
+def test_entries_of_another_writer_are_named_and_nothing_is_appended(
     ctx: ModelContext,
 ) -> None:
     before = lose_topic(ctx)
     ctx.ledger.append("m", before[0])
     ctx.ledger.append("m", canonical.encode(entry(ctx.chain(), "x" * 64, "mallory")))
-    there = ledger_values(ctx)
+    current = ledger_values(ctx)
     with pytest.raises(LedgerBroken, match=r"entry 1 .*offset 1, deploy of x{64} by mallory"):
         restore(ctx)
-    assert ledger_values(ctx) == there
+    assert ledger_values(ctx) == current
     with pytest.raises(LedgerLost):
         read_chain(ctx)
 
 
-def test_entries_that_go_on_from_the_copies_are_taken_as_they_are(ctx: ModelContext) -> None:
-    """Somebody restored it before and went on: their entries name ours."""
+def test_entries_that_continue_the_copies_are_accepted(ctx: ModelContext) -> None:
+    """Another process has restored the ledger and appended to it: its entry follows the copies."""
     for value in lose_topic(ctx):
         ctx.ledger.append("m", value)
     ctx.ledger.append("m", canonical.encode(entry(ctx.chain(), "e")))
@@ -133,7 +133,7 @@ def test_entries_that_go_on_from_the_copies_are_taken_as_they_are(ctx: ModelCont
 
 @pytest.mark.parametrize("seq", [0, 2])
 @pytest.mark.parametrize("damage", ["missing", "edited"])
-def test_copies_that_are_no_chain_are_refused_before_anything_is_appended(
+def test_copies_that_do_not_form_a_chain_are_refused_before_anything_is_appended(
     ctx: ModelContext, seq: int, damage: str
 ) -> None:
     lose_topic(ctx)

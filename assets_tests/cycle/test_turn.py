@@ -1,4 +1,4 @@
-"""A window goes through the four steps, over real Kafka and a real folder."""
+"""Windows pass through the four steps, with a real Kafka and a real folder."""
 
 import json
 
@@ -18,80 +18,80 @@ from tidemill.cycle.verify import verify
 from tidemill.services.dagster_home import ensure_dagster_home
 
 
-def test_six_windows_are_learned_judged_and_found_right(harness: ModelHarness) -> None:
+def test_six_windows_are_processed_and_verified(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 6)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 5)
-        found = verify(mill)
-        assert found.findings == []
-        assert (found.plans, found.reports) == (7, 6)
-        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
-        assert found.findings == []
-        assert found.recomputed == 6
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 5)
+        verification = verify(ctx)
+        assert verification.findings == []
+        assert (verification.plans, verification.reports) == (7, 6)
+        recompute(ctx, ModelRepository(MemoryStore(), ctx.model), verification, lambda _: None)
+        assert verification.findings == []
+        assert verification.recomputed == 6
 
 
 def test_a_repeat_writes_nothing(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 3)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 2)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 2)
         before = {
             path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()
         }
-        run_windows(mill, 0, 2)
+        run_windows(ctx, 0, 2)
         after = {
             path: path.stat().st_mtime_ns for path in harness.home.rglob("*") if path.is_file()
         }
         assert before == after
-        assert mill.chain().invalid_records == ()
+        assert ctx.chain().invalid_records == ()
 
 
 def test_a_window_stays_open_until_the_log_has_passed_it(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 0)
-    with harness.open_model() as mill:
-        initial(mill)
+    with harness.open_model() as ctx:
+        initial(ctx)
         with pytest.raises(WindowOpen, match=r"is still open.*tidemill close"):
-            run_window(mill, 0)
+            run_window(ctx, 0)
         harness.produce_windows(1, 1)
-        run_window(mill, 0)
+        run_window(ctx, 0)
 
 
-def test_a_finished_stream_is_closed_by_a_person(harness: ModelHarness) -> None:
+def test_a_finished_stream_is_closed_by_an_operator(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 1)
-    with harness.open_model() as mill:
-        initial(mill)
-        run_window(mill, 0)
-        plan = close(mill, harness.window(1), "ada")
+    with harness.open_model() as ctx:
+        initial(ctx)
+        run_window(ctx, 0)
+        plan = close(ctx, harness.window(1), "ada")
         assert plan.closed_by == "ada"
         assert {r.end_reason for r in plan.ranges} == {"closed"}
-        run_window(mill, 1)
+        run_window(ctx, 1)
 
 
-def test_windows_are_taken_in_order(harness: ModelHarness) -> None:
+def test_windows_are_processed_in_order(harness: ModelHarness) -> None:
     harness.produce_windows(-3, 3)
-    with harness.open_model() as mill:
-        initial(mill)
-        extract(mill, harness.window(2))
+    with harness.open_model() as ctx:
+        initial(ctx)
+        extract(ctx, harness.window(2))
         with pytest.raises(PredecessorMissing, match="has no candidate"):
-            run_window(mill, 2)
+            run_window(ctx, 2)
 
 
 def test_the_initial_model_may_come_from_a_file_of_history(harness: ModelHarness) -> None:
-    past = [{"at": at, **json.loads(value)} for at, value in events(-2, 400)]
-    harness.define(initial={"file": "past.jsonl", "time": "at"})
-    file = harness.home / "models" / harness.model / "past.jsonl"
-    file.write_text("\n".join(map(json.dumps, past)))
+    history = [{"ts": timestamp, **json.loads(value)} for timestamp, value in events(-2, 400)]
+    harness.define(initial={"file": "history.jsonl", "time_column": "ts"})
+    file = harness.home / "models" / harness.model / "history.jsonl"
+    file.write_text("\n".join(map(json.dumps, history)))
     harness.produce_windows(-1, 2)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        first = initial(mill)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        first = initial(ctx)
         assert first.rows == 400
-        assert verify(mill).findings == []
-        found = verify(mill)
-        recompute(mill, ModelRepository(MemoryStore(), mill.model), found, lambda _: None)
-        assert (found.findings, found.recomputed) == ([], 2)
-        file.write_text(json.dumps(past[0]))
+        assert verify(ctx).findings == []
+        verification = verify(ctx)
+        recompute(ctx, ModelRepository(MemoryStore(), ctx.model), verification, lambda _: None)
+        assert (verification.findings, verification.recomputed) == ([], 2)
+        file.write_text(json.dumps(history[0]))
         with pytest.raises(LineageChanged, match=r"`initial\.file` differ"):
-            initial(mill)
+            initial(ctx)
     assert {path.name for path in harness.home.rglob("plans/*")} == {
         "initial.json",
         f"{harness.window(0).key}.json",
@@ -99,38 +99,38 @@ def test_the_initial_model_may_come_from_a_file_of_history(harness: ModelHarness
     }
 
 
-def test_another_learning_spec_is_refused_and_the_same_model_again_changes_nothing(
+def test_a_changed_learning_spec_is_refused_and_other_changes_are_accepted(
     harness: ModelHarness,
 ) -> None:
     harness.produce_windows(-3, 3)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        assert initial(mill) == initial(mill)
-    harness.define(objective="binary", min_rows=5, gate={"min_rows": 60})
-    with harness.open_model() as mill:
-        run_window(mill, 2)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        assert initial(ctx) == initial(ctx)
+    harness.define(objective="binary", warn_below_rows=5, gate={"min_rows": 60})
+    with harness.open_model() as ctx:
+        run_window(ctx, 2)
     harness.define(fields={"country": "category", "price": "number"})
     with (
-        harness.open_model() as mill,
+        harness.open_model() as ctx,
         pytest.raises(LineageChanged, match=r"`fields\.visits` differ"),
     ):
-        update(mill, harness.window(2))
+        update(ctx, harness.window(2))
 
 
 # Dagster itself calls functions that pydantic has deprecated.
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-def test_an_initial_model_that_was_made_but_not_deployed_is_deployed_by_a_backfill(
+def test_an_initial_model_that_was_not_deployed_is_deployed_by_a_backfill(
     harness: ModelHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.produce_windows(-3, 1)
-    with harness.open_model() as mill:
-        train(mill)  # a crash came before its entry
-        assert mill.chain().head is None
+    with harness.open_model() as ctx:
+        train(ctx)  # as if a crash had prevented its ledger entry
+        assert ctx.chain().head is None
     for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(harness.settings)))
     first = harness.window(0).key
     run_backfill(harness.settings, harness.model, harness.load_spec(), first, first, quiet=True)
-    with harness.open_model() as mill:
-        assert mill.chain().entries[0].entry.reason == "the initial model"
-        assert mill.repository.report(first) is not None
+    with harness.open_model() as ctx:
+        assert ctx.chain().entries[0].entry.reason == "the initial model"
+        assert ctx.repository.report(first) is not None

@@ -1,4 +1,4 @@
-"""Torn and flipped bytes: refused by digest, named, and made again to the same, or not at all."""
+"""Torn and flipped bytes: refused by digest, reported, and recreated identically or not at all."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ Damage = Callable[[bytes], bytes]
 
 
 def flip_bit(fraction: float) -> Damage:
-    """One bit of the byte at this share of the file."""
+    """Flip one bit of the byte at this fraction of the file."""
 
     def damage(data: bytes) -> bytes:
         index = min(int(len(data) * fraction), len(data) - 1)
@@ -45,14 +45,14 @@ DAMAGES: Mapping[str, Damage] = {
 
 
 def single_file(harness: ModelHarness, pattern: str) -> Path:
-    """The one file of the model's store whose name fits."""
+    """The only file of the model's store that matches the pattern."""
     (path,) = (harness.settings.store / harness.model).glob(pattern)
     return path
 
 
 @contextmanager
 def damaged_file(path: Path, damage: Damage) -> Iterator[bytes]:
-    """The file, damaged; whole again at the end, whatever was done about it."""
+    """Damage a file until the end of the block; yields its original bytes."""
     original = path.read_bytes()
     path.write_bytes(damage(original))
     try:
@@ -62,72 +62,72 @@ def damaged_file(path: Path, damage: Damage) -> Iterator[bytes]:
 
 
 def committed_files(harness: ModelHarness) -> list[Path]:
-    """All that is committed."""
+    """All committed files."""
     files = (p for p in (harness.settings.store / harness.model).rglob("*") if p.is_file())
     return sorted(p for p in files if p.name != "observations.json")
 
 
-def test_verify_names_every_file_in_which_one_bit_is_wrong(harness: ModelHarness) -> None:
-    """Row 5: and each is found whole again afterwards."""
+def test_verify_reports_every_file_with_a_flipped_bit(harness: ModelHarness) -> None:
+    """Fault 5: after restoring the file there is no finding."""
     define_two_windows(harness)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        assert verify(mill).findings == []
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        assert verify(ctx).findings == []
         for path in committed_files(harness):
             for damage in (truncate, flip_bit(0.5)):
                 with damaged_file(path, damage):
-                    findings = " ".join(verify(mill).findings)
+                    findings = " ".join(verify(ctx).findings)
                     entry = f"Ledger entry {int(path.stem)} " if path.stem.isdigit() else "-"
                     assert path.name in findings or path.stem in findings or entry in findings
-        assert verify(mill).findings == []
+        assert verify(ctx).findings == []
 
 
 @pytest.mark.faults
-def test_damaged_work_is_made_again_to_the_same_bytes(harness: ModelHarness) -> None:
-    """Row 5: batches from Kafka, models and samples by learning again, records by their step."""
+def test_damaged_files_are_recreated_with_the_same_bytes(harness: ModelHarness) -> None:
+    """Fault 5: batches from Kafka, models and samples by retraining, records by their step."""
     define_two_windows(harness)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-    whole = take_snapshot(harness)
-    spared = ("plans/", "ledger/")  # never made again: see below, and row 27
-    mended = [
-        p for p in committed_files(harness) if not any(part in f"{p.parent}/" for part in spared)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+    expected = take_snapshot(harness)
+    excluded = ("plans/", "ledger/")  # never recreated; see below and fault 27
+    paths = [
+        p for p in committed_files(harness) if not any(part in f"{p.parent}/" for part in excluded)
     ]
-    kinds = {p.parent.name if p.suffix == ".bundle" else p.name.split("-")[0] for p in mended}
+    kinds = {p.parent.name if p.suffix == ".bundle" else p.name.split("-")[0] for p in paths}
     assert {"rows", "rejected", "manifest.json", "models", "initial", "initial.json"} <= kinds
-    for path in mended:
+    for path in paths:
         for damage in DAMAGES.values():
             before = path.read_bytes()
             path.write_bytes(damage(before))
-            with harness.open_model() as mill:
-                run_windows(mill, 0, 1)
+            with harness.open_model() as ctx:
+                run_windows(ctx, 0, 1)
             assert path.read_bytes() == before, path
-    assert take_snapshot(harness) == whole
+    assert take_snapshot(harness) == expected
     oracle.assert_consistent(harness)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit(0.5)], ids=["torn", "flipped"])
-def test_whoever_meets_damaged_bytes_refuses_them_by_name(
+def test_a_step_refuses_damaged_input_and_names_the_file(
     harness: ModelHarness, damage: Damage
 ) -> None:
-    """Row 5: the step that needs them, not the one that can make them again."""
+    """Fault 5: by the step that reads the file, not by the step that can recreate it."""
     define_two_windows(harness)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 0)
-        extract(mill, harness.window(1))
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 0)
+        extract(ctx, harness.window(1))
     first, second = harness.window(0), harness.window(1)
 
-    def refused(name: str, step: Callable[[ModelContext], object]) -> None:
+    def assert_refused(name: str, step: Callable[[ModelContext], object]) -> None:
         path, before = single_file(harness, name), take_snapshot(harness)
         with (
             damaged_file(path, damage),
-            harness.open_model() as mill,
+            harness.open_model() as ctx,
             pytest.raises(DigestMismatch, match=path.stem),
         ):
-            step(mill)
+            step(ctx)
         assert take_snapshot(harness) == before
 
-    refused(f"plans/{second.key}.json", lambda mill: extract(mill, second))
+    assert_refused(f"plans/{second.key}.json", lambda ctx: extract(ctx, second))
     for name in (
         f"batches/{second.key}/manifest.json",
         f"batches/{second.key}/rows-*.parquet",
@@ -135,44 +135,44 @@ def test_whoever_meets_damaged_bytes_refuses_them_by_name(
         f"candidates/*/{first.key}.json",
         "initial.json",
     ):
-        refused(name, lambda mill: update(mill, second))
-    with harness.open_model() as mill:
-        learned = update(mill, second)
+        assert_refused(name, lambda ctx: update(ctx, second))
+    with harness.open_model() as ctx:
+        candidate = update(ctx, second)
     for name in (
         f"batches/{second.key}/rows-*.parquet",
         f"candidates/*/{second.key}.json",
         f"reports/{first.key}.json",
-        f"models/{learned.holdout}.bundle",
-        f"models/{learned.parent}.bundle",
+        f"models/{candidate.holdout}.bundle",
+        f"models/{candidate.parent}.bundle",
     ):
-        refused(name, lambda mill: evaluate(mill, second))
-    with harness.open_model() as mill:
-        evaluate(mill, second)
-    for name in (f"reports/{second.key}.json", f"models/{learned.digest}.bundle"):
-        refused(name, lambda mill: deploy(mill, second, True))
+        assert_refused(name, lambda ctx: evaluate(ctx, second))
+    with harness.open_model() as ctx:
+        evaluate(ctx, second)
+    for name in (f"reports/{second.key}.json", f"models/{candidate.digest}.bundle"):
+        assert_refused(name, lambda ctx: deploy(ctx, second, True))
     oracle.assert_consistent(harness)
 
 
 @pytest.mark.parametrize("name", ["rows-*.parquet", "rejected-*.parquet", "manifest.json"])
-def test_a_damaged_batch_that_kafka_has_aged_out_is_lost_and_nothing_takes_its_place(
+def test_a_damaged_batch_that_expired_in_kafka_is_lost_and_not_replaced(
     harness: ModelHarness, name: str
 ) -> None:
-    """Row 5."""
+    """Fault 5."""
     define_two_windows(harness)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        after = mill.repository.plan(harness.window(1).key)
-        assert after is not None
-        delete_before(harness, after.end_offsets)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        next_plan = ctx.repository.plan(harness.window(1).key)
+        assert next_plan is not None
+        delete_before(harness, next_plan.end_offsets)
         path = single_file(harness, f"batches/{harness.window(0).key}/{name}")
         for damage in DAMAGES.values():
             with damaged_file(path, damage):
                 before = file_stamps(harness)
                 with pytest.raises(DataLost, match=rf"{path.stem}.*[Oo]ffset"):
-                    extract(mill, harness.window(0))
+                    extract(ctx, harness.window(0))
                 assert file_stamps(harness) == before
-        run_windows(mill, 0, 1)  # the backup is back
-        assert verify(mill).findings == []
+        run_windows(ctx, 0, 1)  # the file is restored
+        assert verify(ctx).findings == []
 
 
 @pytest.mark.parametrize(
@@ -185,33 +185,33 @@ def test_a_damaged_batch_that_kafka_has_aged_out_is_lost_and_nothing_takes_its_p
 def test_no_candidate_continues_a_parent_that_is_missing_or_tampered_with(
     harness: ModelHarness, number: int
 ) -> None:
-    """Row 23: and once the parent is mended by its own step, the digest is the same."""
+    """Fault 23: once the parent is recreated by its own step, the digest is the same."""
     define_two_windows(harness)
     twin = harness.twin("undisturbed")
-    with twin.open_model() as mill:
-        run_windows(mill, 0, number)
-        wanted = update(mill, harness.window(number))
-    with harness.open_model() as mill:
-        initial(mill)
-        for before in range(number):
-            run_window(mill, before)
-        extract(mill, harness.window(number))
-    parent, standing = single_file(harness, f"models/{wanted.parent}.bundle"), file_stamps(harness)
+    with twin.open_model() as ctx:
+        run_windows(ctx, 0, number)
+        expected = update(ctx, harness.window(number))
+    with harness.open_model() as ctx:
+        initial(ctx)
+        for earlier in range(number):
+            run_window(ctx, earlier)
+        extract(ctx, harness.window(number))
+    parent, before = single_file(harness, f"models/{expected.parent}.bundle"), file_stamps(harness)
     for damage in (truncate, flip_bit(0.5), None):
-        with harness.open_model() as mill:
+        with harness.open_model() as ctx:
             parent.write_bytes(damage(parent.read_bytes())) if damage else parent.unlink()
-            with pytest.raises(ParentInvalid, match=wanted.parent):
-                update(mill, harness.window(number))
-            assert file_stamps(harness).keys() <= standing.keys() | _lineage_files(harness)
-        with harness.open_model() as mill:
-            run_windows(mill, 0, number - 1)  # makes the parent again
-            assert mill.load(wanted.parent).digest == wanted.parent
-    with harness.open_model() as mill:
-        assert update(mill, harness.window(number)) == wanted
-        run_window(mill, number)
+            with pytest.raises(ParentInvalid, match=expected.parent):
+                update(ctx, harness.window(number))
+            assert file_stamps(harness).keys() <= before.keys() | _lineage_files(harness)
+        with harness.open_model() as ctx:
+            run_windows(ctx, 0, number - 1)  # recreates the parent
+            assert ctx.load(expected.parent).digest == expected.parent
+    with harness.open_model() as ctx:
+        assert update(ctx, harness.window(number)) == expected
+        run_window(ctx, number)
     assert take_snapshot(harness) == take_snapshot(twin)
     oracle.assert_consistent(harness)
 
 
 def _lineage_files(harness: ModelHarness) -> set[Path]:
-    return set((harness.settings.store / harness.model).glob("lines/*"))
+    return set((harness.settings.store / harness.model).glob("lineages/*"))

@@ -1,4 +1,4 @@
-"""The one composition root: settings to adapters to a mill."""
+"""The composition root: builds adapters from the settings, and a model's context from them."""
 
 import fcntl
 import math
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from tidemill.adapters.mlflow import MlflowTracker
     from tidemill.ports import Store
 
-_LOCK_RETRY_SECONDS = 0.1  # seconds; longer than a look at a lock holds it
+_LOCK_RETRY_SECONDS = 0.1  # longer than `is_locked` holds the lock
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
-    """The `defs.yaml` of every model: the packaged ones, those of `TIDEMILL_MODELS`, that of
+    """The `defs.yaml` of every model by its name: packaged, in `TIDEMILL_MODELS`, of
     `tidemill up`."""
     folders = (Path(models.__path__[0]), *settings.model_folders)
     files = (file for folder in folders for file in sorted(folder.glob("*/defs.yaml")))
@@ -48,7 +48,7 @@ def _model_file(model: str, settings: Settings) -> Path:
     if model not in files or not MODEL_NAME.fullmatch(model):
         raise UnknownModel(
             f"No model {model[:80]!r} is defined.",
-            f"Defined are: {', '.join(files)}. A model is a folder with a defs.yaml in "
+            f"The defined models are: {', '.join(files)}. A model is a folder with a defs.yaml in "
             f"{settings.models} (TIDEMILL_MODELS).",
         )
     return files[model]
@@ -57,7 +57,8 @@ def _model_file(model: str, settings: Settings) -> Path:
 def make_store(settings: Settings, max_timeout_seconds: float = math.inf) -> "Store":
     """The store of the settings: in a folder, or on S3-compatible storage.
 
-    That may be away for as many seconds as the settings say, and for `patience` at most.
+    Calls to the latter time out after `s3.timeout` seconds, and after `max_timeout_seconds` at
+    most.
     """
     location, s3 = settings.store, settings.s3
     if isinstance(location, Path):
@@ -72,9 +73,9 @@ def make_store(settings: Settings, max_timeout_seconds: float = math.inf) -> "St
 
 @contextmanager
 def kafka_cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluster"]:
-    """The cluster of the settings; without one, the embedded broker while somebody uses it.
+    """The cluster of the settings; without one, the embedded broker, which runs while it is used.
 
-    Without `start` that broker must be running already, else `LogUnavailable` is raised.
+    Without `start`, the broker must be running already; otherwise raises `LogUnavailable`.
     """
     from tidemill.adapters.kafka import Cluster
     from tidemill.local import broker
@@ -88,7 +89,7 @@ def kafka_cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluste
         if running is None:
             raise LogUnavailable(
                 f"The embedded Kafka of {settings.kafka_data} is not running.",
-                "Start it by `tidemill kafka start`.",
+                "Start it with `tidemill kafka start`.",
             )
         yield Cluster(running.bootstrap_servers, kafka.timeout, kafka.ledger_topic)
     else:
@@ -97,7 +98,7 @@ def kafka_cluster(settings: Settings, *, start: bool = True) -> Iterator["Cluste
 
 
 def _security_config(kafka: KafkaSettings) -> dict[str, str]:
-    """How the clients prove who they are, in librdkafka's words."""
+    """The authentication settings of the clients, by librdkafka's property names."""
     security_settings = kafka.model_dump(exclude={"bootstrap_servers", "timeout", "ledger_topic"})
     return {
         name.replace("_", "."): value.get_secret_value()
@@ -118,11 +119,11 @@ def open_model(
     exclusive: bool = False,
     start: bool = True,
 ) -> Iterator[ModelContext]:
-    """A model's mill over the real adapters; `exclusive`: alone at work on it while it is open.
+    """A model's context over the real adapters; `exclusive` holds the model's lock meanwhile.
 
-    Kafka is the cluster of the settings, or the embedded broker, started if need be (and `start`
-    allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`, `SpecInvalid`,
-    `LogUnavailable`, `StoreUnavailable`.
+    Kafka is the cluster of the settings, or the embedded broker, which is started if necessary (and
+    if `start` allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`,
+    `SpecInvalid`, `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
@@ -137,7 +138,7 @@ def open_model(
             store.recover(model)
         cluster = stack.enter_context(kafka_cluster(settings, start=start))
         validator = stack.enter_context(ForkServerValidator())
-        if exclusive:  # a proof is to come, and the helper takes a while to import what it needs
+        if exclusive:  # a validation will follow, and the fork server's imports take a while
             validator.start()
         event_log = stack.enter_context(kafka.KafkaLog(cluster))
         yield ModelContext(
@@ -160,9 +161,10 @@ def open_model(
 def open_model_readonly(
     model: str, settings: Settings
 ) -> Iterator[tuple[ModelContext, ModelRepository]]:
-    """A model's mill that has its store and nothing else: no log and no ledger, which are empty.
+    """A model's context with its store, but with an empty log and an empty ledger.
 
-    With it comes an archive over that store, which hides the reports and keeps what is written.
+    The second value is a repository over the same store that hides the reports and keeps everything
+    that is written in memory.
     """
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
@@ -192,9 +194,9 @@ def open_model_readonly(
 
 @contextmanager
 def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
-    """Hold the model's lock, which a dying process gives back. Raises `AlreadyRunning`.
+    """Hold the model's lock; the kernel releases it if the process dies. Raises `AlreadyRunning`.
 
-    It only spares work: that two writers do no harm rests on first-writer-wins commits.
+    It only saves work: two writers are safe without it, because the first writer of a record wins.
     """
     with _lock_file(model, settings) as lock:
         if not (
@@ -202,8 +204,8 @@ def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
         ):
             lock.seek(0)
             raise AlreadyRunning(
-                f"Model {model} is being worked on by process {lock.read().strip() or 'unknown'}.",
-                "Wait until it ends, or stop it; what it finished stays.",
+                f"Model {model} is in use by process {lock.read().strip() or 'unknown'}.",
+                "Wait until that process ends, or stop it; completed work is kept.",
             )
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -212,7 +214,10 @@ def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
 
 
 def is_locked(model: str, settings: Settings) -> bool:
-    """Whether somebody holds the model's lock now; a glance that `alone` waits for."""
+    """Whether a process holds the model's lock now.
+
+    The check itself takes a shared lock for a moment, which `exclusive_lock` waits out.
+    """
     with _lock_file(model, settings) as lock:
         return not _try_lock(lock, fcntl.LOCK_SH)
 
@@ -224,7 +229,7 @@ def _lock_file(model: str, settings: Settings) -> IO[str]:
 
 
 def _try_lock(lock: IO[str], operation: int, delay_seconds: float = 0) -> bool:
-    """Whether the lock was free, this many seconds from now."""
+    """Wait this many seconds, then try to lock; whether that succeeded."""
     time.sleep(delay_seconds)
     try:
         fcntl.flock(lock, operation | fcntl.LOCK_NB)
@@ -234,7 +239,7 @@ def _try_lock(lock: IO[str], operation: int, delay_seconds: float = 0) -> bool:
 
 
 def make_alert_sender(settings: Settings) -> Callable[[Mapping[str, object]], None] | None:
-    """How to alert people by the settings; None where nobody wants to be told."""
+    """A function that sends an alert as configured; None if alerts are not configured."""
     alerts = settings.alerts
     if alerts.webhook is None and alerts.command is None:
         return None
@@ -245,7 +250,7 @@ def make_alert_sender(settings: Settings) -> Callable[[Mapping[str, object]], No
 
 
 def make_tracker(settings: Settings) -> "MlflowTracker | None":
-    """MLflow by the settings: a server, a database of one's own, or none."""
+    """The MLflow tracker of the settings: a server or a local database; None if it is off."""
     mlflow_settings = settings.mlflow
     if mlflow_settings.tracking_uri == "off":
         return None
@@ -263,13 +268,13 @@ def make_tracker(settings: Settings) -> "MlflowTracker | None":
 
 
 def local_postgres(settings: Settings) -> Postgres:
-    """The PostgreSQL of one's own, in use or not."""
+    """The local PostgreSQL, whether or not it is in use."""
     return Postgres(settings.postgres_data)
 
 
 @contextmanager
 def local_databases(settings: Settings) -> Iterator[None]:
-    """Where PostgreSQL is in use it runs in here, for Dagster's instance and MLflow's record.
+    """If the local PostgreSQL is in use, run it meanwhile, for the data of Dagster and MLflow.
 
     Raises `PrerequisiteMissing`, `ServiceFailed`.
     """
@@ -281,7 +286,7 @@ def local_databases(settings: Settings) -> Iterator[None]:
 def _historical_data_reader(
     model: str, spec: ModelSpec, settings: Settings
 ) -> Callable[[], tuple[str, bytes]] | None:
-    """How to read the file of historical data, if the spec names one."""
+    """A function that reads name and bytes of `initial.file`; None if the spec names no file."""
     if spec.initial.file is None:
         return None
     path = _model_file(model, settings).parent / spec.initial.file

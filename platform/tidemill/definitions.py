@@ -1,4 +1,4 @@
-"""Everything that Dagster loads: the models of one folder, and what they work with."""
+"""The definitions that Dagster loads: the models and their resources."""
 
 import dagster as dg
 
@@ -9,12 +9,12 @@ from tidemill.settings import Settings
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The assets and checks of every model in `TIDEMILL_MODELS`, by default this package's, and of
-    the live one of `tidemill up`.
+    """The assets and checks of every model in `TIDEMILL_MODELS`, by default the packaged ones, and
+    of the live model of `tidemill up`.
 
-    A run works in its own process: one step a run has nothing to gain from more.
+    A run works in its own process: with one step per run, more would gain nothing.
     """
     return dg.Definitions.merge(
         load_models(*Settings().model_folders),
-        dg.Definitions(resources={"mills": TidemillResource()}, executor=dg.in_process_executor),
+        dg.Definitions(resources={"tidemill": TidemillResource()}, executor=dg.in_process_executor),
     )

@@ -1,7 +1,7 @@
-"""Faults on purpose: named places in each commit where a test can make this process fail.
+"""Failpoints: named places around each commit where a test can make this process fail.
 
-Off unless armed. A fault is `name:action[:hit]`, several joined by `,`; an action is `kill`, `eio`,
-`enospc`, `stop` (SIGSTOP) or `sleep=SECONDS`, and `hit` counts from 1 (the default).
+Off unless armed. A fault is `name:action[:hit]`; several are joined by `,`. An action is `kill`,
+`eio`, `enospc`, `stop` (SIGSTOP) or `sleep=SECONDS`; `hit` counts from 1 (the default).
 """
 
 import errno
@@ -23,12 +23,12 @@ def arm(faults: str) -> None:
 
 
 def on_reached(callback: Callable[[str], None] | None) -> None:
-    """Tell of each place as it is reached; None ends that."""
+    """Call this with the name of every failpoint that is reached; None removes the callback."""
     _callbacks[:] = [callback] if callback else []
 
 
 def failpoint(name: str) -> None:
-    """Fail here if a test asked for it."""
+    """Fail here if this failpoint is armed."""
     for callback in _callbacks:
         callback(name)
     if name not in _armed:

@@ -1,4 +1,4 @@
-"""What the steps need of the world: a log, a store, a ledger topic, a proof, a tracker, a clock."""
+"""The ports of the steps: log, store, ledger topic, bundle validator, tracker and clock."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol
@@ -11,19 +11,19 @@ Clock = Callable[[], int]
 
 
 class EventLog(Protocol):
-    """A Kafka topic's committed data records, read by offset and never by group."""
+    """The committed data records of Kafka topics, read by offset, without a consumer group."""
 
     def topic(self, name: str) -> Topic:
-        """Raises `TopicMissing`, `LogUnavailable`."""
+        """The topic of this name. Raises `TopicMissing`, `LogUnavailable`."""
         ...
 
     def offset_ranges(self, topic: str) -> Mapping[int, OffsetRange]:
-        """Fresh extents of every Kafka partition, as the broker has them now."""
+        """The offset range of every Kafka partition, queried from the broker now."""
         ...
 
     def offsets_for_timestamp(self, topic: str, timestamp_ms: int) -> Mapping[int, int | None]:
-        """For each Kafka partition an offset at or before its first record with a timestamp at or
-        after this one; None where there is none."""
+        """For each Kafka partition, an offset at or before its first record with a timestamp at or
+        after this one; None if it has no such record."""
         ...
 
     def read(
@@ -31,9 +31,9 @@ class EventLog(Protocol):
     ) -> Generator[RecordBatch, None, None]:
         """Every committed data record of `[start, end)` of each partition, in offset order.
 
-        Ends when every position has reached its end, records or not. The caller may stop early by
-        closing the iterator; `first` says that it expects to, after about so many records. Raises
-        `OffsetsExpired`, `LogTruncated`, `LogUnavailable`.
+        Ends when every position has reached its end, with or without records. The caller may stop
+        early by closing the iterator; `expected_records` is a hint that it will, after about so
+        many records. Raises `OffsetsExpired`, `LogTruncated`, `LogUnavailable`.
         """
         ...
 
@@ -41,39 +41,39 @@ class EventLog(Protocol):
 class Store(Protocol):
     """Named bytes, each written once. Names are `/`-separated, of `[0-9A-Za-z._-]` parts.
 
-    A store across a network raises `StoreUnavailable` from any method; bytes that were on their
-    way then may come to stand under their name, whole.
+    A store across a network may raise `StoreUnavailable` from any method. A write that was in
+    progress may still be completed later, but never partly.
     """
 
     def get(self, name: str) -> bytes | None:
-        """The bytes of this name; None where there are none."""
+        """The bytes of this name; None if there are none."""
         ...
 
     def put(self, name: str, data: bytes) -> bool:
         """Commit durably if the name is free: the first writer wins.
 
-        True if these bytes were written now, False if the name was taken. Raises `StoreFull`,
-        `StoreFailed`; then they are discarded, and the name is as free as before.
+        True if these bytes were written now, False if the name was taken. Raises `StoreFull` and
+        `StoreFailed`; then the bytes are discarded, and the name is still free.
         """
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write whether or not the name is taken; readers see the old or the new bytes.
+        """Write whether or not the name is taken; readers see either the old or the new bytes.
 
         Raises `StoreFull`, `StoreFailed`.
         """
         ...
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Every name that begins with `prefix` (a folder, ending in `/`, or empty), in order."""
+        """Every name that starts with `prefix` (a folder ending in `/`, or empty), in order."""
         ...
 
     def delete(self, name: str) -> None:
-        """Remove a name; nothing happens where it is not taken."""
+        """Delete a name; a no-op if it does not exist."""
         ...
 
     def recover(self, model: str) -> None:
-        """Put in order what dead writers left; only for the holder of the model's lock."""
+        """Clean up after writers that died. Only the holder of the model's lock may call it."""
         ...
 
 
@@ -88,65 +88,66 @@ class LedgerTopic(Protocol):
         ...
 
     def read(self) -> list[LedgerRecord]:
-        """Every record that stands in the topic now, in offset order."""
+        """Every record that the topic holds now, in offset order."""
         ...
 
     def append(self, model: str, value: bytes) -> int:
-        """Append durably and give the offset. Raises `LogUnavailable` where the outcome is not
-        known; the record may then stand or not."""
+        """Append durably and return the offset. Raises `LogUnavailable` if the outcome is unknown:
+        the record may have been appended or not."""
         ...
 
 
 class LedgerFeed(Protocol):
-    """The ledger topic as a server follows it: from its start, each record once, never writing."""
+    """The ledger topic as a server follows it: read-only, from the start, each record once."""
 
     def poll(self, timeout_seconds: float) -> LedgerPoll:
-        """What came, as soon as something has, or nothing after so many seconds.
+        """The new records, as soon as there are any, or none after so many seconds.
 
-        Where the topic was recreated, or lost records, it begins anew. Raises `LogUnavailable`
-        and `TopicMissing`; a later call goes on.
+        If the topic was recreated or has lost records, it starts from the beginning. Raises
+        `LogUnavailable` and `TopicMissing`; a later call continues.
         """
         ...
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
 class BundleValidator(Protocol):
-    """Loads bundles where a crash does no harm."""
+    """Loads bundles in a process whose crash is harmless."""
 
     def validate(self, bundle: bytes) -> None:
-        """Load this bundle in a limited child process and let it answer its golden rows.
+        """Load this bundle in a limited child process and predict its golden rows.
 
-        Raises `FeatureSkew` where an answer differs, `BundleUnfit` where the child dies.
+        Raises `FeatureSkew` if a prediction differs, `BundleInvalid` if the child dies.
         """
         ...
 
 
 class Tracker(Protocol):
-    """Keeps a record of windows and deployments for people; nothing is ever decided by it.
+    """Records windows and deployments for people; it never influences a decision.
 
-    Every method raises `TrackerUnavailable` where the tracker does not do it in time.
+    Every method raises `TrackerUnavailable` if the tracker fails or times out.
     """
 
     def recorded_digest(self, model: str, window: str) -> str | None:
-        """The digest under which this window was recorded; None where it was not."""
+        """The digest under which this window was recorded; None if it was not."""
         ...
 
     def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
-        """The id of the window's run: the one there is, or a new one.
+        """The id of the window's run: the existing one, or a new one.
 
-        A new run is nested under the run `parent`, if one is named.
+        A new run is nested under the run `parent_run_id`, unless that is None.
         """
         ...
 
     def record(self, run_id: str, run: WindowRun) -> None:
-        """Write what a run that was begun here shows, or write it anew; then it is recorded."""
+        """Write the data of a run that `start_run` returned, or overwrite them; afterwards the
+        window counts as recorded."""
         ...
 
     def run_url(self, run_id: str) -> str:
-        """Where people see this run."""
+        """The address of this run in the tracker's UI."""
         ...
 
     def versions(self, model: str) -> list[str]:
@@ -154,17 +155,17 @@ class Tracker(Protocol):
         ...
 
     def register(self, model: str, version: RegistryVersion) -> None:
-        """Register a model that was deployed, if its digest is not registered yet."""
+        """Register a deployed model; a no-op if its digest is registered already."""
         ...
 
     def champion(self, model: str) -> str | None:
-        """The digest that the alias `champion` stands at; None where there is no alias."""
+        """The digest that the alias `champion` points to; None if there is no alias."""
         ...
 
     def set_champion(self, model: str, digest: str) -> None:
-        """Let the alias stand at the registered version of this digest."""
+        """Point the alias to the registered version of this digest."""
         ...
 
     def end_run(self, run_id: str, succeeded: bool) -> None:
-        """Let a run be over."""
+        """Mark a run as finished."""
         ...

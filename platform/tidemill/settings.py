@@ -25,7 +25,7 @@ _BUCKET = re.compile(
 
 
 class KafkaSettings(BaseModel):
-    """Where Kafka is and how to prove who we are; without `bootstrap_servers`, the embedded one."""
+    """How to connect to Kafka; without `bootstrap_servers`, the embedded broker is used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,20 +38,20 @@ class KafkaSettings(BaseModel):
     ssl_certificate_location: Path | None = None
     ssl_key_location: Path | None = None
     ssl_key_password: SecretStr | None = None
-    timeout: float = Field(60, gt=0, le=3600, description="Seconds Kafka may be away.")
+    timeout: float = Field(60, gt=0, le=3600, description="Seconds to wait for Kafka.")
     ledger_topic: str = Field("tidemill.ledger", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A place in S3-compatible storage; `prefix` is empty, or begins every name that is kept."""
+    """A location in S3-compatible storage; `prefix` precedes every name, unless it is empty."""
 
     name: str
     prefix: str = ""
 
 
 class S3Settings(BaseModel):
-    """How a store on S3-compatible storage is reached.
+    """How to connect to a store on S3-compatible storage.
 
     What is not set here is read from AWS's own variables: `AWS_ENDPOINT_URL`, `AWS_REGION`,
     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or those of a role.
@@ -60,29 +60,29 @@ class S3Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint: str | None = Field(
-        None, pattern=r"^https?://", description="Of another service than AWS."
+        None, pattern=r"^https?://", description="URL of a service other than AWS."
     )
     region: str | None = Field(None, min_length=1)
     credentials: Path | None = Field(
-        None, description="A file of keys as the AWS tools keep it; its `default` is used."
+        None, description="Credentials file in the AWS format; its profile `default` is used."
     )
-    timeout: float = Field(30, gt=0, le=300, description="Seconds the storage may be away.")
+    timeout: float = Field(30, gt=0, le=300, description="Seconds to wait for the storage.")
 
 
 class MlflowSettings(BaseModel):
-    """Where the record is kept; without `tracking_uri`, in a database of one's own."""
+    """Where runs are tracked; without `tracking_uri`, in a local database."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tracking_uri: str | None = Field(
-        None, min_length=1, description="A tracking server or database; `off` keeps no record."
+        None, min_length=1, description="URI of a tracking server or database; `off` disables it."
     )
-    ui_url: str = Field("http://127.0.0.1:5000", description="Where people see it; for links.")
-    timeout: float = Field(5, ge=1, le=300, description="Seconds that one request may take.")
+    ui_url: str = Field("http://127.0.0.1:5000", description="Address of MLflow's UI, for links.")
+    timeout: float = Field(5, ge=1, le=300, description="Seconds to wait for one request.")
 
 
 class DagsterSettings(BaseModel):
-    """How Dagster is linked to."""
+    """The address of Dagster."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,62 +90,77 @@ class DagsterSettings(BaseModel):
 
 
 class AlertSettings(BaseModel):
-    """Who is told of a roll back, a stale model, too many rejects, permuted labels, a window given
-    up; nobody by default."""
+    """Where alerts are sent; none are sent by default.
+
+    An alert reports a rollback, a stale model, too many rejects, permuted labels, or a window that
+    is no longer retried.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     webhook: SecretStr | None = Field(
-        None, description="An http(s) address that takes the alert as JSON by POST."
+        None, description="An http(s) URL that receives the alert as JSON in a POST request."
     )
     command: tuple[str, ...] | None = Field(
-        None, min_length=1, description="A JSON list: program and arguments; no shell is asked."
+        None, min_length=1, description="A JSON list: program and arguments; no shell is used."
     )
-    timeout: float = Field(10, gt=0, le=300, description="Seconds that each may take.")
+    timeout: float = Field(10, gt=0, le=300, description="Seconds to wait for each of them.")
 
     @field_validator("webhook")
     @classmethod
     def _require_http_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
-            raise ValueError("an address begins with http:// or https://")
+            raise ValueError("a URL must start with http:// or https://")
         return value
 
 
 class ServeSettings(BaseModel):
-    """How predictions are served, and what a request may cost."""
+    """How predictions are served, and the limits of a request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8000, ge=0, le=65_535, description="0: one that is free.")
-    workers: int = Field(1, ge=1, le=64, description="Processes that answer.")
+    port: int = Field(8000, ge=0, le=65_535, description="0: any free port.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that answer requests.")
     models: tuple[str, ...] | None = Field(None, min_length=1, description="Default: all.")
     token: SecretStr | None = Field(
-        None, min_length=16, description="Asked for on all routes but the probes."
+        None, min_length=16, description="Required on all routes but the probes."
     )
-    max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows that one request may ask.")
-    max_bytes: int = Field(4_000_000, ge=1_000, le=1_000_000_000, description="Bytes of a body.")
-    max_chunks: int = Field(4_000, ge=1, description="Chunks that a body may come in.")
-    body_timeout: float = Field(10, gt=0, le=600, description="For the body of a request.")
+    max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows per request, at most.")
+    max_bytes: int = Field(
+        4_000_000, ge=1_000, le=1_000_000_000, description="Bytes per request body, at most."
+    )
+    max_chunks: int = Field(4_000, ge=1, description="Chunks per request body, at most.")
+    body_timeout: float = Field(
+        10, gt=0, le=600, description="Seconds to wait for the body of a request."
+    )
     header_timeout: float = Field(
-        60, gt=0, le=3600, description="For the head of a request; idle connections are closed."
+        60,
+        gt=0,
+        le=3600,
+        description="Seconds to wait for the head of a request; then the connection is closed.",
     )
-    max_connections: int = Field(16_384, ge=16, le=1_000_000, description="At once, a worker.")
+    max_connections: int = Field(
+        16_384, ge=16, le=1_000_000, description="Open connections per worker, at most."
+    )
     startup_timeout: float = Field(
-        5, ge=0, le=600, description="Seconds to wait for Kafka before the local copy is served."
+        5, ge=0, le=600, description="Seconds to wait for Kafka before serving the local copy."
     )
     drain_seconds: float = Field(
-        1, ge=0, le=600, description="Seconds between not being ready and taking no more requests."
+        1,
+        ge=0,
+        le=600,
+        description="Seconds from reporting not ready to refusing new requests.",
     )
     shutdown_grace_seconds: float = Field(
-        10, gt=0, le=600, description="Seconds that requests under way get."
+        10, gt=0, le=600, description="Seconds that requests in progress have to finish."
     )
     prediction_log: bool = Field(False, description="Log to the topic `MODEL.predictions`.")
-    prediction_fields: tuple[str, ...] = Field((), description="Fields to log, too.")
+    prediction_fields: tuple[str, ...] = Field((), description="Fields to log with them.")
 
 
 class UpSettings(BaseModel):
-    """Where the services of `tidemill up` listen on the loopback, and how its stream is cut."""
+    """The loopback ports of the services of `tidemill up`, and the length of its windows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -154,7 +169,7 @@ class UpSettings(BaseModel):
     airflow_port: int = Field(8080, ge=1, le=65_535)
     postgres_port: int = Field(5432, ge=1, le=65_535, description="With `--postgres`.")
     window_minutes: Literal[1, 2, 5, 10, 15, 30] = Field(
-        5, description="Length of a window of the live flights; each is a day of 2013."
+        5, description="Minutes per window of the live flights; each window is one day of 2013."
     )
 
     @field_validator("window_minutes", mode="before")
@@ -164,7 +179,7 @@ class UpSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything that is told by environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
+    """All settings, read from environment variables: `TIDEMILL_HOME`, `TIDEMILL_KAFKA__…`.
 
     Raises `SpecInvalid`, which names the variable and never shows its value.
     """
@@ -175,10 +190,10 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".tidemill"), validate_default=True)
     store: Annotated[Path | Bucket, NoDecode] = Field(
-        default_factory=lambda told: told["home"] / "store",
-        description="A folder, or `s3://BUCKET/PREFIX`; without it, `store` in `home`.",
+        default_factory=lambda values: values["home"] / "store",
+        description="A folder, or `s3://BUCKET/PREFIX`. Default: `store` in `home`.",
     )
-    models: Path = Field(_MODELS, description="The folder with one folder a model.")
+    models: Path = Field(_MODELS, description="A folder with one folder per model.")
     failpoints: str = ""
     num_threads: int = Field(1, ge=1, le=1024)
     kafka: KafkaSettings = KafkaSettings()
@@ -189,7 +204,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     up: UpSettings = UpSettings()
     sensors_default_status: Literal["running", "stopped"] = Field(
-        "stopped", description="How sensors begin; the UI starts and stops each."
+        "stopped", description="The sensors' initial status; the UI starts and stops each."
     )
 
     def __init__(self, **values: Any) -> None:
@@ -200,7 +215,7 @@ class Settings(BaseSettings):
         except SettingsError as error:
             raise SpecInvalid(
                 f"The environment cannot be read: {error}.",
-                f"Set single values by {_PREFIX}KAFKA__NAME, not {_PREFIX}KAFKA as a whole.",
+                f"Set single values with {_PREFIX}KAFKA__NAME, not {_PREFIX}KAFKA as a whole.",
             ) from None
 
     @field_validator("home", "models")
@@ -215,12 +230,12 @@ class Settings(BaseSettings):
             return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
         match = _BUCKET.fullmatch(value)
         if match is None:
-            raise ValueError("an object store is written s3://BUCKET/PREFIX")
+            raise ValueError("an object store must be given as s3://BUCKET/PREFIX")
         return Bucket(match[1], match[2].strip("/"))
 
     @property
     def serving_data(self) -> Path:
-        """The prediction server's copies of what it serves."""
+        """The prediction server's local copies of what it serves."""
         return self.home / "serving"
 
     @property
@@ -230,32 +245,32 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_data(self) -> Path:
-        """The folder of MLflow's own database and artifacts."""
+        """The folder of MLflow's local database and artifacts."""
         return self.home / "mlflow"
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's instance."""
+        """The home folder of Dagster's instance."""
         return self.home / "dagster"
 
     @property
     def airflow_home(self) -> Path:
-        """The Airflow of `tidemill up`."""
+        """The home folder of the Airflow of `tidemill up`."""
         return self.home / "airflow"
 
     @property
     def postgres_data(self) -> Path:
-        """The PostgreSQL of `tidemill up --postgres`."""
+        """The data folder of the PostgreSQL of `tidemill up --postgres`."""
         return self.home / "postgres"
 
     @property
     def up_data(self) -> Path:
-        """What `tidemill up` keeps of its services, and the model of its stream."""
+        """The state of the services of `tidemill up`, and the model of its stream."""
         return self.home / "up"
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
-        """Where models are, beside the packaged ones: those of the user, and that of `up`."""
+        """The folders of models besides the packaged ones: the user's, and that of `up`."""
         live = self.up_data / "models"
         return (self.models, live) if live.is_dir() else (self.models,)
 
@@ -278,8 +293,8 @@ def _translate_error(error: ValidationError) -> SpecInvalid:
         group = str(first["loc"][0])
         kind = _GROUPS[group]
         available = ", ".join(f"{_PREFIX}{group}__{name}".upper() for name in kind.model_fields)
-        return SpecInvalid(f"{variable} is no setting.", f"There are {available}.")
+        return SpecInvalid(f"{variable} is not a valid setting.", f"Valid are {available}.")
     return SpecInvalid(
-        f"The environment variable {variable} is wrong: {first['msg']}.",
-        f"Change {variable}, or unset it for its default.",
+        f"The environment variable {variable} is not valid: {first['msg']}.",
+        f"Change {variable}, or unset it to use its default.",
     )

@@ -1,11 +1,11 @@
-"""Small files of text: replaced at once, and read from the end."""
+"""Small text files: atomic writes, and the tail of a log."""
 
 import os
 from pathlib import Path
 
 
 def atomic_write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Replace a file; readers see the old or the new text. A `private` one is its owner's alone."""
+    """Replace a file; readers see the old or the new text. Only its owner reads a `private` one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temp_path = path.with_suffix(".new")
     temp_path.unlink(missing_ok=True)
@@ -16,7 +16,7 @@ def atomic_write_text(path: Path, text: str, *, private: bool = False) -> None:
 
 
 def tail_for_error(log_file: Path) -> str:
-    """How a log ends, without Java's frames, and where the whole of it is: for a remedy."""
+    """The last lines of a log, without Java's stack frames, and its path: for a remedy."""
     lines = log_file.read_text(errors="replace").splitlines() if log_file.is_file() else []
     tail = [line for line in lines if not line.startswith("\tat ")][-6:]
-    return "Its last words are:\n" + "\n".join(tail) + f"\nThe whole log is {log_file}."
+    return "Its last lines are:\n" + "\n".join(tail) + f"\nThe whole log is {log_file}."

@@ -1,4 +1,5 @@
-"""Adopt: go on by another learning spec, or on another topic, from the first unplanned window."""
+"""Adopt: continue with a changed learning spec or on another topic, from the first unplanned
+window."""
 
 from dataclasses import dataclass, replace
 
@@ -35,11 +36,11 @@ from tidemill.failpoints import failpoint
 
 @dataclass(frozen=True)
 class AdoptionResult:
-    """What a model goes on by from `window` on, and the ledger entry that says so.
+    """The lineage and topic that a model continues with from `window` on, and the ledger entry.
 
-    `learning` names the keys of the learning spec that changed; `moved` says whether the plans from
-    here on are made on another topic, or on one that lost records. Both are as the adoption before
-    left them where it is only told again.
+    `changed_keys` are the keys of the learning spec that changed. `topic_changed`: from here on,
+    plans are made on another topic, or on one that lost records. An adoption that was in effect
+    already is reported without changes: `()` and False.
     """
 
     model: str
@@ -57,7 +58,7 @@ class AdoptionResult:
 
 @dataclass(frozen=True)
 class _Change:
-    """In what the model, as it is defined now, differs from the way it would go on."""
+    """How the model's current definition differs from its lineage and topic so far."""
 
     keys: set[str]
     topic_changed: bool
@@ -67,18 +68,18 @@ class _Change:
 
 
 def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> AdoptionResult:
-    """Let the model go on as it is defined now, from `window` on; repeated, a no-op.
+    """Continue the model as it is defined now, from `window` on; a no-op if repeated.
 
-    The entry comes into the ledger first, with the digest in service; the adoption's record, which
-    is the commit, after it. A crash between leaves everything as it was, and a repeat finishes it.
-    Raises `Refused` where the window is not the first unplanned one, one before it is not
-    done, nothing has changed, or only a model of a new name could learn so; `FeatureSkew` where a
-    model that is still scored cannot be; what `attach` and `read_chain` raise.
+    The entry is appended to the ledger first, with the digest in service; the adoption's record
+    follows and is the commit. A crash in between changes nothing, and a repeat completes it. Raises
+    `OperationNotAllowed` if the window is not the first unplanned one, an earlier one is not
+    completed, nothing has changed, or the change requires a model of a new name; `FeatureSkew` if a
+    model that is still scored can no longer be loaded; what `bind_topic` and `read_chain` raise.
     """
     if read_chain(ctx).head is None:
         raise PredecessorMissing(
-            f"Model {ctx.model} has no initial model in service, so there is nothing to go on.",
-            f"Run `tidemill backfill {ctx.model}`, which makes it.",
+            f"Model {ctx.model} has no initial model in service, so there is nothing to continue.",
+            f"Run `tidemill backfill {ctx.model}`, which creates it.",
         )
     first = first_unplanned_window(ctx)
     previous = _previous_plan(ctx, first)
@@ -107,7 +108,7 @@ def _detect_change(ctx: ModelContext, first: Window, previous: Plan) -> _Change:
     keys = differing_keys(old_spec, {**old_spec, **ctx.learning_spec()})
     if not adoptable(keys):
         raise OperationNotAllowed(
-            f"Model {ctx.model} would learn something else, or begin otherwise: "
+            f"The spec of model {ctx.model} has changed in keys that cannot be adopted: "
             f"{', '.join(f'`{key}`' for key in sorted(keys))} differ.",
             "Undo the change in defs.yaml, or define a model of a new name.",
         )
@@ -119,12 +120,12 @@ def _detect_change(ctx: ModelContext, first: Window, previous: Plan) -> _Change:
 
 
 def _existing_adoption(ctx: ModelContext, window: Window) -> AdoptionResult:
-    """The adoption from this window on that stands. Raises `Refused` where there is none."""
+    """The adoption in effect from this window on. Raises `OperationNotAllowed` without one."""
     for number, adoption in reversed(list(adoptions(ctx.repository))):
         if adoption.window == window.key and took_effect(ctx.repository, number, adoption):
             return _result(ctx, number, adoption, _Change(set(), False))
     raise OperationNotAllowed(
-        f"Model {ctx.model} learns by the spec and from the topic that defs.yaml names.",
+        f"Model {ctx.model} already uses the learning spec and the topic of defs.yaml.",
         "There is nothing to adopt.",
     )
 
@@ -135,13 +136,13 @@ def _check_window(ctx: ModelContext, window: Window, first: Window) -> None:
     early = f"Window {window} of model {ctx.model} is planned already"
     late = f"Windows of model {ctx.model} before {window} are not planned"
     raise OperationNotAllowed(
-        f"{early if window.start < first.start else late}; the first that is not is {first}.",
-        f"Adopt from there: `tidemill adopt {ctx.model} --from {first} --reason REASON`.",
+        f"{early if window.start < first.start else late}; the first unplanned one is {first}.",
+        f"Adopt from that window: `tidemill adopt {ctx.model} --from {first} --reason REASON`.",
     )
 
 
 def _check_done(ctx: ModelContext, first: Window) -> None:
-    """Every window before is reported, and what its report asks for is in the ledger."""
+    """Every earlier window must have a report, and its deployment must not be pending."""
     calendar, report = ctx.spec.calendar, newest_report(ctx)
     last = calendar.before(first)
     done = calendar.window(report.window) if report else None
@@ -149,16 +150,17 @@ def _check_done(ctx: ModelContext, first: Window) -> None:
         return
     first_unfinished = last if done == last else calendar.after(done) if done else calendar.first
     raise OperationNotAllowed(
-        f"Windows {first_unfinished} to {last} of model {ctx.model} are planned, but not done.",
-        f"Finish them first, as they were begun: undo the change in defs.yaml, run `tidemill "
-        f"backfill {ctx.model} --from {first_unfinished} --to {last}` (a window that cannot be read is left "
-        f"out by `tidemill skip {ctx.model} WINDOW --reason REASON` before that), then change it "
-        "again and adopt.",
+        f"Windows {first_unfinished} to {last} of model {ctx.model} are planned, but not "
+        "completed.",
+        "Complete them with the old definition first: undo the change in defs.yaml, run `tidemill "
+        f"backfill {ctx.model} --from {first_unfinished} --to {last}` (if a window cannot be "
+        f"read, run `tidemill skip {ctx.model} WINDOW --reason REASON` before that), then apply "
+        "the change again and adopt.",
     )
 
 
 def _check_models(ctx: ModelContext, first: Window) -> None:
-    """Every model that the next report scores can be loaded, with its own feature function."""
+    """Every model that the next report scores must be loadable with its own feature function."""
     report, chain = newest_report(ctx), read_chain(ctx)
     digests = {require_initial_model(ctx).digest, _parent_digest(ctx, first)}
     if chain.head is not None:
@@ -171,8 +173,8 @@ def _check_models(ctx: ModelContext, first: Window) -> None:
         except FeatureSkew as skew:
             raise FeatureSkew(
                 skew.message,
-                "It is still scored and served, through its own function. Leave that module as it "
-                "was, and put the new function into a module of another name (`features: "
+                "That model is still scored and served with its own feature function. Restore its "
+                "module, and put the new function into a module of another name (`features: "
                 "OTHER:function`).",
             ) from skew
 
@@ -208,7 +210,7 @@ def _proposed(
 def _commit(
     ctx: ModelContext, first: Window, number: int, proposed: Adoption, change: _Change
 ) -> AdoptionResult:
-    """Put the entry into the ledger, then the record into the store."""
+    """Append the entry to the ledger, then commit the record to the store."""
     last = ctx.spec.calendar.before(first)
 
     def build_entry(chain: Chain) -> Entry | None:
@@ -235,19 +237,20 @@ def _commit(
     failpoint("adopt.committed")
     if committed != adoption or not took_effect(ctx.repository, number, committed):
         raise OperationNotAllowed(
-            f"Somebody else adopted for model {ctx.model}, or planned {first}, at the same time.",
-            "Look at `tidemill history`, and run the command again.",
+            f"Another process adopted for model {ctx.model}, or planned {first}, at the same time.",
+            f"Look at `tidemill history {ctx.model}`, and run the command again.",
         )
     return _result(ctx, number, committed, change)
 
 
 def _record_hash(adoption: Adoption) -> str:
-    """The sha256 of the adoption's record, as it lies in the store."""
+    """The sha256 of the adoption's record as it is stored."""
     return canonical.digest(canonical.with_checksum(canonical.encode(adoption)))
 
 
 def _recorded_adoption(chain: Chain, proposed: Adoption) -> Adoption | None:
-    """This adoption as the ledger has it already, by whoever decided it first; None: it has not."""
+    """The same adoption as recorded in the ledger, with the actor and reason of its first writer;
+    None if it is not in the ledger."""
     for valid_entry in reversed(chain.entries):
         recorded = replace(proposed, actor=valid_entry.entry.actor, reason=valid_entry.entry.reason)
         if valid_entry.entry.kind == "adopt" and valid_entry.entry.evidence == _record_hash(
@@ -259,7 +262,7 @@ def _recorded_adoption(chain: Chain, proposed: Adoption) -> Adoption | None:
 
 def _result(ctx: ModelContext, number: int, adoption: Adoption, change: _Change) -> AdoptionResult:
     hash_ = _record_hash(adoption)
-    entries = (s.entry for s in ctx.chain().entries if s.entry.evidence == hash_)
+    entries = (valid.entry for valid in ctx.chain().entries if valid.entry.evidence == hash_)
     return AdoptionResult(
         model=ctx.model,
         window=adoption.window,

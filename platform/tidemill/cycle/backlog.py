@@ -1,9 +1,9 @@
-"""What is due: the windows that the log has closed and nobody has worked through yet."""
+"""The backlog: the windows that the log has closed and that are not processed yet."""
 
 from dataclasses import dataclass
 
 from tidemill.core.plans import INITIAL_KEY, Plan
-from tidemill.core.windows import Window, from_ms
+from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import has_pending_deployment
 from tidemill.cycle.manual_actions import newest_report
@@ -12,11 +12,11 @@ from tidemill.cycle.plan import newest_closed, plan_initial
 
 @dataclass(frozen=True)
 class Backlog:
-    """How far the log and the model have come.
+    """The positions of the log and the model.
 
-    `done` is the newest window that was reported, None for none; `first` to `last`, both
-    inclusive, are to be worked through: both None where nothing is. `closed` is the newest window
-    that the log has closed, and `open_because` says why the one after it is open.
+    `done` is the newest window with a report, None if there is none. `first` to `last`, both
+    inclusive, are due; both are None if none is. `closed` is the newest window that the log has
+    closed, and `open_reason` says why the next one is open.
     """
 
     done: Window | None
@@ -27,10 +27,10 @@ class Backlog:
 
 
 def compute_backlog(ctx: ModelContext, hint: str | None = None) -> Backlog:
-    """Which windows are due; nothing is planned for it but the offsets before the first window.
+    """Which windows are due; plans nothing but the offsets before the first window.
 
-    `hint` is the key of a window that was known to be reported, from which the search goes on.
-    Raises `WindowOpen` where the log has not come to the first window, and as planning does.
+    `hint` is the key of a window that is known to have a report; the search starts there. Raises
+    `WindowOpen` if the log has not reached the first window, and what planning raises.
     """
     calendar = ctx.spec.calendar
     done = _newest_reported(ctx, hint)
@@ -47,7 +47,7 @@ def compute_backlog(ctx: ModelContext, hint: str | None = None) -> Backlog:
 
 
 def _newest_reported(ctx: ModelContext, hint: str | None) -> Window | None:
-    """The newest reported window: each report names the one before, so there are no holes."""
+    """The newest reported window. Every report needs the previous one, so there are no gaps."""
     calendar = ctx.spec.calendar
     if hint is None or ctx.repository.report(hint) is None:
         newest = newest_report(ctx)
@@ -61,7 +61,7 @@ def _newest_reported(ctx: ModelContext, hint: str | None) -> Window | None:
 
 
 def _newest_plan(ctx: ModelContext, done: Window | None) -> Plan:
-    """The newest plan; windows may be planned that are not reported."""
+    """The newest plan; windows may be planned before they have a report."""
     calendar = ctx.spec.calendar
     newest = ctx.repository.plan(done.key) if done else None
     newest = newest or plan_initial(ctx)
@@ -75,9 +75,9 @@ def _newest_plan(ctx: ModelContext, done: Window | None) -> Plan:
 class Freshness:
     """How far the model in service is behind, by the clock that the spec names.
 
-    `lag` is milliseconds from the end of the newest window that was worked through (`done`; before
-    the first, from the first window's start) to the clock; `newest_due` is the newest window that
-    ended by that clock. Another window's work, however late it was done, changes neither.
+    `lag_ms` is the time in milliseconds from the end of the newest processed window (`done`; before
+    that, from the first window's start) to that clock; `newest_due` is the newest window that ended
+    by the clock. Processing an older window late changes neither.
     """
 
     fresh: bool
@@ -95,17 +95,16 @@ class Freshness:
 
 
 def freshness(ctx: ModelContext, backlog: Backlog) -> Freshness:
-    """Whether the newest window that is due was worked through in time.
+    """Whether the newest due window was processed in time.
 
-    By the wall clock a window is due as soon as it has ended; by the log's clock, for a stream that
-    is replayed, as soon as the log has closed it. A window whose deployment is outstanding is not
-    done.
+    By the wall clock, a window is due as soon as it has ended; by event time, for a simulated
+    stream, as soon as the log has closed it. A window whose deployment is pending is not done.
     """
     calendar, spec = ctx.spec.calendar, ctx.spec.freshness
     done = backlog.done
     if done is not None and backlog.first == done:
         done = calendar.before(done)
-    if spec.clock == "log":
+    if spec.clock == "event_time":
         newest = backlog.closed
         now = newest.end if newest else calendar.first.start
     else:
@@ -116,10 +115,3 @@ def freshness(ctx: ModelContext, backlog: Backlog) -> Freshness:
     limit_ms = spec.max_lag if spec.max_lag is not None else 2 * (sample.end - sample.start)
     lag_ms = max(0, now - (done.end if done else calendar.first.start))
     return Freshness(lag_ms <= limit_ms, lag_ms, limit_ms, newest, done)
-
-
-def come_to(backlog: Backlog) -> str:
-    """How far the log has come, for people."""
-    if backlog.closed is None:
-        return "the log has closed no window yet"
-    return f"the log has closed window {backlog.closed}, up to {from_ms(backlog.closed.end).isoformat()}"

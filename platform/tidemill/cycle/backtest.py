@@ -1,4 +1,4 @@
-"""Replay: what another gate would have made of the windows that are reported already."""
+"""Backtest: what another gate would have decided on the windows that have reports already."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from tidemill.cycle.summary import Summary, summarize
 
 @dataclass(frozen=True)
 class VerdictChange:
-    """A window with two verdicts, each with its reasons."""
+    """A window with two different verdicts, each with its reasons."""
 
     window: str
     committed: Decision
@@ -30,10 +30,10 @@ class VerdictChange:
 class BacktestResult:
     """Two gates over the same windows, from the same state before the first of them.
 
-    `changes` are the gate's keys that differ, as (committed by defs.yaml, replayed). In `losses`,
-    means over all rows, `champion` is the model that each window would have been served, and
-    `challenger` what always serving the newest gives. `persons` counts the persons' entries, which
-    both take in the same windows. `pruned` is the window up to which nothing can be judged again.
+    `changes` are the gate's keys that differ, as (value of defs.yaml, backtested value). In the
+    summaries' `losses` (means over all rows), `champion` is the model that would have been served
+    in each window, and `challenger` always the newest. `manual_entries` counts the manual entries,
+    which both gates apply in the same windows. Windows up to `pruned` cannot be evaluated again.
     """
 
     model: str
@@ -48,9 +48,9 @@ class BacktestResult:
 def windows_to_backtest(
     ctx: ModelContext, first: Window | None, last: Window | None
 ) -> list[Window]:
-    """The windows to judge again: those reported, and not pruned, in the range that is asked for.
+    """The windows from `first` to `last` (both inclusive) that have reports and are not pruned.
 
-    Raises `PredecessorMissing` where that is none.
+    Raises `PredecessorMissing` if there are none.
     """
     marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
     window = first or calendar.first
@@ -64,9 +64,9 @@ def windows_to_backtest(
         window = calendar.after(window)
     if not windows:
         raise PredecessorMissing(
-            f"No window of model {ctx.model} from {window.key} on is reported, so there is "
-            "nothing to judge again.",
-            f"Run `tidemill backfill {ctx.model}` first, or name other windows.",
+            f"No window of model {ctx.model} from {window.key} on has a report, so there is "
+            "nothing to evaluate again.",
+            f"Run `tidemill backfill {ctx.model}` first, or choose other windows.",
         )
     return windows
 
@@ -78,10 +78,10 @@ def backtest(
     windows: list[Window],
     progress: Callable[[str], None],
 ) -> BacktestResult:
-    """Judge the windows of `span` again by the gate of `spec`, into `scratch`.
+    """Evaluate these windows again with the gate of `spec`, into `scratch`.
 
     `scratch` shows the model's store without its reports, and keeps what is written. Nothing is
-    learned: batches, candidates and holdout fits are those that stand. Raises `DigestMismatch`.
+    trained: the existing batches, candidates and holdout fits are used. Raises `DigestMismatch`.
     """
     backtest_ctx = replace(ctx.with_repository(scratch), spec=spec)
     context_for = contexts_by_lineage(backtest_ctx)
@@ -93,7 +93,7 @@ def backtest(
     for window in windows:
         progress(window.key)
         committed = ctx.repository.report(window.key)
-        assert committed is not None  # `span` has seen it
+        assert committed is not None  # `windows_to_backtest` has checked it
         manual_entries += len(committed.entries)
         backtested = evaluate(context_for(window), window, committed.entries)
         if backtested.verdict != committed.verdict:

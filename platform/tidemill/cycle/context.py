@@ -1,4 +1,4 @@
-"""One model and everything its four steps work with."""
+"""The context of one model: its spec and the ports that its steps use."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,12 +21,11 @@ _MAX_LOADED_MODELS = 6  # champion, baseline, challenger, initial, candidate, ho
 
 @dataclass(frozen=True)
 class ModelContext:
-    """The ports of one model, and its spec.
+    """The spec of one model, and its ports.
 
-    `features` is the spec's feature function, and `functions` loads one by its reference: a bundle
-    is answered through its own. `history` gives the bytes and the name of the file of historical
-    data, None where the model begins with the topic's own history. `by` is who is at work, for the
-    ledger.
+    `feature_function` is the spec's; `load_function` loads one by its reference, because every
+    bundle uses its own. `historical_data` returns the name and the bytes of the file of historical
+    data; None if the model starts from the topic's history. `actor` is recorded in ledger entries.
     """
 
     model: str
@@ -41,7 +40,7 @@ class ModelContext:
     historical_data: Callable[[], tuple[str, bytes]] | None = None
     num_threads: int = 1
     actor: str = "tidemill"
-    # Never taken over by `replace`: another model, or archive, has others.
+    # `init=False`: `replace` must not copy them, because another spec or store loads other models.
     _loaded_models: "OrderedDict[str, Model]" = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
@@ -50,9 +49,9 @@ class ModelContext:
     )
 
     def load(self, digest: str) -> Model:
-        """The model of this digest with its own feature function, from the store or as last loaded.
+        """The model of this digest with its own feature function, from the store or the cache.
 
-        Raises what `Archive.bundle` and `Model.load` raise.
+        Raises what `ModelRepository.bundle` and `Model.load` raise.
         """
         model = self._loaded_models.pop(digest, None)
         if model is None:
@@ -67,7 +66,7 @@ class ModelContext:
         return model
 
     def chain(self) -> Chain:
-        """This model's part of the ledger, as it stands now; what was seen is not decoded again."""
+        """This model's part of the ledger as it is now; records are decoded only once."""
         records = self.ledger.read()
         cached_records, model_chain = (
             self._chain_cache[-1] if self._chain_cache else ([], Chain(self.model))
@@ -85,10 +84,10 @@ class ModelContext:
         )
 
     def with_learning_spec(self, learning_spec: Mapping[str, Any]) -> "ModelContext":
-        """The mill of another learning spec, itself where it is its own, with nothing loaded.
+        """The context with this learning spec and nothing loaded; itself if the spec is its own.
 
-        A feature function is loaded when it is first asked; `FeatureSkew` is raised then, where it
-        is another one than it was.
+        The feature function is loaded when it is first called, which raises `FeatureSkew` if its
+        source is not the one in the learning spec.
         """
         if {**learning_spec, **self.learning_spec()} == learning_spec:
             return self
@@ -98,9 +97,9 @@ class ModelContext:
             loaded = self._resolve_function(reference)
             if loaded is None or loaded.source_digest != source:
                 raise FeatureSkew(
-                    f"The feature function {reference} is no longer the one of source "
-                    f"{source[:12]} that model {self.model} once learned through.",
-                    "Bring back the module as it was then.",
+                    f"The source of the feature function {reference} has changed since model "
+                    f"{self.model} learned with it (its digest was {source[:12]}).",
+                    "Restore the module as it was.",
                 )
             return loaded.function(frame)
 
@@ -110,14 +109,14 @@ class ModelContext:
         )
 
     def _resolve_function(self, reference: str) -> FeatureFunction | None:
-        """The feature function that this reference names now; None where there is none."""
+        """The feature function that this reference names now; None if there is none."""
         if self.feature_function is not None and self.feature_function.reference == reference:
             return self.feature_function
         try:
             return self.load_function(reference) if self.load_function else None
-        except SpecInvalid:  # its module is gone
+        except SpecInvalid:  # its module no longer exists
             return None
 
     def with_repository(self, repository: ModelRepository) -> "ModelContext":
-        """The same mill over another archive, with nothing loaded."""
+        """The same context over another repository, with nothing loaded."""
         return replace(self, repository=repository)

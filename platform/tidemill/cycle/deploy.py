@@ -1,4 +1,4 @@
-"""Deploy: put a report's champion into the ledger, after proving that it answers as it should."""
+"""Deploy: validate a report's champion and append it to the ledger."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tidemill.core.errors import (
     PredecessorMissing,
 )
 from tidemill.core.ledger import Chain, Entry, ValidEntry
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.failpoints import failpoint
@@ -26,10 +26,10 @@ EntryBuilder = Callable[[Chain], Entry | None]
 
 @dataclass(frozen=True)
 class Deployment:
-    """How the deploy step of a window ended, and the entry that is in force after it.
+    """The outcome of a window's deploy step, and the entry in force after it.
 
-    `deferred`: a later window of the same run will deploy. `superseded`: a person's entry, or one
-    that knows a later window, stands before this report.
+    `deferred`: a later window of the same run will deploy. `superseded`: a manual entry, or one
+    that takes a later window into account, takes precedence over this report.
     """
 
     status: Literal["deployed", "unchanged", "deferred", "superseded"]
@@ -42,7 +42,7 @@ def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
     """Apply the window's verdict; only a `final` window may append to the ledger.
 
     Raises `PredecessorMissing` without a report or an initial deployment, `FeatureSkew` and
-    `BundleUnfit` where the model does not prove itself, `LedgerLost`, `LogUnavailable`.
+    `BundleInvalid` if the model fails its validation, `LedgerLost`, `LogUnavailable`.
     """
     report = ctx.repository.report(window.key)
     if report is None:
@@ -61,14 +61,14 @@ def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
         if entry is not None:
             return Deployment("deployed", entry.digest, entry.seq, entry.reason)
     deployment = outcome(read_chain(ctx))
-    assert deployment is not None  # only an entry of our own or a later one ends the attempts
+    assert deployment is not None  # `append_entry` returns None only if there is an outcome
     return deployment
 
 
 def has_pending_deployment(ctx: ModelContext, window: Window) -> bool:
-    """Whether the window's report asks for a deployment that the ledger does not show.
+    """Whether the window's report requires a deployment that is not in the ledger.
 
-    A deployment that was deferred to a later window is outstanding until that one is deployed.
+    A deployment that was deferred to a later window is pending until that window is deployed.
     """
     report = ctx.repository.report(window.key)
     return (
@@ -80,22 +80,22 @@ def has_pending_deployment(ctx: ModelContext, window: Window) -> bool:
 def _outcome_without_append(
     ctx: ModelContext, window: Window, report: Report, final: bool, chain: Chain
 ) -> Deployment | None:
-    """How the step ends on this chain without an append; None where one is due."""
+    """The step's outcome on this chain without an append; None if an append is required."""
     if chain.head is None:
         raise PredecessorMissing(
             f"Model {ctx.model} has no initial model in service yet.",
-            "Materialize its asset initial_model, or run `tidemill backfill`, which does.",
+            "Materialize its asset initial_model, or run `tidemill backfill`, which does so.",
         )
     entry = chain.head.entry
     if entry.digest == report.state.champion:
         return Deployment("unchanged", entry.digest, entry.seq, "it is in service already")
     if entry.is_manual and entry.seq > report.ledger_seq:
         reason = (
-            f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not take"
+            f"entry {entry.seq} is {entry.actor}'s {entry.kind}, which this report did not apply"
         )
         return Deployment("superseded", entry.digest, entry.seq, reason)
     if entry.as_of_ms is not None and entry.as_of_ms >= window.end:
-        reason = f"entry {entry.seq} knows window {entry.as_of}"
+        reason = f"entry {entry.seq} takes window {entry.as_of} into account"
         return Deployment("superseded", entry.digest, entry.seq, reason)
     if not final:
         return Deployment("deferred", entry.digest, entry.seq, "a later window of this run decides")
@@ -122,9 +122,12 @@ def _build_entry(ctx: ModelContext, window: Window, report: Report, chain: Chain
 
 
 def append_entry(ctx: ModelContext, build_entry: EntryBuilder) -> Entry | None:
-    """Append the entry that `decide` makes of the chain, until one stands or none is due.
+    """Append the entry that `build_entry` returns for the chain, until one is valid or it returns
+    None.
 
-    An append whose outcome is unknown is looked for before it is tried again.
+    If the outcome of an append is unknown, the ledger is searched for the entry before a retry.
+    Raises `OperationNotAllowed` if other writers were faster too often, `LogUnavailable`, and what
+    `read_chain` raises.
     """
     for _ in range(_MAX_ATTEMPTS):
         entry = build_entry(read_chain(ctx))
@@ -143,7 +146,8 @@ def append_entry(ctx: ModelContext, build_entry: EntryBuilder) -> Entry | None:
             _copy_entries(ctx, ctx.chain())
             return valid_entry.entry
     raise OperationNotAllowed(
-        f"Other writers to the ledger of model {ctx.model} were faster {_MAX_ATTEMPTS} times.",
+        f"Other writers appended to the ledger of model {ctx.model} first, {_MAX_ATTEMPTS} times "
+        "in a row.",
         "Run the command again.",
     )
 
@@ -151,22 +155,22 @@ def append_entry(ctx: ModelContext, build_entry: EntryBuilder) -> Entry | None:
 def read_chain(ctx: ModelContext) -> Chain:
     """The model's chain, checked against the copies in the store.
 
-    Raises `LedgerLost` where entries are gone, `LedgerBroken` where the newest is another one: it
-    is chained to all before it.
+    Raises `LedgerLost` if entries are missing, and `LedgerBroken` if the newest differs from its
+    copy. Comparing the newest is enough, because each entry contains the hash of the previous one.
     """
     identity, expected = ctx.ledger.identity(), ctx.repository.ledger_topic()
     if expected is not None and identity != expected:
         raise LedgerLost(
             f"The ledger topic has id {identity[1]} in cluster {identity[0]}; the entries of model "
-            f"{ctx.model} stood in topic {expected[1]} of cluster {expected[0]}.",
-            f"Bring the old topic back, or run `tidemill ledger restore {ctx.model}`.",
+            f"{ctx.model} were in topic {expected[1]} of cluster {expected[0]}.",
+            f"Restore the old topic, or run `tidemill ledger restore {ctx.model}`.",
         )
     chain = ctx.chain()
     if ctx.repository.entry(len(chain.entries)) is not None:
         raise LedgerLost(
             f"The ledger topic holds {len(chain.entries)} entries of model {ctx.model}; "
             "the store has copies of more.",
-            f"Bring the topic's records back, or run `tidemill ledger restore {ctx.model}`.",
+            f"Restore the topic's records, or run `tidemill ledger restore {ctx.model}`.",
         )
     copy = ctx.repository.entry(len(chain.entries) - 1)
     if chain.head is not None and copy not in (None, chain.head.value):
@@ -180,7 +184,7 @@ def read_chain(ctx: ModelContext) -> Chain:
 
 
 def _copy_entries(ctx: ModelContext, chain: Chain) -> None:
-    """Copy the standing entries that the store has not, in their order: none is ever left out."""
+    """Copy the valid entries that the store lacks, in order, so that the copies have no gaps."""
     first = len(chain.entries)
     while first and ctx.repository.entry(first - 1) is None:
         first -= 1
@@ -190,11 +194,11 @@ def _copy_entries(ctx: ModelContext, chain: Chain) -> None:
 
 def _find_entry(chain: Chain, value: bytes) -> ValidEntry | None:
     expected_hash = canonical.digest(value)
-    return next((s for s in reversed(chain.entries) if s.hash == expected_hash), None)
+    return next((valid for valid in reversed(chain.entries) if valid.hash == expected_hash), None)
 
 
 def _deciding_report(ctx: ModelContext, report: Report) -> Report:
-    """The newest report, this one or an earlier, that moved the champion."""
+    """The newest report, this one or an earlier one, that changed the champion."""
     calendar = ctx.spec.calendar
     while report.previous_state.champion == report.state.champion:
         previous_window = calendar.before(calendar.window(report.window))

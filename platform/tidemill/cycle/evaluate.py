@@ -1,4 +1,4 @@
-"""Evaluate: score the models on the window's rows, which none has learned from, and decide."""
+"""Evaluate: score the models on a window's rows, which none has learned from, and decide."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,8 @@ from tidemill.core.features import Array
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
+from tidemill.core.report import EvaluationInputs, EvaluationRows
+from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import read_chain
@@ -23,16 +24,16 @@ from tidemill.cycle.repository import none_if_damaged
 from tidemill.cycle.update import require_candidate
 
 _MAX_WORKERS = 4
-"""So many models predict at the same time."""
+"""Models that predict at the same time."""
 
 
 def evaluate(
     ctx: ModelContext, window: Window, entries: Sequence[AppliedEntry] | None = None
 ) -> Report:
-    """The report of a window, and in it the gate's verdict.
+    """The report of a window, with the gate's verdict.
 
-    `taken` are the persons' ledger entries to take, by default those that the rules name now; a
-    report once made keeps its own. Raises `PredecessorMissing`, `DigestMismatch`, `LineChanged`.
+    `entries` are the manual entries to apply, by default those since the previous report; an
+    existing report keeps its own. Raises `PredecessorMissing`, `DigestMismatch`, `LineageChanged`.
     """
     existing = none_if_damaged(lambda: ctx.repository.report(window.key))
     if existing is not None:
@@ -48,15 +49,15 @@ def evaluate(
 
 
 def _previous(ctx: ModelContext, window: Window) -> Report | None:
-    """The report of the window before; None for the first. Raises `PredecessorMissing`."""
+    """The report of the previous window; None for the first. Raises `PredecessorMissing`."""
     previous_window = ctx.spec.calendar.before(window)
     if previous_window is None:
         return None
     previous = ctx.repository.report(previous_window.key)
     if previous is None:
         raise PredecessorMissing(
-            f"Window {previous_window.key} of model {ctx.model} has no evaluation report, whose gate "
-            f"state {window.key} goes on from.",
+            f"Window {previous_window.key} of model {ctx.model} has no evaluation report, whose "
+            f"gate state window {window.key} continues from.",
             f"Run `tidemill backfill {ctx.model} --from {previous_window.key} --to {window.key}`.",
         )
     return previous
@@ -67,7 +68,10 @@ def _manual_entries(
 ) -> list[AppliedEntry]:
     after_seq = previous.ledger_seq if previous else -1
     entries = manual_entries_since(read_chain(ctx), after_seq, window.start)
-    return [AppliedEntry(s.entry.seq, s.hash, s.entry.kind, s.entry.digest) for s in entries]
+    return [
+        AppliedEntry(valid.entry.seq, valid.hash, valid.entry.kind, valid.entry.digest)
+        for valid in entries
+    ]
 
 
 def _inputs(
@@ -99,7 +103,7 @@ def _inputs(
 
 
 def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
-    """Windows since each model was made, as far as the report before knows them."""
+    """The number of windows since each model was trained, for the previous report's models."""
     previous_models = previous.models.values() if previous else ()
     ages = {role.digest: role.age + 1 for role in previous_models if role.age is not None}
     return {candidate.parent: 1} | ages | {candidate.digest: 0, candidate.holdout or "": 0}
@@ -109,9 +113,7 @@ def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> R
     rows = learner.sort_canonical(load_rows(ctx, manifest))
     digests = set(report.scored_roles(inputs).values())
     candidate, tail_mask, tail_predictions = inputs.candidate, None, None
-    with ThreadPoolExecutor(
-        _MAX_WORKERS
-    ) as pool:  # LightGBM predicts outside the interpreter's lock
+    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM releases the GIL while it predicts
         futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
         if candidate.holdout is not None:
             tail_mask = np.arange(rows.height) >= rows.height - candidate.tail_rows
@@ -134,7 +136,7 @@ def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> R
 
 
 def _predict(ctx: ModelContext, digest: str, rows: pl.DataFrame) -> Array:
-    """A model's answers through its own bundle: of other fields than its own it knows nothing."""
+    """A model's predictions on these rows, of which it sees only its own fields."""
     model = ctx.load(digest)
     return model.predict(align_to_schema(rows, dict(model.header.fields)))
 

@@ -31,15 +31,15 @@ from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.cycle.topic_binding import verified_topic
 
 UNREADABLE_LOG_ERRORS = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompacted)
-"""The faults that mean: the log no longer holds what was once read from it."""
+"""The errors which mean that the log no longer holds what was once read from it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded records: the rows by partition and offset, the rejected ones likewise.
+    """Decoded records: rows and rejected records, both in the order of partition and offset.
 
-    `absent` counts, for each field, the rows whose message has no such key; `timestamps` all
-    records by the kind of their time.
+    `absent` counts, for each field, the rows whose message lacks that key; `timestamps` counts all
+    records by the kind of their timestamp.
     """
 
     rows: pl.DataFrame
@@ -51,10 +51,10 @@ class Batch:
 def extract(ctx: ModelContext, window: Window) -> Manifest:
     """The batch of a window: planned, read, decoded, checked and committed.
 
-    A batch that stands is verified, and rebuilt from the log where its bytes are damaged, unless
-    `retention_windows` has pruned them. Raises what `plan` raises, `OffsetsExpired`, `LogUnavailable`,
-    `TooManyRejects`, `SchemaBroken`, `DataLost`; then nothing is committed; a batch that is refused
-    is kept raw. Raises `LineChanged` before anything is planned.
+    An existing batch is verified, and rebuilt from the log if its bytes are damaged, unless
+    `retention_windows` has pruned them. Raises what `plan_window` raises (`LineageChanged` before
+    anything is planned), `OffsetsExpired`, `LogUnavailable`, `TooManyRejects`, `SchemaBroken` and
+    `DataLost`; then nothing is committed. The raw records of a refused batch are quarantined.
     """
     plan = plan_window(ctx, window)
     lineage = lineage_or_none(ctx, window)
@@ -62,16 +62,16 @@ def extract(ctx: ModelContext, window: Window) -> Manifest:
 
 
 def extract_plan(ctx: ModelContext, plan: Plan) -> Manifest:
-    """The batch of a plan that stands: verified, made now, or mended."""
+    """The batch of a committed plan: verified, created or repaired."""
     return get_or_create_batch(ctx, plan, plan_hash(ctx, plan), lambda: read_batch(ctx, plan))
 
 
 def get_or_create_batch(
     ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch]
 ) -> Manifest:
-    """The batch as it stands, verified; else what `make` gives is checked and committed.
+    """The existing batch, verified; without one, `build_batch`'s result, checked and committed.
 
-    `source` is the sha256 of its plan, or of its file.
+    `source_hash` is the sha256 of the batch's plan, or of its file.
     """
     existing = None
     try:
@@ -87,7 +87,7 @@ def get_or_create_batch(
 
 
 def files_intact(ctx: ModelContext, manifest: Manifest) -> bool:
-    """Whether the files of a batch are there, byte for byte."""
+    """Whether the files of a batch exist unchanged."""
     try:
         _check_files(ctx, manifest)
     except DigestMismatch:
@@ -104,15 +104,15 @@ def _commit(ctx: ModelContext, plan: Plan, source_hash: str, batch: Batch) -> Ma
 
 
 def read_batch(ctx: ModelContext, plan: Plan) -> Batch:
-    """Read exactly the planned offsets, of the very topic they were planned on, and decode them.
+    """Read exactly the planned offsets, from the same topic that they were planned on, and decode.
 
-    Raises what `topic_of` and `EventLog.read` raise.
+    Raises what `verified_topic` and `EventLog.read` raise.
     """
     if not plan.offset_ranges:
         return decode(ctx, ())
     verified_topic(ctx, plan)
     batch = decode(ctx, ctx.event_log.read(plan.topic, plan.offset_ranges))
-    verified_topic(ctx, plan)  # it may have been recreated while it was read
+    verified_topic(ctx, plan)  # it may have been recreated in the meantime
     return batch
 
 
@@ -136,7 +136,7 @@ def load_rows(ctx: ModelContext, manifest: Manifest) -> pl.DataFrame:
 
 
 def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Manifest:
-    """A batch without rows, whose whole range is explained as skipped."""
+    """The manifest of a skipped window: no rows, and all offsets counted as gaps."""
     no_rows = Decoder(ctx.spec).empty()
     return Manifest(
         model=ctx.model,
@@ -160,7 +160,7 @@ def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Mani
 
 
 def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
-    """Decode chunk by chunk, while the client fetches the next ones."""
+    """Decode one record batch after another, while the client fetches the next ones."""
     decoder = Decoder(ctx.spec)
     decoded: list[Decoded] = []
     counted: Counter[str] = Counter()
@@ -169,7 +169,9 @@ def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
             untimed = record_batch.timestamps.count(None)
             created = len(record_batch.timestamps) - record_batch.log_append_time_count - untimed
             counted.update(
-                created=created, appended=record_batch.log_append_time_count, none=untimed
+                create_time=created,
+                log_append_time=record_batch.log_append_time_count,
+                not_available=untimed,
             )
             decoded.append(
                 decoder.decode(
@@ -197,7 +199,7 @@ def _build_manifest(
     """The manifest of a batch and the files it names."""
     files: dict[str, tuple[FileRef, bytes]] = {}
     tables = (("rows", batch.rows), ("rejected", rejected_table(batch.rejected)))
-    with ThreadPoolExecutor(1) as pool:  # hashing and compressing both let go of the interpreter
+    with ThreadPoolExecutor(1) as pool:  # hashing and compressing both release the GIL
         digest = pool.submit(rows_digest, batch.rows)
         for stem, table in tables:
             if table.height:
@@ -243,16 +245,16 @@ def _rebuild(
     build_batch: Callable[[], Batch],
     damage: DigestMismatch,
 ) -> Manifest:
-    """Make a damaged batch again; only the very bytes that were committed are taken.
+    """Rebuild a damaged batch; only the same bytes as were committed are accepted.
 
-    Raises `DataLost` where they cannot be had.
+    Raises `DataLost` if they cannot be restored.
     """
     remedy = "Restore the file from a backup."
     try:
         manifest, files = _build_manifest(ctx, plan, source_hash, build_batch())
     except UNREADABLE_LOG_ERRORS as error:
         raise DataLost(
-            f"{damage.message} The log cannot give it again: {error.message}", remedy
+            f"{damage.message} It cannot be read again from Kafka: {error.message}", remedy
         ) from error
     existing = none_if_damaged(lambda: ctx.repository.manifest(plan.window))
     if existing is None:
@@ -262,7 +264,7 @@ def _rebuild(
         is_same = expected_files == (manifest.rows_file, manifest.rejected_file)
     if not is_same:
         raise DataLost(
-            f"{damage.message} Making it again gives other bytes than were committed.", remedy
+            f"{damage.message} Rebuilding it gives bytes that differ from those committed.", remedy
         ) from damage
     for ref, data in files:
         ctx.repository.put_file(ref, data)

@@ -1,4 +1,4 @@
-"""Idle: which Kafka partitions a window may be closed without, and what was seen of their ends."""
+"""Idleness: which Kafka partitions may be ignored when a window is closed, and since when."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from tidemill.cycle.topic_binding import TopicBinding
 
 
 def record_end_offsets(ctx: ModelContext, binding: TopicBinding) -> dict[int, Observation]:
-    """Store what this attempt saw of the stable ends; the only use of a clock in planning."""
+    """Store the partitions' current end offsets; planning uses the clock only here."""
     previous, now = ctx.repository.observations(), ctx.clock()
     observations = {
         partition: previous[partition].updated(offset_range.last_stable_offset, now)
@@ -26,9 +26,10 @@ def idle_reason(
     observations: Mapping[int, Observation],
     starts: Mapping[int, int],
 ) -> EndReason | None:
-    """Why the partitions without a boundary may be left out: idleness, or a silent stream.
+    """Why the partitions without a boundary may be ignored; None if they may not.
 
-    Silence closes windows up to the last record, and none of the future.
+    `idle`: they are idle while another partition has a boundary. `silent`: all partitions are
+    silent. Silence closes windows up to the last record, and no later ones.
     """
     windows, confirmed = ctx.spec.windows, len(open_partitions) < len(observations)
     if confirmed and all(

@@ -16,11 +16,11 @@ from tidemill.failpoints import failpoint
 
 
 def initial(ctx: ModelContext) -> InitialModel:
-    """Train, commit and deploy the initial model; on the same data and spec again, a no-op.
+    """Train, commit and deploy the initial model; a no-op if repeated with the same data and spec.
 
-    Raises `WindowOpen` while the log has not reached the first window, `LineChanged` where data
-    or learning spec are others than before, `SpecInvalid` where there is nothing to learn from,
-    and what `extract` raises.
+    Raises `WindowOpen` while the log has not reached the first window, `LineageChanged` if the data
+    or the learning spec have changed, `SpecInvalid` if there is no data to learn from, and what
+    `extract` raises.
     """
     initial_model = train(ctx)
     _deploy(ctx, initial_model)
@@ -41,12 +41,12 @@ def train(ctx: ModelContext) -> InitialModel:
 
 
 def _topic_batch(ctx: ModelContext) -> Manifest:
-    """The topic's history before the first window, planned and archived once."""
+    """The batch of the topic's history before the first window."""
     return extract.extract_plan(ctx, plan_initial(ctx))
 
 
 def _file_batch(ctx: ModelContext) -> Manifest:
-    """The file of historical data, archived once."""
+    """The batch of the file of historical data."""
     assert ctx.historical_data is not None
     name, data = ctx.historical_data()
     sha256 = canonical.digest(data)
@@ -85,11 +85,12 @@ def _files_intact(ctx: ModelContext, initial_model: InitialModel) -> bool:
 
 
 def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
-    """Learn from the batch by the rules of a retraining; its sample is the first snapshot."""
+    """Train on the batch like a retraining; its replay sample is the first snapshot."""
     if manifest.rows == 0:
         raise SpecInvalid(
-            f"There is no row of history to train the initial model of {ctx.model} from.",
-            "Produce events before `windows.start`, let that be later, or name `initial.file`.",
+            f"There are no historical rows to train the initial model of {ctx.model} on.",
+            "Produce events before `windows.start`, move it to a later time, or set "
+            "`initial.file`.",
         )
     rows = learner.sort_canonical(extract.load_rows(ctx, manifest))
     spec = ctx.spec.learner.replay
@@ -126,7 +127,7 @@ def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
 
 
 def _deploy(ctx: ModelContext, initial_model: InitialModel) -> None:
-    """Write the ledger's entry 0, unless it is there."""
+    """Append entry 0 to the ledger, unless the ledger has one."""
 
     def build_entry(chain: Chain) -> Entry | None:
         if chain.head is not None:

@@ -1,4 +1,4 @@
-"""Lines: which learning spec each window is learned by, and whether that is still the model's."""
+"""Lineages: the learning spec of each window, and whether it still matches the model's."""
 
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -20,13 +20,13 @@ def require_initial_model(ctx: ModelContext) -> InitialModel:
     if initial_model is None:
         raise PredecessorMissing(
             f"Model {ctx.model} has no initial model.",
-            f"Materialize its asset {ctx.model}/initial_model first; `tidemill backfill` does.",
+            f"Materialize its asset {ctx.model}/initial_model first; `tidemill backfill` does so.",
         )
     return initial_model
 
 
 def lineage_for(ctx: ModelContext, window: Window) -> Lineage:
-    """The line that the window's candidate belongs to; the first is begun now if there is none.
+    """The lineage of the window's candidate; the first lineage is created now if there is none.
 
     Raises `PredecessorMissing` without an initial model.
     """
@@ -40,14 +40,14 @@ def lineage_for(ctx: ModelContext, window: Window) -> Lineage:
 
 
 def lineage_id_for(ctx: ModelContext, window: Window) -> str:
-    """The id of the window's line."""
+    """The id of the window's lineage."""
     return canonical.digest_of(lineage_for(ctx, window))
 
 
 def current_lineage(ctx: ModelContext, window: Window) -> Lineage:
-    """The window's line. Raises `LineChanged` where the model would go on by another spec.
+    """The window's lineage. Raises `LineageChanged` if the model's learning spec has changed.
 
-    The windows of a line that another has followed are verified, or made again, by its own spec.
+    Windows of a lineage that an adoption has ended are not compared: they keep their own spec.
     """
     lineage, first = lineage_for(ctx, window), first_lineage(ctx).first_window
     old = {**lineage.learning_spec, "first_window": first}
@@ -58,13 +58,13 @@ def current_lineage(ctx: ModelContext, window: Window) -> Lineage:
 
 
 def lineage_or_none(ctx: ModelContext, window: Window) -> Lineage | None:
-    """The window's line as `current_line` gives it; None before there is an initial model."""
+    """The window's lineage, checked as by `current_lineage`; None before the initial model."""
     has_initial_model = none_if_damaged(ctx.repository.initial_model) is not None
     return current_lineage(ctx, window) if has_initial_model else None
 
 
 def contexts_by_lineage(ctx: ModelContext) -> Callable[[Window], ModelContext]:
-    """The mill as each window's line learns, made once a line."""
+    """A function from a window to the context with its lineage's spec; one context per lineage."""
     contexts: dict[str, ModelContext] = {}
 
     def context_for(window: Window) -> ModelContext:
@@ -77,7 +77,7 @@ def contexts_by_lineage(ctx: ModelContext) -> Callable[[Window], ModelContext]:
 
 
 def first_lineage(ctx: ModelContext) -> Lineage:
-    """The line that goes on from the initial model, by the spec that this was made by."""
+    """The lineage that continues from the initial model, with the learning spec of the latter."""
     initial_model, lineage = require_initial_model(ctx), none_if_damaged(ctx.repository.lineage)
     if lineage is None:
         learning_spec = {**initial_model.learning_spec, "initial": initial_model.digest}
@@ -87,9 +87,9 @@ def first_lineage(ctx: ModelContext) -> Lineage:
 
 
 def adoption_number(repository: ModelRepository, window: Window) -> int:
-    """The number of the adoption that the window is made under; 0 where there is none.
+    """The number of the adoption that applies to the window; 0 if there is none.
 
-    A window's plan says it. One that is not planned goes by the newest adoption that came in time.
+    It is the one in the window's plan; without a plan, the newest adoption that took effect.
     """
     plan = repository.plan(window.key)
     if plan is not None:
@@ -103,13 +103,13 @@ def adoption_number(repository: ModelRepository, window: Window) -> int:
 
 
 def took_effect(repository: ModelRepository, number: int, adoption: Adoption) -> bool:
-    """Whether the adoption's first window was not planned without it: else it never counts."""
+    """Whether the adoption applies: its first window was not planned without it."""
     plan = repository.plan(adoption.window)
     return plan is None or plan.adoption >= number
 
 
 def adoptions(repository: ModelRepository) -> Iterator[tuple[int, Adoption]]:
-    """Every adoption and its number, in order: as many as there were decisions to adopt."""
+    """Every adoption with its number, in order from 1."""
     number = 1
     while (adoption := repository.adoption(number)) is not None:
         yield number, adoption
@@ -117,7 +117,7 @@ def adoptions(repository: ModelRepository) -> Iterator[tuple[int, Adoption]]:
 
 
 def first_unplanned_window(ctx: ModelContext) -> Window:
-    """The first window that is not planned."""
+    """The first window without a plan."""
     keys = (name.split("/")[-1].removesuffix(".json") for name in ctx.repository.names("plans/"))
     newest = max((key for key in keys if key != INITIAL_KEY), default=None)
     calendar = ctx.spec.calendar
@@ -125,7 +125,7 @@ def first_unplanned_window(ctx: ModelContext) -> Window:
 
 
 def differing_keys(old: object, new: object, path: str = "") -> set[str]:
-    """The keys in which two learning specs differ, with dots between their parts."""
+    """The keys in which two learning specs differ, as dotted paths."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() | new.keys()
         nested = (
@@ -136,21 +136,22 @@ def differing_keys(old: object, new: object, path: str = "") -> set[str]:
 
 
 def adoptable(keys: set[str]) -> bool:
-    """Whether a line may be followed by one that differs in these keys of the learning spec."""
+    """Whether `adopt` allows these keys of the learning spec to change."""
     return all(key.split(".")[0] in _ADOPTABLE_KEYS for key in keys)
 
 
 def raise_lineage_changed(ctx: ModelContext, old: object, new: object) -> NoReturn:
-    """Raise `LineChanged` with the keys in which two learning specs differ."""
+    """Raise `LineageChanged` with the keys in which two learning specs differ."""
     keys = differing_keys(old, new)
     remedy = "Undo the change in defs.yaml, or define a model of a new name."
     if adoptable(keys):
         remedy = (
-            "Undo the change in defs.yaml, define a model of a new name, or go on in a new line by "
-            f"`tidemill adopt {ctx.model} --from {first_unplanned_window(ctx)} --reason REASON`."
+            "Undo the change in defs.yaml, define a model of a new name, or start a new lineage "
+            f"with `tidemill adopt {ctx.model} --from {first_unplanned_window(ctx)} --reason "
+            "REASON`."
         )
     raise LineageChanged(
-        f"Model {ctx.model} would learn by another spec than its line was begun with: "
+        f"The learning spec of model {ctx.model} is not that of its lineage: "
         f"{', '.join(f'`{key}`' for key in sorted(keys))} differ.",
         remedy,
     )

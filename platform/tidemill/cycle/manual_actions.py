@@ -1,10 +1,10 @@
-"""What a person may decide: close a stream, skip a window, roll back, approve."""
+"""The decisions of an operator: close a stream, skip a window, roll back, approve."""
 
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry, EntryKind
 from tidemill.core.plans import Plan
 from tidemill.core.records import Manifest, SkipDecision
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry, read_chain
@@ -14,17 +14,17 @@ from tidemill.cycle.prune import raise_if_pruned
 
 
 def close(ctx: ModelContext, through: Window, actor: str) -> Plan:
-    """Say that the stream has ended: plan every window up to `through` with the records there are.
+    """Declare that the stream has ended: plan every window up to `through` with what the log holds.
 
-    Windows planned before stand as they are.
+    Existing plans are kept.
     """
     return plan_window(ctx, through, closed_by=actor)
 
 
 def skip(ctx: ModelContext, window: Window, actor: str, reason: str) -> Manifest:
-    """Commit a batch without rows that explains the window's whole range as skipped.
+    """Commit a batch without rows that marks all offsets of the window as skipped.
 
-    Raises `Refused` where the window has a batch already.
+    Raises `OperationNotAllowed` if the window has a batch already.
     """
     existing = ctx.repository.manifest(window.key)
     if existing is not None and existing.skipped is None:
@@ -41,32 +41,32 @@ def skip(ctx: ModelContext, window: Window, actor: str, reason: str) -> Manifest
 def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entry:
     """Put an earlier model back into service: `to`, or the gate's baseline.
 
-    Raises `Refused` where the digest was never deployed or is in service, `ModelPruned`,
-    `FeatureSkew`, `BundleUnfit`.
+    Raises `OperationNotAllowed` if the digest was never deployed or is in service, `ModelPruned`,
+    `FeatureSkew`, `BundleInvalid`.
     """
     chain = read_chain(ctx)
     newest = newest_report(ctx)
     digest = to or (newest.state.baseline if newest else None)
-    deployed = {s.entry.digest for s in chain.entries}
+    deployed = {valid.entry.digest for valid in chain.entries}
     if digest is None or (to is None and chain.head and chain.head.entry.digest == digest):
         raise OperationNotAllowed(
             f"The baseline of model {ctx.model} is in service already.",
-            f"Name the model to go back to: `tidemill rollback {ctx.model} --to DIGEST`; "
-            "`tidemill history` lists them.",
+            f"Name the model to roll back to: `tidemill rollback {ctx.model} --to DIGEST`; "
+            f"`tidemill history {ctx.model}` lists them.",
         )
     if digest not in deployed:
         raise_if_pruned(ctx, digest)
         raise OperationNotAllowed(
             f"{digest[:80]!r} was never deployed as model {ctx.model}.",
-            f"`tidemill history {ctx.model}` lists the digests that were.",
+            f"`tidemill history {ctx.model}` lists the deployed digests.",
         )
     return _append_manual_entry(ctx, "rollback", digest, actor, reason)
 
 
 def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> Entry:
-    """Put a candidate into service that the gate holds for approval: `digest`, or the newest such.
+    """Put a candidate into service: `digest`, or the newest one that awaits approval.
 
-    Raises `Refused` where there is none.
+    Raises `OperationNotAllowed` if there is none, or if it is in service already.
     """
     newest = newest_report(ctx)
     pending = newest.state.pending if newest else None
@@ -90,7 +90,7 @@ def newest_report(ctx: ModelContext) -> Report | None:
 def _append_manual_entry(
     ctx: ModelContext, kind: EntryKind, digest: str, actor: str, reason: str
 ) -> Entry:
-    """Prove the model and append the person's entry."""
+    """Validate the model and append the manual entry."""
     bundle = ctx.repository.bundle(digest)
     ctx.validator.validate(bundle)
     as_of = _as_of(ctx, digest)
@@ -120,7 +120,7 @@ def _append_manual_entry(
 
 
 def _as_of(ctx: ModelContext, digest: str) -> Window | None:
-    """The later of the newest reported window and the newest one the model learned from."""
+    """The later of the newest reported window and the newest one that the model learned from."""
     newest = newest_report(ctx)
     learned = ctx.load(digest).window
     keys = [key for key in (newest.window if newest else None, learned) if key is not None]

@@ -1,4 +1,4 @@
-"""Plan a window: freeze which offsets are its own, as soon as the log has closed it."""
+"""Plan: fix the offset ranges of a window as soon as the log has closed it."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +22,16 @@ from tidemill.cycle.lineage import lineage_or_none
 from tidemill.cycle.topic_binding import TopicBinding, bind_topic
 
 _MAX_WORKERS = 8
-"""So many partitions are read at the same time, each by a client of its own."""
+"""Partitions that are read at the same time, each by its own client."""
 
 
 def plan_window(ctx: ModelContext, window: Window, closed_by: str | None = None) -> Plan:
     """The window's plan; every unplanned window before it is planned first.
 
-    `closed_by` names the person who says that the stream has ended: then every record there is
-    belongs to this window or one before. Raises `WindowOpen` where the log has not closed the
-    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`, and `LineChanged`: what
-    was planned under one spec could not be finished by another.
+    `closed_by` names the actor who declares that the stream has ended; then every existing record
+    belongs to this window or an earlier one. Raises `WindowOpen` if the log has not closed the
+    window, `PlanLost`, `TopicRecreated`, `TopicCompacted`, `LogTruncated`, and `LineageChanged`,
+    because a window planned under one learning spec could not be completed under another.
     """
     existing = ctx.repository.plan(window.key)
     if existing is not None:
@@ -47,9 +47,8 @@ def plan_window(ctx: ModelContext, window: Window, closed_by: str | None = None)
         ranges = _ranges(ctx, binding, starts, unplanned_window, closed_by)
         previous = _commit_plan(ctx, binding, unplanned_window, ranges, previous, closed_by)
         if (previous.epoch, previous.adoption) != (binding.epoch, binding.adoption):
-            return plan_window(
-                ctx, window, closed_by
-            )  # another writer's plan, who adopted or did not
+            # Another writer committed this plan, under another adoption.
+            return plan_window(ctx, window, closed_by)
         starts = previous.end_offsets
     return previous
 
@@ -66,9 +65,9 @@ def plan_initial(ctx: ModelContext) -> Plan:
 def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str]:
     """The newest window after this plan that the log has closed, and why the next one is open.
 
-    None where the log has closed none. Nothing is planned, but what was seen of the stable ends is
-    stored, as by every attempt at planning. What is asked of the log grows with the logarithm of
-    the number of windows. Raises as `plan` does, but not `WindowOpen`.
+    None if the log has closed none. Nothing is planned, but the observed end offsets are stored, as
+    by every attempt at planning. The number of queries to the log grows with the logarithm of the
+    number of windows. Raises what `plan_window` raises, except `WindowOpen`.
     """
     calendar, windows = ctx.spec.calendar, [_window_after(ctx, previous)]
     binding = bind_topic(ctx, previous, windows[0])
@@ -81,7 +80,7 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
         ends = starts
         try:
             if index and ctx.spec.windows.close_after_silence is not None:
-                # Silence closes a window only if the one before has left it a record.
+                # Silence closes a window only if the previous one has left it a record.
                 ranges = _ranges(ctx, binding, ends, windows[index - 1], None)
                 ends = {r.partition: r.end for r in ranges}
             _ranges(ctx, binding, ends, windows[index], None)
@@ -90,7 +89,7 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
             return False
         return True
 
-    last_closed, step = -1, 1  # the newest number known to be closed
+    last_closed, step = -1, 1  # the newest index known to be closed
     while is_closed(last_closed + step):
         last_closed, step = last_closed + step, step * 2
     first_open = last_closed + step  # the oldest known to be open
@@ -105,8 +104,8 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
 def _start_offsets(
     ctx: ModelContext, binding: TopicBinding, previous: Plan, window: Window
 ) -> Mapping[int, int]:
-    """Where the window begins: where the one before ends; on a topic that no plan was made on,
-    where the first window would, at the boundary of its own start."""
+    """The window's first offsets: the ends of the previous window; in a new epoch, the boundaries
+    at the window's own start, as for the first window."""
     if not binding.new_epoch:
         return previous.end_offsets
     low_watermarks = {
@@ -124,13 +123,13 @@ def _window_after(ctx: ModelContext, previous: Plan) -> Window:
 
 
 def _assert_never_planned(ctx: ModelContext, window: Window | None) -> None:
-    """A plan that is not there must never have been there."""
+    """Raise `PlanLost` if the window, which has no plan, must have had one."""
     key = window.key if window else INITIAL_KEY
     following = ctx.spec.calendar.after(window) if window else ctx.spec.calendar.first
     if ctx.repository.manifest(key) or ctx.repository.plan(following.key):
         raise PlanLost(
-            f"The plan of window {key} of model {ctx.model} is gone from the store, "
-            "though work after it is there.",
+            f"The plan of window {key} of model {ctx.model} is missing in the store, although "
+            "later work exists.",
             f"Restore {ctx.model}/plans/{key}.json from a backup.",
         )
 
@@ -148,7 +147,7 @@ def _previous_and_unplanned(ctx: ModelContext, window: Window) -> tuple[Plan | N
 
 
 def _first_plan(ctx: ModelContext, binding: TopicBinding, closed_by: str | None) -> Plan:
-    """Plan the topic's history: from `initial.from` (or all there is) to the first window."""
+    """Plan the topic's history: from `initial.from` (or the oldest record) to the first window."""
     first = ctx.spec.calendar.first
     starts = {
         partition: offset_range.low_watermark
@@ -161,7 +160,7 @@ def _first_plan(ctx: ModelContext, binding: TopicBinding, closed_by: str | None)
     ranges = _ranges(
         ctx, binding, starts, Window(history_start or 0, first.start, INITIAL_KEY), closed_by
     )
-    if ctx.historical_data is not None:  # the model's history is a file: these offsets are nobody's
+    if ctx.historical_data is not None:  # history comes from a file, so these offsets are not used
         ranges = tuple(replace(r, start=r.end) for r in ranges)
     return _commit_plan(
         ctx, binding, Window(history_start or 0, first.start, INITIAL_KEY), ranges, None, closed_by
@@ -202,7 +201,7 @@ def _ranges(
     window: Window,
     closed_by: str | None,
 ) -> tuple[PlannedRange, ...]:
-    """The window's ranges, or `WindowOpen` if a partition has neither boundary nor excuse."""
+    """The window's ranges. Raises `WindowOpen` if a partition has no boundary and is not idle."""
     start_offsets = {
         partition: starts.get(partition, 0) for partition in sorted(binding.offset_ranges)
     }
@@ -234,7 +233,7 @@ def _ranges(
 def _search_boundaries(
     ctx: ModelContext, binding: TopicBinding, starts: Mapping[int, int], end: int
 ) -> dict[int, BoundarySearch]:
-    """Look for every partition's boundary at event time `end`, reading no further than needed."""
+    """Search every partition's boundary at event time `end`, reading no further than necessary."""
     hints = ctx.event_log.offsets_for_timestamp(binding.topic.name, end)
 
     def find_boundary(partition: int) -> BoundarySearch:
@@ -259,12 +258,12 @@ def _search_boundaries(
                     break
         return search
 
-    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # most of it is waiting for the brokers
+    with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # the threads mostly wait for the brokers
         return dict(zip(starts, pool.map(find_boundary, starts), strict=True))
 
 
 def _end_of_range(search: BoundarySearch, offset_range: OffsetRange) -> int:
-    """Where the range ends if no record follows."""
+    """The end offset of the range if no further record follows."""
     boundary = search.at_end_of_log()
     return offset_range.last_stable_offset if boundary is None else boundary
 
@@ -281,14 +280,14 @@ def _window_open_error(
         default=None,
     )
     progress = (
-        f"the newest record behind its end is of {from_ms(newest).isoformat()}"
+        f"the newest record after its end is of {from_ms(newest).isoformat()}"
         if newest is not None
-        else "the log holds no record behind its end"
+        else "the log holds no record after its end"
     )
     return WindowOpen(
         f"Window {window.key} of model {ctx.model} is still open: it ends at "
-        f"{from_ms(window.end).isoformat()}, partitions {open_partitions} of topic {binding.topic.name} "
-        f"have no confirmed boundary there, and {progress}.",
-        "Wait for events; if the stream has ended, say so by "
+        f"{from_ms(window.end).isoformat()}, partitions {open_partitions} of topic "
+        f"{binding.topic.name} have no confirmed boundary there, and {progress}.",
+        "Wait for events; if the stream has ended, close it with "
         f"`tidemill close {ctx.model} --through {window.key}`.",
     )

@@ -1,4 +1,4 @@
-"""Prune: what lies further back than `retention_windows` goes, and a mark says how far."""
+"""Prune: delete what `retention_windows` no longer keeps, and record how far."""
 
 from collections.abc import Iterator
 
@@ -14,14 +14,16 @@ from tidemill.failpoints import failpoint
 
 
 def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
-    """Delete batches, models and snapshots that no window from `retention_windows` back needs.
+    """Delete batches, models and snapshots that the last `retention_windows` windows do not need.
 
-    `window` is one that was deployed; the kept windows start from the retraining at or before the
-    last one that falls out, whose model and snapshot stay. Records stay, and every model of the
-    ledger, the gate's champion and baseline and what awaits approval. Gives the mark as it stands,
-    None where nothing was ever pruned. The mark is written before anything is deleted, and what
-    a crash has left of the last mark's is deleted first. Cost grows with the windows that fall out,
-    and not with history. Raises `LedgerLost`, `LogUnavailable`.
+    `window` must be deployed. The kept windows start from the retraining at or before the last
+    expired window; its model and snapshot are kept. All records are kept, as well as every model
+    in the ledger, the gate's champion and baseline, and the candidate that awaits approval.
+
+    Returns the current prune marker, None if nothing was ever pruned. The marker is written before
+    anything is deleted, and files of the previous marker that a crash has left over are deleted
+    first. The cost grows with the number of expired windows, not with the history. Raises
+    `LedgerLost`, `LogUnavailable`.
     """
     marker = ctx.repository.prune_marker()
     if (
@@ -50,7 +52,7 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
 
 
 def raise_if_pruned(ctx: ModelContext, digest: str) -> None:
-    """Raise `ModelPruned` if this was a candidate whose bundle is pruned."""
+    """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
     marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
     if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
         return
@@ -60,16 +62,16 @@ def raise_if_pruned(ctx: ModelContext, digest: str) -> None:
             raise ModelPruned(
                 f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
                 "never deployed, and `retention_windows` has pruned it.",
-                f"Name one that was deployed: `tidemill history {ctx.model}` lists them.",
+                f"Name a deployed one: `tidemill history {ctx.model}` lists them.",
             )
 
 
 def _retention_start(
     ctx: ModelContext, window: Window, marker: PruneMarker | None
 ) -> Candidate | None:
-    """The retraining that the kept windows start from; None where it is no newer than the mark's.
+    """The retraining that the kept windows start from; None if it is no newer than the marker's.
 
-    The initial model is none: then everything since the beginning is still needed.
+    Also None if they start from the initial model: then everything is still needed.
     """
     calendar = ctx.spec.calendar
     start_window = calendar.nth_before(window, ctx.spec.retention_windows)
@@ -88,7 +90,7 @@ def _candidate(ctx: ModelContext, window: Window) -> Candidate | None:
 
 
 def _retained_names(ctx: ModelContext, state: GateState, start: Candidate) -> set[str]:
-    """What stays of all that falls out: what others than the windows before `start` need."""
+    """The names of expired files that are still needed, for example by the ledger or the gate."""
     initial_model, entries = require_initial_model(ctx), read_chain(ctx).entries
     digests = {start.digest, initial_model.digest, state.champion, state.baseline, state.pending}
     digests |= {valid_entry.entry.digest for valid_entry in entries}
@@ -99,7 +101,7 @@ def _retained_names(ctx: ModelContext, state: GateState, start: Candidate) -> se
 def _expired_files(
     ctx: ModelContext, marker: PruneMarker | None, start: Candidate
 ) -> Iterator[str]:
-    """The names of all files that the windows after the mark, up to `start`, have made."""
+    """The names of all files of the windows after the marker, up to and including `start`."""
     calendar = ctx.spec.calendar
     last = calendar.window(start.window)
     first = calendar.after(calendar.window(marker.window)) if marker else calendar.first

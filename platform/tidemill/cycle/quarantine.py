@@ -1,4 +1,4 @@
-"""Blocked: a batch that must not be learned is refused, and the records it is made of are kept."""
+"""Quarantine: refuse a batch that must not be learned from, and keep its raw records."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import file_ref
 
 SCHEMA_MIN_ROWS = 20
-"""With fewer rows, an absent field is no evidence that it was removed."""
+"""With fewer rows, an absent field is not evidence that it was removed."""
 
 _COLUMNS = {
     "_partition": pl.Int32,
@@ -32,11 +32,11 @@ def reject_invalid_batch(
     rejected: Sequence[Rejected],
     absent: Mapping[str, int],
 ) -> None:
-    """Refuse a batch with too many rejected records, or without a field it must have.
+    """Refuse a batch with too many rejected records, or without a required field.
 
-    `rows` are those that could be decoded, `absent` counts the ones that lack each field. Raises
-    `TooManyRejects`, or `SchemaBroken` naming the field; then every record of the window lies as
-    it stood in the log in a file of `blocked/`, with the reason of each rejected one.
+    `rows` is the number of decoded rows, `absent` the number of rows that lack each field. Raises
+    `TooManyRejects`, or `SchemaBroken` with the name of the field. Then a file in `quarantine/`
+    holds every raw record of the window, with the reason of each rejected one.
     """
     _check_rejects(ctx, plan, rows, rejected)
     _check_fields(ctx, plan, rows, rejected, absent)
@@ -55,7 +55,7 @@ def _check_rejects(ctx: ModelContext, plan: Plan, rows: int, rejected: Sequence[
     reason, count = Counter(r.reason for r in rejected).most_common(1)[0]
     message = (
         f"{len(rejected)} of {rows + len(rejected)} records of window {plan.window} of "
-        f"{ctx.model} are rejected, most ({count}) because {reason}; the limit is {limit:.1%}. "
+        f"{ctx.model} are rejected, {count} of them because {reason}; the limit is {limit:.1%}. "
         f"The records are kept in {_quarantine(ctx, plan, rejected)}."
     )
     if any(reason.startswith(f"`{name}`") for name in (*ctx.spec.fields, ctx.spec.label)):
@@ -81,15 +81,15 @@ def _check_fields(
         f"None of the {rows} rows of window {plan.window} of {ctx.model} has "
         f"{', '.join(f'`{name}`' for name in missing)}. "
         f"The records are kept in {_quarantine(ctx, plan, rejected)}.",
-        f"If that is meant, declare `{missing[0]}: {ctx.spec.fields[missing[0]].type}?` in "
+        f"If this is intended, declare `{missing[0]}: {ctx.spec.fields[missing[0]].type}?` in "
         f"defs.yaml. {_remedy(ctx, plan)}",
     )
 
 
 def _quarantine(ctx: ModelContext, plan: Plan, rejected: Sequence[Rejected]) -> str:
-    """Keep every record of the window as it is in the log; the name of the file.
+    """Store every record of the window as it is in the log, and return the name of the file.
 
-    Of a file of historical data only the rejected rows are kept: its owner has the rest.
+    From a file of historical data, only the rejected rows are stored: the rest is in that file.
     """
     table = rejected_table(rejected)
     if plan.epoch != historical_file.EPOCH:
@@ -106,13 +106,13 @@ def _quarantine(ctx: ModelContext, plan: Plan, rejected: Sequence[Rejected]) -> 
         raw = pl.DataFrame(records, schema=schema, orient="row")
         table = raw.select(*_COLUMNS).sort("_partition", "_offset")
     data = to_parquet(table)
-    ref = file_ref(f"blocked/{plan.window}", "parquet", data)
+    ref = file_ref(f"quarantine/{plan.window}", "parquet", data)
     ctx.repository.put_file(ref, data)
     return f"{ctx.model}/{ref.name}"
 
 
 def _remedy(ctx: ModelContext, plan: Plan) -> str:
     return (
-        "Mend the producer or defs.yaml and run the window again, or leave it out by "
+        "Fix the producer or defs.yaml and run the window again, or leave it out with "
         f"`tidemill skip {ctx.model} {plan.window} --reason REASON`."
     )

@@ -1,4 +1,4 @@
-"""Recompute: make everything again from its frozen inputs, and compare."""
+"""Recompute: build everything again from its committed inputs, and compare."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -7,7 +7,7 @@ from dataclasses import replace
 from tidemill.core import canonical
 from tidemill.core.plans import INITIAL_KEY
 from tidemill.core.records import Manifest, PruneMarker
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
@@ -20,7 +20,7 @@ from tidemill.cycle.lineage import (
     lineage_id_for,
     require_initial_model,
 )
-from tidemill.cycle.repository import ModelRepository, bundle_name
+from tidemill.cycle.repository import FIRST_LINEAGE, ModelRepository, bundle_name
 from tidemill.cycle.update import update
 from tidemill.cycle.verify import VerificationReport
 
@@ -33,14 +33,15 @@ def recompute(
     verification: VerificationReport,
     progress: Progress,
 ) -> None:
-    """Make everything again into an empty archive and compare, record by record.
+    """Build everything again into an empty repository and compare it record by record.
 
-    Plans, adoptions and the persons' entries that reports took are given; batches are read from the
-    log, or given as well, and named, where it no longer holds them. Each window is made again by
-    the spec of its own line.
-    Where libraries differ from those that made a record, its rows and trees are compared instead
-    of its bytes. Where the store was pruned, it begins with the windows that are kept, and takes
-    the retraining that they start from as given.
+    Plans, adoptions and the manual entries in reports are taken as they are. Batches are read from
+    the log; those that it no longer holds are taken as archived, and listed. Each window is built
+    with the learning spec of its own lineage.
+
+    If a record was made with other library versions, its rows and trees are compared instead of its
+    bytes. In a pruned store, the comparison starts with the windows that are kept, from the
+    retraining that they continue.
     """
     marker = ctx.repository.prune_marker()
     windows = list(_planned_windows(ctx, ctx.repository))
@@ -86,7 +87,7 @@ def recompute(
 
 
 def _with_gate_of(recomputed: ModelContext, report: Report) -> ModelContext:
-    """The mill with the gate that the report was made by; it may have been changed since."""
+    """The context with the gate of the report, which may have been changed since."""
     gate = GateSpec.model_validate(report.gate)
     if not report.gate or gate == recomputed.spec.gate:
         return recomputed
@@ -115,7 +116,7 @@ def _recompute_initial_model(
 
 
 def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMarker) -> None:
-    """Give the scratch archive what the windows after the mark go on from."""
+    """Copy to the scratch repository what the windows after the marker continue from."""
     repository, initial_model = ctx.repository, require_initial_model(ctx)
     lineage_id = lineage_id_for(ctx, ctx.spec.calendar.window(marker.window))
     start, report = (
@@ -126,7 +127,7 @@ def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMark
         initial_model.digest,
         *(valid_entry.entry.digest for valid_entry in ctx.chain().entries),
     }
-    names = ["initial.json", "lines/0.json", initial_model.sample.snapshot.name]
+    names = ["initial.json", FIRST_LINEAGE, initial_model.sample.snapshot.name]
     if start is not None:
         names += [repository.candidate_name(lineage_id, marker.window), start.sample.snapshot.name]
         digests.add(start.digest)
@@ -145,7 +146,7 @@ def _recompute_batch(
 ) -> Manifest:
     """Read a batch from the log again; one that it no longer holds is taken as archived.
 
-    A topic that lost planned records, and was gone on with, has others at their offsets.
+    If the topic lost planned records and was adopted again, other records are at their offsets.
     """
     if manifest.skipped is not None:
         return recomputed.repository.commit_manifest(manifest)
@@ -168,7 +169,7 @@ def _compare(
     committed: object,
     recomputed: object,
 ) -> None:
-    """Bytes where the libraries are the same, else the digests of rows and trees."""
+    """Compare bytes if the library versions are the same, else the digests of rows and trees."""
     if canonical.encode(committed) == canonical.encode(recomputed):
         return
     old, new = canonical.to_builtins(committed), canonical.to_builtins(recomputed)
@@ -178,8 +179,7 @@ def _compare(
             return
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     verification.findings.append(
-        f"The {record_kind} of window {window} comes out otherwise when made again: "
-        f"{', '.join(keys)} differ."
+        f"The {record_kind} of window {window} is not reproduced: {', '.join(keys)} differ."
     )
 
 

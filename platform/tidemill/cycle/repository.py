@@ -1,23 +1,24 @@
-"""Where one model's records lie in the store, and how they are read back and checked."""
+"""The repository of one model: where its records are stored, and how they are read and checked."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tidemill.core import canonical
-from tidemill.core.errors import DigestMismatch, ModelPruned
+from tidemill.core.errors import DigestMismatch, FormatUnsupported, ModelPruned
 from tidemill.core.ledger import ValidEntry
-from tidemill.core.plans import Observation, Plan
+from tidemill.core.plans import Observation, Observations, Plan
 from tidemill.core.records import (
     Adoption,
     Candidate,
     FileRef,
     InitialModel,
+    LedgerTopicRecord,
     Lineage,
     Manifest,
     PruneMarker,
 )
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.failpoints import failpoint
 from tidemill.ports import Store
 
@@ -27,20 +28,21 @@ _LEDGER_TOPIC, _OBSERVATIONS, _PRUNE_MARKER = (
     "observations.json",
     "pruned.json",
 )
+FIRST_LINEAGE = "lineages/0.json"
 _RESTORE_REMEDY = (
-    "Run the step that made it again, or restore the file from a backup; `tidemill verify` names "
-    "all that is damaged."
+    "Run the step that made it again, or restore the file from a backup; `tidemill verify` lists "
+    "everything that is damaged."
 )
 
 
 def file_ref(stem: str, suffix: str, data: bytes) -> FileRef:
-    """How these bytes are called: the name carries their digest."""
+    """A reference to these bytes; the name contains a prefix of their digest."""
     sha256 = canonical.digest(data)
     return FileRef(f"{stem}-{sha256[:16]}.{suffix}", sha256, len(data))
 
 
 def bundle_name(digest: str) -> str:
-    """Where the bundle of this digest lies."""
+    """The name under which the bundle of this digest is stored."""
     return f"models/{digest}.bundle"
 
 
@@ -53,7 +55,7 @@ def _manifest_name(window: str) -> str:
 
 
 def none_if_damaged(get: Callable[[], T | None]) -> T | None:
-    """A record by its getter, None where it is damaged: for a step that can make it again."""
+    """The result of `get`, None if the record is damaged; for a step that can rebuild it."""
     try:
         return get()
     except DigestMismatch:
@@ -64,9 +66,9 @@ def none_if_damaged(get: Callable[[], T | None]) -> T | None:
 class ModelRepository:
     """The part of the store that belongs to one model. Every record is written once.
 
-    A record's getter gives None where nothing is committed, and raises `DigestMismatch` where its
-    bytes are damaged. A commit gives back what stands after it: the record itself, or the one of a
-    writer who came first; a damaged one is mended if it was the same, else `DigestMismatch`.
+    A record's getter returns None if nothing is committed, and raises `DigestMismatch` if the bytes
+    are damaged. A commit returns the record in force after it: its own, or that of an earlier
+    writer. It repairs a damaged record that was the same; otherwise raises `DigestMismatch`.
     """
 
     store: Store
@@ -91,10 +93,10 @@ class ModelRepository:
         return self._commit("initial", "initial.json", initial_model)
 
     def lineage(self) -> Lineage | None:
-        return self._get("lines/0.json", Lineage)
+        return self._get(FIRST_LINEAGE, Lineage)
 
     def commit_lineage(self, lineage: Lineage) -> Lineage:
-        return self._commit("line", "lines/0.json", lineage)
+        return self._commit("lineage", FIRST_LINEAGE, lineage)
 
     def adoption(self, number: int) -> Adoption | None:
         """The adoption of this number, from 1."""
@@ -104,7 +106,7 @@ class ModelRepository:
         return self._commit("adoption", adoption_name(number), adoption)
 
     def candidates_folder(self, lineage_id: str) -> str:
-        """The folder of a line's candidates."""
+        """The folder of a lineage's candidates."""
         return f"candidates/{lineage_id[:16]}/"
 
     def candidate_name(self, lineage_id: str, window: str) -> str:
@@ -124,84 +126,74 @@ class ModelRepository:
         return self._commit("report", f"reports/{report.window}.json", report)
 
     def commit_entry(self, valid_entry: ValidEntry, cluster_id: str, topic_id: str) -> None:
-        """Copy a standing ledger entry, byte for byte as it stands in the topic."""
-        topic_identity = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self._put(
-            "ledger", _LEDGER_TOPIC, canonical.with_checksum(canonical.encode(topic_identity))
-        )
+        """Copy a valid ledger entry, byte for byte as it is in the topic."""
+        topic = LedgerTopicRecord(cluster_id, topic_id)
+        self._put("ledger", _LEDGER_TOPIC, canonical.with_checksum(canonical.encode(topic)))
         self._put("entry", f"ledger/{valid_entry.entry.seq:08d}.json", valid_entry.value)
 
     def entry(self, seq: int) -> bytes | None:
         return self.store.get(f"{self.model}/ledger/{seq:08d}.json")
 
     def ledger_topic(self) -> tuple[str, str] | None:
-        """Cluster id and topic id of the ledger that the copied entries stand in."""
-        topic_identity = self._get(_LEDGER_TOPIC, dict[str, str])
-        return (
-            None
-            if topic_identity is None
-            else (topic_identity["cluster_id"], topic_identity["topic_id"])
-        )
+        """Cluster id and topic id of the ledger that the copied entries belong to."""
+        topic = self._get(_LEDGER_TOPIC, LedgerTopicRecord)
+        return None if topic is None else (topic.cluster_id, topic.topic_id)
 
     def set_ledger_topic(self, cluster_id: str, topic_id: str) -> None:
-        """Say that the copied entries stand in this topic now; only after they do."""
-        topic_identity = {"cluster_id": cluster_id, "topic_id": topic_id}
-        self.store.replace(
-            f"{self.model}/{_LEDGER_TOPIC}",
-            canonical.with_checksum(canonical.encode(topic_identity)),
-        )
+        """Record that the copied entries are in this topic now; call it only once they are."""
+        topic = canonical.encode(LedgerTopicRecord(cluster_id, topic_id))
+        self.store.replace(f"{self.model}/{_LEDGER_TOPIC}", canonical.with_checksum(topic))
 
     def last_entry_seq(self) -> int:
-        """The highest `seq` that was copied; -1 without any."""
+        """The highest `seq` that was copied; -1 if there is none."""
         stems = (name.removeprefix("ledger/").split(".")[0] for name in self.names("ledger/"))
         return max((int(stem) for stem in stems if stem.isdigit()), default=-1)
 
     def observations(self) -> dict[int, Observation]:
-        return none_if_damaged(lambda: self._get(_OBSERVATIONS, dict[int, Observation])) or {}
+        stored = none_if_damaged(lambda: self._get(_OBSERVATIONS, Observations))
+        partitions = stored.partitions if stored else {}
+        return {int(partition): observation for partition, observation in partitions.items()}
 
     def save_observations(self, observations: dict[int, Observation]) -> None:
-        by_partition = {
-            str(partition): observation for partition, observation in observations.items()
-        }
-        self.store.replace(
-            f"{self.model}/{_OBSERVATIONS}", canonical.with_checksum(canonical.encode(by_partition))
-        )
+        by_partition = {str(partition): value for partition, value in observations.items()}
+        record = canonical.encode(Observations(by_partition))
+        self.store.replace(f"{self.model}/{_OBSERVATIONS}", canonical.with_checksum(record))
 
     def clear_observations(self) -> None:
-        """Forget what was observed: it was of another topic."""
+        """Delete the observations, for they belong to another topic."""
         self.delete(_OBSERVATIONS)
 
     def prune_marker(self) -> PruneMarker | None:
         return self._get(_PRUNE_MARKER, PruneMarker)
 
     def set_prune_marker(self, marker: PruneMarker) -> None:
-        """Say how far back the store is pruned, before it is."""
+        """Record how far the store is pruned; call it before deleting anything."""
         self.store.replace(
             f"{self.model}/{_PRUNE_MARKER}", canonical.with_checksum(canonical.encode(marker))
         )
 
     def is_pruned(self, end: int) -> bool:
-        """Whether the files of the window with this end may have been pruned."""
+        """Whether the files of the window that ends at `end` (in ms) may have been pruned."""
         marker = self.prune_marker()
         return marker is not None and end <= marker.window_end_ms
 
     def put_file(self, ref: FileRef, data: bytes) -> None:
-        """Commit bytes under the name that `file_ref` gave them; damaged ones are mended."""
+        """Commit bytes under the name of their `file_ref`; repairs a damaged file."""
         self._put_by_digest("file", ref.name, data)
 
     def file(self, ref: FileRef) -> bytes:
-        """The bytes of a committed file. Raises `DigestMismatch` for any other bytes."""
+        """The bytes of a committed file. Raises `DigestMismatch` if they are missing or damaged."""
         data = self.store.get(f"{self.model}/{ref.name}")
         if data is None:
             raise self.missing_error(ref.name)
         if canonical.digest(data) != ref.sha256:
             raise DigestMismatch(
-                f"{self.model}/{ref.name} is not the file of sha256 {ref.sha256}.", _RESTORE_REMEDY
+                f"{self.model}/{ref.name} does not have the sha256 {ref.sha256}.", _RESTORE_REMEDY
             )
         return data
 
     def put_bundle(self, bundle: bytes) -> str:
-        """Commit a bundle under its digest; a damaged one is mended."""
+        """Commit a bundle under its digest and return that; repairs a damaged bundle."""
         digest = canonical.digest(bundle)
         self._put_by_digest("bundle", bundle_name(digest), bundle)
         return digest
@@ -222,34 +214,34 @@ class ModelRepository:
         return data
 
     def copy_to(self, name: str, other: "ModelRepository") -> None:
-        """Put a name's bytes into another archive of this model, as they are here, if at all."""
+        """Copy the bytes of a name, if it exists, to another repository of this model."""
         data = self.store.get(f"{self.model}/{name}")
         if data is not None:
             other.store.put(f"{other.model}/{name}", data)
 
     def delete(self, name: str) -> None:
-        """Remove a file of this model."""
+        """Delete a file of this model."""
         self.store.delete(f"{self.model}/{name}")
 
     def names(self, folder: str) -> Iterator[str]:
-        """Names within this model's part, each beginning with `folder`."""
+        """The names in this model's part of the store that start with `folder`, in order."""
         prefix_length = len(self.model) + 1
         return (name[prefix_length:] for name in self.store.names(f"{self.model}/{folder}"))
 
     def hash(self, name: str) -> str | None:
-        """The sha256 of a record's bytes; None where nothing is committed."""
+        """The sha256 of a record's bytes; None if nothing is committed."""
         data = self.store.get(f"{self.model}/{name}")
         return None if data is None else canonical.digest(data)
 
     def require_hash(self, name: str) -> str:
-        """The sha256 of the bytes of a record that must be there. Raises `DigestMismatch`."""
+        """The sha256 of the bytes of a record. Raises `DigestMismatch` if it is missing."""
         sha256 = self.hash(name)
         if sha256 is None:
             raise self.missing_error(name)
         return sha256
 
     def missing_error(self, name: str) -> DigestMismatch:
-        """What is to be raised where this must be there, and is not."""
+        """The error to raise if this file must exist, but does not."""
         return DigestMismatch(f"{self.model}/{name} is missing in the store.", _RESTORE_REMEDY)
 
     def _get(self, name: str, kind: type[T]) -> T | None:
@@ -259,19 +251,26 @@ class ModelRepository:
         body = canonical.verify_checksum(data)
         if body is None:
             raise DigestMismatch(
-                f"{self.model}/{name} is damaged in the store: it is not of the sha256 that it "
-                "was committed with.",
+                f"{self.model}/{name} is damaged in the store: it does not have the sha256 with "
+                "which it was committed.",
                 _RESTORE_REMEDY,
+            )
+        found = canonical.format_of(body)
+        if found != canonical.FORMAT:
+            raise FormatUnsupported(
+                f"{self.model}/{name} has format {found}; this version of tidemill reads format "
+                f"{canonical.FORMAT}.",
+                "Use the version of tidemill that wrote the store, or an empty TIDEMILL_STORE.",
             )
         try:
             return canonical.decode(body, kind)
         except ValueError as error:  # msgspec's errors are ValueErrors
             raise DigestMismatch(
-                f"{self.model}/{name} is no such record: {error}.", _RESTORE_REMEDY
+                f"{self.model}/{name} is not a valid record: {error}.", _RESTORE_REMEDY
             ) from error
 
     def is_same_as_damaged(self, manifest: Manifest) -> bool:
-        """Whether a damaged manifest was once this one."""
+        """Whether the stored manifest, which is damaged, was this one."""
         damaged = self.store.get(f"{self.model}/{_manifest_name(manifest.window)}")
         return damaged is not None and canonical.is_damaged_copy_of(
             damaged, canonical.encode(manifest)
@@ -286,15 +285,15 @@ class ModelRepository:
             return existing
         if not canonical.is_damaged_copy_of(self.store.get(f"{self.model}/{name}") or b"", data):
             raise DigestMismatch(
-                f"{self.model}/{name} is damaged in the store, and making it again gives another "
-                "record than was committed.",
+                f"{self.model}/{name} is damaged in the store, and making it again gives a record "
+                "that differs from the committed one.",
                 "Restore the file from a backup.",
             )
         self.store.replace(f"{self.model}/{name}", canonical.with_checksum(data))
         return record
 
     def _put_by_digest(self, record_kind: str, name: str, data: bytes) -> None:
-        """Commit bytes under a name made of their digest: no other bytes can be meant by it."""
+        """Commit bytes under a name that contains their digest: different bytes are damage."""
         if (
             not self._put(record_kind, name, data)
             and self.store.get(f"{self.model}/{name}") != data

@@ -1,4 +1,4 @@
-"""Restore: bring a lost ledger's entries back, byte for byte, from their copies in the store."""
+"""Restore: append a lost ledger's entries again, byte for byte, from their copies in the store."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ _BACKUP = "Restore the model's folder `ledger` in the store from a backup."
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """How a model's ledger stands after a restore.
+    """The state of a model's ledger after a restore.
 
-    `entries` stand in the topic now, `appended` of them were brought back; `moved` says whether
-    the entries stood in another topic, or cluster, before.
+    The topic holds `entries` valid entries, of which `appended` were restored. `moved`: the entries
+    were in another topic or cluster before.
     """
 
     model: str
@@ -28,11 +28,11 @@ class RestoreResult:
 
 
 def restore(ctx: ModelContext) -> RestoreResult:
-    """Append the copied entries that the ledger's topic has not, in order; repeated, a no-op.
+    """Append the copied entries that the ledger's topic lacks, in order; a no-op if repeated.
 
-    The topic as it is now is the model's ledger from then on. Until all entries stand, every
-    writer goes on to see `LedgerLost`. Raises `LedgerBroken` where the topic holds other entries of
-    this model, or the copies are no chain, and then appends nothing; `LedgerMisconfigured`,
+    From then on, the current topic is the model's ledger. Until all entries are restored, every
+    writer continues to raise `LedgerLost`. Raises `LedgerBroken`, and appends nothing, if the topic
+    holds other entries of this model or the copies do not form a chain; and `LedgerMisconfigured`,
     `LedgerLost`, `LogUnavailable`.
     """
     copies, appended = _copies(ctx), 0
@@ -49,7 +49,7 @@ def restore(ctx: ModelContext) -> RestoreResult:
 
 
 def _copies(ctx: ModelContext) -> list[bytes]:
-    """The copied entries, from 0. Raises `LedgerBroken` unless each follows the one before."""
+    """The copied entries, from 0. Raises `LedgerBroken` unless each follows the previous one."""
     copies: list[bytes] = []
     while (copy := ctx.repository.entry(len(copies))) is not None:
         copies.append(copy)
@@ -58,8 +58,8 @@ def _copies(ctx: ModelContext) -> list[bytes]:
     last = ctx.repository.last_entry_seq()
     if valid_count < len(copies):
         raise LedgerBroken(
-            f"The store's copies of ledger entries {valid_count - 1} and {valid_count} of model {ctx.model} "
-            "do not follow each other: one of them was edited.",
+            f"The store's copies of ledger entries {valid_count - 1} and {valid_count} of model "
+            f"{ctx.model} do not follow each other: one of them was edited.",
             _BACKUP,
         )
     if len(copies) <= last:
@@ -72,28 +72,29 @@ def _copies(ctx: ModelContext) -> list[bytes]:
 
 
 def _count_restored(ctx: ModelContext, copies: list[bytes]) -> int:
-    """How many of the copied entries stand in the topic, where no other entry may."""
+    """How many copied entries the topic holds. Raises `LedgerBroken` if one differs."""
     current: Chain = ctx.chain()
     for valid_entry, copy in zip(current.entries, copies, strict=False):
         if valid_entry.value != copy:
             entry = valid_entry.entry
             raise LedgerBroken(
-                f"The ledger topic holds another entry {entry.seq} of model {ctx.model} than was "
-                f"copied to the store: at offset {valid_entry.offset}, {entry.kind} of "
-                f"{entry.digest} by {entry.actor}, because {entry.reason!r}.",
-                "Somebody deployed to this topic after the old one was lost. Entries are never "
-                "removed: restore into a new topic, by TIDEMILL_KAFKA__LEDGER_TOPIC, and decide "
-                "again there.",
+                f"In the ledger topic, entry {entry.seq} of model {ctx.model} differs from the "
+                f"copy in the store: at offset {valid_entry.offset}, {entry.kind} of "
+                f"{entry.digest} by {entry.actor}, reason {entry.reason!r}.",
+                "A deployment was made to this topic after the old one was lost. Entries are never "
+                "removed: restore into a new topic (TIDEMILL_KAFKA__LEDGER_TOPIC), and repeat the "
+                "deployment there.",
             )
     return len(current.entries)
 
 
 def _append(ctx: ModelContext, value: bytes, valid_count: int) -> None:
-    """Append the entry that follows so many; it stands afterwards, or an error says why not."""
+    """Append the entry after `valid_count` others. Raises `LogUnavailable` if it was not
+    appended."""
     failpoint("restore.before")
     try:
         ctx.ledger.append(ctx.model, value)
     except LogUnavailable:
-        if len(ctx.chain().entries) == valid_count:  # it was not taken
+        if len(ctx.chain().entries) == valid_count:  # it was not appended
             raise
     failpoint("restore.after")

@@ -1,4 +1,4 @@
-"""What came of a range of windows, in numbers that a person wants to know first."""
+"""A summary of a range of windows: counts, verdicts and losses."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from tidemill.cycle.context import ModelContext
 class Summary:
     """The windows `first` to `last` of one model.
 
-    `verdicts` counts reports by verdict, `reasons` lists those of promotions and roll backs by
-    window. `losses` are means over all rows of the range: of the initial model, of the champion
-    in service at the time and of the newest candidate at the time.
+    `verdicts` counts reports by verdict, `reasons` maps each window with a promotion or a rollback
+    to its reason. `losses` are means over all rows of the range: of the initial model, and of the
+    champion and the newest candidate at the time.
     """
 
     model: str
@@ -32,7 +32,7 @@ class Summary:
 
 
 def summarize(ctx: ModelContext, first: Window, last: Window) -> Summary:
-    """Sum up a range whose windows are all reported. Raises `PredecessorMissing`."""
+    """Summarize a range of windows. Raises `PredecessorMissing` unless all have reports."""
     calendar, repository = ctx.spec.calendar, ctx.repository
     counts: Counter[str] = Counter()
     verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "rollback": 0})

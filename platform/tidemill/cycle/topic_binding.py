@@ -1,4 +1,4 @@
-"""Attach to a model's topic: is it the one the plans were made on, and does it still hold them."""
+"""Topic binding: check that a topic is the one of the model's plans and holds their offsets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from tidemill.cycle.lineage import adoption_number, first_unplanned_window
 
 @dataclass(frozen=True)
 class TopicBinding:
-    """The topic and its extents, both as they are now, and what plans from here on say of them.
+    """The topic and its offset ranges as they are now, with epoch and adoption of the next plans.
 
-    `anew`: no plan was made in this epoch, so the next one starts by the first window's rule.
+    `new_epoch`: no plan was made in this epoch, so the next one starts like the first window.
     """
 
     topic: Topic
@@ -34,18 +34,18 @@ def verified_topic(ctx: ModelContext, previous: Plan | Adoption | None) -> Topic
     topic = ctx.event_log.topic(previous.topic if previous else ctx.spec.topic)
     if topic.compacted:
         raise TopicCompacted(
-            f"The topic {topic.name} of model {ctx.model} is compacted, so its records vanish.",
-            "Set `cleanup.policy=delete` on it, or feed an uncompacted topic.",
+            f"The topic {topic.name} of model {ctx.model} is compacted, so it loses records.",
+            "Set its `cleanup.policy=delete`, or use a topic without compaction.",
         )
     if previous is not None and (topic.cluster_id, topic.topic_id) != (
         previous.cluster_id,
         previous.topic_id,
     ):
         raise TopicRecreated(
-            f"The topic {topic.name} of model {ctx.model} is not the one it was: its id is "
-            f"{topic.topic_id} in cluster {topic.cluster_id}, the plans were made on "
+            f"The topic {topic.name} of model {ctx.model} was recreated: its id is "
+            f"{topic.topic_id} in cluster {topic.cluster_id}, but the plans were made on "
             f"{previous.topic_id} in {previous.cluster_id}.",
-            f"Bring the old topic back, or go on with the new one by {_adopt_command(ctx)}.",
+            f"Restore the old topic, or continue with the new one: {_adopt_command(ctx)}.",
         )
     return topic
 
@@ -53,9 +53,9 @@ def verified_topic(ctx: ModelContext, previous: Plan | Adoption | None) -> Topic
 def bind_topic(
     ctx: ModelContext, previous: Plan | None, window: Window | None = None
 ) -> TopicBinding:
-    """Attach to plan `window`, which follows the plan `before`; both None: for the first plan.
+    """The binding for the plan of `window`, which follows `previous`; both None: the first plan.
 
-    Raises what `topic_of` raises, and `LogTruncated`.
+    Raises what `verified_topic` raises, and `LogTruncated`.
     """
     if previous is None:
         topic = verified_topic(ctx, None)
@@ -67,7 +67,7 @@ def bind_topic(
         raise TopicRecreated(
             f"The plans of model {ctx.model} were made on topic {source.topic}; defs.yaml names "
             f"{ctx.spec.topic}.",
-            f"Undo the change in defs.yaml, or go on with the other topic by {_adopt_command(ctx)}.",
+            f"Undo the change in defs.yaml, or continue on the other topic: {_adopt_command(ctx)}.",
         )
     topic = verified_topic(ctx, source)
     new_epoch = epoch != previous.epoch
@@ -86,10 +86,10 @@ def _check_not_truncated(
         )
         if last_stable_offset < end:
             raise LogTruncated(
-                f"Partition {partition} of topic {topic.name} ends at offset {last_stable_offset}, before "
-                f"{end}, the end of window {previous.window} of {ctx.model}.",
-                "Committed windows stand. Restore the log, or go on with the topic as it is, or "
-                f"with another one that defs.yaml names, by {_adopt_command(ctx)}.",
+                f"Partition {partition} of topic {topic.name} ends at offset {last_stable_offset}, "
+                f"before {end}, the end of window {previous.window} of {ctx.model}.",
+                "Committed windows are kept. Restore the log; or continue with the topic as it is, "
+                f"or with another topic of defs.yaml: {_adopt_command(ctx)}.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Record: keep the tracker in step with what stands in the store and in the ledger."""
+"""Tracking: keep the tracker consistent with the store and the ledger."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +18,11 @@ from tidemill.ports import Tracker
 
 @dataclass(frozen=True)
 class Drift:
-    """Where the tracker is not what it mirrors; empty where it is."""
+    """The differences between the tracker and the store or the ledger.
+
+    `windows` are the keys of windows that are not recorded, `versions` the deployed digests that
+    are not registered; `champion` is the alias's digest, `head` the ledger's.
+    """
 
     windows: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
@@ -27,21 +31,25 @@ class Drift:
 
     @property
     def descriptions(self) -> Iterator[str]:
+        """One sentence per difference; none if the tracker is consistent."""
         for window in self.windows:
-            yield f"MLflow has no full record of window {window}."
+            yield f"MLflow has no complete record of window {window}."
         for digest in self.versions:
             yield f"MLflow has no version of the deployed model {digest}."
         if self.champion != self.head:
             alias_target = self.champion or "nothing"
-            yield f"MLflow's alias `champion` stands at {alias_target}, the ledger's head is {self.head}."
+            yield (
+                f"MLflow's alias `champion` points to {alias_target}, but the ledger's head is "
+                f"{self.head}."
+            )
 
 
 @dataclass
 class Recorder:
-    """One run's work on the tracker. `parent` is the tracker's run of it, `tags` say who it is.
+    """Records the windows and deployments of one Dagster run, as runs nested under `parent_run_id`.
 
-    What a window's record holds is written while the next window is at work; a tracker that fails
-    meanwhile is told of at the next call, or by `written`.
+    `tags` identify the Dagster run. A window's data are written while the next window is processed;
+    if that fails, the next call, or `flush`, raises.
     """
 
     ctx: ModelContext
@@ -54,12 +62,11 @@ class Recorder:
     _pending_write: Future[None] | None = None
 
     def record_window(self, window: Window) -> str | None:
-        """Record a reported window, and those before it that are missing; where people see it.
+        """Record a reported window and the missing ones before it; return the address of its run.
 
-        The record itself is being written when this returns.
-
-        None for one whose batch is pruned: its record stays as it is. Raises `PredecessorMissing`
-        without a report, `TrackerUnavailable`.
+        The data may still be being written when this returns. Returns None for a window whose batch
+        is pruned; its record is kept. Raises `PredecessorMissing` without a report,
+        `TrackerUnavailable`.
         """
         if self.ctx.repository.is_pruned(window.end):
             return None
@@ -70,9 +77,9 @@ class Recorder:
         return self.tracker.run_url(self._record(window))
 
     def record_deployments(self) -> None:
-        """Register every deployed model that is not, and let the alias stand at the ledger's head.
+        """Register missing deployed models, and point the alias to the ledger's head.
 
-        The ledger is never changed by it. Raises `TrackerUnavailable`.
+        It never changes the ledger. Raises `TrackerUnavailable`.
         """
         chain = self.ctx.chain()
         if chain.head is None:
@@ -87,20 +94,20 @@ class Recorder:
         self._champion = head
 
     def flush(self) -> None:
-        """Wait until all windows told of are recorded. Raises `TrackerUnavailable`."""
+        """Wait until all windows so far are recorded. Raises `TrackerUnavailable`."""
         pending, self._pending_write = self._pending_write, None
         if pending is not None:
             pending.result()
 
     def repair(self, drift: "Drift") -> None:
-        """Make up for what is missing. Raises `TrackerUnavailable`."""
+        """Record everything that is missing. Raises `TrackerUnavailable`."""
         for key in drift.windows:
             self._record(self.ctx.spec.calendar.window(key))
         self.flush()
         self.record_deployments()
 
     def register_all(self) -> None:
-        """Register every model that was ever deployed, in the ledger's order."""
+        """Register every deployed model, in the order of the ledger."""
         registered = set(self.tracker.versions(self.ctx.model))
         for valid_entry in self.ctx.chain().entries:
             if valid_entry.entry.digest not in registered:
@@ -108,7 +115,7 @@ class Recorder:
                 registered.add(valid_entry.entry.digest)
 
     def _missing_before(self, window: Window) -> list[Window]:
-        """The windows right before this one that the tracker does not have, in order."""
+        """The windows directly before this one that the tracker lacks, in order."""
         missing: list[Window] = []
         previous = self.ctx.spec.calendar.before(window)
         while previous is not None and self.ctx.repository.report(previous.key) is not None:
@@ -121,7 +128,7 @@ class Recorder:
 
     def _record(self, window: Window) -> str:
         run = self._build_run(window)
-        self.flush()  # so that the tracker is never asked for two things at once
+        self.flush()  # so that the tracker never handles two requests at once
         run_id = self.tracker.start_run(run.model, run.window, self.parent_run_id)
         self._pending_write = self._executor.submit(self.tracker.record, run_id, run)
         return run_id
@@ -136,12 +143,12 @@ class Recorder:
         candidate = repository.candidate(report.lineage, key) if report else None
         if report is None or plan is None or manifest is None or candidate is None:
             raise PredecessorMissing(
-                f"Window {key} of model {self.ctx.model} is not reported yet.",
+                f"Window {key} of model {self.ctx.model} has no report yet.",
                 f"Run `tidemill backfill {self.ctx.model} --from {key} --to {key}`.",
             )
         try:
             rows = load_rows(self.ctx, manifest)
-        except DigestMismatch:  # pruned; damage is for `verify` to name, not for the record
+        except DigestMismatch:  # pruned, or damaged, which `verify` reports
             rows = pl.DataFrame()
         spec = self.ctx.with_learning_spec(lineage_for(self.ctx, window).learning_spec).spec
         return window_run(spec, plan, manifest, candidate, report, rows, self.tags)

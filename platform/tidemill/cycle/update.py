@@ -1,4 +1,4 @@
-"""Update: let the candidate model learn from one window's batch."""
+"""Update: train the candidate model on one window's batch."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +31,12 @@ from tidemill.failpoints import failpoint
 
 
 def update(ctx: ModelContext, window: Window) -> Candidate:
-    """The candidate of a window: a pure function of line, previous candidate and batch.
+    """The candidate of a window: a pure function of lineage, previous candidate and batch.
 
-    One that stands is verified, and made again where its bytes are damaged, unless `retention_windows`
+    An existing one is verified, and rebuilt if its bytes are damaged, unless `retention_windows`
     has pruned them. Raises `PredecessorMissing` without batch, previous candidate or initial model,
-    `LineChanged` where the learning spec is another, `ParentDigest` where the parent's bytes are
-    not its own.
+    `LineageChanged` if the learning spec has changed, `ParentInvalid` if the parent is missing or
+    damaged.
     """
     lineage = current_lineage(ctx, window)
     lineage_id = canonical.digest_of(lineage)
@@ -56,19 +56,19 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
 
 
 def require_candidate(ctx: ModelContext, window: Window) -> Candidate:
-    """The candidate record of a window, of its own line. Raises `PredecessorMissing`."""
+    """The candidate record of a window, in its lineage. Raises `PredecessorMissing`."""
     candidate = ctx.repository.candidate(lineage_id_for(ctx, window), window.key)
     if candidate is None:
         raise PredecessorMissing(
             f"Window {window.key} of model {ctx.model} has no candidate.",
             f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be mended.",
+            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be processed.",
         )
     return candidate
 
 
 def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
-    """Whether the files of a standing candidate are there, byte for byte."""
+    """Whether the files of an existing candidate are intact."""
     try:
         ctx.repository.bundle(candidate.digest)
         if candidate.holdout is not None:
@@ -81,7 +81,7 @@ def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
 
 @dataclass(frozen=True)
 class _Predecessor:
-    """Where a window's learning starts: the previous candidate, or the initial model."""
+    """The model that a window continues from: the previous candidate, or the initial model."""
 
     digest: str
     trees: int
@@ -100,7 +100,7 @@ def _predecessor(ctx: ModelContext, window: Window) -> _Predecessor:
 
 
 def _grown_under(ctx: ModelContext, window: Window, lineage: Lineage, since_retrain: int) -> bool:
-    """Whether the trees that the window goes on from were grown under this line."""
+    """Whether the trees that the window continues from were trained under this lineage."""
     retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
     if retrained is None:  # by the initial model
         return lineage.learning_spec == first_lineage(ctx).learning_spec
@@ -108,7 +108,7 @@ def _grown_under(ctx: ModelContext, window: Window, lineage: Lineage, since_retr
 
 
 def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
-    """Make the candidate of a window and commit its files, but not its record."""
+    """Train the candidate of a window and commit its files, but not its record."""
     lineage_id = canonical.digest_of(lineage)
     manifest, predecessor = require_batch(ctx, window), _predecessor(ctx, window)
     carried = Candidate(
@@ -162,7 +162,7 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
 
 
 def _seed(lineage_id: str, window: Window) -> int:
-    """The randomness of a step: 31 bits of its name."""
+    """The random seed of a window's training: 31 bits of a hash of lineage and window."""
     return int(canonical.digest(f"{lineage_id}/{window.key}".encode())[:8], 16) & 0x7FFFFFFF
 
 
@@ -179,9 +179,9 @@ def _load_parent(ctx: ModelContext, digest: str) -> Model:
 def _retrain_samples(
     ctx: ModelContext, window: Window, sample: Sample, epoch: int, parts: Sequence[pl.DataFrame]
 ) -> list[pl.DataFrame]:
-    """For each part of the window's rows, the replay sample of it and all that came before.
+    """For each part of the window's rows, the replay sample of it and all earlier rows.
 
-    What was archived under another spec has the fields of this one: null where it lacks them.
+    Rows that were archived under another spec are aligned to this one: missing fields are null.
     """
     spec = ctx.spec.learner.replay
     types = {name: field.type for name, field in ctx.spec.fields.items()}
@@ -207,7 +207,7 @@ def _fit(
     rows: pl.DataFrame,
     seed: int,
 ) -> list[Model]:
-    """Learn from each part, at the same time: LightGBM trains outside the interpreter's lock."""
+    """Train a model on each part, in parallel threads: LightGBM releases the GIL."""
 
     def fit(part: pl.DataFrame) -> Model:
         bundle = learner.fit(

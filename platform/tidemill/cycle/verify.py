@@ -1,4 +1,4 @@
-"""Verify: hold what is stored against the rules."""
+"""Verify: check the consistency of everything that is stored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from tidemill.core import canonical
 from tidemill.core.errors import DigestMismatch, ModelPruned, StoreUnavailable, TidemillError
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Candidate, FileRef, PruneMarker
-from tidemill.core.report import Report
+from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import adoptions, lineage_for
-from tidemill.cycle.repository import adoption_name, bundle_name
+from tidemill.cycle.repository import FIRST_LINEAGE, adoption_name, bundle_name
 from tidemill.cycle.verify_ledger import ledger_differences
 
 Progress = Callable[[str], None]
@@ -19,11 +19,11 @@ Progress = Callable[[str], None]
 
 @dataclass
 class VerificationReport:
-    """What was looked at, and each finding as a sentence; no finding means that all is right.
+    """What was checked, and each finding as a sentence; no findings: everything is consistent.
 
-    `given` names the batches that the log no longer holds: they were taken as archived, and what
-    was learned from them was made again. `pruned` is the window up to which `retention_windows` has
-    pruned; what was made again, if anything, begins after it.
+    `taken_as_archived` are the windows whose batches the log no longer holds: the archived batch
+    was used to recompute what was learned from it. `pruned` is the window up to which
+    `retention_windows` has pruned; recomputation starts after it.
     """
 
     plans: int = 0
@@ -40,7 +40,7 @@ class VerificationReport:
 def verify(ctx: ModelContext) -> VerificationReport:
     """Check every record and file of the model against those it was made from.
 
-    Raises `StoreUnavailable`, which says nothing of what is stored.
+    Raises `StoreUnavailable`, because it is not a finding about what is stored.
     """
     verifier = _Verifier(ctx)
     for step in (
@@ -57,13 +57,13 @@ def verify(ctx: ModelContext) -> VerificationReport:
             raise
         except TidemillError as error:
             verifier.add_finding(f"{type(error).__name__}: {error.message}")
-    if not verifier.verification.findings:  # what damaged records name would seem to be nobody's
+    if not verifier.verification.findings:  # the files of damaged records would seem orphaned
         verifier.check_orphans()
     return verifier.verification
 
 
 class _Verifier:
-    """One walk over a model's records, remembering which names they account for."""
+    """One pass over a model's records; collects the names of the files that they account for."""
 
     def __init__(self, ctx: ModelContext) -> None:
         self.ctx = ctx
@@ -72,7 +72,7 @@ class _Verifier:
         self.accounted_names: set[str] = {
             "observations.json",
             "initial.json",
-            "lines/0.json",
+            FIRST_LINEAGE,
             "pruned.json",
         }
         self.marker: PruneMarker | None = None
@@ -81,7 +81,7 @@ class _Verifier:
         self.verification.findings.append(finding)
 
     def read_prune_marker(self) -> None:
-        """What `retention_windows` has pruned may be gone."""
+        """Read up to which window `retention_windows` has pruned: its files may be missing."""
         self.marker = self.repository.prune_marker()
         self.verification.pruned = self.marker.window if self.marker else None
 
@@ -91,12 +91,12 @@ class _Verifier:
         return self.ctx.spec.calendar.window(key).end <= self.marker.window_end_ms
 
     def check_plans(self) -> None:
-        """Ranges tile: each starts where the one before ends, and names its bytes."""
+        """Each plan starts where the previous one ends, and contains its hash."""
         previous: Plan | None = None
         for key in self._window_keys("plans/"):
             plan = self.repository.plan(key)
             if plan is None:
-                self.add_finding(f"The plan of window {key} is missing; later plans are there.")
+                self.add_finding(f"The plan of window {key} is missing, but later plans exist.")
                 return
             self.accounted_names.add(f"plans/{key}.json")
             self.verification.plans += 1
@@ -113,7 +113,9 @@ class _Verifier:
         if plan.adoption != previous.adoption:
             self._check_adoption(plan)
         elif plan.epoch != previous.epoch:
-            self.add_finding(f"The plan of window {plan.window} is on another topic, not adopted.")
+            self.add_finding(
+                f"The plan of window {plan.window} is on another topic without an adoption."
+            )
         for partition, end in previous.end_offsets.items():
             if plan.epoch == previous.epoch and starts.get(partition) != end:
                 self.add_finding(
@@ -126,14 +128,14 @@ class _Verifier:
         expected = (plan.window, plan.epoch, plan.topic_id)
         if adoption is None or (adoption.window, adoption.epoch, adoption.topic_id) != expected:
             self.add_finding(
-                f"The plan of window {plan.window} goes by adoption {plan.adoption}, which "
-                "is missing or another."
+                f"The plan of window {plan.window} was made under adoption {plan.adoption}, which "
+                "is missing or does not match it."
             )
 
     def check_batches(self) -> None:
         for key in self._window_keys("batches/"):
             manifest = self.repository.manifest(key)
-            if manifest is None:  # a later window may be extracted first; candidates name theirs
+            if manifest is None:  # windows may be extracted in any order
                 continue
             self.accounted_names.add(f"batches/{key}/manifest.json")
             self.verification.batches += 1
@@ -162,12 +164,12 @@ class _Verifier:
             lineage_id = canonical.digest_of(lineage)
             if lineage.first_window == window.key and lineage.parent != parent:
                 self.add_finding(
-                    f"The line of window {window} goes on from {lineage.parent}, not {parent}."
+                    f"The lineage of window {window} continues {lineage.parent}, not {parent}."
                 )
             candidate = self.repository.candidate(lineage_id, window.key)
             if candidate is None:
                 self.add_finding(
-                    f"The candidate of window {window.key} is missing; later ones are there."
+                    f"The candidate of window {window.key} is missing, but later ones exist."
                 )
                 return
             self.accounted_names.add(self.repository.candidate_name(lineage_id, window.key))
@@ -193,13 +195,13 @@ class _Verifier:
             report = self.repository.report(window.key)
             if report is None:
                 self.add_finding(
-                    f"The report of window {window.key} is missing; later ones are there."
+                    f"The report of window {window.key} is missing, but later ones exist."
                 )
                 return
             self.accounted_names.add(f"reports/{window.key}.json")
             self.verification.reports += 1
             names = {
-                "report before": (
+                "previous report": (
                     report.inputs.previous,
                     f"reports/{previous.window}.json" if previous else None,
                 ),
@@ -220,13 +222,14 @@ class _Verifier:
             self._check_bundle(previous.state.baseline, "the gate's baseline")
 
     def check_ledger(self) -> None:
-        """The topic holds the entries that were copied, in their order, and their models exist."""
+        """The topic holds the copied entries in the same order, and their models exist."""
         copies = [name for name in self.repository.names("ledger/") if name != "ledger/topic.json"]
         self.accounted_names.update([*copies, "ledger/topic.json"])
         chain, topic_identity = self.ctx.chain(), self.repository.ledger_topic()
         if topic_identity is not None and topic_identity != self.ctx.ledger.identity():
             self.add_finding(
-                f"The ledger's entries stood in topic {topic_identity[1]} of cluster {topic_identity[0]}."
+                f"The ledger's entries were in topic {topic_identity[1]} of cluster "
+                f"{topic_identity[0]}, which is not the current one."
             )
         self.verification.entries = len(chain.entries)
         self.verification.findings.extend(ledger_differences(self.repository, chain))
@@ -237,9 +240,9 @@ class _Verifier:
             self._check_bundle(valid_entry.entry.digest, f"ledger entry {valid_entry.entry.seq}")
 
     def check_orphans(self) -> None:
-        """No file lies in the store that no record accounts for."""
+        """Every file in the store belongs to a record, or is in the quarantine."""
         for name in self.repository.names(""):
-            if name not in self.accounted_names and not name.startswith("blocked/"):
+            if name not in self.accounted_names and not name.startswith("quarantine/"):
                 self.add_finding(f"{self.repository.model}/{name} belongs to no record.")
 
     def _check_bundle(self, digest: str, owner: str, may_be_pruned: bool = False) -> None:
@@ -263,13 +266,13 @@ class _Verifier:
             self.add_finding(error.message)
 
     def _window_keys(self, folder: str) -> list[str]:
-        """The first plan's key and every window's, up to the last that has anything in `folder`."""
+        """The initial key and those of all windows up to the last one with a record in `folder`."""
         if not any(self.repository.names(folder)):
             return []
         return [INITIAL_KEY, *(window.key for window in self._windows_in(folder))]
 
     def _windows_in(self, folder: str, depth: int = 0) -> list[Window]:
-        """The windows up to the last that has a record in `folder`, so many folders deep."""
+        """All windows up to the last one with a record in `folder`, `depth` levels below it."""
         names = self.repository.names(folder)
         parts = (name.removeprefix(folder).split("/")[depth] for name in names)
         keys = sorted({part.removesuffix(".json") for part in parts} - {INITIAL_KEY})

@@ -1,6 +1,7 @@
-"""The tracker follows store and ledger, and makes up for what it missed."""
+"""The tracker follows the store and the ledger, and gaps in its record are filled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -29,26 +30,26 @@ def window_keys(harness: ModelHarness) -> list[str]:
     return [harness.window(number).key for number in range(WINDOWS)]
 
 
-def test_a_record_tells_of_the_data_the_learner_the_gate_and_who_ran_it(
+def test_a_record_has_the_data_the_learner_the_gate_and_the_run(
     harness: ModelHarness, ctx: ModelContext
 ) -> None:
     tracker = MemoryTracker()
     recorder = Recorder(ctx, tracker, "parent", {"dagster.run_id": "r1"})
     assert recorder.record_window(harness.window(0)).startswith("memory:")
     recorder.flush()
-    told = tracker.runs[harness.model, harness.window(0).key]
-    assert told.params["learner.continue.trees"] == "3"
-    assert told.params["fields.price.type"] == "number"
-    assert told.metrics["rows"] == 200
-    assert {"late", "ahead", "rejected", "base_rate", "loss.champion"} <= told.metrics.keys()
-    assert {"field.price.mean", "field.country.values"} <= told.metrics.keys()
-    assert told.metrics["field.price.missing"] == 0
-    assert told.tags["dagster.run_id"] == "r1"
+    run = tracker.runs[harness.model, harness.window(0).key]
+    assert run.params["learner.continue.num_iterations"] == "3"
+    assert run.params["fields.price.type"] == "number"
+    assert run.metrics["rows"] == 200
+    assert {"late", "early", "rejected", "base_rate", "loss.champion"} <= run.metrics.keys()
+    assert {"field.price.mean", "field.country.values"} <= run.metrics.keys()
+    assert run.metrics["field.price.missing"] == 0
+    assert run.tags["dagster.run_id"] == "r1"
     plan = ctx.repository.plan(harness.window(0).key)
     assert plan is not None
     offsets = (f"{r.partition}:{r.start}-{r.end}" for r in plan.ranges)
-    assert told.tags["offsets"] == " ".join(offsets)
-    assert told.texts["report.md"].startswith("#")
+    assert run.tags["offsets"] == " ".join(offsets)
+    assert run.texts["report.md"].startswith("#")
     assert tracker.parents[harness.model, harness.window(0).key] == "parent"
 
 
@@ -59,7 +60,7 @@ def test_a_window_without_a_report_is_not_recorded(
         Recorder(ctx, MemoryTracker()).record_window(harness.window(WINDOWS))
 
 
-def test_windows_that_were_missed_are_recorded_before_the_next_one(
+def test_missing_windows_are_recorded_before_the_next_one(
     harness: ModelHarness, ctx: ModelContext
 ) -> None:
     tracker = MemoryTracker()
@@ -71,34 +72,35 @@ def test_windows_that_were_missed_are_recorded_before_the_next_one(
 
 
 class FailingTracker(MemoryTracker):
-    """A tracker that goes away after it has begun a run."""
+    """A tracker that becomes unavailable after it has started a run."""
 
     def record(self, run_id: str, run: WindowRun) -> None:
-        raise TrackerUnavailable("The tracker has gone.", "Wait for it.")
+        raise TrackerUnavailable("The tracker is unavailable.", "Wait for it.")
 
 
-def test_a_record_that_fails_while_the_next_window_is_at_work_is_told_of_there(
+def test_a_failed_background_write_is_raised_by_the_next_call(
     harness: ModelHarness, ctx: ModelContext
 ) -> None:
     tracker = FailingTracker()
-    for act in (
-        lambda recorder: recorder.written(),
-        lambda recorder: recorder.window(harness.window(1)),
-        lambda recorder: recorder.deployments(),
-    ):
+    next_calls: tuple[Callable[[Recorder], object], ...] = (
+        lambda recorder: recorder.flush(),
+        lambda recorder: recorder.record_window(harness.window(1)),
+        lambda recorder: recorder.record_deployments(),
+    )
+    for next_call in next_calls:
         recorder = Recorder(ctx, tracker)
         recorder.record_window(harness.window(0))
         with pytest.raises(TrackerUnavailable):
-            act(recorder)
+            next_call(recorder)
     assert find_drift(ctx, tracker).windows == tuple(window_keys(harness))
 
 
-def test_every_deployed_model_is_registered_and_the_alias_stands_at_the_head(
+def test_every_deployed_model_is_registered_and_the_alias_points_to_the_head(
     ctx: ModelContext,
 ) -> None:
     tracker = MemoryTracker()
     Recorder(ctx, tracker).record_deployments()
-    deployed = [standing.entry.digest for standing in ctx.chain().entries]
+    deployed = [valid.entry.digest for valid in ctx.chain().entries]
     assert tracker.versions(ctx.model) == deployed
     assert tracker.champion(ctx.model) == deployed[-1]
 
@@ -114,7 +116,7 @@ def test_a_rollback_moves_the_alias_back_and_makes_no_version(ctx: ModelContext)
     assert tracker.champion(ctx.model) == versions[1]
 
 
-def test_drift_names_each_thing_that_is_missing_and_repair_makes_up_for_all(
+def test_drift_names_everything_that_is_missing_and_repair_records_it(
     harness: ModelHarness, ctx: ModelContext
 ) -> None:
     tracker = MemoryTracker()
@@ -124,20 +126,16 @@ def test_drift_names_each_thing_that_is_missing_and_repair_makes_up_for_all(
     head = tracker.aliases[ctx.model]
     tracker.aliases[ctx.model] = tracker.versions(ctx.model)[0]
     lost = tracker.registry[ctx.model].pop(1)
-    found = find_drift(ctx, tracker)
-    assert found.windows == tuple(window_keys(harness)[1:])
-    assert found.versions == (lost.digest,)
-    assert (found.head, found.champion != head) == (head, True)
-    assert len(list(found.descriptions)) == 4
-    Recorder(ctx, tracker).repair(found)
+    drift = find_drift(ctx, tracker)
+    assert drift.windows == tuple(window_keys(harness)[1:])
+    assert drift.versions == (lost.digest,)
+    assert (drift.head, drift.champion != head) == (head, True)
+    assert len(list(drift.descriptions)) == 4
+    Recorder(ctx, tracker).repair(drift)
     assert list(find_drift(ctx, tracker).descriptions) == []
 
 
-def test_another_report_of_a_window_would_be_drift(
-    harness: ModelHarness, ctx: ModelContext
-) -> None:
-    from dataclasses import replace
-
+def test_a_recorded_report_that_differs_is_drift(harness: ModelHarness, ctx: ModelContext) -> None:
     tracker = MemoryTracker()
     recorder = Recorder(ctx, tracker)
     recorder.record_window(harness.window(2))
@@ -147,17 +145,17 @@ def test_another_report_of_a_window_would_be_drift(
     assert find_drift(ctx, tracker).windows == (harness.window(1).key,)
 
 
-def test_a_tracker_that_is_away_changes_nothing_here(
+def test_an_unavailable_tracker_changes_nothing_in_the_store(
     harness: ModelHarness, ctx: ModelContext
 ) -> None:
     tracker = MemoryTracker(unavailable=True)
     names = set(ctx.repository.names(""))
-    for act in (
+    for action in (
         lambda: Recorder(ctx, tracker).record_window(harness.window(0)),
         lambda: Recorder(ctx, tracker).record_deployments(),
         lambda: find_drift(ctx, tracker),
     ):
         with pytest.raises(TrackerUnavailable):
-            act()
+            action()
     assert set(ctx.repository.names("")) == names
     run_window(ctx, 0)
