@@ -1,9 +1,10 @@
-"""What must be true of the house as a whole, besides the layers that lint-imports holds."""
+"""Rules for the whole repository, besides the layers that import-linter checks."""
 
 import ast
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ def test_only_the_settings_read_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    # These hand the environment to a child process, tell Dagster where its home and its database
-    # are, or MLflow not to call home.
-    handing_on = {
+    # These pass the environment to a child process, set the location of Dagster's home and
+    # database, or disable MLflow's telemetry.
+    child_environments = {
         "adapters/mlflow.py",
         "adapters/bundle_validation/fork_server.py",
         "cli/backfill.py",
@@ -46,20 +47,20 @@ def test_only_the_settings_read_the_environment() -> None:
         "cli/ui.py",
         "services/services.py",
     }
-    # The local Maven repository is found as Maven itself finds it.
+    # The local Maven repository is located as Maven itself does.
     maven = {"local/broker/jars.py"}
-    # This tells prometheus_client where the workers of one server share their counters.
+    # This sets the folder in which prometheus_client shares the counters of a server's workers.
     shared = {"serving/supervisor.py"}
-    assert readers <= handing_on | maven | shared
+    assert readers <= child_environments | maven | shared
 
 
-def test_the_bridge_reads_no_environment_of_its_own() -> None:
+def test_the_bridge_reads_no_environment() -> None:
     for path in modules(BRIDGE):
         assert not {"os", "dotenv", "subprocess", "socket"} & imports(path), path
 
 
 def imports(path: Path) -> set[str]:
-    """The first names of all that a module imports."""
+    """The top-level packages that a module imports."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
     from_imports = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
@@ -71,10 +72,9 @@ def test_no_pickle_anywhere() -> None:
         assert not imports(path) & {"pickle", "cloudpickle", "joblib", "dill"}, path
 
 
-def test_every_module_says_in_one_line_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in modules():
-        told = ast.get_docstring(ast.parse(path.read_text()))
-        assert told, f"{path} has no docstring"
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,58 @@ def test_every_module_says_in_one_line_what_it_is() -> None:
         ("tidemill.definitions", {"lightgbm", "polars", "pyarrow", "confluent_kafka", "mlflow"}),
     ],
 )
-def test_what_is_started_often_imports_nothing_heavy(module: str, heavy: set[str]) -> None:
+def test_frequently_started_modules_import_nothing_heavy(module: str, heavy: set[str]) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(done.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not heavy & set(result.stdout.split())
+
+
+BANNED = {
+    *("told", "made", "asked", "begun", "said", "drawn", "wanted", "standing", "bury", "patience"),
+    *("mill", "mills", "GLANCE", "_LOOK", "_PAUSE", "_PATIENCE"),
+}
+"""Words without a standard meaning; use the term of the field (see the glossary)."""
+
+
+def tracked_modules() -> list[Path]:
+    folders = ("platform", "airflow_bridge", "assets_tests")
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--", *folders],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    paths = [ROOT / name for name in listing.stdout.split("\0") if name.endswith(".py")]
+    return [path for path in paths if path.exists()]
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of each name, attribute, keyword, function, class and import."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield node.lineno, name
+            case ast.ClassDef(name=name) | ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
+            case ast.arg(arg=name):
+                yield node.lineno, "at (parameter)" if name == "at" else name
+            case ast.alias(name=name, asname=alias):
+                yield node.lineno, alias or name.rpartition(".")[2]
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield node.lineno, name
+
+
+def is_banned(name: str) -> bool:
+    return name in BANNED or name.endswith("_hands") or name == "at (parameter)"
+
+
+def test_no_identifier_is_a_banned_word() -> None:
+    paths = tracked_modules()
+    assert paths
+    found = [f"{path.relative_to(ROOT)}" for path in paths if is_banned(path.stem)]
+    for path in paths:
+        names = identifiers(ast.parse(path.read_text()))
+        found += [f"{path.relative_to(ROOT)}:{line}: {n}" for line, n in names if is_banned(n)]
+    assert not found, "\n".join(sorted(found))

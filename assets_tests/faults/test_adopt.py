@@ -1,4 +1,4 @@
-"""Rows 10 and 38 gone on with: `adopt` over real Kafka, killed wherever it commits anything."""
+"""Faults 10 and 38: `adopt` over a real Kafka, killed at every commit."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from store_snapshot import take_snapshot
 from tidemill import failpoints
 from tidemill.core.errors import LineageChanged, TopicRecreated
 from tidemill.core.records import Candidate
-from tidemill.cycle import adopt as adopting
+from tidemill.cycle import adopt as adopt_module
 from tidemill.cycle.adopt import adopt
 from tidemill.cycle.extract import extract
 from tidemill.cycle.restore import restore
@@ -24,13 +24,13 @@ from topic_tools import recreate_topic
 from worker_processes import KILLED, exit_code_of, failpoints_in, failure_output
 
 NEXT = 3
-"""Windows 0 to 2 are done; this is the first that is not planned."""
+"""The first unplanned window; windows 0 to 2 are completed."""
 REASON_OPTIONS = ("--reason", "the shop was rebuilt", "--actor", "ada")
 SEED = SPEC["learner"] | {"seed": 7}
 
 
 def run_adopt(harness: ModelHarness, *options: str) -> dict[str, object]:
-    """What `tidemill adopt` says in a process of its own."""
+    """The JSON output of `tidemill adopt`."""
     args = (
         "adopt",
         harness.model,
@@ -53,54 +53,54 @@ def load_candidate(harness: ModelHarness, number: int) -> Candidate:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("last", [NEXT + 1, NEXT + 6], ids=["fewer", "more"])
-def test_a_recreated_topic_is_gone_on_with_in_another_epoch(
+def test_adopting_a_recreated_topic_continues_in_a_new_epoch(
     harness: ModelHarness, kafka_folder: Path, last: int
 ) -> None:
-    """Row 10: the old one held windows -3 to 4; the line goes on."""
+    """Fault 10: the old topic had windows -3 to 4; the lineage continues."""
     harness.produce_windows(-3, 4)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, NEXT - 1)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, NEXT - 1)
     recreate_topic(harness)
     harness.produce_windows(1, last, rows=160, seed=1)
-    with harness.open_model() as mill, pytest.raises(TopicRecreated, match="tidemill adopt"):
-        extract(mill, harness.window(NEXT))
-    told = run_adopt(harness)
-    assert (told["epoch"], told["moved"], told["learning"]) == (1, True, [])
-    assert run_adopt(harness)["number"] == told["number"] == 1
-    with harness.open_model() as mill:
-        run_window(mill, NEXT)
-        planned = mill.repository.plan(harness.window(NEXT).key)
+    with harness.open_model() as ctx, pytest.raises(TopicRecreated, match="tidemill adopt"):
+        extract(ctx, harness.window(NEXT))
+    adopted = run_adopt(harness)
+    assert (adopted["epoch"], adopted["topic_changed"], adopted["changed_keys"]) == (1, True, [])
+    assert run_adopt(harness)["number"] == adopted["number"] == 1
+    with harness.open_model() as ctx:
+        run_window(ctx, NEXT)
+        planned = ctx.repository.plan(harness.window(NEXT).key)
         assert planned is not None
         assert planned.offset_ranges == {0: (160, 240), 1: (160, 240)}
-        assert [s.entry.kind for s in mill.chain().entries].count("adopt") == 1
+        assert [s.entry.kind for s in ctx.chain().entries].count("adopt") == 1
     assert load_candidate(harness, NEXT).lineage == load_candidate(harness, NEXT - 1).lineage
-    found = oracle.assert_consistent(harness)
-    assert len(found.taken_as_archived) == 1 + NEXT  # the old topic's windows, and its history
+    report = oracle.assert_consistent(harness)
+    assert len(report.taken_as_archived) == 1 + NEXT  # the old topic's windows and history
     assert oracle.assert_matches_log(harness, kafka_folder) == 160
 
 
-def test_a_changed_spec_and_another_topic_at_once_begin_a_line_and_an_epoch(
+def test_adopting_a_changed_spec_and_topic_together_starts_a_lineage_and_an_epoch(
     harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Rows 10 and 38."""
+    """Faults 10 and 38."""
     harness.produce_windows(-3, 4)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, NEXT - 1)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, NEXT - 1)
     recreate_topic(harness)
     harness.produce_windows(NEXT - 1, NEXT + 1)
     harness.define(learner=SEED, fields={"country": "category", "price": "number"})
     with (
-        harness.open_model() as mill,
+        harness.open_model() as ctx,
         pytest.raises(LineageChanged, match=r"`fields\.visits`, `learner"),
     ):
-        extract(mill, harness.window(NEXT))
-    told = run_adopt(harness)
-    assert (told["learning"], told["epoch"]) == (["fields.visits", "learner.seed"], 1)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, NEXT)  # and all that is done again is a no-op
+        extract(ctx, harness.window(NEXT))
+    adopted = run_adopt(harness)
+    assert (adopted["changed_keys"], adopted["epoch"]) == (["fields.visits", "learner.seed"], 1)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, NEXT)  # repeated steps are no-ops
     first = load_candidate(harness, NEXT)
     assert (first.kind, first.parent) == ("retrain", load_candidate(harness, NEXT - 1).digest)
-    assert first.lineage == told["line"]
+    assert first.lineage == adopted["lineage"]
     oracle.assert_consistent(harness)
     assert oracle.assert_matches_log(harness, kafka_folder) == 200
 
@@ -110,26 +110,26 @@ def test_a_wrong_window_or_an_unchanged_model_is_refused_by_the_command(
     harness: ModelHarness,
 ) -> None:
     harness.produce_windows(-1, 1)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 0)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 0)
     before = take_snapshot(harness)
-    for key, changes, said in (
+    for key, changes, message in (
         (harness.window(1).key, {}, "nothing to adopt"),
         (harness.window(0).key, {"learner": SEED}, f"--from {harness.window(1)} --reason"),
         (harness.window(1).key, {"label": "paid"}, "a new name"),
     ):
         harness.define(**changes)
-        done = run_command(
+        result = run_command(
             harness.env, "tidemill", "adopt", harness.model, "--from", key, *REASON_OPTIONS
         )
-        assert done.returncode == 1
-        assert "Refused: " in done.stderr
-        assert said in " ".join(done.stderr.split())
+        assert result.returncode == 1
+        assert "Refused: " in result.stderr
+        assert message in " ".join(result.stderr.split())
     assert take_snapshot(harness) == before
 
 
 def copy_with_ledger(harness: ModelHarness, name: str) -> ModelHarness:
-    """A twin with all that the bench has, its ledger brought into a topic of its own."""
+    """A twin with a copy of the store, and the ledger restored to a separate topic."""
     twin = harness.twin(name)
     shutil.copytree(harness.settings.store, twin.settings.store)
     with twin.open_model() as ctx:
@@ -139,37 +139,42 @@ def copy_with_ledger(harness: ModelHarness, name: str) -> ModelHarness:
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_killed_at_any_place_twice_a_repeat_finishes_it_and_it_was_adopted_once(
+def test_adopt_killed_twice_at_any_failpoint_is_finished_by_a_repeat_and_recorded_once(
     harness: ModelHarness,
 ) -> None:
     harness.produce_windows(-2, 2)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, NEXT - 2)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, NEXT - 2)
     recreate_topic(harness)
     harness.produce_windows(0, 4)
     harness.define(learner=SEED)
     undone = copy_with_ledger(harness, "undone")
     window = harness.window(NEXT - 1)
-    go_on = partial(adopt, window=window, actor="ada", reason="the shop was rebuilt")
+    run_adoption = partial(adopt, window=window, actor="ada", reason="the shop was rebuilt")
     reached: list[str] = []
     failpoints.on_reached(reached.append)
-    with harness.open_model() as mill:
-        go_on(mill)
+    with harness.open_model() as ctx:
+        run_adoption(ctx)
     failpoints.on_reached(None)
     expected, kills = take_snapshot(harness), 0
-    own = failpoints_in([Path(adopting.__file__)]) | {"adoption.before", "adoption.after"}
-    assert own | {"append.before", "append.after", "entry.before", "put.linked"} <= set(reached)
+    own_failpoints = failpoints_in([Path(adopt_module.__file__)]) | {
+        "adoption.before",
+        "adoption.after",
+    }
+    assert own_failpoints | {"append.before", "append.after", "entry.before", "put.linked"} <= set(
+        reached
+    )
     for place in sorted(set(reached)):
         for hit in range(1, reached.count(place) + 1):
             twin = copy_with_ledger(undone, f"{place}.{hit}")
-            assert exit_code_of(twin, go_on, f"{place}:kill:{hit}") == KILLED
-            kills += 1 + (exit_code_of(twin, go_on, f"{place}:kill") == KILLED)
-            assert exit_code_of(twin, go_on) == 0, failure_output(twin)
+            assert exit_code_of(twin, run_adoption, f"{place}:kill:{hit}") == KILLED
+            kills += 1 + (exit_code_of(twin, run_adoption, f"{place}:kill") == KILLED)
+            assert exit_code_of(twin, run_adoption) == 0, failure_output(twin)
             assert take_snapshot(twin) == expected, place
-            with twin.open_model() as mill:
-                assert verify(mill).findings == []
+            with twin.open_model() as ctx:
+                assert verify(ctx).findings == []
     assert kills >= len(reached)
-    with harness.open_model() as mill:
-        run_window(mill, NEXT - 1)
+    with harness.open_model() as ctx:
+        run_window(ctx, NEXT - 1)
     oracle.assert_consistent(harness)
     print(f"{kills} kills at {len(reached)} points of {len(set(reached))} places")

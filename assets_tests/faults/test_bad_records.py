@@ -1,4 +1,4 @@
-"""Bad records: each is kept or rejected by itself, and too many of them stop a window."""
+"""Malformed records: each is accepted or rejected separately, and too many stop a window."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ STRANGE: dict[str, tuple[bytes | None, str | None]] = {
     "tombstone": (None, "tombstone"),
     "empty": (b"", "empty value"),
     "cut off": (GOOD[:-5], "not JSON"),
-    "rubbish": (bytes(range(256)), "not JSON"),
+    "random bytes": (bytes(range(256)), "not JSON"),
     "NaN": (GOOD.replace(b"12.5", b"NaN"), "not JSON"),
     "Infinity": (GOOD.replace(b"12.5", b"-Infinity"), "not JSON"),
     "NaN label": (GOOD.replace(b"true", b"NaN"), "not JSON"),
@@ -48,7 +48,7 @@ LATER = START + 2 * MINUTE
 def produce_with_strange_records(
     harness: ModelHarness,
 ) -> dict[int, tuple[bytes | None, str | None]]:
-    """Window 0 into partition 0, a strange record after every fifth; what lies at which offset."""
+    """Produce window 0 to partition 0 with a strange record after every fifth; those by offset."""
     strange, strange_by_offset = list(STRANGE.values()), {}
     records: list[tuple[int, bytes | None]] = []
     for number, record in enumerate(events(0)[::2]):
@@ -66,94 +66,102 @@ def extract_rows(ctx: ModelContext, harness: ModelHarness, number: int) -> pl.Da
 
 
 def without_offsets(frame: pl.DataFrame) -> pl.DataFrame:
-    """What rows say, without their places in the log."""
+    """The rows without their offsets."""
     return frame.drop("_offset")
 
 
-def test_a_bad_record_is_rejected_by_itself_and_never_changes_its_neighbours(
+def test_a_bad_record_is_rejected_alone_and_never_changes_its_neighbours(
     harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Row 20. The same windows go through a second model without the strange records."""
-    with_them, without = harness, replace(harness, model=f"{harness.model}_clean")
-    without.create_topic()
-    for each in (with_them, without):
-        each.define(max_reject_share=0.2)
-    without.produce_windows(-3, 2)
-    with_them.produce_windows(-3, -1)
+    """Fault 20: compared with a second model whose topic lacks the strange records."""
+    with_strange, clean = harness, replace(harness, model=f"{harness.model}_clean")
+    clean.create_topic()
+    for either in (with_strange, clean):
+        either.define(max_reject_share=0.2)
+    clean.produce_windows(-3, 2)
+    with_strange.produce_windows(-3, -1)
     before = len(events(0)[::2]) * 3
-    strange = {before + at: what for at, what in produce_with_strange_records(with_them).items()}
-    with_them.produce(1, events(0)[1::2])
-    with_them.produce_windows(1, 2)
-    with with_them.open_model() as mill, without.open_model() as other:
-        run_windows(mill, 0, 1)
-        run_windows(other, 0, 1)
-        found = extract_rows(mill, with_them, 0)
+    strange = {
+        before + offset: record
+        for offset, record in produce_with_strange_records(with_strange).items()
+    }
+    with_strange.produce(1, events(0)[1::2])
+    with_strange.produce_windows(1, 2)
+    with with_strange.open_model() as ctx, clean.open_model() as clean_ctx:
+        run_windows(ctx, 0, 1)
+        run_windows(clean_ctx, 0, 1)
+        rows = extract_rows(ctx, with_strange, 0)
         bad = pl.col("_partition").eq(0) & pl.col("_offset").is_in(list(strange))
-        assert without_offsets(found.filter(~bad)).equals(
-            without_offsets(extract_rows(other, without, 0))
+        assert without_offsets(rows.filter(~bad)).equals(
+            without_offsets(extract_rows(clean_ctx, clean, 0))
         )
-        assert without_offsets(extract_rows(mill, with_them, 1)).equals(
-            without_offsets(extract_rows(other, without, 1))
+        assert without_offsets(extract_rows(ctx, with_strange, 1)).equals(
+            without_offsets(extract_rows(clean_ctx, clean, 1))
         )
-        kept = found.filter(bad)
-        assert kept["_offset"].to_list() == [o for o, (_, why) in strange.items() if why is None]
-        assert set(kept["price"]) == {12.5, 1e308}
-        assert "d\ne" in kept["country"].to_list()
+        accepted = rows.filter(bad)
+        assert accepted["_offset"].to_list() == [
+            o for o, (_, reason) in strange.items() if reason is None
+        ]
+        assert set(accepted["price"]) == {12.5, 1e308}
+        assert "d\ne" in accepted["country"].to_list()
 
-        manifest = extract(mill, with_them.window(0))
+        manifest = extract(ctx, with_strange.window(0))
         assert manifest.rejected_file is not None
-        rejected = from_parquet(mill.repository.file(manifest.rejected_file))
+        rejected = from_parquet(ctx.repository.file(manifest.rejected_file))
         assert rejected.select("_offset", "value", "reason").rows() == [
-            (offset, value, why) for offset, (value, why) in strange.items() if why is not None
+            (offset, value, reason)
+            for offset, (value, reason) in strange.items()
+            if reason is not None
         ]
         assert manifest.gaps == 0
-    oracle.assert_consistent(with_them)
-    assert oracle.assert_matches_log(with_them, kafka_folder) > 1000
+    oracle.assert_consistent(with_strange)
+    assert oracle.assert_matches_log(with_strange, kafka_folder) > 1000
 
 
-def test_records_with_no_key_and_with_one_key_for_all_are_rows_each(harness: ModelHarness) -> None:
-    """Row 20: the key says nothing about a row, and the same event twice is two rows."""
+def test_records_without_key_or_with_the_same_key_are_separate_rows(harness: ModelHarness) -> None:
+    """Fault 20: the key does not identify a row; the same event twice is two rows."""
     harness.produce_windows(-3, -1)
     harness.produce(0, [(LATER, GOOD)] * 3)
     harness.produce(0, [(LATER, GOOD)] * 4, key=b"the same")
     harness.produce(1, [(LATER, GOOD)] * 5, key=b"")
     harness.produce_windows(1, 2)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 0)
-        assert extract_rows(mill, harness, 0)["_partition"].value_counts(sort=True).rows() == [
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 0)
+        assert extract_rows(ctx, harness, 0)["_partition"].value_counts(sort=True).rows() == [
             (0, 7),
             (1, 5),
         ]
     oracle.assert_consistent(harness)
 
 
-def test_beyond_the_limit_nothing_is_learned_and_after_a_skip_it_goes_on(
+def test_a_window_beyond_the_reject_limit_is_not_learned_and_can_be_skipped(
     harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Row 20."""
+    """Fault 20."""
     harness.produce_windows(-3, 1)
     harness.produce(0, [(START + 9 * MINUTE, b"{")] * 60)
     harness.produce_windows(2, 4)
-    with harness.open_model() as mill:
-        initial(mill)
-        run_window(mill, 0)
-        one = harness.window(1)
+    with harness.open_model() as ctx:
+        initial(ctx)
+        run_window(ctx, 0)
+        window = harness.window(1)
         with pytest.raises(
             TooManyRejects, match=r"60 of 260 records.*because not JSON.*tidemill skip"
         ):
-            run_window(mill, 1)
-        assert mill.repository.manifest(one.key) is None
+            run_window(ctx, 1)
+        assert ctx.repository.manifest(window.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
-            update(mill, one)
+            update(ctx, window)
         with pytest.raises(PredecessorMissing, match="has no candidate"):
-            run_window(mill, 2)
+            run_window(ctx, 2)
         assert (
-            quarantined_records(mill, one.key)["reason"].drop_nulls().to_list() == ["not JSON"] * 60
+            quarantined_records(ctx, window.key)["reason"].drop_nulls().to_list()
+            == ["not JSON"] * 60
         )
 
-        skip(mill, one, "ada", "the shop's logger was broken")
-        run_windows(mill, 1, 3)
-        manifest = mill.repository.manifest(one.key)
+        skip(ctx, window, "ada", "the shop's logger was broken")
+        run_windows(ctx, 1, 3)
+        manifest = ctx.repository.manifest(window.key)
         assert manifest is not None
         assert manifest.skipped is not None
         assert (manifest.rows, manifest.skipped.actor) == (0, "ada")

@@ -1,4 +1,4 @@
-"""Windows without a row: a batch with a schema, and steps that say they have no evidence."""
+"""Windows without rows: a batch with a schema, and steps that report no evidence."""
 
 import json
 
@@ -34,42 +34,51 @@ def assert_nothing_learned(ctx: ModelContext, harness: ModelHarness, number: int
 
 
 def test_a_window_of_markers_only_is_an_empty_batch(harness: ModelHarness) -> None:
-    """Row 14: all its offsets are aborted records and markers."""
+    """Fault 14: all its offsets are aborted records and markers."""
     harness.produce_windows(-3, 0)
-    with harness.open_model() as mill:
-        initial(mill)
-        close(mill, harness.window(0), "ada")
-        run_window(mill, 0)
+    with harness.open_model() as ctx:
+        initial(ctx)
+        close(ctx, harness.window(0), "ada")
+        run_window(ctx, 0)
         begin_transaction(harness, {p: spread_events(10, 5, 6) for p in range(2)})(False)
-        close(mill, harness.window(1), "ada")
-        run_window(mill, 1)
-        assert extract(mill, harness.window(1)).gaps == 22
-        assert_nothing_learned(mill, harness, 1)
+        close(ctx, harness.window(1), "ada")
+        run_window(ctx, 1)
+        assert extract(ctx, harness.window(1)).gaps == 22
+        assert_nothing_learned(ctx, harness, 1)
         harness.produce_windows(2, 3)
-        run_window(mill, 2)
-        assert extract(mill, harness.window(2)).rows == 200
+        run_window(ctx, 2)
+        assert extract(ctx, harness.window(2)).rows == 200
     oracle.assert_consistent(harness)
 
 
-def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(
+def test_windows_without_any_records_are_empty_and_the_lineage_continues(
     harness: ModelHarness,
 ) -> None:
-    """Row 14: four in a row, over a retraining, which has nothing new to learn from."""
+    """Fault 14: four in a row, including a retraining without new rows."""
     harness.produce_windows(-3, 0)
     harness.produce_windows(5, 6)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 5)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 5)
         for number in range(1, 5):
-            assert extract(mill, harness.window(number)).gaps == 0
-            assert_nothing_learned(mill, harness, number)
-        assert extract(mill, harness.window(5)).rows == 200
-        first, last = (mill.repository.report(harness.window(n).key) for n in (0, 5))
+            assert extract(ctx, harness.window(number)).gaps == 0
+            assert_nothing_learned(ctx, harness, number)
+        assert extract(ctx, harness.window(5)).rows == 200
+        first, last = (ctx.repository.report(harness.window(n).key) for n in (0, 5))
         assert first is not None
         assert last is not None
-        made = [mill.repository.candidate(last.lineage, harness.window(n).key) for n in range(6)]
-        assert [one.since_retrain for one in made if one] == [1, 2, 3, 4, 5, 0]
-        assert made[5] is not None
-        assert made[5].kind == "retrain"
+        candidates = [
+            ctx.repository.candidate(last.lineage, harness.window(n).key) for n in range(6)
+        ]
+        assert [candidate.since_retrain for candidate in candidates if candidate] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+            0,
+        ]
+        assert candidates[5] is not None
+        assert candidates[5].kind == "retrain"
     oracle.assert_consistent(harness)
 
 
@@ -77,33 +86,33 @@ def test_windows_in_which_nothing_happened_are_empty_and_the_line_goes_on(
 def test_an_empty_window_is_no_error_for_other_objectives(
     harness: ModelHarness, objective: str
 ) -> None:
-    """Row 14."""
+    """Fault 14."""
     classes = ["low", "high"] if objective == "multiclass" else []
     harness.define(objective=objective, classes=classes, label="size", fields={"price": "number"})
     labels: list[object] = [*classes] or [1.5, 8.0]
     for number in (-2, -1, 0, 2, 3):
-        told = [{"price": i % 7, "size": labels[i % 7 > 3]} for i in range(120)]
+        rows = [{"price": i % 7, "size": labels[i % 7 > 3]} for i in range(120)]
         stamps = [stamp for stamp, _ in spread_events(60, 5 * number, 5 * number + 5)]
         for p in range(2):
-            values = [json.dumps(one).encode() for one in told[p::2]]
+            values = [json.dumps(row).encode() for row in rows[p::2]]
             harness.produce(p, [*zip(stamps, values, strict=True)])
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 2)
-        assert_nothing_learned(mill, harness, 1)
-        assert extract(mill, harness.window(2)).rows == 120
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 2)
+        assert_nothing_learned(ctx, harness, 1)
+        assert extract(ctx, harness.window(2)).rows == 120
     oracle.assert_consistent(harness)
 
 
-def test_an_empty_partition_takes_part_in_every_plan_without_offsets(harness: ModelHarness) -> None:
-    """Row 14: partition 1 never had a record, and the stream is closed by a person."""
+def test_an_empty_partition_is_in_every_plan_without_offsets(harness: ModelHarness) -> None:
+    """Fault 14: partition 1 never had a record, and the windows are closed manually."""
     harness.produce(0, spread_events(300, -10, 10))
-    with harness.open_model() as mill:
-        close(mill, harness.window(1), "ada")
-        run_windows(mill, 0, 1)
+    with harness.open_model() as ctx:
+        close(ctx, harness.window(1), "ada")
+        run_windows(ctx, 0, 1)
         for number in range(2):
-            made = mill.repository.plan(harness.window(number).key)
-            assert made is not None
-            assert [(r.partition, r.end - r.start) for r in made.ranges] == [(0, 75), (1, 0)]
-            assert extract(mill, harness.window(number)).rows == 75
+            plan = ctx.repository.plan(harness.window(number).key)
+            assert plan is not None
+            assert [(r.partition, r.end - r.start) for r in plan.ranges] == [(0, 75), (1, 0)]
+            assert extract(ctx, harness.window(number)).rows == 75
         assert timestamp_at(10) == harness.window(1).end
     oracle.assert_consistent(harness)

@@ -1,4 +1,4 @@
-"""Killed at any place, twice in a row, also while recovering: run again, as if undisturbed."""
+"""Runs killed at any failpoint, twice in a row, also while recovering: a rerun completes them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +28,7 @@ _LAST = 1
 
 
 def failpoints_undisturbed(harness: ModelHarness) -> list[str]:
-    """Take the bench through its windows; the places that were reached, in order."""
+    """Run the windows undisturbed; the failpoints reached, in order."""
     reached: list[str] = []
     failpoints.on_reached(reached.append)
     with harness.open_model() as ctx:
@@ -37,26 +37,29 @@ def failpoints_undisturbed(harness: ModelHarness) -> list[str]:
     return reached
 
 
-_ELSEWHERE = ("mlflow.py", "restore.py", "prune.py", "adopt.py", "produce.py")
-_ADOPTION = {"adoption.before", "adoption.after"}
-"""Files, and a commit, whose places lie on another way; their own tests kill there."""
+_OTHER_FILES = ("mlflow.py", "restore.py", "prune.py", "adopt.py", "produce.py")
+_ADOPTION_FAILPOINTS = {"adoption.before", "adoption.after"}
+"""Files and a commit that a run of windows does not reach; other tests kill at their failpoints."""
 
 
 def failpoints_in_source() -> set[str]:
-    """Every place that a window's way through the four steps can fail at."""
+    """Every failpoint that the four steps of a window can reach."""
     files = Path(tidemill.__path__[0]).rglob("*.py")
-    return failpoints_in([file for file in files if file.name not in _ELSEWHERE]) - _ADOPTION
+    return (
+        failpoints_in([file for file in files if file.name not in _OTHER_FILES])
+        - _ADOPTION_FAILPOINTS
+    )
 
 
 def kill_repeatedly(harness: ModelHarness, failpoint: str) -> int:
-    """Run again and again, killed each time at this place: where that was no step forward, at the
-    next time it is reached. Gives the number of kills until there is nothing left to do.
+    """Run repeatedly, killed at this failpoint each time, until a run completes; the kills.
 
-    So each commit is finished by a process that is killed in the next. All but two places, which
-    are the most frequent, are killed twice in a row at the same point.
+    If a run made no progress, the next one is killed one hit later. So each commit is finished by a
+    process that is killed in the next commit. At all failpoints but the two most frequent ones the
+    runs are killed twice in a row at the same point.
     """
     kills, hit, stored_count = 0, 1, 0
-    next_ = 2 if failpoint in ("put.written", "put.synced") else 1
+    first_hit = 2 if failpoint in ("put.written", "put.synced") else 1
     while kills < 200:
         code = exit_code(harness, _LAST, f"{failpoint}:kill:{hit}")
         if code == 0:
@@ -66,22 +69,22 @@ def kill_repeatedly(harness: ModelHarness, failpoint: str) -> int:
             stored_count,
             len(list(bootstrap.make_store(harness.settings).names(""))),
         )
-        kills, hit = kills + 1, hit + 1 if stored_count == before else next_
-    raise AssertionError(f"no end of kills at {failpoint}")
+        kills, hit = kills + 1, hit + 1 if stored_count == before else first_hit
+    raise AssertionError(f"killed 200 times at {failpoint} without completing")
 
 
 def test_a_run_passes_every_failpoint_there_is(harness: ModelHarness) -> None:
-    """Row 1: so that the kills below leave no place out, and none that is new."""
+    """Fault 1: so the kills below miss no failpoint, not even a new one."""
     define_two_windows(harness)
     assert set(failpoints_undisturbed(harness)) == failpoints_in_source()
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_killed_at_every_place_and_again_while_recovering_all_ends_as_if_undisturbed(
+def test_runs_killed_at_every_failpoint_also_while_recovering_end_as_if_undisturbed(
     harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Row 1, and row 24 as far as the ledger and its copies go."""
+    """Fault 1, and fault 24 for the ledger and its copies."""
     define_two_windows(harness)
     reached = failpoints_undisturbed(harness)
     expected = take_snapshot(harness)
@@ -89,54 +92,59 @@ def test_killed_at_every_place_and_again_while_recovering_all_ends_as_if_undistu
     oracle.assert_consistent(harness)
     oracle.assert_matches_log(harness, kafka_folder)
 
-    def kills_at(place: str) -> int:
-        twin = harness.twin(place)
-        kills = kill_repeatedly(twin, place)
-        # A window's two models are committed at the same time: one kill may end both.
-        pairs = _LAST + 1 if place.startswith(("put.", "bundle.")) else 0
-        assert kills >= reached.count(place) - pairs, place
-        assert take_snapshot(twin) == expected, place
-        with twin.open_model() as mill:
-            assert verify(mill).findings == []
+    def count_kills(failpoint: str) -> int:
+        twin = harness.twin(failpoint)
+        kills = kill_repeatedly(twin, failpoint)
+        # A window's two models are committed concurrently: one kill may end both.
+        pairs = _LAST + 1 if failpoint.startswith(("put.", "bundle.")) else 0
+        assert kills >= reached.count(failpoint) - pairs, failpoint
+        assert take_snapshot(twin) == expected, failpoint
+        with twin.open_model() as ctx:
+            assert verify(ctx).findings == []
         assert not [*(twin.settings.store / harness.model / ".tmp").glob("*")]
         return kills
 
     with ThreadPoolExecutor(2) as pool:
-        kills = sum(pool.map(kills_at, sorted(set(reached))))
+        kills = sum(pool.map(count_kills, sorted(set(reached))))
     print(f"{kills} kills at {len(reached)} points of {len(set(reached))} places")
 
 
-def test_killed_between_the_entry_and_its_copy_the_ledger_is_copied_and_not_written_again(
+def test_a_run_killed_between_entry_and_copy_is_completed_without_a_second_entry(
     harness: ModelHarness,
 ) -> None:
-    """Row 24, without a server."""
+    """Fault 24, without a server."""
     define_two_windows(harness)
     run_killed_at(harness, _LAST, "append.after")
-    with harness.open_model() as mill:
-        assert [s.entry.seq for s in mill.chain().entries] == [0]
-        assert mill.repository.entry(0) is None
-        told = "Ledger entry 0 stands in the topic, but was never copied."
-        assert told in verify(mill).findings
-        run_windows(mill, 0, _LAST)
-        assert mill.repository.entry(0) is not None
-        assert [s.entry.seq for s in mill.chain().entries] == [0, 1, 2]
-        assert mill.chain().invalid_records == ()
-        assert verify(mill).findings == []
+    with harness.open_model() as ctx:
+        assert [s.entry.seq for s in ctx.chain().entries] == [0]
+        assert ctx.repository.entry(0) is None
+        finding = "Ledger entry 0 is in the topic, but was never copied."
+        assert finding in verify(ctx).findings
+        run_windows(ctx, 0, _LAST)
+        assert ctx.repository.entry(0) is not None
+        assert [s.entry.seq for s in ctx.chain().entries] == [0, 1, 2]
+        assert ctx.chain().invalid_records == ()
+        assert verify(ctx).findings == []
 
 
 @pytest.mark.faults
-def test_killed_while_it_trains_a_run_makes_the_same_candidate(harness: ModelHarness) -> None:
-    """Row 23: killed from outside, in the midst of LightGBM's work."""
-    slow = {"trees": 6000, "rate": 0.01, "leaves": 31, "min_rows": 5}
-    harness.define(learner=SPEC["learner"] | {"continue": slow, "max_trees": 20_000})
+def test_a_run_killed_while_training_gives_the_same_candidate(harness: ModelHarness) -> None:
+    """Fault 23: killed from outside while LightGBM trains."""
+    slow = {
+        "num_iterations": 6000,
+        "learning_rate": 0.01,
+        "num_leaves": 31,
+        "min_data_in_leaf": 5,
+    }
+    harness.define(learner=SPEC["learner"] | {"continue": slow, "max_iterations": 20_000})
     harness.produce_windows(-2, 1, rows=400)
     twin = harness.twin("killed")
-    with harness.open_model() as mill:
-        run_all(mill, 0)
-    for times in (2, 3):  # the first was the initial model
+    with harness.open_model() as ctx:
+        run_all(ctx, 0)
+    for times in (2, 3):  # the first hit is the initial model
         with window_worker(twin, 0) as process:
             wait_for_failpoint(twin, "fit.before", times)
-            wait_for_cpu_time(process, 0.2)  # of seconds
+            wait_for_cpu_time(process, cpu_seconds=0.2)
             process.kill()
             process.join()
         assert process.exitcode == KILLED

@@ -1,4 +1,4 @@
-"""The ledger's topic recreated, cut or set to lose entries: writers stop, and all comes back."""
+"""The ledger's topic is recreated, truncated or misconfigured: writers stop, all is restored."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from processes import run_command
 from store_snapshot import file_stamps, take_snapshot
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, TidemillError
-from tidemill.cycle import restore as restoring
+from tidemill.cycle import restore as restore_module
 from tidemill.cycle.deploy import deploy
 from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
@@ -34,18 +34,18 @@ pytestmark = pytest.mark.faults
 LAST = 2
 LOSSES: dict[str, tuple[Callable[[ModelHarness], None], int]] = {
     "recreated": (delete_ledger_topic, 4),
-    "cut in the middle": (
-        lambda bench: delete_records_before(bench, ledger_records(bench)[2].offset),
+    "truncated in the middle": (
+        lambda harness: delete_records_before(harness, ledger_records(harness)[2].offset),
         4,
     ),
-    "emptied": (lambda bench: delete_records_before(bench, -1), 4),
+    "emptied": (lambda harness: delete_records_before(harness, -1), 4),
 }
-"""How the topic is lost, and how many entries have to be brought back then."""
+"""How the ledger is lost, and how many entries must be restored."""
 
 
 @pytest.fixture
 def four_entries(harness: ModelHarness) -> ModelHarness:
-    """A model whose ledger has entries 0 to 3, and that has one more to deploy."""
+    """A model with ledger entries 0 to 3 and one more window to deploy."""
     harness.define(gate={"policy": "always"})
     harness.produce_windows(-3, LAST + 3)
     with harness.open_model() as ctx:
@@ -65,7 +65,7 @@ def valid_values(harness: ModelHarness) -> list[bytes]:
 def assert_deploy_fails(
     harness: ModelHarness, error_type: type[TidemillError], message: str
 ) -> None:
-    """The next deployment ends so, and nothing is written anywhere."""
+    """Assert that the next deployment fails with this error and writes nothing."""
     before, entries = file_stamps(harness), None
     with harness.open_model() as ctx:
         with pytest.raises(error_type, match=message):
@@ -77,107 +77,111 @@ def assert_deploy_fails(
         assert len(ledger_records(harness)) == entries
 
 
-def test_a_lost_ledger_stops_writers_and_is_brought_back_byte_for_byte(
+def test_a_lost_ledger_stops_writers_and_is_restored_byte_for_byte(
     four_entries: ModelHarness,
 ) -> None:
-    """Row 37, each way of losing it after the other, on one topic's name."""
+    """Fault 37: each kind of loss in turn, with the same topic name."""
     values = valid_values(four_entries)
-    for way, (harm, missing) in LOSSES.items():
-        harm(four_entries)
+    for loss, (lose_ledger, missing) in LOSSES.items():
+        lose_ledger(four_entries)
         assert_deploy_fails(
             four_entries, LedgerLost, f"tidemill ledger restore {four_entries.model}"
         )
-        with four_entries.open_model() as mill:
-            assert verify(mill).findings != [], way
-            done = restore(mill)
-            assert (done.entries, done.appended) == (4, missing), way
-            assert done.moved == (harm is delete_ledger_topic), way
-            assert verify(mill).findings == [], way
-            assert restore(mill).appended == 0, way
-        assert valid_values(four_entries) == values, way
+        with four_entries.open_model() as ctx:
+            assert verify(ctx).findings != [], loss
+            result = restore(ctx)
+            assert (result.entries, result.appended) == (4, missing), loss
+            assert result.moved == (lose_ledger is delete_ledger_topic), loss
+            assert verify(ctx).findings == [], loss
+            assert restore(ctx).appended == 0, loss
+        assert valid_values(four_entries) == values, loss
         oracle.assert_consistent(four_entries)
-    with four_entries.open_model() as mill:
-        run_window(mill, LAST + 1)
-        assert len(mill.chain().entries) == 5
+    with four_entries.open_model() as ctx:
+        run_window(ctx, LAST + 1)
+        assert len(ctx.chain().entries) == 5
     oracle.assert_consistent(four_entries)
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "right"),
+    ("setting", "value", "correct"),
     [
         ("retention.ms", "604800000", "-1"),
         ("retention.bytes", "1000000000", "-1"),
         ("cleanup.policy", "compact", "delete"),
     ],
 )
-def test_a_ledger_that_may_lose_entries_stops_writers_until_it_is_set_right(
-    harness: ModelHarness, setting: str, value: str, right: str
+def test_a_misconfigured_ledger_topic_stops_writers_until_it_is_corrected(
+    harness: ModelHarness, setting: str, value: str, correct: str
 ) -> None:
-    """Row 37."""
+    """Fault 37."""
     harness.define(gate={"policy": "always"})
     harness.produce_windows(-2, 1)
-    with harness.open_model() as mill:
-        initial(mill)
+    with harness.open_model() as ctx:
+        initial(ctx)
         for step in (extract, update, evaluate):
-            step(mill, harness.window(0))
+            step(ctx, harness.window(0))
     set_topic_config(harness, setting, value)
     before = file_stamps(harness)
-    for ask in (lambda mill: deploy(mill, harness.window(0), True), restore):
+    for write in (lambda ctx: deploy(ctx, harness.window(0), True), restore):
         with (
-            harness.open_model() as mill,
+            harness.open_model() as ctx,
             pytest.raises(LedgerMisconfigured, match=f"{setting}={value}"),
         ):
-            ask(mill)
+            write(ctx)
     assert file_stamps(harness) == before
-    set_topic_config(harness, setting, right)
-    with harness.open_model() as mill:
-        assert deploy(mill, harness.window(0), True).status == "deployed"
+    set_topic_config(harness, setting, correct)
+    with harness.open_model() as ctx:
+        assert deploy(ctx, harness.window(0), True).status == "deployed"
     oracle.assert_consistent(harness)
 
 
-def test_killed_at_any_place_of_a_restore_the_next_one_finishes_it(
+def test_a_restore_killed_at_any_failpoint_is_finished_by_the_next_one(
     four_entries: ModelHarness,
 ) -> None:
-    """Row 37: no entry is doubled, none is void, and writers wait until it is done."""
+    """Fault 37: no entry is duplicated or invalid, and writers stop until it is finished."""
     expected, reached = take_snapshot(four_entries), []
     delete_ledger_topic(four_entries)
     failpoints.on_reached(reached.append)
-    with four_entries.open_model() as mill:
-        restore(mill)
+    with four_entries.open_model() as ctx:
+        restore(ctx)
     failpoints.on_reached(None)
-    mine = [place for place in reached if place.startswith("restore.")]
-    assert set(mine) == failpoints_in([Path(restoring.__file__)])
-    hits = [(place, hit) for place in sorted(set(mine)) for hit in {1, mine.count(place)}]
-    for place, hit in [*hits, ("put.replaced", 1)]:
+    own_failpoints = [name for name in reached if name.startswith("restore.")]
+    assert set(own_failpoints) == failpoints_in([Path(restore_module.__file__)])
+    hits = [
+        (name, hit)
+        for name in sorted(set(own_failpoints))
+        for hit in {1, own_failpoints.count(name)}
+    ]
+    for name, hit in [*hits, ("put.replaced", 1)]:
         delete_ledger_topic(four_entries)
-        assert exit_code_of(four_entries, restore, f"{place}:kill:{hit}") == KILLED
-        if place not in ("restore.moved", "put.replaced"):
-            with four_entries.open_model() as mill, pytest.raises(LedgerLost):
-                deploy(mill, four_entries.window(LAST + 1), True)
+        assert exit_code_of(four_entries, restore, f"{name}:kill:{hit}") == KILLED
+        if name not in ("restore.moved", "put.replaced"):
+            with four_entries.open_model() as ctx, pytest.raises(LedgerLost):
+                deploy(ctx, four_entries.window(LAST + 1), True)
         assert exit_code_of(four_entries, restore) == 0
-        assert take_snapshot(four_entries) == expected, place
-        with four_entries.open_model() as mill:
-            assert verify(mill).findings == []
+        assert take_snapshot(four_entries) == expected, name
+        with four_entries.open_model() as ctx:
+            assert verify(ctx).findings == []
     oracle.assert_consistent(four_entries)
 
 
-def test_one_command_brings_every_model_of_a_shared_ledger_back(four_entries: ModelHarness) -> None:
+def test_one_command_restores_every_model_of_a_shared_ledger(four_entries: ModelHarness) -> None:
     other = replace(four_entries, model=f"{four_entries.model}x")
     other.define(gate={"policy": "always"})
     other.create_topic()
     other.produce_windows(-2, 0)
     with bootstrap.open_model(
         other.model, settings_with_ledger(four_entries, four_entries.ledger)
-    ) as mill:
-        initial(mill)
+    ) as ctx:
+        initial(ctx)
     values = [record.value for record in ledger_records(four_entries)]
     assert len(values) == 5
     delete_ledger_topic(four_entries)
-    done = run_command(four_entries.env, "tidemill", "ledger", "restore")
-    assert done.returncode == 0, done.stderr
-    assert f"{four_entries.model}: 4 entries brought back, 4 stand in topic " in done.stdout
-    assert f"{other.model}: 1 entries brought back, 1 stand in topic " in done.stdout
+    result = run_command(four_entries.env, "tidemill", "ledger", "restore")
+    assert result.returncode == 0, result.stderr
+    assert f"{four_entries.model}: 4 entries restored, 4 valid in topic " in result.stdout
+    assert f"{other.model}: 1 entries restored, 1 valid in topic " in result.stdout
     assert sorted(record.value for record in ledger_records(four_entries)) == sorted(values)
-    again = run_command(four_entries.env, "tidemill", "ledger", "restore", four_entries.model)
-    assert again.stdout.strip() == f"{four_entries.model}: nothing was lost, 4 entries stand."
+    second = run_command(four_entries.env, "tidemill", "ledger", "restore", four_entries.model)
+    assert second.stdout.strip() == f"{four_entries.model}: nothing was lost, 4 entries stand."
     assert len(ledger_records(four_entries)) == 5

@@ -1,4 +1,4 @@
-"""The log cut back below a committed end: this stream halts, and committed windows stand."""
+"""The log is truncated below a committed end: the stream halts, committed windows are kept."""
 
 import shutil
 import signal
@@ -19,46 +19,46 @@ from topic_tools import end_offsets
 pytestmark = pytest.mark.faults
 
 
-def test_a_log_that_came_back_shorter_halts_its_stream_and_harms_no_committed_window(
+def test_a_truncated_log_halts_its_stream_and_harms_no_committed_window(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
-    """Row 9: the topic's folders are put back as they were some windows ago, as from a backup."""
-    home, copies = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("copies")
+    """Fault 9: the topic's folders are replaced with an earlier copy, as from a backup."""
+    home, copies = tmp_path_factory.mktemp("truncated"), tmp_path_factory.mktemp("copies")
     with kafka_cluster(tmp_path_factory.mktemp("node"), 1) as (node,):
-        bench = ModelHarness(
+        harness = ModelHarness(
             f"127.0.0.1:{node.direct_port}", home, model_name_for(request.node.nodeid)
         )
-        bench.define()
-        bench.create_topic()
-        bench.produce_windows(-3, 0)
-        folders = [f"{bench.model}-{partition}" for partition in range(bench.partitions)]
+        harness.define()
+        harness.create_topic()
+        harness.produce_windows(-3, 0)
+        folders = [f"{harness.model}-{partition}" for partition in range(harness.partitions)]
         node.send_signal(signal.SIGTERM)
         for folder in folders:
             shutil.copytree(node.log_dir / folder, copies / folder)
         node.start()
-        wait_until(node.is_ready, 60, node.log_tail)
-        bench.produce_windows(1, 4)
-        with bench.open_model() as mill:
-            run_windows(mill, 0, 2)
-            committed = plan_window(mill, bench.window(2)).end_offsets
-            plan_window(mill, bench.window(3))
-        before = file_stamps(bench)
+        wait_until(node.is_ready, 60, on_timeout=node.log_tail)
+        harness.produce_windows(1, 4)
+        with harness.open_model() as ctx:
+            run_windows(ctx, 0, 2)
+            committed = plan_window(ctx, harness.window(2)).end_offsets
+            plan_window(ctx, harness.window(3))
+        before = file_stamps(harness)
         node.send_signal(signal.SIGTERM)
         for folder in folders:
             shutil.rmtree(node.log_dir / folder)
             shutil.copytree(copies / folder, node.log_dir / folder)
         node.start()
-        wait_until(node.is_ready, 60, node.log_tail)
+        wait_until(node.is_ready, 60, on_timeout=node.log_tail)
 
-        with bench.open_model() as mill:
-            cut = end_offsets(bench)
+        with harness.open_model() as ctx:
+            cut = end_offsets(harness)
             assert all(cut[p] < end for p, end in committed.items())
-            for number in (3, 4):  # planned, and not planned
-                with pytest.raises(LogTruncated, match=rf"ends at offset {cut[0]}\b") as told:
-                    extract(mill, bench.window(number))
-            assert f"tidemill adopt {bench.model} --from" in told.value.remedy
-            assert run_window(mill, 2).status == "unchanged"
-            assert verify(mill).findings == []
-        assert file_stamps(bench) == before
-        found = oracle.assert_consistent(bench)
-        assert found.taken_as_archived == [bench.window(n).key for n in (1, 2)]
+            for number in (3, 4):  # planned and not planned
+                with pytest.raises(LogTruncated, match=rf"ends at offset {cut[0]}\b") as error:
+                    extract(ctx, harness.window(number))
+            assert f"tidemill adopt {harness.model} --from" in error.value.remedy
+            assert run_window(ctx, 2).status == "unchanged"
+            assert verify(ctx).findings == []
+        assert file_stamps(harness) == before
+        report = oracle.assert_consistent(harness)
+        assert report.taken_as_archived == [harness.window(n).key for n in (1, 2)]

@@ -1,4 +1,4 @@
-"""Partitions that are added, that fall silent, and streams that are silent altogether."""
+"""Added partitions, silent partitions, and entirely silent streams."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +18,7 @@ from topic_tools import add_partitions, end_offsets, event, spread_events, times
 
 
 class ManualClock:
-    """A host's clock that stands until it is moved."""
+    """A host clock that only moves when advanced."""
 
     def __init__(self) -> None:
         self.now_ms = 1_800_000_000_000
@@ -37,132 +37,132 @@ def ranges(ctx: ModelContext, harness: ModelHarness, number: int) -> dict[int, P
 def test_an_added_partition_starts_at_0_in_the_first_unplanned_window(
     harness: ModelHarness,
 ) -> None:
-    """Row 18."""
+    """Fault 18."""
     harness.produce_windows(-3, 3)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 0)
-        before = plan_window(mill, harness.window(1))
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 0)
+        before = plan_window(ctx, harness.window(1))
         add_partitions(harness, 3)
         harness.produce(2, spread_events(90, 2, 20))
         harness.produce_windows(4, 5)
-        assert plan_window(mill, harness.window(1)) == before
+        assert plan_window(ctx, harness.window(1)) == before
         for number in (1, 2, 3):
-            run_window(mill, number)
-        assert sorted(ranges(mill, harness, 1)) == [0, 1]
+            run_window(ctx, number)
+        assert sorted(ranges(ctx, harness, 1)) == [0, 1]
         # Partition 2 has three minutes of window 0 and all of window 1, which are late here.
-        assert [ranges(mill, harness, n)[2].start for n in (2, 3)] == [0, 65]
-        made = [extract(mill, harness.window(n)) for n in (2, 3)]
-        assert [one.late for one in made] == [40, 0]
-        assert [one.rows for one in made] == [200 + 65, 200 + 25]
+        assert [ranges(ctx, harness, n)[2].start for n in (2, 3)] == [0, 65]
+        manifests = [extract(ctx, harness.window(n)) for n in (2, 3)]
+        assert [manifest.late for manifest in manifests] == [40, 0]
+        assert [manifest.rows for manifest in manifests] == [200 + 65, 200 + 25]
     oracle.assert_consistent(harness)
 
 
-def test_a_silent_partition_is_excused_and_its_later_old_events_are_late(
+def test_an_idle_partition_does_not_block_a_window_and_its_old_events_are_late(
     harness: ModelHarness,
 ) -> None:
-    """Row 19: two observations `idle_timeout` apart, both in the plan."""
+    """Fault 19: two observations `idle_timeout` apart, both in the plan."""
     harness.produce_windows(-3, 0)
     harness.produce(0, spread_events(300, 5, 20))
     clock = ManualClock()
     with harness.open_model() as real:
-        mill = replace(real, now=clock)
-        initial(mill)
-        begun, stood = clock.now_ms, end_offsets(harness)[1]
+        ctx = replace(real, clock=clock)
+        initial(ctx)
+        started_at, stable_end = clock.now_ms, end_offsets(harness)[1]
         for minutes in (0, 4, 5.99):
             clock.advance(minutes)
             with pytest.raises(WindowOpen, match=r"partitions \[1\]"):
-                run_window(mill, 0)
+                run_window(ctx, 0)
         clock.advance(0.01)
-        run_window(mill, 0)
-        excused = ranges(mill, harness, 0)
-        assert (excused[0].end_reason, excused[0].observation) == ("boundary", None)
-        assert (excused[1].end_reason, excused[1].end) == ("idle", stood)
-        seen = excused[1].observation
-        assert seen is not None
-        assert (seen.end_offset, seen.first_seen_ms, seen.last_seen_ms) == (
-            stood,
-            begun,
-            begun + 10 * MINUTE,
+        run_window(ctx, 0)
+        planned = ranges(ctx, harness, 0)
+        assert (planned[0].end_reason, planned[0].observation) == ("boundary", None)
+        assert (planned[1].end_reason, planned[1].end) == ("idle", stable_end)
+        observation = planned[1].observation
+        assert observation is not None
+        assert (observation.end_offset, observation.first_seen_ms, observation.last_seen_ms) == (
+            stable_end,
+            started_at,
+            started_at + 10 * MINUTE,
         )
-        run_window(mill, 1)  # it is still silent
+        run_window(ctx, 1)  # it is still silent
         harness.produce(1, [*spread_events(70, 3, 10), *spread_events(90, 10, 19)])
         harness.produce(0, spread_events(20, 20, 21))
-        with pytest.raises(WindowOpen):  # it is silent no longer, and has not come far enough
-            run_window(mill, 3)
-        run_window(mill, 2)
-        late = extract(mill, harness.window(2))
+        with pytest.raises(WindowOpen):  # no longer silent, but not far enough yet
+            run_window(ctx, 3)
+        run_window(ctx, 2)
+        late = extract(ctx, harness.window(2))
         assert (late.rows, late.late) == (100 + 70 + 50, 70)
-        assert ranges(mill, harness, 2)[1].end_reason == "boundary"
+        assert ranges(ctx, harness, 2)[1].end_reason == "boundary"
     oracle.assert_consistent(harness)
 
 
-def test_a_silent_partition_that_moves_is_not_idle(harness: ModelHarness) -> None:
-    """Row 19: each new record of its own, old as it may be, starts the idle time anew."""
+def test_a_partition_that_receives_old_events_is_not_idle(harness: ModelHarness) -> None:
+    """Fault 19: each new record, however old, restarts the idle time."""
     harness.produce_windows(-3, 0)
     harness.produce(0, spread_events(300, 5, 20))
     clock = ManualClock()
     with harness.open_model() as real:
-        mill = replace(real, now=clock)
-        initial(mill)
+        ctx = replace(real, clock=clock)
+        initial(ctx)
         for minute in range(4):
             with pytest.raises(WindowOpen):
-                plan_window(mill, harness.window(0))
+                plan_window(ctx, harness.window(0))
             harness.produce(1, [event(timestamp_at(minute))])
             clock.advance(9)
 
 
 def test_nothing_closes_in_a_paused_replay_until_events_or_a_person(harness: ModelHarness) -> None:
-    """Row 19: all partitions are silent for a month."""
+    """Fault 19: all partitions are silent for a month."""
     harness.produce_windows(-3, 1)
     clock = ManualClock()
     with harness.open_model() as real:
-        mill = replace(real, now=clock)
-        run_windows(mill, 0, 0)
+        ctx = replace(real, clock=clock)
+        run_windows(ctx, 0, 0)
         for _ in range(3):
             with pytest.raises(WindowOpen, match="tidemill close"):
-                run_window(mill, 1)
+                run_window(ctx, 1)
             clock.advance(10 * 24 * 60)
         harness.produce_windows(2, 3)
-        run_window(mill, 1)
-        assert {r.end_reason for r in ranges(mill, harness, 1).values()} == {"boundary"}
-        run_window(mill, 2)
+        run_window(ctx, 1)
+        assert {r.end_reason for r in ranges(ctx, harness, 1).values()} == {"boundary"}
+        run_window(ctx, 2)
         clock.advance(30 * 24 * 60)
         with pytest.raises(WindowOpen):
-            run_window(mill, 3)
-        close(mill, harness.window(3), "ada")
-        run_window(mill, 3)
-        assert {r.end_reason for r in ranges(mill, harness, 3).values()} == {"closed"}
-        assert extract(mill, harness.window(3)).rows == 200
+            run_window(ctx, 3)
+        close(ctx, harness.window(3), "ada")
+        run_window(ctx, 3)
+        assert {r.end_reason for r in ranges(ctx, harness, 3).values()} == {"closed"}
+        assert extract(ctx, harness.window(3)).rows == 200
     oracle.assert_consistent(harness)
 
 
-def test_a_stream_that_asks_for_it_is_closed_by_silence_to_its_last_record(
+def test_close_after_silence_closes_windows_up_to_the_last_record(
     harness: ModelHarness,
 ) -> None:
-    """Row 19, with `close_after_silence`: the windows that hold records, and none of the future."""
-    windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": 4}
+    """Fault 19 with `close_after_silence`: windows with records close, later ones do not."""
+    windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirmation_records": 4}
     harness.define(windows={**windows, "close_after_silence": "3m"})
     harness.produce_windows(-3, 2)
     clock = ManualClock()
     with harness.open_model() as real:
-        mill = replace(real, now=clock)
-        run_windows(mill, 0, 1)
+        ctx = replace(real, clock=clock)
+        run_windows(ctx, 0, 1)
         with pytest.raises(WindowOpen):
-            run_window(mill, 2)
+            run_window(ctx, 2)
         clock.advance(2.9)
         with pytest.raises(WindowOpen):
-            run_window(mill, 2)
+            run_window(ctx, 2)
         clock.advance(0.1)
-        run_window(mill, 2)
-        closed = ranges(mill, harness, 2).values()
+        run_window(ctx, 2)
+        closed = ranges(ctx, harness, 2).values()
         assert [(r.end_reason, r.end) for r in closed] == [("silent", 600), ("silent", 600)]
         assert all(r.observation and r.observation.unchanged_for_ms == 3 * MINUTE for r in closed)
         clock.advance(60)
         with pytest.raises(WindowOpen):
-            run_window(mill, 3)
+            run_window(ctx, 3)
         harness.produce_windows(3, 4)
-        run_window(mill, 3)
-        assert extract(mill, harness.window(3)).rows == 200
-        made = [ranges(mill, harness, n) for n in range(4)]
-        assert all(a[p].end == b[p].start for a, b in pairwise(made) for p in (0, 1))
+        run_window(ctx, 3)
+        assert extract(ctx, harness.window(3)).rows == 200
+        planned = [ranges(ctx, harness, n) for n in range(4)]
+        assert all(a[p].end == b[p].start for a, b in pairwise(planned) for p in (0, 1))
     oracle.assert_consistent(harness)

@@ -1,6 +1,6 @@
-"""PostgreSQL under Dagster and MLflow: killed, cut off at a commit, without space; one result.
+"""PostgreSQL of Dagster and MLflow killed, disconnected at a commit or full: one result.
 
-Neither database is asked what is true: store and ledger are.
+Neither database is a source of truth; only the store and the ledger are.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 COMMIT, EVENT = b"COMMIT", b"INSERT INTO event_logs"
-"""What asks PostgreSQL to commit: in so many words, and a statement that commits by itself."""
+"""Requests that commit in PostgreSQL: an explicit COMMIT, and a statement in autocommit mode."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def use_database(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Tells this process of the bench, and where Dagster's database is."""
+    """Sets this process's environment to the harness, and to the Dagster database passed."""
 
     def set_url(url: str) -> None:
         monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
@@ -55,7 +55,7 @@ def use_database(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 def backfill(harness: ModelHarness, number: int) -> InstanceUnavailable | None:
-    """Take this window through Dagster; how its database ended that, if it did."""
+    """Run this window in Dagster; the error if its database failed."""
     key = harness.window(number).key
     try:
         run_backfill(harness.settings, harness.model, harness.load_spec(), key, key, quiet=True)
@@ -65,7 +65,7 @@ def backfill(harness: ModelHarness, number: int) -> InstanceUnavailable | None:
 
 
 def inject_once(failpoint: str, inject_fault: Callable[[], object]) -> None:
-    """Do harm when this place is reached for the first time."""
+    """Inject a fault when this failpoint is first reached."""
     hits: list[str] = []
 
     def on_reached(reached: str) -> None:
@@ -87,29 +87,29 @@ def run_undisturbed(harness: ModelHarness, last: int) -> ModelHarness:
     return twin
 
 
-def test_dagsters_database_killed_or_cut_off_at_a_commit_leaves_one_result(
+def test_dagsters_database_killed_or_disconnected_at_a_commit_leaves_one_result(
     harness: ModelHarness, server: PostgresServer, use_database: Callable[[str], None]
 ) -> None:
-    """Row 22: each window meets another fault, then is run again."""
+    """Fault 22: each window meets another fault and is then rerun."""
     with running_tcp_proxy(server.port, free_port()) as proxy:
         faults = [
             server.restart,
             partial(server.kill_backend, "dagster"),
             *(
-                partial(proxy.reset_on, asked, forwarded=passed)
-                for asked in (COMMIT, EVENT)
-                for passed in (False, True)
+                partial(proxy.reset_on, request, forwarded=forwarded)
+                for request in (COMMIT, EVENT)
+                for forwarded in (False, True)
             ),
         ]
         last = len(faults) - 1
         harness.produce_windows(-1, last + 1)
         use_database(server.url("dagster", proxy.port))
-        for number, harm in enumerate(faults):
-            inject_once("candidate.after", harm)
-            ended = backfill(harness, number)
+        for number, inject_fault in enumerate(faults):
+            inject_once("candidate.after", inject_fault)
+            error = backfill(harness, number)
             failpoints.on_reached(None)
             assert not proxy.armed
-            assert (ended is not None) == (number > 1), number
+            assert (error is not None) == (number > 1), number
             assert backfill(harness, number) is None, number
         assert not harness.settings.dagster_home.joinpath("history").exists()
         assert set(materialization_counts(harness)) == {
@@ -119,74 +119,76 @@ def test_dagsters_database_killed_or_cut_off_at_a_commit_leaves_one_result(
     oracle.assert_consistent(harness)
 
 
-def test_mlflows_database_killed_or_cut_off_at_a_commit_has_every_window_once(
+def test_mlflows_database_killed_or_disconnected_at_a_commit_has_every_window_once(
     harness: ModelHarness, server: PostgresServer
 ) -> None:
-    """Row 22: what stands is not touched, and the next record completes it."""
+    """Fault 22: existing records are kept, and the next recording completes them."""
     harness.define(gate={"policy": "always"})
     harness.produce_windows(-1, 5)
-    with running_tcp_proxy(server.port, free_port()) as proxy, harness.open_model() as mill:
-        initial(mill)
+    with running_tcp_proxy(server.port, free_port()) as proxy, harness.open_model() as ctx:
+        initial(ctx)
         uri = server.url("mlflow", proxy.port)
 
         def record(number: int) -> MlflowTracker:
-            recorder = Recorder(mill, make_tracker(uri, harness))
+            recorder = Recorder(ctx, make_tracker(uri, harness))
             recorder.record_window(harness.window(number))
             recorder.flush()
             recorder.record_deployments()
             return recorder.tracker
 
-        cut = [partial(proxy.reset_on, COMMIT, forwarded=passed) for passed in (False, True)]
-        run_window(mill, 0)
+        resets = [
+            partial(proxy.reset_on, COMMIT, forwarded=forwarded) for forwarded in (False, True)
+        ]
+        run_window(ctx, 0)
         inject_once("run.before", server.restart)
         record(0)
-        faults = product(("run.before", "version.before"), cut)
-        for number, (place, harm) in enumerate(faults, 1):
-            run_window(mill, number)
-            inject_once(place, harm)
-            with pytest.raises(TrackerUnavailable, match=r"MLflow at .* did not"):
+        faults = product(("run.before", "version.before"), resets)
+        for number, (failpoint, reset) in enumerate(faults, 1):
+            run_window(ctx, number)
+            inject_once(failpoint, reset)
+            with pytest.raises(TrackerUnavailable, match=r"MLflow at .* could not"):
                 record(number)
             failpoints.on_reached(None)
             assert not proxy.armed
             tracker = record(number)
-        assert list(find_drift(mill, tracker).descriptions) == []
+        assert list(find_drift(ctx, tracker).descriptions) == []
         client = MlflowClient(server.url("mlflow"))
         (experiment,) = client.search_experiments(filter_string=f"name = '{harness.model}'")
-        windows = [each.info.run_name for each in client.search_runs([experiment.experiment_id])]
+        windows = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
         assert sorted(windows) == [harness.window(number).key for number in range(5)]
     oracle.assert_consistent(harness)
 
 
-def test_databases_without_space_are_named_and_with_space_all_is_as_ever(
+def test_full_databases_are_reported_and_a_rerun_with_space_completes(
     harness: ModelHarness, use_database: Callable[[str], None]
 ) -> None:
-    """Row 4: PostgreSQL on a full disk, under Dagster and under MLflow."""
+    """Fault 4: PostgreSQL on a full disk, under Dagster and under MLflow."""
     with (
         world_accessible_folder() as folder,
-        SmallDisk.mounted(folder / "disk", "160m") as small,
-        running_postgres(small.root / "postgres") as server,
+        SmallDisk.mounted(folder / "disk", "160m") as disk,
+        running_postgres(disk.root / "postgres") as server,
     ):
         harness.produce_windows(-1, 2)
         use_database(server.url("dagster"))
         assert backfill(harness, 0) is None
         tracker = make_tracker(server.url("mlflow"), harness)
         tracker.versions("none")
-        inject_once("candidate.before", small.fill)
-        ended = backfill(harness, 1)
+        inject_once("candidate.before", disk.fill)
+        error = backfill(harness, 1)
         failpoints.on_reached(None)
-        assert ended is not None
-        assert "No space left" in ended.message
-        with harness.open_model() as mill:
-            recorder = Recorder(mill, tracker)
+        assert error is not None
+        assert "No space left" in error.message
+        with harness.open_model() as ctx:
+            recorder = Recorder(ctx, tracker)
             with pytest.raises(TrackerUnavailable, match="No space left"):
                 recorder.record_window(harness.window(0))
-            assert mill.repository.plan(harness.window(1).key) is not None
-            small.free()
+            assert ctx.repository.plan(harness.window(1).key) is not None
+            disk.free()
             assert backfill(harness, 1) is None
-            recorder = Recorder(mill, tracker)
+            recorder = Recorder(ctx, tracker)
             recorder.record_window(harness.window(1))
             recorder.flush()
             recorder.record_deployments()
-            assert list(find_drift(mill, tracker).descriptions) == []
+            assert list(find_drift(ctx, tracker).descriptions) == []
     assert take_snapshot(harness) == take_snapshot(run_undisturbed(harness, 1))
     oracle.assert_consistent(harness)

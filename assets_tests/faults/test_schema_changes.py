@@ -1,4 +1,4 @@
-"""The stream's schema changes: what is added is ignored, what breaks the model stops it by name."""
+"""Schema changes of the stream: additions are ignored, breaking changes stop the model."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ REMOVED = object()
 
 
 def produce_changed(harness: ModelHarness, number: int, **changes: Any) -> None:
-    """The window's events with these fields changed: to a value, by a function, or `GONE`."""
+    """Produce a window's events with fields set to a value, changed by a function or `REMOVED`."""
     for partition in range(harness.partitions):
         records = []
         for timestamp, value in events(number)[partition :: harness.partitions]:
@@ -30,40 +30,40 @@ def produce_changed(harness: ModelHarness, number: int, **changes: Any) -> None:
 
 
 def test_an_added_field_changes_nothing(harness: ModelHarness) -> None:
-    """Row 21: window 1 comes with two more fields, and every row is as it would be without."""
+    """Fault 21: two additional fields in window 1 leave every row unchanged."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, coupon="SAVE10", basket={"items": [1, 2]})
     harness.produce_windows(2, 2)
     expected = [json.loads(value) for _, value in events(1)]
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        rows = load_rows(mill, extract(mill, harness.window(1))).sort("_timestamp")
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        rows = load_rows(ctx, extract(ctx, harness.window(1))).sort("_timestamp")
         assert rows.drop("_partition", "_offset", "_timestamp").rows(named=True) == expected
     oracle.assert_consistent(harness)
 
 
-def test_an_optional_field_may_go_and_is_null(harness: ModelHarness) -> None:
-    """Row 21: `visits` is declared `number?`."""
+def test_a_removed_optional_field_is_null(harness: ModelHarness) -> None:
+    """Fault 21: `visits` is declared `number?`."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, visits=REMOVED)
     harness.produce_windows(2, 3)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 2)
-        manifest = mill.repository.manifest(harness.window(1).key)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 2)
+        manifest = ctx.repository.manifest(harness.window(1).key)
         assert manifest is not None
         assert (manifest.rows, manifest.missing["visits"]) == (200, 200)
-        assert load_rows(mill, manifest)["visits"].null_count() == 200
+        assert load_rows(ctx, manifest)["visits"].null_count() == 200
     oracle.assert_consistent(harness)
 
 
-def test_a_field_that_some_rows_lack_is_null_there(harness: ModelHarness) -> None:
-    """Row 21: a field is removed only when no row of a window has it."""
+def test_a_field_missing_in_some_rows_is_null_in_them(harness: ModelHarness) -> None:
+    """Fault 21: a field counts as removed only if no row of a window has it."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, price=lambda price: price if price > 50 else REMOVED)
     harness.produce_windows(2, 2)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 1)
-        rows = load_rows(mill, extract(mill, harness.window(1)))
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 1)
+        rows = load_rows(ctx, extract(ctx, harness.window(1)))
         assert 0 < rows["price"].null_count() < rows.height == 200
     oracle.assert_consistent(harness)
 
@@ -98,48 +98,48 @@ _QUICK = ("removed", "a number becomes text")
 
 
 @pytest.mark.parametrize(
-    ("changes", "told", "rejected"),
+    ("changes", "message", "rejected"),
     [
         pytest.param(*case, id=name, marks=() if name in _QUICK else pytest.mark.faults)
         for name, case in BROKEN.items()
     ],
 )
-def test_a_field_removed_or_changed_is_named_kept_raw_and_not_learned(
-    harness: ModelHarness, changes: dict[str, Any], told: str, rejected: int | None
+def test_a_removed_or_changed_field_is_reported_quarantined_and_not_learned(
+    harness: ModelHarness, changes: dict[str, Any], message: str, rejected: int | None
 ) -> None:
-    """Row 21."""
+    """Fault 21."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, **changes)
     harness.produce_windows(2, 2)
-    with harness.open_model() as mill:
-        initial(mill)
-        run_window(mill, 0)
-        one = harness.window(1)
-        for _ in range(2):  # a repeat finds the same, and keeps the same bytes
-            with pytest.raises(SchemaBroken, match=told):
-                run_window(mill, 1)
-            reasons = quarantined_records(mill, one.key)["reason"].drop_nulls()
+    with harness.open_model() as ctx:
+        initial(ctx)
+        run_window(ctx, 0)
+        window = harness.window(1)
+        for _ in range(2):  # a repeat gives the same error and quarantines the same bytes
+            with pytest.raises(SchemaBroken, match=message):
+                run_window(ctx, 1)
+            reasons = quarantined_records(ctx, window.key)["reason"].drop_nulls()
             assert rejected is None or len(reasons) == rejected
-        assert mill.repository.manifest(one.key) is None
+        assert ctx.repository.manifest(window.key) is None
         with pytest.raises(PredecessorMissing, match="has no batch"):
-            update(mill, one)
+            update(ctx, window)
     oracle.assert_consistent(harness)
 
 
 def test_a_removed_field_that_is_declared_optional_is_learned_without(
     harness: ModelHarness,
 ) -> None:
-    """Row 21: the remedy that `SchemaBroken` names is enough, and the line stays."""
+    """Fault 21: the remedy of `SchemaBroken` suffices, and the lineage continues."""
     harness.produce_windows(-3, 0)
     produce_changed(harness, 1, price=REMOVED)
     harness.produce_windows(2, 2)
-    with harness.open_model() as mill:
-        run_windows(mill, 0, 0)
+    with harness.open_model() as ctx:
+        run_windows(ctx, 0, 0)
         with pytest.raises(SchemaBroken, match=r"declare `price: number\?` in defs.yaml"):
-            run_window(mill, 1)
+            run_window(ctx, 1)
     harness.define(fields={"country": "category", "price": "number?", "visits": "number?"})
-    with harness.open_model() as mill:
-        run_window(mill, 1)
-        assert load_rows(mill, extract(mill, harness.window(1)))["price"].is_null().all()
-        assert mill.repository.plan(harness.window(1).key) is not None
+    with harness.open_model() as ctx:
+        run_window(ctx, 1)
+        assert load_rows(ctx, extract(ctx, harness.window(1)))["price"].is_null().all()
+        assert ctx.repository.plan(harness.window(1).key) is not None
     oracle.assert_consistent(harness)

@@ -1,4 +1,4 @@
-"""Bundles damaged or bad at the source: refused, and the server goes on as it was."""
+"""Damaged and bad bundles are refused, and the server keeps its model."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -32,19 +32,19 @@ Damage = Callable[[bytes], bytes]
 
 
 def drop_last_tree(bundle: bytes) -> bytes:
-    """The last tree is gone, from the sizes too: LightGBM loads it without a word."""
+    """Drop the last tree and its size: LightGBM loads the rest without an error."""
     before, _, _ = bundle.rpartition(b"\nTree=")
     return substitute(before + b"\nend of trees\n", rb"(tree_sizes=.*) \d+\n", rb"\1\n")
 
 
 def with_invalid_feature_index(bundle: bytes) -> bytes:
-    """Trees that look at a feature far outside the row."""
+    """Trees whose feature index is far out of range."""
     result = substitute(bundle, rb"split_feature=\d+", b"split_feature=1900000000")
     return substitute(result, rb"tree_sizes=.*\n", b"")
 
 
 def with_hidden_cycle(bundle: bytes) -> bytes:
-    """A first tree that runs in circles for prices that no row has yet had."""
+    """A first tree with a cycle that only prices beyond those of all rows reach."""
     columns = Model.load(bundle, canonical.digest(bundle), None).header.columns
     root = {
         b"split_feature": b"%d" % [column.name for column in columns].index("price"),
@@ -62,30 +62,34 @@ DAMAGES: dict[str, Damage] = {
     "truncated": lambda bundle: bundle[: len(bundle) * 2 // 3],
     "flipped": lambda bundle: bundle[:-900] + bytes([bundle[-900] ^ 1]) + bundle[-899:],
     "cyclic": with_cyclic_trees,
-    "cut with its sizes": drop_last_tree,
+    "last tree and size dropped": drop_last_tree,
 }
-"""What happens to a bundle on the disk, under its name."""
+"""Damage to a stored bundle."""
 
-BAD: dict[str, tuple[Damage, str, str]] = {
-    "truncated": (lambda bundle: bundle[: len(bundle) * 2 // 3], "BundleUnfit", "."),
-    "no bundle": (lambda bundle: b"no bundle", "BundleUnfit", "Header|JSON|malformed"),
-    "kills": (with_invalid_feature_index, "BundleUnfit", "SIGSEGV|SIGABRT|SIGBUS"),
-    "cut with its sizes": (drop_last_tree, "FeatureSkew", "golden row"),
-    "skews": (
+BAD_BUNDLES: dict[str, tuple[Damage, str, str]] = {
+    "truncated": (lambda bundle: bundle[: len(bundle) * 2 // 3], "BundleInvalid", "."),
+    "not a bundle": (lambda bundle: b"not a bundle", "BundleInvalid", "Header|JSON|malformed"),
+    "crashes": (with_invalid_feature_index, "BundleInvalid", "SIGSEGV|SIGABRT|SIGBUS"),
+    "last tree and size dropped": (drop_last_tree, "FeatureSkew", "golden row"),
+    "wrong golden prediction": (
         lambda bundle: substitute(bundle, rb'"prediction":0\.', b'"prediction":1.', 1),
         "FeatureSkew",
         "golden row",
     ),
-    "runs in circles": (with_cyclic_trees, "BundleUnfit", "is no tree"),
-    "runs in circles on rows it has not seen": (with_hidden_cycle, "BundleUnfit", "is no tree"),
-    "takes for ever": (with_excessive_golden_rows, "BundleUnfit", "not proven within 20 seconds"),
+    "has cycles": (with_cyclic_trees, "BundleInvalid", "is malformed"),
+    "has a cycle for unseen rows": (with_hidden_cycle, "BundleInvalid", "is malformed"),
+    "takes too long": (
+        with_excessive_golden_rows,
+        "BundleInvalid",
+        "not validated within 20 seconds",
+    ),
 }
-"""What is bad under its right digest; the error by which it is refused, and what that tells."""
+"""Bad bundles with a valid digest: the error that refuses them, and a pattern of its message."""
 
 
 @dataclass
 class BundleScenario:
-    """A server of a model, clients that ask it, and the digest of a model never deployed."""
+    """A server with clients, and the digest of a bundle that was never deployed."""
 
     harness: ModelHarness
     server: PredictionServer
@@ -97,16 +101,21 @@ class BundleScenario:
         return self.harness.settings.store / self.harness.model / bundle_name(digest)
 
     def assert_served(self, digest: str) -> None:
-        """The newest entry, which names this digest, comes into service."""
+        """Append an entry for this digest and assert that it is served."""
         version = self.appender.deploy(digest).seq
         self.server.wait_for_status(version=version, digest=digest, stale=None, last_failure=None)
 
     def assert_refused(self, digest: str, error: str) -> str:
-        """The newest entry, which names this digest, is refused by this error: the model before
-        stays, and `/models`, the metrics and the log tell of it. Gives what the error says."""
+        """Append an entry for this digest and assert that it is refused with this error.
+
+        The previous model stays in service, and `/models`, the metrics and the log report the
+        failure. Returns the message of the error.
+        """
         before, failures = self.server.model_status(), self._failures()
         version = self.appender.deploy(digest).seq
-        wait_until(lambda: self._failure().get("version") == version, 60, self.server.output)
+        wait_until(
+            lambda: self._failure().get("version") == version, 60, on_timeout=self.server.output
+        )
         failure, status = self._failure(), self.server.model_status()
         assert (failure["error"], failure["digest"]) == (error, digest), failure
         assert (status["digest"], status["version"]) == (before["digest"], before["version"])
@@ -114,7 +123,7 @@ class BundleScenario:
         assert self._failures() > failures
         assert f"Model {self.harness.model}: {error}: " in self.server.output()
         assert self.server.process.poll() is None
-        return str(failure["what"])
+        return str(failure["message"])
 
     def _failure(self) -> dict[str, Any]:
         return self.server.model_status()["last_failure"] or {}
@@ -125,7 +134,7 @@ class BundleScenario:
 
 @pytest.fixture
 def scenario(harness: ModelHarness) -> Iterator[BundleScenario]:
-    """At its end every answer was right, and the oracle finds the rest as it should be."""
+    """At its end all responses must be correct, and the oracle runs."""
     deploy_windows(harness)
     with harness.open_model() as ctx, running_server(harness) as server:
         deployed_digests = {each.entry.digest for each in ctx.chain().entries}
@@ -137,50 +146,50 @@ def scenario(harness: ModelHarness) -> Iterator[BundleScenario]:
                 harness, server, clients, LedgerAppender(harness, ctx), undeployed_digest
             )
         clients.assert_all_correct()
-        read_chain(ctx)  # copies the entries, as the next deployment does
+        read_chain(ctx)  # copies the entries, as the next deployment would
         assert server.terminate() == 0
     oracle.assert_consistent(harness)
 
 
-def test_a_damaged_bundle_is_refused_before_it_is_parsed_and_taken_when_it_is_mended(
+def test_a_damaged_bundle_is_refused_before_parsing_and_loaded_once_restored(
     scenario: BundleScenario,
 ) -> None:
-    """Row 28: each by its digest; whatever parses such bytes finds them otherwise unfit."""
+    """Fault 28: each is refused because of its digest; parsing it would give another error."""
     path, first = (
         scenario.path(scenario.undeployed_digest),
         scenario.server.model_status()["digest"],
     )
-    whole = path.read_bytes()
+    original = path.read_bytes()
     for name, damage in DAMAGES.items():
-        path.write_bytes(damage(whole))
-        what = scenario.assert_refused(scenario.undeployed_digest, "DigestMismatch")
-        assert scenario.undeployed_digest in what, name
-        path.write_bytes(whole)
-        told = scenario.server.wait_for_status(
+        path.write_bytes(damage(original))
+        message = scenario.assert_refused(scenario.undeployed_digest, "DigestMismatch")
+        assert scenario.undeployed_digest in message, name
+        path.write_bytes(original)
+        status = scenario.server.wait_for_status(
             digest=scenario.undeployed_digest, stale=None, last_failure=None
         )
-        assert not told["from_local_copy"]
+        assert not status["from_local_copy"]
         scenario.assert_served(first)
 
 
-def test_a_bundle_that_is_bad_at_the_source_harms_nobody_but_the_child_that_proves_it(
+def test_a_bad_bundle_with_a_valid_digest_harms_only_the_validating_child(
     scenario: BundleScenario,
 ) -> None:
-    """Row 28: the digest is right, and the content kills, hangs or answers otherwise; also
-    where only a row that nobody has seen would run in circles."""
-    whole, good = (
+    """Fault 28: the content crashes, hangs or gives other predictions, also if only rows that have
+    not occurred yet would reach a cycle."""
+    original, served = (
         scenario.path(scenario.undeployed_digest).read_bytes(),
         scenario.server.model_status()["digest"],
     )
-    for name, (damage, error, told) in BAD.items():
-        bad = damage(whole)
+    for name, (damage, error, message) in BAD_BUNDLES.items():
+        bad = damage(original)
         digest = canonical.digest(bad)
         scenario.path(digest).write_bytes(bad)
-        assert re.search(told, scenario.assert_refused(digest, error)), name
-        scenario.assert_served(good)
+        assert re.search(message, scenario.assert_refused(digest, error)), name
+        scenario.assert_served(served)
     scenario.assert_served(scenario.undeployed_digest)
     scenario.clients.wait_for_version(scenario.server.model_status()["version"])
     assert {digest for digest, _ in scenario.clients.first_answers.values()} == {
-        good,
+        served,
         scenario.undeployed_digest,
     }

@@ -1,4 +1,4 @@
-"""A server without Kafka and MLflow: at its start, later, and when they come back."""
+"""A server without Kafka and MLflow: at startup, later, and when they are available again."""
 
 import os
 import re
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.faults
 
 @dataclass
 class IsolatedModel:
-    """A model over a broker of its own, which may be away, and an MLflow that always is."""
+    """A model on a private broker, which can be stopped, and with an unavailable MLflow."""
 
     harness: ModelHarness
     folder: Path
@@ -42,11 +42,11 @@ class IsolatedModel:
         broker.start(self.folder)
 
     def serve(self, name: str, ready: bool = True) -> AbstractContextManager[PredictionServer]:
-        return running_server(self.harness, name=name, ready=ready, patience=2)
+        return running_server(self.harness, name=name, ready=ready, startup_timeout=2)
 
     @property
     def head(self) -> dict[str, object]:
-        """What `/models` is to say is in service."""
+        """The ledger's head, as `/models` must report it."""
         with self.harness.open_model() as ctx:
             head_entry = ctx.chain().head
         assert head_entry is not None
@@ -74,33 +74,33 @@ def isolated_model(tmp_path: Path) -> Iterator[IsolatedModel]:
 
 
 def is_listening(server: PredictionServer) -> bool:
-    """Whether the server listens by now."""
+    """Whether the server listens."""
     with suppress(requests.ConnectionError):
         return server.get("/v2/health/live").status_code == 200
     return False
 
 
 def is_ledger_unreachable(server: PredictionServer) -> bool:
-    """Whether the server says that it does not reach the ledger."""
+    """Whether the server reports that it cannot reach the ledger."""
     ledger_status = server.get("/models").json()["ledger"]
-    return not ledger_status["reached"] and ledger_status["silent_seconds"] > 2
+    return not ledger_status["connected"] and ledger_status["seconds_since_contact"] > 2
 
 
 def assert_serves_stale(server: PredictionServer, head: dict[str, object], copied: bool) -> None:
-    """It serves this model, is ready, and says how stale that may be."""
+    """Assert that the server serves this model, is ready, and reports that it may be stale."""
     wait_until(lambda: is_ledger_unreachable(server), 60)
     status = server.model_status()
     assert head.items() <= status.items()
     assert status["from_local_copy"] is copied
     assert re.fullmatch(r"the ledger was not reached for \d+ s", status["stale"])
-    assert server.metric("tidemill_ledger_silent_seconds") > 2
+    assert server.metric("tidemill_ledger_contact_age_seconds") > 2
     assert is_ready(server)
 
 
-def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(
+def test_a_server_serves_through_an_outage_and_starts_from_its_local_copy(
     isolated_model: IsolatedModel,
 ) -> None:
-    """Row 31: Kafka stopped, then killed; MLflow down all along."""
+    """Fault 31: Kafka is stopped, then killed; MLflow is always down."""
     head = isolated_model.head
     with isolated_model.serve("first") as server:
         server.wait_for_status(stale=None, from_local_copy=False, **head)
@@ -119,33 +119,33 @@ def test_it_serves_through_an_outage_and_starts_in_one_from_its_own_copy(
         assert "is served from the local copy; it may be stale" in server.output()
         isolated_model.restart()
         server.wait_for_status(stale=None, from_local_copy=False, **head)
-        with isolated_model.harness.open_model() as mill:
-            run_window(mill, 2)
+        with isolated_model.harness.open_model() as ctx:
+            run_window(ctx, 2)
         server.wait_for_status(stale=None, from_local_copy=False, **isolated_model.head)
         assert isolated_model.head["version"] == 3
         clients.assert_all_correct()
     oracle.assert_consistent(isolated_model.harness)
 
 
-def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(
+def test_a_damaged_local_copy_is_not_served_and_the_server_waits(
     isolated_model: IsolatedModel,
 ) -> None:
-    """Row 31: its bundle or its entry; with Kafka back it serves what the ledger says."""
+    """Fault 31: its bundle or its entry; once Kafka is back, the server follows the ledger."""
     head = isolated_model.head
     with isolated_model.serve("first") as server:
-        assert server.terminate() == 0  # its copy is written by then
+        assert server.terminate() == 0  # the local copy is written by then
     isolated_model.kill()
     (bundle,) = isolated_model.harness.settings.serving_data.rglob("*.bundle")
     (entry,) = isolated_model.harness.settings.serving_data.rglob("entry.json")
     for path in (entry, bundle):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+        original = path.read_bytes()
+        path.write_bytes(original[:-20] + bytes([original[-20] ^ 1]) + original[-19:])
         with isolated_model.serve("damaged", ready=False) as server:
             wait_until(lambda: is_listening(server) and is_ledger_unreachable(server), 60)
             assert not is_ready(server)
             assert server.get("/v2/health/live").status_code == 200
-            told = server.predict(ROW)
-            assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+            response = server.predict(ROW)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
             assert server.model_status()["in_service"] is False
             if path is bundle:
                 wait_until(lambda: "DigestMismatch" in str(server.model_status()["last_failure"]))
@@ -153,5 +153,5 @@ def test_a_copy_that_is_damaged_is_not_served_and_the_server_waits(
                 isolated_model.restart()
                 server.wait_for_status(stale=None, from_local_copy=False, last_failure=None, **head)
                 assert is_ready(server)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     oracle.assert_consistent(isolated_model.harness)

@@ -1,4 +1,4 @@
-"""A server told to end, with requests under way or while it loads, and one that is killed."""
+"""A server that receives SIGTERM with pending requests or while loading, and a killed one."""
 
 import signal
 import socket
@@ -29,18 +29,18 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def harness(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelHarness]:
-    """One model, deployed, for all servers here; the oracle looks at it at the end."""
+    """One deployed model for all servers here; the oracle runs at the end."""
     new_harness = ModelHarness(kafka, tmp_path_factory.mktemp("ends"), model_name_for("ends"))
     new_harness.define()
     new_harness.create_topic()
     yield deploy_windows(new_harness)
     with new_harness.open_model() as ctx:
-        read_chain(ctx)  # copies the entries, as the next deployment does
+        read_chain(ctx)  # copies the entries, as the next deployment would
     oracle.assert_consistent(new_harness)
 
 
 class PartialRequest:
-    """A request of which all but the last byte was sent."""
+    """A request sent except for its last byte."""
 
     def __init__(self, server: PredictionServer) -> None:
         path = f"/models/{server.harness.model}/predict"
@@ -50,7 +50,7 @@ class PartialRequest:
         self._socket.sendall(self._encoded[:-1])
 
     def finish(self) -> bytes:
-        """Send the rest; all that the server answers until it hangs up."""
+        """Send the last byte; the response up to the end of the connection."""
         self._socket.sendall(self._encoded[-1:])
         self._socket.settimeout(20)
         with closing(self._socket):
@@ -58,66 +58,70 @@ class PartialRequest:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_told_to_end_it_is_not_ready_then_finishes_what_is_under_way(
+def test_on_sigterm_a_server_is_not_ready_and_finishes_pending_requests(
     harness: ModelHarness, workers: int
 ) -> None:
-    """Row 30."""
-    with running_server(harness, workers=workers, drain=4, name="ends") as server:
-        under_way = [PartialRequest(server) for _ in range(20)]
+    """Fault 30."""
+    with running_server(harness, workers=workers, drain_seconds=4, name="ends") as server:
+        pending = [PartialRequest(server) for _ in range(20)]
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.get("/v2/health/ready").status_code == 503)
         assert server.get("/v2/health/live").status_code == 200
-        assert server.predict(ROW).status_code == 200  # until the balancers have seen it
+        assert server.predict(ROW).status_code == 200  # until load balancers have noticed
         wait_until(lambda: refuses_connections(server))
         assert server.process.poll() is None
-        for each in under_way:
-            told = each.finish()
-            assert told.startswith(b"HTTP/1.1 200 "), told
-            assert b'"predictions":[' in told
+        for request in pending:
+            response = request.finish()
+            assert response.startswith(b"HTTP/1.1 200 "), response
+            assert b'"predictions":[' in response
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.output()
 
 
-@pytest.mark.parametrize("said_so", ["Serving ", "is in service"])
-def test_told_to_end_while_it_starts_it_ends_at_once(harness: ModelHarness, said_so: str) -> None:
-    """Row 30: while it loads what it serves, and right after."""
+@pytest.mark.parametrize("output", ["Serving ", "is in service"])
+def test_on_sigterm_while_starting_a_server_exits_at_once(
+    harness: ModelHarness, output: str
+) -> None:
+    """Fault 30: while it loads its model, and right after."""
     with running_server(harness, ready=False, name="starts") as server:
-        wait_until(lambda: said_so in server.output())
+        wait_until(lambda: output in server.output())
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0, server.output()
         assert "Traceback" not in server.output()
 
 
-def test_told_to_end_while_it_proves_a_model_it_does_not_wait_for_that(
+def test_on_sigterm_while_validating_a_server_does_not_wait(
     harness: ModelHarness,
 ) -> None:
-    """Row 30: the proof of this one would take 20 s."""
-    with harness.open_model() as mill:
-        good = mill.chain().head
-        assert good is not None
-        appender = LedgerAppender(harness, mill)
-        hangs = put_bundle(
-            harness, with_excessive_golden_rows(mill.repository.bundle(good.entry.digest))
+    """Fault 30: validating this model would take 20 s."""
+    with harness.open_model() as ctx:
+        head = ctx.chain().head
+        assert head is not None
+        appender = LedgerAppender(harness, ctx)
+        slow_digest = put_bundle(
+            harness, with_excessive_golden_rows(ctx.repository.bundle(head.entry.digest))
         )
     with running_server(harness, name="loads") as server:
         before = server.model_status()["digest"]
-        appender.deploy(hangs)
+        appender.deploy(slow_digest)
         process = psutil.Process(server.process.pid)
-        wait_until(lambda: len(process.children(recursive=True)) == 2)  # the helper and its child
+        wait_until(
+            lambda: len(process.children(recursive=True)) == 2
+        )  # the fork server and its child
         family = process.children(recursive=True)
         assert server.predict(ROW).json()["digest"] == before
-        begun_ = time.monotonic()
+        started_at = time.monotonic()
         assert server.terminate() == 0
-        assert time.monotonic() - begun_ < 8
+        assert time.monotonic() - started_at < 8
         assert not psutil.wait_procs(family, timeout=5)[1]
-    appender.deploy(good.entry.digest)
+    appender.deploy(head.entry.digest)
 
 
-def test_killed_it_comes_back_with_the_head_of_the_ledger(harness: ModelHarness) -> None:
-    """Row 30: from its first answer on, though it has a copy of the model before."""
-    with harness.open_model() as mill:
-        models = bundle_digests(mill)
+def test_a_killed_server_restarts_with_the_head_of_the_ledger(harness: ModelHarness) -> None:
+    """Fault 30: from its first response on, although its local copy is of the previous model."""
+    with harness.open_model() as ctx:
+        models = bundle_digests(ctx)
         for ready in (True, False):
             with running_server(harness, name="killed", ready=ready) as server:
                 if not ready:
@@ -126,11 +130,11 @@ def test_killed_it_comes_back_with_the_head_of_the_ledger(harness: ModelHarness)
                 family = process.children(recursive=True)
                 server.process.kill()
                 server.process.wait(10)
-                assert not psutil.wait_procs(family, timeout=10)[1]  # nothing is left of it
-            before = mill.chain().head
+                assert not psutil.wait_procs(family, timeout=10)[1]
+            before = ctx.chain().head
             assert before is not None
             other = next(digest for digest in models if digest != before.entry.digest)
-            entry = LedgerAppender(harness, mill).deploy(other)
+            entry = LedgerAppender(harness, ctx).deploy(other)
             with (
                 running_server(harness, name="again") as server,
                 load_generator_for(server).running(4) as clients,

@@ -1,4 +1,4 @@
-"""Clients that mean harm get a 4xx or are hung up on; memory and the others' time are bounded."""
+"""Hostile clients get a 4xx or are disconnected; memory and other clients' waits are bounded."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import oracle
-from attacks import GIGABYTE, MILLION, attacked
+from attacks import GIGABYTE, MILLION, attacking_clients
 from bundle_mutations import deploy_windows
 from load_generator import encode_head, encode_request
 from model_harness import ModelHarness, model_name_for
@@ -24,19 +24,19 @@ pytestmark = pytest.mark.faults
 
 REQUEST_TIMEOUT_SECONDS = 3
 MAX_MEMORY_GROWTH_MB = 100
-"""MB that the server may take on top of what it has, whatever is sent to it."""
+"""The MB by which the server's memory may grow, whatever it receives."""
 
 
 @pytest.fixture(scope="module")
 def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PredictionServer]:
-    """A server that gives a head or a body `SECONDS`; at the end it is sound, as is its model."""
+    """A server whose timeouts are `REQUEST_TIMEOUT_SECONDS`; at the end it must be healthy."""
     harness = ModelHarness(kafka, tmp_path_factory.mktemp("hostile"), model_name_for("hostile"))
     harness.define()
     harness.create_topic()
     with running_server(
         deploy_windows(harness),
-        seconds=REQUEST_TIMEOUT_SECONDS,
-        idle_seconds=REQUEST_TIMEOUT_SECONDS,
+        body_timeout=REQUEST_TIMEOUT_SECONDS,
+        header_timeout=REQUEST_TIMEOUT_SECONDS,
     ) as running:
         yield running
         assert "Traceback" not in running.output()
@@ -46,7 +46,7 @@ def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pre
 
 @pytest.fixture(autouse=True)
 def assert_memory_bounded(server: PredictionServer) -> Iterator[None]:
-    """After each attack the server answers as before, and holds no more memory."""
+    """After each attack the server must respond as before and not use more memory."""
     process = psutil.Process(server.process.pid)
     before, answer = process.memory_info().rss, server.predict(ROW).json()
     yield
@@ -66,7 +66,7 @@ def connect(server: PredictionServer) -> socket.socket:
 
 
 def response_status(connection: socket.socket) -> int | None:
-    """The status code of the answer, which is a whole one; None where the server hangs up."""
+    """The status of the complete response; None if the server disconnects."""
     with closing(connection), connection.makefile("rb") as response:
         try:
             line = response.readline()
@@ -101,18 +101,20 @@ def response_status(connection: socket.socket) -> int | None:
     ],
     ids=str,
 )
-def test_a_wrong_head_is_refused_at_once(server: PredictionServer, headers: dict[str, str]) -> None:
-    """Row 32."""
+def test_a_malformed_head_is_refused_at_once(
+    server: PredictionServer, headers: dict[str, str]
+) -> None:
+    """Fault 32."""
     connection = connect(server)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     connection.sendall(encode_head(predict_path(server), **headers) + b"x")
     assert response_status(connection) in range(400, 500)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started_at < 2
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\nx\r\n", b"f" * 17 + b"\r\n", b"1\r\nxyz"])
-def test_a_wrong_chunk_is_refused(server: PredictionServer, chunk: bytes) -> None:
-    """Row 32."""
+def test_a_malformed_chunk_is_refused(server: PredictionServer, chunk: bytes) -> None:
+    """Fault 32."""
     connection = connect(server)
     connection.sendall(
         encode_head(predict_path(server), **{"transfer-encoding": "chunked"}) + chunk
@@ -120,10 +122,10 @@ def test_a_wrong_chunk_is_refused(server: PredictionServer, chunk: bytes) -> Non
     assert response_status(connection) in (None, 400)
 
 
-def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(
+def test_an_announced_gigabyte_is_refused_before_it_is_sent(
     server: PredictionServer,
 ) -> None:
-    """Row 32."""
+    """Fault 32."""
     connection = connect(server)
     connection.sendall(encode_head(predict_path(server), **{"content-length": str(GIGABYTE)}))
     assert response_status(connection) == 413
@@ -134,24 +136,27 @@ def test_a_gigabyte_that_is_announced_is_refused_before_it_is_sent(
     [(b"100000\r\n" + b"x" * (1 << 20) + b"\r\n", GIGABYTE >> 20), (b"1\r\nx\r\n", MILLION)],
     ids=["a gigabyte", "a million chunks"],
 )
-def test_what_has_no_announced_end_is_refused_on_the_way(
+def test_a_body_without_length_is_refused_at_the_size_limit(
     server: PredictionServer, chunk: bytes, total: int
 ) -> None:
-    """Row 32."""
+    """Fault 32."""
     before, connection, sent = count_oversized(server), connect(server), 0
     connection.sendall(encode_head(predict_path(server), **{"transfer-encoding": "chunked"}))
-    at_once = max(1, 1_000 // len(chunk))
+    batch_size = max(1, 1_000 // len(chunk))
     with suppress(OSError):
         while sent < total and not select.select([connection], [], [], 0)[0]:
-            connection.sendall(chunk * at_once)
-            sent += at_once
-    assert response_status(connection) in (None, 413)  # what was sent beyond may cost us the answer
+            connection.sendall(chunk * batch_size)
+            sent += batch_size
+    assert response_status(connection) in (
+        None,
+        413,
+    )  # excess bytes may reset the connection before the response
     assert count_oversized(server) == before + 1
     assert sent < total
 
 
 def count_oversized(server: PredictionServer) -> int:
-    """How many requests the server has refused for their size."""
+    """The number of requests refused because of their size."""
     match = re.search(
         r'^tidemill_requests_total{.*"413"} (\d+)', server.get("/metrics").text, re.MULTILINE
     )
@@ -159,22 +164,26 @@ def count_oversized(server: PredictionServer) -> int:
 
 
 @pytest.mark.parametrize("part", ["nothing", "half a head", "half a body"])
-def test_who_is_too_slow_is_thrown_out(server: PredictionServer, part: str) -> None:
-    """Row 32: however steadily the bytes drip."""
-    whole = encode_request(predict_path(server), {"rows": [ROW]})
-    begin = {"nothing": b"", "half a head": whole[:30], "half a body": whole[:-30]}[part]
-    connection, begun = connect(server), time.monotonic()
-    connection.sendall(begin)
+def test_a_slow_client_is_disconnected(server: PredictionServer, part: str) -> None:
+    """Fault 32: even if bytes keep arriving."""
+    full_request = encode_request(predict_path(server), {"rows": [ROW]})
+    prefix = {"nothing": b"", "half a head": full_request[:30], "half a body": full_request[:-30]}[
+        part
+    ]
+    connection, started_at = connect(server), time.monotonic()
+    connection.sendall(prefix)
     with suppress(OSError):
-        while not select.select([connection], [], [], 0.4)[0] and time.monotonic() < begun + 20:
-            connection.sendall(b" " if begin else b"")
-    took = time.monotonic() - begun
+        while (
+            not select.select([connection], [], [], 0.4)[0] and time.monotonic() < started_at + 20
+        ):
+            connection.sendall(b" " if prefix else b"")
+    duration = time.monotonic() - started_at
     assert response_status(connection) == (408 if part == "half a body" else None)
-    assert REQUEST_TIMEOUT_SECONDS * 0.9 < took < REQUEST_TIMEOUT_SECONDS + 5
+    assert REQUEST_TIMEOUT_SECONDS * 0.9 < duration < REQUEST_TIMEOUT_SECONDS + 5
 
 
-def test_who_hangs_up_in_the_middle_costs_nothing(server: PredictionServer) -> None:
-    """Row 32: as a load balancer that gives up, a thousand times."""
+def test_a_client_that_disconnects_early_leaks_nothing(server: PredictionServer) -> None:
+    """Fault 32: a thousand times, as a load balancer that times out."""
     process = psutil.Process(server.process.pid)
     files = process.num_fds()
     for number in range(1_000):
@@ -186,25 +195,27 @@ def test_who_hangs_up_in_the_middle_costs_nothing(server: PredictionServer) -> N
 
 
 def send_requests(server: PredictionServer, count: int = 1_000) -> None:
-    """A healthy client, who is answered each time."""
+    """Send requests as a healthy client; all must succeed."""
     for _ in range(count):
         assert server.predict(ROW).status_code == 200
 
 
-def test_ten_thousand_idle_and_hundreds_of_slow_ones_keep_nobody_out(harness: ModelHarness) -> None:
-    """Row 32: a healthy client gets every answer, and memory is bounded. How much longer it waits
-    for them is what `platform/benchmarks/serving_attacked.py` tells."""
+def test_thousands_of_idle_and_slow_clients_block_no_other_client(harness: ModelHarness) -> None:
+    """Fault 32: a healthy client gets every response, and memory is bounded.
+
+    `platform/benchmarks/serving_attacked.py` measures how much longer that client waits.
+    """
     deploy_windows(harness)
     with running_server(harness) as server:
         process = psutil.Process(server.process.pid)
         before = process.memory_info().rss
         send_requests(server)
-        with attacked(server.url, predict_path(server), idle=10_000, slow=200):
+        with attacking_clients(server.url, predict_path(server), idle=10_000, slow=200):
             assert process.num_fds() > 10_000
             send_requests(server)
             assert process.memory_info().rss < before + 3 * MAX_MEMORY_GROWTH_MB * 1_000_000
         wait_until(lambda: process.num_fds() < 1_000)
-        with attacked(server.url, predict_path(server), endless=4):
+        with attacking_clients(server.url, predict_path(server), endless=4):
             send_requests(server)
             assert process.memory_info().rss < before + 3 * MAX_MEMORY_GROWTH_MB * 1_000_000
         assert server.terminate() == 0

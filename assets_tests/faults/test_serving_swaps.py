@@ -1,4 +1,4 @@
-"""Models swapped thousands of times under clients: no answer fails, each is its digest's own."""
+"""Thousands of model swaps under load: no request fails, each response matches its digest."""
 
 import time
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.faults
 
 SWAPS, CLIENTS = 2_000, 64
 WARMUP_SWAPS = 200
-"""Swaps after which memory, files and threads are to be what they are at the end."""
+"""The swaps after which memory, files and threads may no longer grow."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a server and its helper hold: MB resident, open files, threads."""
+    """The resources of a server and its child processes: resident MB, open files, threads."""
 
     memory: float
     files: int
@@ -37,37 +37,37 @@ def footprint(server: PredictionServer) -> Footprint:
     return Footprint(memory, files, sum(member.num_threads() for member in family))
 
 
-def test_2000_swaps_under_64_clients_fail_no_answer(harness: ModelHarness) -> None:
-    """Row 29: memory, files and threads stay what they were; how long it took is printed."""
+def test_2000_swaps_under_64_clients_fail_no_request(harness: ModelHarness) -> None:
+    """Fault 29: memory, files and threads do not grow; the duration is printed."""
     deploy_windows(harness, last=3)
-    held: list[Footprint] = []
-    with harness.open_model() as mill, running_server(harness) as server:
-        first, appender = server.model_status(), LedgerAppender(harness, mill)
-        models = [digest for digest in bundle_digests(mill) if digest != first["digest"]]
+    footprints: list[Footprint] = []
+    with harness.open_model() as ctx, running_server(harness) as server:
+        first, appender = server.model_status(), LedgerAppender(harness, ctx)
+        models = [digest for digest in bundle_digests(ctx) if digest != first["digest"]]
         models.append(first["digest"])
         appended: dict[int, tuple[str, float]] = {}
-        begun = time.monotonic()
-        with load_generator_for(server).running(CLIENTS, pause=0.1) as clients:
+        started_at = time.monotonic()
+        with load_generator_for(server).running(CLIENTS, interval=0.1) as clients:
             for number in range(SWAPS):
-                at, digest = time.monotonic(), models[number % len(models)]
+                appended_at, digest = time.monotonic(), models[number % len(models)]
                 seq = appender.deploy(digest).seq
-                appended[seq] = digest, at
+                appended[seq] = digest, appended_at
                 clients.wait_for_version(seq)
                 if number + 1 in (WARMUP_SWAPS, SWAPS):
-                    held.append(footprint(server))
-        took = time.monotonic() - begun
+                    footprints.append(footprint(server))
+        duration = time.monotonic() - started_at
         clients.assert_all_correct()
-        for seq, (digest, at) in appended.items():
-            told, seen = clients.first_answers.pop(seq)
-            assert told == digest
-            assert seen > at
+        for seq, (digest, appended_at) in appended.items():
+            answered, answered_at = clients.first_answers.pop(seq)
+            assert answered == digest
+            assert answered_at > appended_at
         assert clients.first_answers.keys() <= {first["version"]}
         assert server.metric("tidemill_swaps_total", model=harness.model) == SWAPS
         assert server.metric("tidemill_load_failures_total", model=harness.model) == 0
-        read_chain(mill)  # copies the entries, as the next deployment does
-    print(f"{took:.0f} s, {clients.answer_count} answers, {held}")
-    warm, end = held
-    assert end.files < warm.files + 5  # a proof under way has some
-    assert end.threads == warm.threads
-    assert end.memory < warm.memory + 20
+        read_chain(ctx)  # copies the entries, as the next deployment would
+    print(f"{duration:.0f} s, {clients.answer_count} responses, {footprints}")
+    after_warmup, end = footprints
+    assert end.files < after_warmup.files + 5  # a validation in progress uses some
+    assert end.threads == after_warmup.threads
+    assert end.memory < after_warmup.memory + 20
     oracle.assert_consistent(harness)

@@ -1,4 +1,4 @@
-"""With its store on S3-compatible storage, whatever is killed and whoever races: the same bytes."""
+"""With the store on S3-compatible storage, kills and races end with the same bytes."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ _LAST = 1
 
 @pytest.fixture
 def expected(harness: ModelHarness) -> StoreSnapshot:
-    """What stays of the bench's two windows in a folder, undisturbed."""
+    """The snapshot of the harness's two windows in a folder, undisturbed."""
     define_two_windows(harness)
     with harness.open_model() as ctx:
         run_all(ctx, _LAST)
@@ -36,31 +36,31 @@ def expected(harness: ModelHarness) -> StoreSnapshot:
 
 
 @pytest.mark.faults
-def test_killed_at_every_place_on_s3_all_ends_as_if_undisturbed(
+def test_runs_on_s3_killed_at_every_failpoint_end_as_if_undisturbed(
     harness: ModelHarness, expected: StoreSnapshot, s3: S3Server
 ) -> None:
-    """Row 1: each place in its order, so that each run mends what the one before left."""
+    """Fault 1: each failpoint in order, so that each run recovers what the previous one left."""
     reached: list[str] = []
     failpoints.on_reached(reached.append)
-    with s3.move_store(harness.twin("calm")).open_model() as mill:
-        run_all(mill, _LAST)
+    with s3.move_store(harness.twin("undisturbed")).open_model() as ctx:
+        run_all(ctx, _LAST)
     failpoints.on_reached(None)
     assert {"plan.before", "manifest.after", "bundle.before", "append.after"} <= set(reached)
     twin = s3.move_store(harness.twin("killed"))
-    places_in_order = list(dict.fromkeys(reached))
-    for place in places_in_order:
-        assert exit_code(twin, _LAST, f"{place}:kill") == KILLED, place
-    print(f"{len(places_in_order)} kills")
+    failpoints_in_order = list(dict.fromkeys(reached))
+    for failpoint in failpoints_in_order:
+        assert exit_code(twin, _LAST, f"{failpoint}:kill") == KILLED, failpoint
+    print(f"{len(failpoints_in_order)} kills")
     run_to_end(twin, _LAST)
     assert take_snapshot(twin) == expected
     oracle.assert_consistent(twin)
 
 
 @pytest.mark.faults
-def test_killed_while_a_put_is_under_way_the_name_is_free_or_holds_all(
+def test_a_writer_killed_during_a_put_leaves_no_partial_object(
     harness: ModelHarness, expected: StoreSnapshot, s3: S3Server
 ) -> None:
-    """Row 1: the server is stopped with the request in its queue, and goes on without a writer."""
+    """Fault 1: the server is stopped with the request queued, and resumes without the writer."""
     twin = s3.move_store(harness.twin("cut-off"))
     for commit in ("plan", "bundle", "manifest"):
         with window_worker(twin, _LAST, f"{commit}.before:stop") as process:
@@ -79,28 +79,28 @@ def test_killed_while_a_put_is_under_way_the_name_is_free_or_holds_all(
 
 
 @pytest.mark.faults
-def test_of_two_writers_on_s3_at_once_the_first_wins_and_the_other_ends_as_already_done(
+def test_of_two_concurrent_writers_on_s3_the_first_wins_and_the_second_changes_nothing(
     harness: ModelHarness, expected: StoreSnapshot, s3: S3Server
 ) -> None:
-    """Row 6: two that race, then one that wakes after all was done without it."""
+    """Fault 6: two that race, then one that resumes after the other has completed."""
     for name, faults in (("raced", ""), ("woken", "manifest.before:stop")):
         twin = s3.move_store(harness.twin(name))
-        with window_worker(twin, _LAST, faults, exclusive=False) as one:
+        with window_worker(twin, _LAST, faults, exclusive=False) as first:
             if faults:
-                wait_until_stopped(one)
-            with window_worker(twin, _LAST, exclusive=False) as other:
-                other.join(120)
-                assert other.exitcode == 0, failure_output(twin)
+                wait_until_stopped(first)
+            with window_worker(twin, _LAST, exclusive=False) as second:
+                second.join(120)
+                assert second.exitcode == 0, failure_output(twin)
             if faults:
-                assert resume(one) == 0, failure_output(twin)
-            one.join(120)
-            assert one.exitcode == 0, failure_output(twin)
-        found = take_snapshot(twin)
-        assert (found.files, found.entries) == (expected.files, expected.entries)
+                assert resume(first) == 0, failure_output(twin)
+            first.join(120)
+            assert first.exitcode == 0, failure_output(twin)
+        snapshot = take_snapshot(twin)
+        assert (snapshot.files, snapshot.entries) == (expected.files, expected.entries)
         oracle.assert_consistent(twin)
 
 
 def _resume(pid: int) -> None:
-    """Let a stopped process go on."""
+    """Let a stopped process continue."""
 
     os.kill(pid, signal.SIGCONT)

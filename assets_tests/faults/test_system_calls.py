@@ -1,4 +1,4 @@
-"""Every system call by which the store changes: killed there, refused there, in the right order."""
+"""Every system call that changes the store: killed, failed, and in the correct order."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,12 +36,12 @@ def store_names(harness: ModelHarness) -> set[str]:
 
 
 def committed_names(calls: list[Syscall]) -> set[str]:
-    """The names that these calls have made, if all of them took effect."""
+    """The names that these calls commit if all of them take effect."""
     return {call.paths[1] for call in calls if call.kind in ("link", "rename")}
 
 
 def assert_recovers_to(twin: ModelHarness, expected: ModelHarness) -> None:
-    """Run again: the same plan, one manifest, the same digests, and nothing beside."""
+    """Assert that a rerun gives the same plan, manifest and digests, and no other file."""
     with bootstrap.open_model(twin.model, twin.settings, exclusive=True) as ctx:
         extract_first_window(ctx)
         assert verify(ctx).findings == []
@@ -50,7 +50,7 @@ def assert_recovers_to(twin: ModelHarness, expected: ModelHarness) -> None:
 
 
 def out_of_order(calls: list[Syscall]) -> Iterator[str]:
-    """What is committed before it is durable, or not made durable at once."""
+    """Descriptions of commits that precede the sync of their bytes or are not synced at once."""
     for index, call in enumerate(calls):
         after = next((c for c in calls[index + 1 :] if c.thread == call.thread), None)
         synced = after is not None and after.kind == "fsync"
@@ -64,37 +64,42 @@ def out_of_order(calls: list[Syscall]) -> Iterator[str]:
                 yield f"{call.description} is not followed by an fsync of {parent}"
 
 
-def test_each_name_is_committed_after_its_bytes_and_before_anything_else(
+def test_each_name_is_committed_after_its_bytes_and_synced_at_once(
     harness: ModelHarness,
 ) -> None:
-    """Row 2: kill -9 keeps what the kernel has, so only the order tells what a power cut leaves:
-    bytes written, file synced, name linked, folder synced. For everything that windows commit."""
+    """Fault 2: the order that a power failure depends on, for everything that windows commit.
+
+    Bytes are written, the file is synced, the name is linked, the folder is synced. A kill -9
+    cannot show this because it keeps what the kernel has.
+    """
     define_two_windows(harness)
-    ended, calls = trace(harness, partial(run_all, last=1), threads=True)
-    assert ended == 0, failure_output(harness)
+    exit_code, calls = trace(harness, partial(run_all, last=1), threads=True)
+    assert exit_code == 0, failure_output(harness)
     assert committed_names(calls) == store_names(harness)
     assert list(out_of_order(calls)) == []
     kinds = {PurePath(name).relative_to(harness.model).parts[0] for name in committed_names(calls)}
     assert kinds >= {"plans", "batches", "models", "candidates", "reports", "ledger", "samples"}
 
 
-def test_killed_at_every_system_call_of_an_extract_the_next_one_ends_as_if_undisturbed(
+def test_an_extract_killed_at_every_system_call_is_completed_as_if_undisturbed(
     fed_harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Row 2: each call is killed before it takes effect."""
+    """Fault 2: each call is killed before it takes effect."""
     expected = fed_harness.twin("undisturbed")
-    ended, calls = trace(expected, extract_first_window, threads=True)
-    assert ended == 0, failure_output(expected)
+    exit_code, calls = trace(expected, extract_first_window, threads=True)
+    assert exit_code == 0, failure_output(expected)
     assert len({call.thread for call in calls}) == 1
 
     def kill_at(call: Syscall) -> None:
         twin = fed_harness.twin(f"{call.kind}-{call.number}")
         fault = f"{call.kind}:signal=SIGKILL:when={call.number}"
-        ended, made = trace(twin, extract_first_window, fault)
-        assert ended == KILLED
-        assert [c.description for c in made] == [c.description for c in calls[: len(made)]]
-        assert (made[-1].description, made[-1].result) == (call.description, "?")
-        assert store_names(twin) == committed_names(made[:-1])
+        exit_code, twin_calls = trace(twin, extract_first_window, fault)
+        assert exit_code == KILLED
+        assert [c.description for c in twin_calls] == [
+            c.description for c in calls[: len(twin_calls)]
+        ]
+        assert (twin_calls[-1].description, twin_calls[-1].result) == (call.description, "?")
+        assert store_names(twin) == committed_names(twin_calls[:-1])
         assert_recovers_to(twin, expected)
 
     with ThreadPoolExecutor(2) as pool:
@@ -106,13 +111,13 @@ def test_killed_at_every_system_call_of_an_extract_the_next_one_ends_as_if_undis
     assert kinds.keys() == KINDS.keys()
 
 
-def test_a_failed_fsync_ends_the_run_by_name_is_never_tried_again_and_the_file_is_made_anew(
+def test_a_failed_fsync_fails_the_run_is_not_retried_and_the_file_is_rewritten(
     fed_harness: ModelHarness, kafka_folder: Path
 ) -> None:
-    """Row 3: EIO at every fsync of an extract, of files and folders: plan, data, manifest."""
+    """Fault 3: EIO at every fsync of an extract, of files and folders: plan, data, manifest."""
     expected = fed_harness.twin("undisturbed")
-    ended, calls = trace(expected, extract_first_window)
-    assert ended == 0, failure_output(expected)
+    exit_code, calls = trace(expected, extract_first_window)
+    assert exit_code == 0, failure_output(expected)
 
     def fail_at(call: Syscall) -> None:
         twin = fed_harness.twin(f"fsync-{call.number}")
@@ -126,24 +131,26 @@ def test_a_failed_fsync_ends_the_run_by_name_is_never_tried_again_and_the_file_i
     oracle.assert_matches_log(expected, kafka_folder)
     assert len(syncs) > 2 * len(
         store_names(expected)
-    )  # of each file and its folder, and new folders
+    )  # of each file and its folder, plus new folders
     print(f"EIO at each of {len(syncs)} fsyncs")
 
 
-def test_a_bundle_and_a_ledgers_copy_are_discarded_too_when_their_fsync_fails(
+def test_a_bundle_and_a_ledger_copy_are_discarded_if_their_fsync_fails(
     fed_harness: ModelHarness,
 ) -> None:
-    """Row 3: the entry stands in the topic then, and is copied by the next run."""
+    """Fault 3: the entry is in the topic by then, and the next run copies it."""
     expected = fed_harness.twin("undisturbed")
-    ended, calls = trace(expected, initial)
-    assert ended == 0, failure_output(expected)
+    exit_code, calls = trace(expected, initial)
+    assert exit_code == 0, failure_output(expected)
     for name in ("/models/", "/ledger/0"):
-        at = next(at for at, c in enumerate(calls) if c.kind == "link" and name in c.paths[1])
-        twin = fed_harness.twin(f"fsync-{at}")
-        assert_discarded(twin, initial, calls[at - 1])
-        with twin.open_model() as mill:
-            initial(mill)
-            assert len(mill.chain().entries) == 1
+        index = next(
+            index for index, c in enumerate(calls) if c.kind == "link" and name in c.paths[1]
+        )
+        twin = fed_harness.twin(f"fsync-{index}")
+        assert_discarded(twin, initial, calls[index - 1])
+        with twin.open_model() as ctx:
+            initial(ctx)
+            assert len(ctx.chain().entries) == 1
         assert take_snapshot(twin).files == take_snapshot(expected).files
     oracle.assert_consistent(twin)
 
@@ -151,7 +158,7 @@ def test_a_bundle_and_a_ledgers_copy_are_discarded_too_when_their_fsync_fails(
 def assert_discarded(
     twin: ModelHarness, target: Callable[[ModelContext], object], call: Syscall
 ) -> None:
-    """Let this fsync fail: the run ends by name, and what it was for is gone, not synced again."""
+    """Fail this fsync; assert that the run fails and the file is discarded, not resynced."""
     exit_code, calls = trace(twin, target, f"fsync:error=EIO:when={call.number}")
     assert exit_code == 1
     assert "StoreFailed: The store" in failure_output(twin)
@@ -160,7 +167,7 @@ def assert_discarded(
     assert failed_call.description == call.description
     assert not [c for c in after if c.kind == "fsync"]
     before = calls[index - 1]
-    if before.kind == "rename":  # what was replaced is no more: the next run replaces it again
+    if before.kind == "rename":  # the old file is gone; the next run replaces it again
         assert before.paths[1] in store_names(twin)
     else:
         assert before.paths[-1] in {path for c in after if c.kind == "unlink" for path in c.paths}

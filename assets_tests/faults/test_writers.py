@@ -1,4 +1,4 @@
-"""Two writers on one window, at once or one after the other's sleep: one wins, nothing changes."""
+"""Two writers on one window, concurrent or one delayed: one wins, nothing else changes."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _LAST = 1
 
 
 def run_undisturbed(harness: ModelHarness) -> ModelHarness:
-    """A twin that has been through its windows alone."""
+    """A twin that has run its windows undisturbed."""
     define_two_windows(harness)
     twin = harness.twin("undisturbed")
     with twin.open_model() as ctx:
@@ -40,26 +40,32 @@ def run_undisturbed(harness: ModelHarness) -> ModelHarness:
 
 @pytest.mark.faults
 def test_two_writers_at_once_commit_every_window_once(harness: ModelHarness) -> None:
-    """Row 6: without the lock, three at a time, held where they would commit."""
+    """Fault 6: three at a time without the lock, delayed at their commits."""
     expected = take_snapshot(run_undisturbed(harness))
-    waits = ("plan.before", "manifest.before", "candidate.before", "report.before", "append.before")
+    commits = (
+        "plan.before",
+        "manifest.before",
+        "candidate.before",
+        "report.before",
+        "append.before",
+    )
     with ExitStack() as stack:
-        slow = ",".join(f"{place}:sleep=0.3:{hit}" for hit, place in enumerate(waits, 1))
+        delays = ",".join(f"{name}:sleep=0.3:{hit}" for hit, name in enumerate(commits, 1))
         writers = [
             stack.enter_context(window_worker(harness, _LAST, faults, exclusive=False))
-            for faults in ("", slow, "append.before:sleep=0.5")
+            for faults in ("", delays, "append.before:sleep=0.5")
         ]
         for writer in writers:
             writer.join(120)
         assert [writer.exitcode for writer in writers] == [0, 0, 0], failure_output(harness)
-    found = take_snapshot(harness)
-    assert (found.files, found.entries) == (expected.files, expected.entries)
+    snapshot = take_snapshot(harness)
+    assert (snapshot.files, snapshot.entries) == (expected.files, expected.entries)
     oracle.assert_consistent(harness)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("place", "void"),
+    ("failpoint", "void_count"),
     [
         ("plan.before", 0),
         ("put.synced", 0),
@@ -71,13 +77,13 @@ def test_two_writers_at_once_commit_every_window_once(harness: ModelHarness) -> 
         ("append.before", 1),
     ],
 )
-def test_a_stopped_writer_that_wakes_after_its_successor_changes_nothing(
-    harness: ModelHarness, place: str, void: int
+def test_a_stopped_writer_that_resumes_after_its_successor_changes_nothing(
+    harness: ModelHarness, failpoint: str, void_count: int
 ) -> None:
-    """Row 6: its own entry, if it still writes one, is void for every reader."""
+    """Fault 6: if it still appends an entry, that is invalid for every reader."""
     expected = take_snapshot(run_undisturbed(harness))
     with window_worker(
-        harness, _LAST, f"{place}:stop:2", exclusive=False, by="the sleeper"
+        harness, _LAST, f"{failpoint}:stop:2", exclusive=False, actor="the sleeper"
     ) as sleeper:
         wait_until_stopped(sleeper)
         with window_worker(harness, _LAST, exclusive=False) as successor:
@@ -86,24 +92,26 @@ def test_a_stopped_writer_that_wakes_after_its_successor_changes_nothing(
         before, ledger = file_stamps(harness), take_snapshot(harness).entries
         assert resume(sleeper) == 0, failure_output(harness)
     assert file_stamps(harness) == before
-    found = take_snapshot(harness)
-    assert found.files.keys() == expected.files.keys()
-    assert {n for n, b in found.files.items() if b != expected.files[n]} <= _ledger_copies(harness)
-    assert (found.entries, found.void_count) == (ledger, void)
+    snapshot = take_snapshot(harness)
+    assert snapshot.files.keys() == expected.files.keys()
+    assert {n for n, b in snapshot.files.items() if b != expected.files[n]} <= _ledger_copies(
+        harness
+    )
+    assert (snapshot.entries, snapshot.void_count) == (ledger, void_count)
     oracle.assert_consistent(harness)
 
 
 def _ledger_copies(harness: ModelHarness) -> set[str]:
-    """The ledger's copies: they tell who wrote the entry."""
+    """The copies of ledger entries, which contain the actor."""
     return {f"{harness.model}/ledger/{seq:08d}.json" for seq in range(3)}
 
 
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
-def test_a_second_backfill_is_told_who_is_at_work_and_the_dead_hold_no_lock(
+def test_a_second_backfill_names_the_lock_holder_and_a_dead_process_holds_no_lock(
     harness: ModelHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 6: with the lock; the first is stopped in the midst of its work, then killed."""
+    """Fault 6: with the lock; the first process is stopped while working, then killed."""
     expected = take_snapshot(run_undisturbed(harness))
     for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
@@ -127,8 +135,7 @@ def test_a_second_backfill_is_told_who_is_at_work_and_the_dead_hold_no_lock(
 def paused_worker(
     failpoint: str,
 ) -> Iterator[tuple[ThreadPoolExecutor, threading.Event, threading.Event]]:
-    """A worker thread that waits where it reaches this place; told of by the first event, let go
-    by the second."""
+    """A worker thread that waits at this failpoint: one event reports that, one resumes it."""
     reached, resume = threading.Event(), threading.Event()
 
     def wait(name: str) -> None:
@@ -146,18 +153,18 @@ def paused_worker(
         failpoints.on_reached(None)
 
 
-def test_a_planner_that_slept_takes_the_plan_that_stands(harness: ModelHarness) -> None:
-    """Row 6: the sleeper had seen fewer records and would have ended the window earlier."""
+def test_a_delayed_planner_takes_the_committed_plan(harness: ModelHarness) -> None:
+    """Fault 6: the delayed one had seen fewer records and would have ended the window earlier."""
     harness.produce_windows(-2, 1)
     with harness.open_model() as sleeper, harness.open_model() as successor:
         plan_window(sleeper, harness.window(0))
-        with paused_worker("plan.before") as (worker, here, go):
-            slept: Future[Plan] = worker.submit(close, sleeper, harness.window(1), "ada")
-            assert here.wait(60)
+        with paused_worker("plan.before") as (worker, reached, resume):
+            delayed: Future[Plan] = worker.submit(close, sleeper, harness.window(1), "ada")
+            assert reached.wait(60)
             harness.produce_windows(1, 2, rows=20, seed=1)
-            stands = plan_window(successor, harness.window(1))
-            go.set()
-            assert slept.result(60) == stands
-    assert stands.closed_by is None
-    with harness.open_model() as mill:
-        assert mill.repository.plan(harness.window(1).key) == stands
+            plan = plan_window(successor, harness.window(1))
+            resume.set()
+            assert delayed.result(60) == plan
+    assert plan.closed_by is None
+    with harness.open_model() as ctx:
+        assert ctx.repository.plan(harness.window(1).key) == plan

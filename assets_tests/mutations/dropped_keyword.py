@@ -1,4 +1,4 @@
-"""A mutation that Cosmic Ray lacks: a call goes without one of its keyword arguments."""
+"""A mutation operator that Cosmic Ray lacks: it drops a keyword argument of a call."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ Position = tuple[int, int]
 
 
 class DropKeyword(Operator):
-    """Drops `name=value` from a call, and the comma beside it."""
+    """Drops `name=value` from a call, with the adjacent comma."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[tuple[Position, Position]]:
         for keyword in _keywords(node):

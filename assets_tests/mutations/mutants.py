@@ -1,8 +1,8 @@
-"""Mutation testing: change one thing in a module of rules, and see that its tests notice.
+"""Mutation testing: check that the tests of a module kill its mutants.
 
-Cosmic Ray makes the mutants. Each is tried in a forked child, which imports the mutated source in
-the place of the module's own and runs the module's tests; the working tree is never touched. A
-mutant that no test notices must stand in `survivors.toml` with the reason why none can.
+Cosmic Ray generates the mutants. Each runs in a forked child, which imports the mutated source in
+place of the module's and runs the module's tests; the working tree is never changed. A surviving
+mutant must be listed in `equivalent_mutants.toml` with the reason why no test can kill it.
 """
 
 import argparse
@@ -33,26 +33,24 @@ from dropped_keyword import DropKeyword
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
-GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_evidence.py"]
-SLOT_TESTS = ["serving/test_slot.py", "serving/test_following.py"]
+GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_loss_differences.py"]
+SLOT_TESTS = ["serving/test_model_slot.py", "serving/test_ledger_follower.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
     "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
     "core/gate": GATE_TESTS,
     "core/comparison": GATE_TESTS,
-    "core/evidence": GATE_TESTS[::-1],
+    "core/loss_differences": GATE_TESTS[::-1],
     "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
-    "serving/slot": SLOT_TESTS,
-    "serving/state": SLOT_TESTS,
+    "serving/model_slot": SLOT_TESTS,
+    "serving/model_state": SLOT_TESTS,
     "serving/loading": SLOT_TESTS,
 }
-"""The modules of `tidemill` that are mutated, and the tests that must notice, quickest first."""
+"""The mutated modules of `tidemill`, and the tests that must kill the mutants, fastest first."""
 CPU_SECONDS = 90
-"""What a child may use; the tests of a module take a sixth of it. More is an endless loop."""
-_NO_REWRITE_WARNINGS = [
-    "-W",
-    "ignore::pytest.PytestAssertRewriteWarning",
-]  # of what is warm already
+"""A child's CPU limit, which means an endless loop: a module's tests take a sixth of it."""
+# Preloaded modules cannot be rewritten.
+_NO_REWRITE_WARNINGS = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 OPERATORS = [
     *(f"ReplaceComparisonOperator_{pair}" for pair in (
         "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt",
@@ -66,14 +64,14 @@ OPERATORS = [
     "ReplaceOrWithAnd", "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer",
     "ZeroIterationForLoop",
 ]  # fmt: skip
-"""Cosmic Ray's, without those that the type checker refuses or that only repeat another."""
+"""Cosmic Ray's operators, except those the type checker rejects or that duplicate another."""
 
 
 @dataclass(frozen=True, order=True)
 class Mutant:
-    """One change: the lines of a module as they were and as they are now.
+    """One change: the original and the mutated lines of a module.
 
-    `number` tells equal lines apart, from 1.
+    `number` distinguishes equal changes, counted from 1.
     """
 
     module: str
@@ -86,7 +84,7 @@ class Mutant:
 
 
 def generate_mutants(module: str) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant of a module, with its source. Decorators are left alone."""
+    """Every mutant of a module with its source. Decorators are not mutated."""
     source = (PACKAGE / f"{module}.py").read_text()
     occurrences: Counter[tuple[str, str]] = Counter()
     sources = {source}
@@ -114,7 +112,7 @@ def _operator(name: str) -> Operator:
 
 
 class MutantLoader(MetaPathFinder, SourceLoader):
-    """Gives one module another source."""
+    """Imports one module from another source."""
 
     def __init__(self, name: str, source: str) -> None:
         self._name, self._source = name, source.encode()
@@ -132,9 +130,9 @@ class MutantLoader(MetaPathFinder, SourceLoader):
 
 
 def start_tests(module: str, source: str) -> int:
-    """Run the module's tests under this source in a child, whose process id comes back.
+    """Run the module's tests with this source in a child process; its pid.
 
-    It ends with pytest's exit code, or by a signal.
+    The child exits with pytest's exit code, or is killed by a signal.
     """
     child = os.fork()
     if child:
@@ -155,7 +153,7 @@ def start_tests(module: str, source: str) -> int:
 
 
 def exit_codes(module: str, sources: Sequence[str], max_parallel: int) -> list[int]:
-    """How the module's tests end under each of these sources."""
+    """The exit codes of the module's tests with each of these sources."""
     codes, running = [0] * len(sources), dict[int, int]()
     for number in range(len(sources) + max_parallel):
         if number >= max_parallel and running:
@@ -167,7 +165,7 @@ def exit_codes(module: str, sources: Sequence[str], max_parallel: int) -> list[i
 
 
 def is_killed(code: int) -> bool:
-    """Whether the tests failed, could not even import the mutant, or did not end."""
+    """Whether the tests failed, could not import the mutant, or did not end."""
     exits = pytest.ExitCode
     failed = (exits.TESTS_FAILED, exits.INTERRUPTED, exits.USAGE_ERROR, -signal.SIGXCPU)
     assert code in (exits.OK, *failed), f"a child ended with {code}"
@@ -175,14 +173,16 @@ def is_killed(code: int) -> bool:
 
 
 def preload() -> None:
-    """Import what a child would import, but nothing of our own; draw examples always alike."""
+    """Import the libraries that a child needs, and make Hypothesis deterministic."""
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests/support")]
-    preloaded = set(sys.modules)
+    own_paths = (str(ROOT / "platform"), str(ROOT / "assets_tests"))
+    before = set(sys.modules)
+    import memory_model  # noqa: F401
+    import model_harness  # noqa: F401
 
-    for name in set(sys.modules) - preloaded:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(
-            (str(ROOT / "platform"), str(ROOT / "assets_tests"))
-        ):
+    # A child must import the project's own modules again, one of them from the mutated source.
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(own_paths):
             del sys.modules[name]
     hypothesis.settings.register_profile(
         "mutants",
@@ -196,20 +196,20 @@ def preload() -> None:
 
 
 def equivalent_mutants() -> dict[Mutant, str]:
-    """The survivors of `survivors.toml`, and why each cannot be told from the original."""
-    entries = tomllib.loads((FOLDER / "survivors.toml").read_text()).get("survivor", [])
+    """The mutants of `equivalent_mutants.toml`, with the reasons why no test can kill them."""
+    text = (FOLDER / "equivalent_mutants.toml").read_text()
     return {
-        Mutant(entry["module"], entry["was"], entry["now"], entry.get("number", 1)): entry[
-            "because"
+        Mutant(each["module"], each["original"], each["mutated"], each.get("number", 1)): each[
+            "reason"
         ]
-        for entry in entries
+        for each in tomllib.loads(text).get("mutant", [])
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modules", nargs="*", default=[*TESTS], metavar="MODULE")
-    parser.add_argument("-n", type=int, default=2, help="so many at a time")
+    parser.add_argument("-n", type=int, default=2, help="number of parallel processes")
     args = parser.parse_args()
     preload()
     equivalent = {mutant for mutant in equivalent_mutants() if mutant.module in args.modules}
@@ -217,24 +217,24 @@ def main() -> int:
     for module in args.modules:
         (unmutated_code,) = exit_codes(module, [(PACKAGE / f"{module}.py").read_text()], 1)
         if is_killed(unmutated_code):
-            print(f"The tests of {module}.py fail without any mutant.")
+            print(f"The tests of {module}.py fail on the unmutated code.")
             return 2
         generated = [*generate_mutants(module)]
         codes = exit_codes(module, [source for _, source in generated], args.n)
         survived = {m for (m, _), code in zip(generated, codes, strict=True) if not is_killed(code)}
         total, survivors = total + len(generated), survivors | survived
         print(
-            f"{module}.py: {len(generated) - len(survived)} of {len(generated)} are noticed",
+            f"{module}.py: {len(generated) - len(survived)} of {len(generated)} mutants killed",
             flush=True,
         )
         for mutant in sorted(survived - equivalent):
-            print(f"  not noticed and not explained: {mutant}", flush=True)
+            print(f"  survived: {mutant}", flush=True)
     for mutant in sorted(equivalent - survivors):
-        print(f"explained in survivors.toml, but noticed, or no mutant any more: {mutant}")
+        print(f"in equivalent_mutants.toml, but killed or no longer generated: {mutant}")
     unexplained = len(survivors - equivalent)
     print(
-        f"{total} mutants: {total - len(survivors)} noticed, "
-        f"{len(survivors) - unexplained} explained, {unexplained} not"
+        f"{total} mutants: {total - len(survivors)} killed, "
+        f"{len(survivors) - unexplained} equivalent, {unexplained} survived"
     )
     return int(survivors != equivalent)
 

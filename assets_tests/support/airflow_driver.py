@@ -1,4 +1,4 @@
-"""An Airflow of one's own: a folder with its database, and DAGs run in processes of their own."""
+"""A private Airflow: a folder with its database, and DAGs that run in subprocesses."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from dagster_webserver import DagsterClient
 from model_harness import ModelHarness
 from processes import clean_env, wait_until
 
-_RUN_DAG_SCRIPT = Path(__file__).with_name("dag_test.py")
+_RUN_DAG_SCRIPT = Path(__file__).with_name("run_dag.py")
 BIN = Path(sys.executable).parent
 
 
@@ -25,9 +25,9 @@ def call_api(
     body: Mapping[str, Any],
     credentials: Mapping[str, str] | None = None,
 ) -> Any:
-    """What Airflow's API answers to this user; without one, where all are admins.
+    """The response of Airflow's API to this user; without credentials if all users are admins.
 
-    It is asked again, as a person would, where another part of Airflow had locked SQLite's file.
+    The request is retried if another process of Airflow has locked the SQLite database.
     """
     login = requests.post if credentials else requests.get
     responses: list[requests.Response] = []
@@ -51,11 +51,11 @@ def call_api(
 
 @dataclass(frozen=True)
 class Airflow:
-    """Everything of it lies in `home`; DAG files in `home/dags`."""
+    """An Airflow with all its data in `home` and its DAG files in `home/dags`."""
 
     home: Path
     connection: str
-    """Of Dagster, as a URI."""
+    """The connection to Dagster, as a URI."""
 
     @property
     def dags_folder(self) -> Path:
@@ -63,7 +63,7 @@ class Airflow:
 
     @property
     def env(self) -> dict[str, str]:
-        """Set before any import of airflow, which reads it then."""
+        """Must be set before airflow is imported, which reads it."""
         return {
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -74,20 +74,20 @@ class Airflow:
         }
 
     def migrate(self) -> "Airflow":
-        """With an empty database."""
+        """Create an empty database; the same Airflow."""
         self.dags_folder.mkdir(parents=True, exist_ok=True)
         result = self.run_command(str(BIN / "airflow"), "db", "migrate")
         assert result.returncode == 0, result.stdout + result.stderr
         return self
 
     def write(self, text: str, name: str = "dags.py") -> None:
-        """Make this the text of a DAG file."""
+        """Write a DAG file."""
         (self.dags_folder / name).write_text(text)
 
     def run_command(
         self, *command: str, env: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command in this Airflow to its end."""
+        """Run a command in this Airflow to completion."""
         return subprocess.run(
             command,
             env=clean_env({**self.env, **(env or {})}),
@@ -99,7 +99,7 @@ class Airflow:
         )
 
     def run_dag(self, dag_id: str, **conf: object) -> "DagRunResult":
-        """Run a DAG by `dag.test`, triggers inline; what came of it."""
+        """Run a DAG by `dag.test`, with triggers inline; its result."""
         result = self.run_command(sys.executable, str(_RUN_DAG_SCRIPT), dag_id, json.dumps(conf))
         assert result.returncode == 0, result.stdout + result.stderr
         *log, last = result.stdout.splitlines()
@@ -108,7 +108,7 @@ class Airflow:
 
 @dataclass(frozen=True)
 class DagRunResult:
-    """A DAG run that has ended, and all that was logged."""
+    """A DAG run that has ended, and its log."""
 
     payload: dict[str, Any]
     log: str
@@ -122,21 +122,21 @@ class DagRunResult:
 
 
 def connection_uri(address: str) -> str:
-    """Airflow's URI for a Dagster that answers at this address."""
+    """Airflow's connection URI for a Dagster at this address."""
     scheme, authority = address.split("://")
     return f"dagster://{authority}/{scheme}"
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """Both ends: an Airflow, and a Dagster with the bench's model."""
+    """Both ends: an Airflow, and a Dagster with the harness's model."""
 
     airflow: Airflow
     dagster: DagsterClient
     harness: ModelHarness
 
     def runs(self, task: str) -> list[dict[str, Any]]:
-        """The Dagster runs that a task of Airflow asked for, the newest first, with their tags."""
+        """The Dagster runs launched by a task of Airflow, newest first, with their tags."""
         run_filter = {"tags": [{"key": "airflow/task_id", "value": task}]}
         task_runs = self.dagster.execute(_RUNS, filter=run_filter)["runsOrError"]["results"]
         return [{**run, "tags": {t["key"]: t["value"] for t in run["tags"]}} for run in task_runs]

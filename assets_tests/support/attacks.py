@@ -1,4 +1,4 @@
-"""Clients that mean harm, in a process of their own: slow, endless, idle by the thousand."""
+"""Malicious clients in a separate process: slow, endless, and thousands of idle ones."""
 
 import asyncio
 import multiprocessing
@@ -20,9 +20,14 @@ MILLION = 1_000_000
 
 
 @contextmanager
-def attacked(url: str, path: str, idle: int = 0, slow: int = 0, endless: int = 0) -> Iterator[None]:
-    """So many connections that say nothing, that drip a head or a body, and that send a gigabyte
-    or a million chunks over and over, all at once from here to the end of the block."""
+def attacking_clients(
+    url: str, path: str, idle: int = 0, slow: int = 0, endless: int = 0
+) -> Iterator[None]:
+    """Attack a server with concurrent connections until the end of the block.
+
+    `idle` connections send nothing, `slow` ones drip a head or a body, `endless` ones repeatedly
+    send a gigabyte or a million chunks.
+    """
     ready, stop = _FORK_CONTEXT.Event(), _FORK_CONTEXT.Event()
     args = (url, path, idle, slow, endless, ready, stop)
     process = _FORK_CONTEXT.Process(target=_attack, args=args)
@@ -70,7 +75,7 @@ class _Attack:
             writer.transport.abort()
 
     async def _slow(self, number: int) -> None:
-        """A byte every now and then, of a head or of a body; again when it is thrown out."""
+        """Send a head or a body byte by byte; reconnect when disconnected."""
         full_head = encode_head(self._path, **{"content-length": "1000"})
         prefix = full_head[:20] if number % 2 else full_head
         while True:
@@ -83,7 +88,7 @@ class _Attack:
                     await asyncio.sleep(0.5)
 
     async def _endless(self, number: int) -> None:
-        """A gigabyte in pieces, or a million chunks of a byte; again when it is refused."""
+        """Send a gigabyte in large chunks, or a million one-byte chunks; repeat when refused."""
         chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n" if number % 2 else b"1\r\nx\r\n" * 1_000
         times = GIGABYTE // 65_536 if number % 2 else MILLION // 1_000
         while True:

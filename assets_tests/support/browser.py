@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, and what stands on its pages."""
+"""Debian's Chromium in headless mode, and the text of its pages."""
 
 import time
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from required_tools import require_tools
 
 @dataclass(frozen=True)
 class Browser:
-    """A window of a browser."""
+    """A browser window."""
 
     driver: webdriver.Chrome
 
     def text(self) -> str:
-        """The text that a person sees."""
+        """The visible text of the page."""
         return str(self.driver.find_element(By.TAG_NAME, "body").text)
 
     def open(self, address: str, *expected: str, timeout: float = 90) -> None:
@@ -37,7 +37,7 @@ class Browser:
 
 @contextmanager
 def browser(width: int = 1600, height: int = 900) -> Iterator[Browser]:
-    """Chromium, which asks nobody for anything but the page."""
+    """A headless Chromium that loads nothing but the page."""
     chromium, chromedriver = require_tools("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium

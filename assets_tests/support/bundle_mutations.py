@@ -1,4 +1,4 @@
-"""Deployments made directly: entries for a ledger's topic, and bundles that nobody proved."""
+"""Direct deployments: ledger entries and bundles that bypass validation."""
 
 import re
 from dataclasses import replace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def deploy_windows(harness: ModelHarness, last: int = 1) -> ModelHarness:
-    """The same bench with windows 0 to `last` deployed, each, and the events of five more."""
+    """The harness with each of windows 0 to `last` deployed, and the events of five more."""
     harness.define(gate={"min_rows": 50, "policy": "always"})
     harness.produce_windows(-2, last + 6)
     with harness.open_model() as ctx:
@@ -31,27 +31,27 @@ def deploy_windows(harness: ModelHarness, last: int = 1) -> ModelHarness:
 
 
 def record_window(ctx: ModelContext, settings: Settings, number: int) -> None:
-    """Bring MLflow's record up to a window and to the ledger."""
+    """Record a window and the ledger's deployments in MLflow."""
     recorder = Recorder(ctx, require_tracker(settings))
     recorder.record_window(window(ctx.spec, number))
     recorder.record_deployments()
 
 
 def run_and_record_window(ctx: ModelContext, settings: Settings, number: int) -> None:
-    """Take a window through the four steps and bring MLflow's record up to it."""
+    """Run a window through the four steps and record it in MLflow."""
     run_window(ctx, number)
     record_window(ctx, settings, number)
 
 
 def require_tracker(settings: Settings) -> "MlflowTracker":
-    """MLflow by these settings."""
+    """The tracker of these settings, which must be enabled."""
     tracker = bootstrap.make_tracker(settings)
     assert tracker is not None
     return tracker
 
 
 class LedgerAppender:
-    """Appends entries behind each other to a bench's ledger, which it reads only at the start."""
+    """Appends consecutive entries to a harness's ledger, which it reads only once."""
 
     def __init__(self, harness: ModelHarness, ctx: ModelContext) -> None:
         head = ctx.chain().head
@@ -65,11 +65,11 @@ class LedgerAppender:
         self._producer = Producer(producer_config)
 
     def deploy(self, digest: str) -> Entry:
-        """Append an entry that names this digest; nobody looks whether it should."""
-        manual_fields = {"kind": "approve", "verdict": None, "evidence": None, "by": "somebody"}
+        """Append an entry that deploys this digest, without any check."""
+        manual_fields = {"kind": "approve", "verdict": None, "evidence": None, "actor": "operator"}
         seq, reason = self._entry.seq + 1, "a test"
         entry = replace(
-            self._entry, seq=seq, digest=digest, why=reason, prev=self._hash, **manual_fields
+            self._entry, seq=seq, digest=digest, reason=reason, prev=self._hash, **manual_fields
         )
         value = canonical.encode(entry)
         self._producer.produce(self._topic, value, entry.model.encode(), 0)
@@ -79,28 +79,28 @@ class LedgerAppender:
 
 
 def substitute(bundle: bytes, pattern: bytes, replacement: bytes, count: int = 0) -> bytes:
-    """The bundle with what fits the pattern replaced; it does fit somewhere."""
+    """The bundle with the matches of the pattern, at least one, replaced."""
     result, changes = re.subn(pattern, replacement, bundle, count=count)
     assert changes
     return result
 
 
 def with_cyclic_trees(bundle: bytes) -> bytes:
-    """The bundle with trees of which every node leads back to the first."""
+    """The bundle with trees whose nodes all point back to the root."""
     for side in (b"left_child", b"right_child"):
         bundle = substitute(bundle, side + rb"=.*", side + b"=0 0 0")
     return substitute(bundle, rb"tree_sizes=.*\n", b"")
 
 
 def with_excessive_golden_rows(bundle: bytes) -> bytes:
-    """The bundle with so many golden rows that a proof of it takes minutes."""
+    """The bundle with so many golden rows that validating it takes minutes."""
     _, _, tail = bundle.partition(b'"golden":[')
     first = tail[: tail.index(b"},{") + 2]
     return bundle[: -len(tail)] + first * 2_000_000 + tail
 
 
 def with_recomputed_golden_rows(bundle: bytes) -> bytes:
-    """The bundle with the answers that its trees give to its golden rows."""
+    """The bundle with the predictions of its trees for its golden rows."""
     model = Model.load(bundle, canonical.digest(bundle), None)
     golden_rows = model.header.golden
     predictions = model.predict(
@@ -112,7 +112,7 @@ def with_recomputed_golden_rows(bundle: bytes) -> bytes:
 
 
 def put_bundle(harness: ModelHarness, bundle: bytes) -> str:
-    """Put these bytes into the store as a model's, whatever they are; their digest."""
+    """Put arbitrary bytes into the store as a bundle; their digest."""
     digest = canonical.digest(bundle)
     path = harness.settings.store / harness.model / bundle_name(digest)
     path.write_bytes(bundle)

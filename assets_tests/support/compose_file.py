@@ -1,4 +1,4 @@
-"""What a compose file says of its services, as Docker Compose itself reads it."""
+"""The services of a compose file, as Docker Compose itself parses it."""
 
 import json
 import re
@@ -17,10 +17,10 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
-class Health:
-    """A health check: its words in the container, and when they are said. Times in seconds."""
+class HealthCheck:
+    """A health check: its command in the container, and its times in seconds."""
 
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     interval: float
     timeout: float
     retries: int
@@ -30,10 +30,10 @@ class Health:
 
 @dataclass(frozen=True)
 class Service:
-    """One service. What its image says holds where this says None.
+    """One service; None means the image's value.
 
-    `build` is its Dockerfile, `needs` the condition in which others must be first, `ports` are
-    (address, port of the machine, port of the container).
+    `build` is its Dockerfile, `dependencies` maps other services to the condition they must meet
+    first, `ports` are (address, host port, container port).
     """
 
     name: str
@@ -41,7 +41,7 @@ class Service:
     build: str | None
     entrypoint: tuple[str, ...] | None
     command: tuple[str, ...] | None
-    environment: Mapping[str, str]
+    env: Mapping[str, str]
     user: str | None
     init: bool
     mounts: tuple[Mount, ...]
@@ -49,70 +49,79 @@ class Service:
     no_new_privileges: bool
     no_capabilities: bool
     stop_signal: signal.Signals | None
-    grace: float
-    health: Health | None
-    needs: Mapping[str, str]
+    grace_seconds: float
+    health: HealthCheck | None
+    dependencies: Mapping[str, str]
     restart: str
     ports: tuple[tuple[str, int, int], ...]
     profiles: tuple[str, ...]
 
 
 def services(file: Path, volumes: Path) -> dict[str, Service]:
-    """The services by name, each after those it needs; variables are those of `.env` beside.
+    """The services by name in dependency order; variables come from the `.env` beside the file.
 
     A named volume is a folder in `volumes`. Raises `CalledProcessError`.
     """
-    asked = ("-f", str(file), "--profile", "*", "config", "--format", "json")
-    done = subprocess.run([_COMPOSE, *asked], env=PATH, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout.replace("$$", "$"))  # it writes what it would read again
-    secrets = {name: Path(each["file"]) for name, each in told["secrets"].items()}
-    found = {name: _service(name, one, secrets, volumes) for name, one in told["services"].items()}
-    return {name: found[name] for name in _in_order(found)}
+    options = ("-f", str(file), "--profile", "*", "config", "--format", "json")
+    result = subprocess.run(
+        [_COMPOSE, *options], env=PATH, capture_output=True, text=True, check=True
+    )
+    document = json.loads(result.stdout.replace("$$", "$"))  # `config` escapes `$` in its output
+    secrets = {name: Path(secret["file"]) for name, secret in document["secrets"].items()}
+    by_name = {
+        name: _service(name, definition, secrets, volumes)
+        for name, definition in document["services"].items()
+    }
+    return {name: by_name[name] for name in _topological_order(by_name)}
 
 
 def _service(
-    name: str, told: Mapping[str, Any], secrets: Mapping[str, Path], volumes: Path
+    name: str, definition: Mapping[str, Any], secrets: Mapping[str, Path], volumes: Path
 ) -> Service:
-    mounts = [_volume(each, volumes) for each in told.get("volumes", ())]
-    mounts += [_memory(text) for text in told.get("tmpfs", ())]
+    mounts = [_volume(each, volumes) for each in definition.get("volumes", ())]
+    mounts += [_memory(text) for text in definition.get("tmpfs", ())]
     mounts += [
         Mount(each["target"], secrets[each["source"]], read_only=True)
-        for each in told.get("secrets", ())
+        for each in definition.get("secrets", ())
     ]
-    number = told.get("stop_signal")
+    stop_signal = definition.get("stop_signal")
     return Service(
         name,
-        told["image"],
-        told.get("build", {}).get("dockerfile"),
-        _words(told["entrypoint"]),
-        _words(told["command"]),
-        told.get("environment", {}),
-        told.get("user"),
-        told.get("init", False),
+        definition["image"],
+        definition.get("build", {}).get("dockerfile"),
+        _as_tuple(definition["entrypoint"]),
+        _as_tuple(definition["command"]),
+        definition.get("environment", {}),
+        definition.get("user"),
+        definition.get("init", False),
         tuple(sorted(mounts, key=lambda mount: mount.target)),
-        told.get("read_only", False),
-        "no-new-privileges:true" in told.get("security_opt", ()),
-        told.get("cap_drop") == ["ALL"],
-        None if number is None else signal.Signals[number],
-        _seconds(told.get("stop_grace_period", "10s")),
-        _health(told["healthcheck"]) if "healthcheck" in told else None,
-        {other: each["condition"] for other, each in told.get("depends_on", {}).items()},
-        told.get("restart", "no"),
+        definition.get("read_only", False),
+        "no-new-privileges:true" in definition.get("security_opt", ()),
+        definition.get("cap_drop") == ["ALL"],
+        None if stop_signal is None else signal.Signals[stop_signal],
+        _seconds(definition.get("stop_grace_period", "10s")),
+        _health_check(definition["healthcheck"]) if "healthcheck" in definition else None,
+        {other: each["condition"] for other, each in definition.get("depends_on", {}).items()},
+        definition.get("restart", "no"),
         tuple(
             (port["host_ip"], int(port["published"]), port["target"])
-            for port in told.get("ports", ())
+            for port in definition.get("ports", ())
         ),
-        tuple(told.get("profiles", ())),
+        tuple(definition.get("profiles", ())),
     )
 
 
-def _words(told: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if told is None else tuple(told)
+def _as_tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
 
 
-def _volume(told: Mapping[str, Any], volumes: Path) -> Mount:
-    source = Path(told["source"]) if told["type"] == "bind" else volumes / told["source"]
-    return Mount(told["target"], source, told.get("read_only", False))
+def _volume(definition: Mapping[str, Any], volumes: Path) -> Mount:
+    source = (
+        Path(definition["source"])
+        if definition["type"] == "bind"
+        else volumes / definition["source"]
+    )
+    return Mount(definition["target"], source, definition.get("read_only", False))
 
 
 def _memory(text: str) -> Mount:
@@ -120,15 +129,15 @@ def _memory(text: str) -> Mount:
     return Mount(target, options=options)
 
 
-def _health(told: Mapping[str, Any]) -> Health:
-    kind, *words = told["test"]
-    return Health(
-        tuple(words) if kind == "CMD" else ("/bin/sh", "-c", *words),
-        _seconds(told.get("interval", "30s")),
-        _seconds(told.get("timeout", "30s")),
-        told.get("retries", 3),
-        _seconds(told.get("start_period", "0s")),
-        _seconds(told.get("start_interval", "5s")),
+def _health_check(definition: Mapping[str, Any]) -> HealthCheck:
+    kind, *command = definition["test"]
+    return HealthCheck(
+        tuple(command) if kind == "CMD" else ("/bin/sh", "-c", *command),
+        _seconds(definition.get("interval", "30s")),
+        _seconds(definition.get("timeout", "30s")),
+        definition.get("retries", 3),
+        _seconds(definition.get("start_period", "0s")),
+        _seconds(definition.get("start_interval", "5s")),
     )
 
 
@@ -138,8 +147,10 @@ def _seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _in_order(found: Mapping[str, Service]) -> list[str]:
-    done: list[str] = []
-    while left := [name for name in found if name not in done]:
-        done.append(next(name for name in left if set(found[name].needs) <= set(done)))
-    return done
+def _topological_order(by_name: Mapping[str, Service]) -> list[str]:
+    ordered: list[str] = []
+    while remaining := [name for name in by_name if name not in ordered]:
+        ordered.append(
+            next(name for name in remaining if set(by_name[name].dependencies) <= set(ordered))
+        )
+    return ordered

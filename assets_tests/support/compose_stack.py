@@ -1,4 +1,4 @@
-"""The platform of `deploy/compose.yaml`, brought up as the README says, in containers of ours."""
+"""The platform of `deploy/compose.yaml`, started as documented, in namespace containers."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import requests
 import images
 from builder import ROOT, build
 from compose_file import Service, services
-from composed import Composed
+from compose_runner import ComposeRunner
 from containers import Engine
 from images import Image
 from oracle import log_reader_jars
@@ -34,31 +34,36 @@ _PORTS = {
 
 
 class ComposeStack(PlatformClient):
-    """All services are up; this thread is on the machine that they publish their ports on."""
+    """All services are up; this thread is in the network where they publish their ports."""
 
-    def __init__(self, composed: Composed, deployed: Path, volumes: Path) -> None:
-        self.composed, self.volumes = composed, volumes
-        self.services, self._secrets = composed.services, deployed / "secrets"
+    def __init__(self, runner: ComposeRunner, deployed: Path, volumes: Path) -> None:
+        self.runner, self.volumes = runner, volumes
+        self.services, self._secrets = runner.services, deployed / "secrets"
         self.service_names = [name for name, one in self.services.items() if not one.profiles]
         self.long_running = [name for name in self.service_names if self.services[name].health]
-        """Those that run on, and not once."""
+        """The services that keep running, as opposed to run-once services."""
         self.ports = {_PORTS[n]: port for n in _PORTS for _, port, _ in self.services[n].ports}
         self.token = self.secret("serve_token")
 
     def served_model(self) -> tuple[str, int] | None:
-        self.composed.look()
+        self.runner.reconcile()
         return super().served_model()
 
     def wait_until(
         self, predicate: Callable[[], object], on_timeout: Callable[[], str] = str
     ) -> None:
-        """Wait until something is so, while the engine does what it does."""
+        """Wait until `predicate` holds, while the engine keeps reconciling."""
 
         def condition_holds() -> object:
-            self.composed.look()
+            self.runner.reconcile()
             return predicate()
 
-        wait_until(condition_holds, 400, lambda: f"{on_timeout()}\n{self.composed.told()}", 0.5)
+        wait_until(
+            condition_holds,
+            400,
+            on_timeout=lambda: f"{on_timeout()}\n{self.runner.unhealthy_logs()}",
+            interval=0.5,
+        )
 
     def secret(self, name: str) -> str:
         return (self._secrets / name).read_text()
@@ -68,37 +73,37 @@ class ComposeStack(PlatformClient):
         return str(json.loads(self.secret("airflow_admin"))["admin"])
 
     def run_cli(self, *args: str) -> str:
-        return self.composed.run("dagster-code", "tidemill", *args)
+        return self.runner.run("dagster-code", "tidemill", *args)
 
     def sql(self, database: str, query: str) -> list[str]:
-        """What PostgreSQL answers to its superuser, a line a row."""
+        """The result of a query as PostgreSQL's superuser, one line per row."""
         command = ("psql", "-U", "postgres", "-d", database, "-Atc", query)
-        result = self.composed.container("postgres").exec(*command)
+        result = self.runner.container("postgres").exec(*command)
         assert result.returncode == 0, result.stderr
         return result.stdout.splitlines()
 
     def completed_windows(self) -> int:
-        """How many windows Airflow has seen taken through all steps."""
+        """The number of windows that have passed all steps, according to Airflow."""
         return len({run["partition_key"] for run in self.successful_runs(DAGS[2])})
 
     def quiesce(self) -> None:
-        """Let Airflow begin nothing any more, and wait until nothing is under way in Dagster."""
-        self.composed.stop(["airflow-scheduler"])
+        """Stop Airflow's scheduler and wait until Dagster has no run in progress."""
+        self.runner.stop(["airflow-scheduler"])
         final_statuses = "('SUCCESS', 'FAILURE', 'CANCELED')"
         query = f"SELECT run_id FROM runs WHERE status NOT IN {final_statuses}"
         self.wait_until(lambda: not self.sql("dagster", query))
 
     def stream_bytes(self) -> int:
-        """Bytes of the stream's records in Kafka's log."""
+        """The size of the simulated stream's records in Kafka's log, in bytes."""
         return sum(file.stat().st_size for file in self.volumes.glob(f"kafka/{TOPIC}-*/*.log"))
 
     def successful_runs(self, dag: str) -> list[Any]:
-        """The runs of a DAG that were successful, the newest first."""
+        """The successful runs of a DAG, newest first."""
         response = self.call_airflow(f"dags/{dag}/dagRuns?state=success&order_by=-run_after")
         return list(response["dag_runs"])
 
     def champion_digest(self) -> str:
-        """The digest of the model that MLflow's registry calls the champion."""
+        """The digest of the champion in MLflow's registry."""
         url = f"{self.address('UP__MLFLOW_PORT')}/api/2.0/mlflow/registered-models/alias"
         response = requests.get(url, {"name": MODEL, "alias": "champion"}, timeout=60)
         assert response.ok, response.text
@@ -106,17 +111,17 @@ class ComposeStack(PlatformClient):
         return str(tags["tidemill.digest"])
 
     def memory_mb(self) -> dict[str, float]:
-        """What each service's processes use, of shared pages its share, in MB."""
-        processes = self.composed.processes()
+        """The proportional set size of each service's processes, in MB."""
+        processes = self.runner.processes()
         return {name: sum(map(_pss_kilobytes, each)) / 1024 for name, each in processes.items()}
 
 
 @contextmanager
 def running_stack(home: Path) -> Iterator[ComposeStack]:
-    """The platform, up; its windows last a minute. At the end no process of it is left."""
+    """The running platform, with one-minute windows. At the end no process of it is left."""
     deployed, volumes = home / "deploy", home / "volumes"
     shutil.copytree(ROOT / "deploy", deployed)
-    subprocess.run([deployed / "secrets.sh"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([deployed / "generate-secrets.sh"], stdout=subprocess.DEVNULL, check=True)
     example = (deployed / ".env.example").read_text()
     minutes = re.sub(r"#(TIDEMILL_UP__WINDOW_MINUTES)=\d+", r"\1=1", example)
     assert minutes != example
@@ -124,18 +129,18 @@ def running_stack(home: Path) -> Iterator[ComposeStack]:
     service_specs = services(deployed / "compose.yaml", volumes)
     engine_context = Engine(home, list(service_specs))
     service_images = _images(service_specs, home / "images")
-    log_reader_jars()  # while there is a network to bring it over
+    log_reader_jars()  # while this thread still has network access
     with ExitStack() as exit_stack, engine_context as engine:
-        composed = Composed(engine, service_specs, service_images, volumes)
-        composed.up(name for name, one in service_specs.items() if not one.profiles)
+        runner = ComposeRunner(engine, service_specs, service_images, volumes)
+        runner.up(name for name, one in service_specs.items() if not one.profiles)
         exit_stack.enter_context(engine.network())
         for name, one in service_specs.items():
             for address, outer, inner in one.ports:
                 assert address == "127.0.0.1"
                 exit_stack.enter_context(running_tcp_proxy(inner, outer, engine.address(name)))
-        yield ComposeStack(composed, deployed, volumes)
+        yield ComposeStack(runner, deployed, volumes)
         exit_stack.close()
-        started = [each for family in composed.processes().values() for each in family]
+        started = [each for family in runner.processes().values() for each in family]
     assert not any(process.is_running() for process in started)
 
 
@@ -147,15 +152,17 @@ def _images(service_specs: Mapping[str, Service], layers: Path) -> dict[str, Ima
             name = Path(service.build).stem if service.build else service.image.partition(":")[0]
             layer = layers / name
             built[service.image] = (
-                images.ours(name, build(name, layer)) if service.build else official[name](layer)
+                images.project_image(name, build(name, layer))
+                if service.build
+                else official[name](layer)
             )
     return built
 
 
 def _pss_kilobytes(process: psutil.Process) -> float:
-    """Kilobytes in memory, those that are shared by so many counted as so many a part."""
+    """The proportional set size of a process in kilobytes."""
     try:
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-    except OSError:  # it ended while we looked
+    except OSError:  # the process has exited
         return 0.0
     return sum(float(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))

@@ -1,7 +1,7 @@
-"""What a container wants, and the root file system that it gets: the script that makes it.
+"""A container's specification, and the script that creates its root file system.
 
-The layer of its image lies over a bare system whose `/usr` is this machine's, and what it writes
-lies over both, in memory, until it ends: as an engine does it.
+The image's layer is mounted over a base system whose `/usr` is this machine's. Writes go to a layer
+in memory on top of both and are lost when the container ends.
 """
 
 import shlex
@@ -13,16 +13,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-_ETC = ("alternatives", "ca-certificates", "ld.so.cache", "localtime", "nsswitch.conf", "ssl")
-"""What a base image has in `/etc` and is taken from this machine; all else there is not."""
+_HOST_ETC_NAMES = (
+    "alternatives",
+    "ca-certificates",
+    "ld.so.cache",
+    "localtime",
+    "nsswitch.conf",
+    "ssl",
+)
+"""The entries of `/etc` that a base image has; they are taken from this machine."""
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or file of this machine at `target`; without a source, memory.
+    """A folder or file of this machine mounted at `target`; a tmpfs if there is no source.
 
-    Such memory has the mode of the image's own folder there, and is root's, unless `options` say
-    otherwise.
+    A tmpfs has the mode of the image's folder at `target` and is owned by root, unless `options`
+    override that.
     """
 
     target: str
@@ -32,17 +39,17 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A container: its words run as user and group, over the folder `layer` of its image.
+class ContainerSpec:
+    """A container: its command runs as this user and group on the image's folder `layer`.
 
-    `layer` is laid over a bare system whose `/usr` is this machine's. The environment is all that
-    the words see, beside `HOME`, `HOSTNAME` and `PATH` as an engine sets them.
+    `layer` is mounted over a base system whose `/usr` is this machine's. The command sees `env` and
+    nothing else, except `HOME`, `HOSTNAME` and `PATH` as an engine sets them.
     """
 
     name: str
     layer: Path
-    words: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
     user: tuple[int, int] = (0, 0)
     workdir: str = "/"
     mounts: tuple[Mount, ...] = ()
@@ -50,38 +57,40 @@ class Wanted:
     no_new_privileges: bool = False
     no_capabilities: bool = False
     stop_signal: signal.Signals = signal.SIGTERM
-    grace: float = 10.0
+    grace_seconds: float = 10.0
 
     @property
-    def told(self) -> dict[str, str]:
-        return {**PATH, "HOSTNAME": self.name, "HOME": self._home(), **self.environment}
+    def full_env(self) -> dict[str, str]:
+        return {**PATH, "HOSTNAME": self.name, "HOME": self._home(), **self.env}
 
-    def named(self, name: str) -> "Wanted":
-        """The same under another name."""
+    def with_name(self, name: str) -> "ContainerSpec":
+        """The same specification with another name."""
         return replace(self, name=name)
 
     def _home(self) -> str:
-        """As the image's `/etc/passwd` has it."""
-        accounts = self.layer / "etc" / "passwd"
-        lines = accounts.read_text().splitlines() if accounts.exists() else []
+        """The user's home in the image's `/etc/passwd`."""
+        passwd_file = self.layer / "etc" / "passwd"
+        lines = passwd_file.read_text().splitlines() if passwd_file.exists() else []
         homes = [line.split(":")[5] for line in lines if line.split(":")[2] == str(self.user[0])]
         return homes[0] if homes else "/"
 
-    def begun(self, words: Sequence[str]) -> list[str]:
-        """These words as its user, with its environment and nothing else."""
-        rights = ["--no-new-privs"] if self.no_new_privileges else []
-        rights += ["--bounding-set=-all", "--inh-caps=-all"] if self.no_capabilities else []
-        user, group = self.user
-        as_user = [f"--reuid={user}", f"--regid={group}", "--clear-groups", *rights]
-        told = [f"{name}={value}" for name, value in self.told.items()]
-        env = ["/usr/bin/env", "-i", "-C", self.workdir, *told]
-        return ["/usr/bin/setpriv", *as_user, *env, *words]
+    def exec_command(self, command: Sequence[str]) -> list[str]:
+        """A command that runs as its user, with its environment only."""
+        privilege_options = ["--no-new-privs"] if self.no_new_privileges else []
+        privilege_options += (
+            ["--bounding-set=-all", "--inh-caps=-all"] if self.no_capabilities else []
+        )
+        uid, gid = self.user
+        options = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups", *privilege_options]
+        assignments = [f"{name}={value}" for name, value in self.full_env.items()]
+        env_command = ["/usr/bin/env", "-i", "-C", self.workdir, *assignments]
+        return ["/usr/bin/setpriv", *options, *env_command, *command]
 
 
-def entering(wanted: Wanted, room: Path, base: Path) -> str:
-    """The script that makes a container's root, enters it, and becomes its words."""
-    root = room / "root"
-    python = _mounting(Mount(sys.base_prefix, Path(sys.base_prefix), read_only=True))
+def root_script(spec: ContainerSpec, folder: Path, base: Path) -> str:
+    """A script that creates a container's root, enters it and executes its command."""
+    root = folder / "root"
+    python_mount = _mount_script(Mount(sys.base_prefix, Path(sys.base_prefix), read_only=True))
     return f"""
         bind() {{ mount --bind "$1" "$2"; [ "$3" = rw ] || mount -o remount,bind,"$3" "$2"; }}
         memory() {{
@@ -89,13 +98,13 @@ def entering(wanted: Wanted, room: Path, base: Path) -> str:
             mkdir -p "$1"
             mount -t tmpfs -o "noexec,nosuid,nodev,${{mode:-mode=1777}}${{2:+,$2}}" tmpfs "$1"
         }}
-        mount -t tmpfs tmpfs {room}
-        mkdir {room}/upper {room}/work {root}
+        mount -t tmpfs tmpfs {folder}
+        mkdir {folder}/upper {folder}/work {root}
         mount -t overlay overlay {root} \
-            -o lowerdir={wanted.layer}:{base},upperdir={room}/upper,workdir={room}/work
+            -o lowerdir={spec.layer}:{base},upperdir={folder}/upper,workdir={folder}/work
         cd {root}
         bind /usr usr ro
-        {python if sys.base_prefix != "/usr" else ""}
+        {python_mount if sys.base_prefix != "/usr" else ""}
         mount -t proc proc proc
         mount -t sysfs -o ro sysfs sys
         mount -t tmpfs -o mode=755 tmpfs dev
@@ -106,32 +115,32 @@ def entering(wanted: Wanted, room: Path, base: Path) -> str:
         ln -s /proc/self/fd dev/fd
         ln -s /proc/self/fd/1 dev/stdout
         ln -s /proc/self/fd/2 dev/stderr
-        mkdir dev/shm .machine
+        mkdir dev/shm .host
         mount -t tmpfs -o mode=1777,size=64m tmpfs dev/shm
-        echo {wanted.name} > /proc/sys/kernel/hostname
-        {"".join(map(_mounting, wanted.mounts))}
-        {"mount -o remount,bind,ro ." if wanted.read_only else ""}
-        pivot_root . .machine
+        echo {spec.name} > /proc/sys/kernel/hostname
+        {"".join(map(_mount_script, spec.mounts))}
+        {"mount -o remount,bind,ro ." if spec.read_only else ""}
+        pivot_root . .host
         cd /
-        umount -l /.machine
+        umount -l /.host
         echo >&0
         exec </dev/null
-        exec {shlex.join(wanted.begun(wanted.words))}"""
+        exec {shlex.join(spec.exec_command(spec.command))}"""
 
 
-def _mounting(mount: Mount) -> str:
+def _mount_script(mount: Mount) -> str:
     target = shlex.quote(f".{mount.target}")
     if mount.source is None:
         return f"\n        memory {target} {shlex.quote(mount.options)}"
-    source, way = shlex.quote(str(mount.source)), "ro" if mount.read_only else "rw"
-    make = f"mkdir -p {target}"
+    source, mode = shlex.quote(str(mount.source)), "ro" if mount.read_only else "rw"
+    create = f"mkdir -p {target}"
     if mount.source.is_file():
-        make = f"mkdir -p $(dirname {target}); [ -e {target} ] || touch {target}"
-    return f"\n        {make}; bind {source} {target} {way}"
+        create = f"mkdir -p $(dirname {target}); [ -e {target} ] || touch {target}"
+    return f"\n        {create}; bind {source} {target} {mode}"
 
 
-def bare_system(base: Path, addresses: Mapping[str, str]) -> None:
-    """The lowest layer: the folders and the `/etc` that a small distribution has."""
+def create_base_system(base: Path, addresses: Mapping[str, str]) -> None:
+    """Create the lowest layer: the folders and the `/etc` of a small distribution."""
     for name in ("dev", "etc", "proc", "root", "run", "sys", "usr", "var"):
         (base / name).mkdir(parents=True)
     for name in ("tmp", "var/tmp"):
@@ -140,7 +149,7 @@ def bare_system(base: Path, addresses: Mapping[str, str]) -> None:
     for name in ("bin", "lib", "lib64", "sbin"):
         (base / name).symlink_to(f"usr/{name}")
     (base / "var" / "run").symlink_to("../run")
-    found = [f"/etc/{name}" for name in _ETC if Path("/etc", name).exists()]
-    subprocess.run(["cp", "-a", *found, str(base / "etc")], check=True)
+    etc_paths = [f"/etc/{name}" for name in _HOST_ETC_NAMES if Path("/etc", name).exists()]
+    subprocess.run(["cp", "-a", *etc_paths, str(base / "etc")], check=True)
     hosts = [f"{address} {name}\n" for name, address in addresses.items()]
     (base / "etc" / "hosts").write_text("127.0.0.1 localhost\n" + "".join(hosts))

@@ -1,4 +1,4 @@
-"""What Dagster's own event log has of a bench's model, read by a process that did not write it."""
+"""Reads Dagster's event log of a harness's model from another process than the writer's."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CHECKS = {
     "permutation_test": "evaluation_report",
     "golden_rows": "deployed_model",
 }
-"""Each check of every window, and its asset."""
+"""The checks of every window, with their assets."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def materialization_counts(harness: ModelHarness) -> "Counter[tuple[str, str]]":
 
 
 def check_counts(harness: ModelHarness) -> "Counter[tuple[str, str, str]]":
-    """How often each check of each asset and window was answered."""
+    """How often each check of each asset and window was evaluated."""
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     counts: Counter[tuple[str, str, str]] = Counter()
     with open_instance(harness) as instance:
@@ -51,7 +51,7 @@ def check_counts(harness: ModelHarness) -> "Counter[tuple[str, str, str]]":
 
 
 def metadata(harness: ModelHarness, asset: str, window: str) -> dict[str, dg.MetadataValue]:
-    """The newest materialization's metadata."""
+    """The metadata of the latest materialization."""
     record_filter = dg.AssetRecordsFilter(
         dg.AssetKey([harness.model, asset]), asset_partitions=[window]
     )
@@ -63,13 +63,13 @@ def metadata(harness: ModelHarness, asset: str, window: str) -> dict[str, dg.Met
 
 
 def run_status_counts(harness: ModelHarness) -> "Counter[str]":
-    """How many runs stand at each status."""
+    """How many runs have each status."""
     with open_instance(harness) as instance:
         return Counter(run.status.value for run in instance.get_runs())
 
 
 def step_failure_message(harness: ModelHarness, run: str) -> str:
-    """What the failed step of a run had to say."""
+    """The error of the failed step of a run."""
     with open_instance(harness) as instance:
         failures = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_FAILURE)
     return " ".join(

@@ -1,4 +1,4 @@
-"""Dagster's own webserver and daemon on a bench's instance, and a way to ask them."""
+"""Dagster's webserver and daemon on a harness's instance, and a GraphQL client."""
 
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ _FINAL_STATUSES = ("SUCCESS", "FAILURE", "CANCELED")
 
 @dataclass(frozen=True)
 class DagsterClient:
-    """A webserver that answers GraphQL at this address."""
+    """A GraphQL client of a webserver."""
 
     address: str
 
@@ -69,11 +69,11 @@ class DagsterClient:
             latest[0] = self.execute(_STATUS, id=backfill)["partitionBackfillOrError"]
             return latest[0]["status"] in ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED")
 
-        wait_until(has_ended, timeout, lambda: str(latest[0]))
+        wait_until(has_ended, timeout, on_timeout=lambda: str(latest[0]))
         return latest[0]
 
     def launch(self, model: str, assets: Sequence[str], tags: Mapping[str, str]) -> Any:
-        """Launch one run of these assets; what came of the request."""
+        """Launch one run of these assets; the result of the mutation."""
         (node,) = self.execute(_NODES)["repositoriesOrError"]["nodes"]
         params = {
             "selector": {
@@ -93,7 +93,11 @@ class DagsterClient:
 
     def wait_for_run(self, run: str, timeout: float = 120) -> str:
         """Wait until a run has ended; its status."""
-        wait_until(lambda: self.status(run) in _FINAL_STATUSES, timeout, lambda: self.status(run))
+        wait_until(
+            lambda: self.status(run) in _FINAL_STATUSES,
+            timeout,
+            on_timeout=lambda: self.status(run),
+        )
         return self.status(run)
 
 
@@ -106,7 +110,7 @@ def running_dagster(env: Mapping[str, str], *, daemon: bool = True) -> Iterator[
     (folder / "dagster.yaml").write_bytes((ROOT / "deploy" / "dagster.yaml").read_bytes())
     env = {**env, "DAGSTER_HOME": str(folder)}
     with DagsterInstance.from_config(str(folder)):
-        pass  # else the two of them create its databases at once, and one fails
+        pass  # else both processes create its databases concurrently, and one fails
     workspace, port = str(ROOT / "workspace.yaml"), free_port()
     with ExitStack() as stack:
         webserver_command = (
@@ -135,7 +139,7 @@ def _service(env: Mapping[str, str], *command: str, name: str) -> Iterator[None]
 
 
 def wait_for_webserver(env: Mapping[str, str], port: int, name: str) -> DagsterClient:
-    """The UI at this port, once it answers."""
+    """A client of the webserver on this port, once it responds."""
     client = DagsterClient(f"http://127.0.0.1:{port}")
 
     def is_ready() -> bool:
@@ -144,7 +148,7 @@ def wait_for_webserver(env: Mapping[str, str], port: int, name: str) -> DagsterC
         except requests.ConnectionError:
             return False
 
-    wait_until(is_ready, 120, lambda: output(env, name))
+    wait_until(is_ready, 120, on_timeout=lambda: output(env, name))
     return client
 
 

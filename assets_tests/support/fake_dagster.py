@@ -1,6 +1,6 @@
-"""A webserver that answers as it is told, in Dagster's words, and a task's try as Airflow has it.
+"""A fake Dagster webserver with scripted responses, and a fake Airflow task instance.
 
-Of the standard library alone: it serves the tests that run where there is no Dagster.
+It needs the standard library only, for the tests that run without Dagster.
 """
 
 import json
@@ -16,10 +16,11 @@ from typing import Any
 
 @dataclass
 class FakeDagster:
-    """Answers GraphQL by the name of the document; each run goes through its statuses.
+    """Responds to GraphQL by the operation's name; each run goes through its statuses.
 
-    `launches` says what comes of each launch in turn: "made" (the default), "lost" (made, and the
-    connection is closed without a reply), "dropped" (not made, and closed) or an answer.
+    `launches` has the outcome of each launch in turn: "created" (the default), "response_lost"
+    (created, but the connection is closed without a response), "connection_dropped" (not created,
+    and the connection is closed) or a response.
     """
 
     address: str = ""
@@ -29,7 +30,7 @@ class FakeDagster:
     node: dict[str, Any] = field(default_factory=dict)
     windows: list[dict[str, str]] = field(default_factory=list)
     polls_until_loaded: int = 0
-    """For so many looks at the code locations there is one that is not loaded."""
+    """The number of polls for which a code location is not loaded yet."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -40,11 +41,11 @@ class FakeDagster:
         return [name for name, _ in self.requests]
 
     def respond(self, name: str, variables: dict[str, Any]) -> Any:
-        """The data of an answer; None closes the connection."""
+        """The data of a response; None closes the connection."""
         self.requests.append((name, variables))
         return getattr(self, f"_{name}")(variables)
 
-    def _Version(self, variables: dict[str, Any]) -> Any:  # noqa: N802 - the document's name
+    def _Version(self, variables: dict[str, Any]) -> Any:  # noqa: N802 - the operation's name
         return {"version": "1.13.27"}
 
     def _Assets(self, variables: dict[str, Any]) -> Any:  # noqa: N802
@@ -72,8 +73,8 @@ class FakeDagster:
         return {"assetBackfillPreview": [{"partitions": {"ranges": self.windows}}]}
 
     def _Launch(self, variables: dict[str, Any]) -> Any:  # noqa: N802
-        outcome = self.launches.pop(0) if self.launches else "made"
-        if outcome == "dropped":
+        outcome = self.launches.pop(0) if self.launches else "created"
+        if outcome == "connection_dropped":
             return None
         if isinstance(outcome, dict):
             return {"launchPipelineExecution": outcome}
@@ -81,9 +82,9 @@ class FakeDagster:
         tags = {
             tag["key"]: tag["value"] for tag in variables["params"]["executionMetadata"]["tags"]
         }
-        run = {"runId": f"run-{len(self.runs) + 1}", "left": remaining, "tags": tags}
+        run = {"runId": f"run-{len(self.runs) + 1}", "remaining": remaining, "tags": tags}
         self.runs.append({**run, "creationTime": time.time()})
-        if outcome == "lost":
+        if outcome == "response_lost":
             return None
         return {
             "launchPipelineExecution": {
@@ -106,7 +107,7 @@ class FakeDagster:
 
     def _Status(self, variables: dict[str, Any]) -> Any:  # noqa: N802
         (index,) = [n for n, run in enumerate(self.runs) if run["runId"] == variables["id"]]
-        remaining = self.runs[index]["left"]
+        remaining = self.runs[index]["remaining"]
         if len(remaining) > 1:
             remaining.pop(0)
         return {"runOrError": {"__typename": "Run", **self._run_payload(index)}}
@@ -117,7 +118,7 @@ class FakeDagster:
 
     def _Terminate(self, variables: dict[str, Any]) -> Any:  # noqa: N802
         (run,) = [run for run in self.runs if run["runId"] == variables["id"]]
-        run["left"] = ["CANCELED"]
+        run["remaining"] = ["CANCELED"]
         return {"terminateRun": {"__typename": "TerminateRunSuccess"}}
 
     def _Latest(self, variables: dict[str, Any]) -> Any:  # noqa: N802
@@ -131,13 +132,13 @@ class FakeDagster:
 
     def _run_payload(self, index: int) -> dict[str, Any]:
         run = self.runs[index]
-        payload = {"runId": run["runId"], "status": run["left"][0]}
+        payload = {"runId": run["runId"], "status": run["remaining"][0]}
         return {**payload, "creationTime": run["creationTime"]}
 
 
 @contextmanager
 def running_fake_dagster() -> Iterator[FakeDagster]:
-    """A script that is asked at its address."""
+    """A fake Dagster that listens on a free port of the loopback interface."""
     fake = FakeDagster()
 
     class Handler(BaseHTTPRequestHandler):
@@ -171,7 +172,7 @@ def running_fake_dagster() -> Iterator[FakeDagster]:
 
 
 def connection_json(address: str, **extra: Any) -> str:
-    """Airflow's JSON of a connection to this address."""
+    """Airflow's JSON for a connection to this address."""
     scheme, authority = address.split("://")
     host, port = authority.rsplit(":", 1)
     fields = {"conn_type": "dagster", "schema": scheme, "host": host, "port": int(port)}
@@ -180,7 +181,7 @@ def connection_json(address: str, **extra: Any) -> str:
 
 @dataclass
 class FakeTaskInstance:
-    """One try of a task as its operator sees it; `store` and `xcoms` outlive it, as in Airflow."""
+    """One try of a task as its operator sees it; as in Airflow, `store` and `xcoms` outlive it."""
 
     store: dict[str, Any] = field(default_factory=dict)
     xcoms: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A server that follows a ledger: ledger, store, local copy and proof in memory."""
+"""A ledger follower with its ledger, store, local copy and validation in memory."""
 
 from dataclasses import dataclass, field
 
@@ -22,13 +22,13 @@ SPEC = small_models.spec()
 
 
 def distinct_bundles() -> list[bytes]:
-    """Three bundles that answer differently."""
+    """Three bundles with different predictions."""
     return [small_models.bundle(SPEC, seed) for seed in (1, 2, 3)]
 
 
 @dataclass
 class FollowerFixture:
-    """A ledger, the bundles by digest, a local copy, and the server that follows them."""
+    """A ledger, bundles by digest, a local copy, and the follower that uses them."""
 
     bundles: list[bytes]
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
@@ -43,7 +43,7 @@ class FollowerFixture:
         self.start()
 
     def start(self) -> None:
-        """A new server over the same world, which has not looked at the ledger yet."""
+        """Create a new follower over the same state; it has not polled the ledger yet."""
         contract = RequestSchema("m", SPEC.fields, 100)
         self.follower = LedgerFollower(
             MemoryFeed(self.ledger),
@@ -53,7 +53,7 @@ class FollowerFixture:
             LocalCopy(self.copy_store),
             lambda: self.now_ms,
             startup_timeout_ms=5_000,
-            on_event=lambda model, what: self.events.append(what),
+            on_event=lambda model, event: self.events.append(event),
         )
         self.status = Status(self.follower, {"m": SPEC}, lambda: self.now_ms)
 
@@ -62,7 +62,7 @@ class FollowerFixture:
 
     def entry(self, digest: str, reason: str = "") -> Entry:
         ledger_chain = build_chain("m", self.ledger.snapshot()[1])
-        return manual_entry(ledger_chain, digest, "somebody", reason)
+        return manual_entry(ledger_chain, digest, "operator", reason)
 
     def deploy(self, digest: str, reason: str = "") -> Entry:
         entry = self.entry(digest, reason)
@@ -83,5 +83,5 @@ class FollowerFixture:
 
     def _bundle(self, model: str, digest: str) -> bytes:
         if digest not in self.store:
-            raise DigestMismatch(f"The bundle {digest} is missing.", "Bring it back.")
+            raise DigestMismatch(f"The bundle {digest} is missing.", "Restore it.")
         return self.store[digest]

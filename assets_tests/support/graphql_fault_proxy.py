@@ -1,4 +1,4 @@
-"""A proxy between Airflow and Dagster that can kill who asks, or lose what is answered."""
+"""A proxy between Airflow and Dagster that can kill the client or lose responses."""
 
 import json
 import os
@@ -15,9 +15,11 @@ import requests
 
 @dataclass
 class GraphqlFaultProxy:
-    """`plans` says by DAG what is done once: `before`, `after` and `polling` kill the asker (before
-    the launch is passed on, before its reply is, at the second look at the run); `lost` closes the
-    connection in place of the launch's reply.
+    """Forwards GraphQL to Dagster and injects the fault in `faults` once per DAG.
+
+    `before`, `after` and `polling` kill the client: before the launch is forwarded, before its
+    response is forwarded, or at the second poll of the run. `lost` closes the connection instead of
+    forwarding the launch's response.
     """
 
     upstream_url: str
@@ -28,7 +30,7 @@ class GraphqlFaultProxy:
     dag_by_run_id: dict[str, str] = field(default_factory=dict)
 
     def take_fault(self, dag: str, *kinds: str) -> str | None:
-        """What is to be done to this DAG now, if it is one of these; it is done once."""
+        """The fault to inject for this DAG now, if it is of these kinds and not injected yet."""
         fault = self.faults.get(dag)
         if fault is None or fault not in kinds or (dag, fault) in self.injected:
             return None
@@ -42,7 +44,7 @@ def _dag_id(variables: dict[str, object]) -> str:
 
 
 def _kill_client(port: int) -> None:
-    """Kill -9 the process that holds this port of the loopback."""
+    """Send SIGKILL to the process that uses this port of the loopback interface."""
     for connection in psutil.net_connections("tcp"):
         if (
             connection.laddr

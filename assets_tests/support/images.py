@@ -1,5 +1,8 @@
-"""Images, as folders to lay under a container, and what they say beside: from Dockerfiles, and
-the official ones of Kafka and PostgreSQL on the programs that this machine has."""
+"""Images as layer folders with their configuration.
+
+They come from the project's Dockerfiles, or stand in for the official images of Kafka and
+PostgreSQL with this machine's programs.
+"""
 
 import json
 import os
@@ -14,56 +17,58 @@ from dockerfile_parse import DockerfileParser
 
 from builder import dockerfile
 from compose_file import Service
-from container_root import PATH, Mount, Wanted
+from container_root import PATH, ContainerSpec, Mount
 from postgres_server import require_postgres
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 from tidemill.local.postgres import server
 
-_OURS = Path(__file__).parent / "official_images"
-_INIT = Path(sys.executable).with_name("dumb-init")
-"""The first process of a container that asks for one."""
+_SCRIPTS = Path(__file__).parent / "official_images"
+_DUMB_INIT = Path(sys.executable).with_name("dumb-init")
+"""The init process of a container with `init: true`."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a container of it has where its service says nothing else."""
+    """An image: the defaults of its containers, which a service may override."""
 
     layer: Path
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     user: str = "0:0"
     workdir: str = "/"
     mounts: tuple[Mount, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
 
 
-def wanted(service: Service, image: Image, command: tuple[str, ...] | None = None) -> Wanted:
-    """The container of a service; with a command, one more of it, as `docker compose run` has."""
+def container_spec(
+    service: Service, image: Image, command: tuple[str, ...] | None = None
+) -> ContainerSpec:
+    """A service's container; with `command`, a one-off container as in `docker compose run`."""
     entrypoint = image.entrypoint if service.entrypoint is None else service.entrypoint
-    own = image.command if service.entrypoint is None else ()
-    said = own if service.command is None else service.command
+    image_command = image.command if service.entrypoint is None else ()
+    default_command = image_command if service.command is None else service.command
     user, group = (service.user or image.user).split(":")
-    first = ("/.init", "--single-child", "--") if service.init else ()
-    init = (Mount("/.init", _INIT, read_only=True),) if service.init else ()
-    return Wanted(
+    init_command = ("/.init", "--single-child", "--") if service.init else ()
+    init_mounts = (Mount("/.init", _DUMB_INIT, read_only=True),) if service.init else ()
+    return ContainerSpec(
         service.name,
         image.layer,
-        (*first, *entrypoint, *(said if command is None else command)),
-        {**image.environment, **service.environment},
+        (*init_command, *entrypoint, *(default_command if command is None else command)),
+        {**image.env, **service.env},
         (int(user), int(group)),
         image.workdir,
-        (*image.mounts, *init, *service.mounts),
+        (*image.mounts, *init_mounts, *service.mounts),
         service.read_only,
         service.no_new_privileges,
         service.no_capabilities,
         service.stop_signal or image.stop_signal,
-        service.grace,
+        service.grace_seconds,
     )
 
 
-def ours(image: str, layer: Path) -> Image:
-    """The image that our Dockerfile of this name describes; what it adds to its base is `layer`."""
+def project_image(image: str, layer: Path) -> Image:
+    """The image of the project's Dockerfile of this name; `layer` is what it adds to its base."""
     parser = DockerfileParser(str(dockerfile(image)), parent_env=PATH)
     last: dict[str, str] = {}
     for step in parser.structure:
@@ -82,14 +87,14 @@ def ours(image: str, layer: Path) -> Image:
 
 
 def postgres(layer: Path) -> Image:
-    """The official image of PostgreSQL, with this machine's programs. Skips without them."""
+    """A stand-in for PostgreSQL's official image. Skips the test if it is not installed."""
     require_postgres()
     programs = server.find_program("postgres", Path(os.devnull)).parent
-    _account(layer, "postgres", 999, "/var/lib/postgresql")
-    _folder(layer / "var/lib/postgresql/data", 999, 0o1777)
-    _folder(layer / "run/postgresql", 999, 0o3777)
-    _folder(layer / "docker-entrypoint-initdb.d", 0, 0o755)
-    shutil.copy(_OURS / "postgres.sh", layer / "entrypoint")
+    _write_passwd(layer, "postgres", 999, "/var/lib/postgresql")
+    _make_folder(layer / "var/lib/postgresql/data", 999, 0o1777)
+    _make_folder(layer / "run/postgresql", 999, 0o3777)
+    _make_folder(layer / "docker-entrypoint-initdb.d", 0, 0o755)
+    shutil.copy(_SCRIPTS / "postgres.sh", layer / "entrypoint")
     return Image(
         layer,
         ("/entrypoint",),
@@ -104,15 +109,15 @@ def postgres(layer: Path) -> Image:
 
 
 def kafka(layer: Path) -> Image:
-    """Apache Kafka's own image, with the jars and the Java that tidemill pins."""
-    _account(layer, "appuser", 1000, "/home/appuser")
+    """A stand-in for Apache Kafka's official image, with the jars and Java tidemill pins."""
+    _write_passwd(layer, "appuser", 1000, "/home/appuser")
     for name in ("opt/kafka/config", "mnt/shared/config", "var/lib/kafka/data"):
-        _folder(layer / name, 1000, 0o755)
-    _folder(layer / "etc/kafka/docker", 1000, 0o755)
-    _folder(layer / "opt/kafka/libs", 0, 0o755)
+        _make_folder(layer / name, 1000, 0o755)
+    _make_folder(layer / "etc/kafka/docker", 1000, 0o755)
+    _make_folder(layer / "opt/kafka/libs", 0, 0o755)
     for jar in classpath(lockfile_folder()):
         shutil.copy(jar, layer / "opt/kafka/libs")
-    shutil.copy(_OURS / "kafka.sh", layer / "etc/kafka/docker/run")
+    shutil.copy(_SCRIPTS / "kafka.sh", layer / "etc/kafka/docker/run")
     home = java(lockfile_folder()).resolve().parents[1]
     return Image(
         layer,
@@ -124,29 +129,29 @@ def kafka(layer: Path) -> Image:
     )
 
 
-def volume(folder: Path, image: Image, target: str) -> None:
-    """Make a named volume at its first use: it takes over what the image has there."""
+def create_volume(folder: Path, image: Image, target: str) -> None:
+    """Create a named volume at first use, with the image's content of its target."""
     if folder.exists():
         return
-    there = image.layer / target.lstrip("/")
-    if not there.is_dir():  # an engine makes it, for root
+    image_folder = image.layer / target.lstrip("/")
+    if not image_folder.is_dir():  # an engine creates it, owned by root
         folder.mkdir(parents=True)
         return
-    shutil.copytree(there, folder)
-    told = there.stat()
-    os.chown(folder, told.st_uid, told.st_gid)
-    folder.chmod(told.st_mode)
+    shutil.copytree(image_folder, folder)
+    status = image_folder.stat()
+    os.chown(folder, status.st_uid, status.st_gid)
+    folder.chmod(status.st_mode)
 
 
-def _account(layer: Path, name: str, number: int, home: str) -> None:
+def _write_passwd(layer: Path, name: str, uid: int, home: str) -> None:
     (layer / "etc").mkdir(parents=True)
-    accounts = {"root": (0, "/root"), name: (number, home)}
+    accounts = {"root": (0, "/root"), name: (uid, home)}
     (layer / "etc/passwd").write_text(
-        "".join(f"{one}:x:{n}:{n}::{at}:/bin/bash\n" for one, (n, at) in accounts.items())
+        "".join(f"{user}:x:{n}:{n}::{folder}:/bin/bash\n" for user, (n, folder) in accounts.items())
     )
 
 
-def _folder(path: Path, owner: int, mode: int) -> None:
+def _make_folder(path: Path, owner: int, mode: int) -> None:
     path.mkdir(parents=True)
     os.chown(path, owner, owner)
     path.chmod(mode)

@@ -1,4 +1,4 @@
-"""Kafka nodes of a test's own, each behind a proxy: to be killed, stopped, cut off, truncated."""
+"""Private Kafka nodes, each behind a proxy, to be killed, stopped, isolated or truncated."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ replica.lag.time.max.ms=2000
 
 @dataclass
 class Node:
-    """One Kafka process; `inner` reaches it directly, `proxy` in the way of clients under test."""
+    """One Kafka process, reached on `direct_port`, or through `proxy` by clients under test."""
 
     number: int
     folder: Path
@@ -49,7 +49,7 @@ class Node:
 
     @property
     def log_dir(self) -> Path:
-        """Its folder of logs."""
+        """The folder of its partitions' logs."""
         return self.folder / "data"
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class Node:
             )
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; wait for its end where there is no other outcome."""
+        """Send a signal; if it terminates the process, wait for that."""
         os.kill(self.process.pid, number)
         if number in (signal.SIGKILL, signal.SIGTERM):
             self.process.wait(60)
@@ -84,7 +84,7 @@ class Node:
 
 @contextmanager
 def kafka_cluster(home: Path, count: int) -> Iterator[list[Node]]:
-    """A cluster of so many nodes; the first is its controller, and all are brokers."""
+    """A cluster of `count` brokers, the first of which is also the controller."""
     controller = free_port()
     with ExitStack() as stack:
         nodes = [
@@ -94,15 +94,17 @@ def kafka_cluster(home: Path, count: int) -> Iterator[list[Node]]:
             node.start()
             stack.callback(_stop, node)
         for node in nodes:
-            wait_until(node.is_ready, 60, node.log_tail)
+            wait_until(node.is_ready, 60, on_timeout=node.log_tail)
         wait_until(
-            lambda: len(_cluster_metadata(nodes[0]).brokers) == count, 60, nodes[-1].log_tail
+            lambda: len(_cluster_metadata(nodes[0]).brokers) == count,
+            60,
+            on_timeout=nodes[-1].log_tail,
         )
         yield nodes
 
 
 def leader_by_partition(node: Node, topic: str) -> dict[int, int]:
-    """The number of each partition's leading node, as this node knows it."""
+    """The leader of each partition, as this node reports it."""
     return {
         p: metadata.leader
         for p, metadata in _cluster_metadata(node).topics[topic].partitions.items()
@@ -110,7 +112,7 @@ def leader_by_partition(node: Node, topic: str) -> dict[int, int]:
 
 
 def all_in_sync(node: Node, topic: str, count: int) -> bool:
-    """Whether every partition of the topic has so many replicas in sync."""
+    """Whether every partition of the topic has `count` in-sync replicas."""
     partitions = _cluster_metadata(node).topics[topic].partitions.values()
     return all(len(each.isrs) == count for each in partitions)
 

@@ -1,4 +1,4 @@
-"""Hands on a ledger: a reader of Kafka's own, deployers at once, topics with other records."""
+"""Tools for ledgers: a plain Kafka reader, concurrent deployers, topics with given records."""
 
 import os
 import time
@@ -30,11 +30,11 @@ from tidemill.ports import LedgerTopic
 from tidemill.settings import Settings
 
 ENTRIES_PER_WRITER = 5
-"""How many entries `append_each` appends."""
+"""The number of entries that `append_entries` appends."""
 
 
 def ledger_records(harness: ModelHarness, topic: str | None = None) -> list[LedgerRecord]:
-    """Every record of a ledger topic, read by a consumer of Kafka's own client."""
+    """Every record of a ledger topic, read with a plain Kafka consumer."""
     group = {"group.id": uuid.uuid4().hex, "enable.auto.commit": False}
     reader = Consumer({"bootstrap.servers": harness.bootstrap_servers, **group})
     partition = TopicPartition(topic or harness.ledger, 0, 0)
@@ -50,14 +50,14 @@ def ledger_records(harness: ModelHarness, topic: str | None = None) -> list[Ledg
 
 
 def delete_ledger_topic(harness: ModelHarness) -> None:
-    """Delete the ledger's topic; whoever looks next makes an empty one of the same name."""
+    """Delete the ledger's topic; the next access creates an empty one with the same name."""
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     admin.delete_topics([harness.ledger])[harness.ledger].result()
     wait_until(lambda: harness.ledger not in admin.list_topics().topics)
 
 
 def delete_records_before(harness: ModelHarness, offset: int) -> None:
-    """Delete the records of the ledger's topic below an offset."""
+    """Delete the records of the ledger's topic below an offset; -1 deletes all."""
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(harness.ledger, 0, offset)]).values():
         future.result()
@@ -66,7 +66,7 @@ def delete_records_before(harness: ModelHarness, offset: int) -> None:
 def set_topic_config(
     harness: ModelHarness, setting: str, value: str, topic: str | None = None
 ) -> None:
-    """Set a setting of the ledger's topic, or of another."""
+    """Change a setting of the ledger's topic, or of another topic."""
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
     changes = [entry]
@@ -78,17 +78,17 @@ def set_topic_config(
 
 
 def settings_with_ledger(harness: ModelHarness, ledger: str) -> Settings:
-    """The bench's settings with another ledger topic."""
+    """The harness's settings with another ledger topic."""
     kafka = harness.settings.kafka.model_copy(update={"ledger_topic": ledger})
     return harness.settings.model_copy(update={"kafka": kafka})
 
 
 @contextmanager
 def open_new_ledger(harness: ModelHarness, values: Sequence[bytes]) -> Iterator[ModelContext]:
-    """The bench's mill over a new ledger topic that holds these records."""
+    """The harness's context on a new ledger topic with these records."""
     name = f"{harness.ledger}.{uuid.uuid4().hex[:8]}"
     with bootstrap.open_model(harness.model, settings_with_ledger(harness, name)) as ctx:
-        ctx.ledger.identity()  # makes the topic
+        ctx.ledger.identity()  # creates the topic
         producer = Producer({"bootstrap.servers": harness.bootstrap_servers, "linger.ms": 0})
         for value in values:
             producer.produce(name, value, harness.model.encode(), 0)
@@ -99,9 +99,9 @@ def open_new_ledger(harness: ModelHarness, values: Sequence[bytes]) -> Iterator[
 def append_entries(
     env: dict[str, str], model: str, ledger: str, actor: str, start_file: str
 ) -> None:
-    """In a process of its own: append `EACH` entries of a person's, from when the file `go` is."""
+    """Append `ENTRIES_PER_WRITER` manual entries once `start_file` exists; for another process."""
     os.environ.update(env | {"TIDEMILL_KAFKA__LEDGER_TOPIC": ledger})
-    with bootstrap.open_model(model, Settings(), by=actor) as ctx:
+    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
         digest = ctx.chain().entries[0].entry.digest
         while not Path(start_file).exists():
             time.sleep(0.001)
@@ -114,12 +114,12 @@ def _append_once(ctx: ModelContext, digest: str, actor: str, reason: str) -> Non
         try:
             append_entry(ctx, lambda chain: manual_entry(chain, digest, actor, reason))
             return
-        except OperationNotAllowed:  # the others were faster many times: its remedy is to ask again
+        except OperationNotAllowed:  # the other writers won too often; the remedy is to retry
             continue
 
 
 def manual_entry(chain: Chain, digest: str, actor: str, reason: str) -> Entry:
-    """The entry by which a person puts this model into service, behind this chain."""
+    """The next entry of this chain, by which an operator deploys this model."""
     seq, prev = chain.next_position
     return Entry(
         model=chain.model,
@@ -159,9 +159,9 @@ class BarrierLedger:
 
 @dataclass
 class AmbiguousLedger:
-    """A ledger topic whose first append ends without an answer: it was made (`stands`) or not.
+    """A ledger topic whose first append is not acknowledged, whether it `is_appended` or not.
 
-    With `silent`, nothing that comes after it is answered either. `lost` are its bytes.
+    With `reads_fail`, all reads after it fail, too. `unacknowledged` is the appended value.
     """
 
     real: LedgerTopic
@@ -175,7 +175,7 @@ class AmbiguousLedger:
 
     def read(self) -> list[LedgerRecord]:
         if self.reads_fail and self.unacknowledged is not None:
-            raise LogUnavailable("Kafka does not answer.", "Run it again.")
+            raise LogUnavailable("Kafka does not respond.", "Run it again.")
         return self.real.read()
 
     def append(self, model: str, value: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Clients that ask a server at once and without end, and hold each answer against the models'."""
+"""Concurrent clients of a server that check each response against the models' predictions."""
 
 import asyncio
 import json
@@ -21,13 +21,13 @@ _TIMEOUT_SECONDS = 60.0
 
 
 def request_rows(number: int = 0, rows: int = 40) -> list[dict[str, Any]]:
-    """Rows of a bench's window, without their labels."""
+    """The rows of a harness's window without their labels."""
     decoded = [json.loads(value) for _, value in events(number, rows)]
     return [{name: row[name] for name in row if name != "bought"} for row in decoded]
 
 
 class OfflinePredictions(dict[str, list[Any]]):
-    """What each model of a bench's store predicts for these rows all at once, by its digest."""
+    """The predictions of each stored model for these rows, by digest."""
 
     def __init__(self, harness: ModelHarness, rows: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
@@ -42,9 +42,12 @@ class OfflinePredictions(dict[str, list[Any]]):
 
 @dataclass
 class LoadGenerator:
-    """`asking` begins it. `seen` are the versions that were answered, each with its digest and the
-    time (`time.monotonic`) of its first answer; `failed` says what was wrong with an answer: no
-    200, another prediction than the named digest's, an older version than the same client had."""
+    """Clients that send requests while `running` is active.
+
+    `first_answers` maps each version to its digest and the time (`time.monotonic`) of its first
+    response. `failures` describes wrong responses: a status other than 200, a prediction different
+    from that of the named digest, an older version than the client had before.
+    """
 
     server: PredictionServer
     rows: Sequence[Mapping[str, Any]]
@@ -56,7 +59,7 @@ class LoadGenerator:
 
     @contextmanager
     def running(self, clients: int, interval: float = 0.05) -> Iterator["LoadGenerator"]:
-        """So many clients at work, each on a connection of its own, until the end of the block."""
+        """Run `clients` clients, each on its own connection, until the end of the block."""
         thread = threading.Thread(target=lambda: asyncio.run(self._run_clients(clients, interval)))
         thread.start()
         try:
@@ -66,16 +69,16 @@ class LoadGenerator:
             thread.join()
 
     def wait_for_version(self, version: int, timeout: float = 30) -> None:
-        """Wait until a client was answered by this version."""
+        """Wait until this version has sent a response."""
         wait_until(
             lambda: version in self.first_answers,
             timeout,
-            lambda: str(self.failures),
+            on_timeout=lambda: str(self.failures),
             interval=0.002,
         )
 
     def assert_all_correct(self) -> None:
-        """Every answer was right so far, and there were some."""
+        """Assert that there were responses and that all were correct."""
         assert self.failures == []
         assert self.answer_count > 0
 
@@ -117,13 +120,13 @@ class LoadGenerator:
 
 
 def load_generator_for(server: PredictionServer) -> LoadGenerator:
-    """A swarm for the server's model and whatever is deployed of it."""
+    """A load generator for the server's model and all its versions."""
     rows = request_rows()
     return LoadGenerator(server, rows, OfflinePredictions(server.harness, rows))
 
 
 def encode_request(path: str, body: object) -> bytes:
-    """A whole request."""
+    """A complete request."""
     data = json.dumps(body).encode()
     return encode_head(path, **{"content-length": str(len(data))}) + data
 
@@ -136,7 +139,7 @@ def encode_head(path: str, method: str = "POST", **headers: str) -> bytes:
 
 
 async def read_response(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    """Status and JSON of the next answer. Raises `EOFError` where the server hangs up instead."""
+    """Status and JSON of the next response. Raises `EOFError` if the server disconnects."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
     body = await reader.readexactly(int(headers["content-length"]))

@@ -1,4 +1,4 @@
-"""A whole model in memory: the stream of a bench without Kafka, for what needs no broker."""
+"""Models in memory, for tests that need no broker."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from model_harness import SPEC, events
 from tidemill.adapters.feature_function import load_feature_function
-from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.validator import InProcessValidator
 from tidemill.core.spec import ModelSpec
@@ -15,12 +15,13 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.recompute import recompute
 from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.verify import VerificationReport, verify
+from tidemill.ports import Clock
 
 TOPIC = "events"
 
 
 def make_memory_model() -> ModelContext:
-    """The mill of a model `m` over an empty topic of two partitions."""
+    """The context of a model `m` on an empty topic of two partitions."""
     log = MemoryLog()
     log.create_topic(TOPIC, 2)
     repository = ModelRepository(MemoryStore(), "m")
@@ -29,17 +30,30 @@ def make_memory_model() -> ModelContext:
     )
 
 
+def make_memory_context(spec: ModelSpec, log: MemoryLog, clock: Clock) -> ModelContext:
+    """The context of a model `m` that has no records yet, and that never deploys a model."""
+    repository = ModelRepository(MemoryStore(), "m")
+    return ModelContext("m", spec, log, repository, MemoryLedger(), NoValidation(), clock)
+
+
+class NoValidation:
+    """A bundle validator that must not be called."""
+
+    def validate(self, bundle: bytes) -> None:
+        raise AssertionError("no model is deployed here")
+
+
 def make_spec(**changes: Any) -> ModelSpec:
-    """The bench's spec with these attributes instead."""
+    """The harness's spec with these attributes replaced."""
     return ModelSpec.model_validate({"topic": TOPIC, **SPEC, **changes})
 
 
 def with_changes(ctx: ModelContext, **changes: Any) -> ModelContext:
-    """The mill as a new process has it, after these attributes of defs.yaml were changed."""
+    """The context that a new process has after these attributes of defs.yaml were changed."""
     spec = make_spec(**changes)
     function = load_feature_function(spec.features) if spec.features else None
     loader = load_feature_function
-    return replace(ctx, spec=spec, features=function, functions=loader)
+    return replace(ctx, spec=spec, feature_function=function, load_function=loader)
 
 
 def produce(
@@ -50,7 +64,7 @@ def produce(
     partitions: int = 2,
     **extra_fields: Any,
 ) -> None:
-    """Events of the windows `first` to `last`, 160 in each, with these fields beside their own."""
+    """Produce 160 events per window for windows `first` to `last`, with these extra fields."""
     log = ctx.event_log
     assert isinstance(log, MemoryLog)
     for number in range(first, last + 1):
@@ -62,7 +76,7 @@ def produce(
 
 
 def assert_verified(ctx: ModelContext) -> VerificationReport:
-    """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
+    """Assert that `verify` has no finding, nor has recomputing everything; the report."""
     report = verify(ctx)
     assert report.findings == []
     recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
@@ -71,7 +85,7 @@ def assert_verified(ctx: ModelContext) -> VerificationReport:
 
 
 def stored_files(ctx: ModelContext) -> dict[str, bytes]:
-    """Everything in the store by its name."""
+    """Every stored file by name."""
     store = ctx.repository.store
     return {name: store.get(name) or b"" for name in store.names("m/")}
 

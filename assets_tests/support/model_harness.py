@@ -1,4 +1,4 @@
-"""A bench for whole cycles: a model over real Kafka and a folder, and the hands that feed it."""
+"""A test harness for whole cycles: one model on a real Kafka, its folder and its events."""
 
 import hashlib
 import json
@@ -28,40 +28,44 @@ from tidemill.settings import Bucket, KafkaSettings, MlflowSettings, S3Settings,
 
 MINUTE = 60_000
 START = 1_767_225_600_000
-"""2026-01-01T00:00Z, where the first window of a bench's model begins."""
+"""2026-01-01T00:00Z, the start of the first window of a harness's model."""
+
+_TREES = {"learning_rate": 0.1, "num_leaves": 4, "min_data_in_leaf": 10}
 
 SPEC: dict[str, Any] = {
     "label": "bought",
     "fields": {"country": "category", "price": "number", "visits": "number?"},
-    "windows": {"cron": "*/5 * * * *", "start": "2026-01-01", "confirm": 4},
+    "windows": {"cron": "*/5 * * * *", "start": "2026-01-01", "confirmation_records": 4},
     "learner": {
-        "continue": {"trees": 3, "rate": 0.1, "leaves": 4, "min_rows": 10},
-        "retrain": {"trees": 10, "rate": 0.1, "leaves": 4, "min_rows": 10},
+        "continue": {"num_iterations": 3, **_TREES},
+        "retrain": {"num_iterations": 10, **_TREES},
         "retrain_every": 3,
         "replay": {"rows": 500, "half_life": "1h"},
     },
     "gate": {"min_rows": 50},
-    "min_rows": 10,
+    "warn_below_rows": 10,
 }
-"""A small binary model of five-minute windows."""
+"""A small binary model with five-minute windows."""
 
 
 def model_name_for(test: str) -> str:
-    """A model's name that is this test's (or fixture's) own and the same in every session: the
-    rows of a replay sample follow from it, and so does what the gate says of small models."""
+    """A model name that is unique to this test or fixture and the same in every session.
+
+    The rows of a replay sample depend on it, and so do the gate's verdicts on small models.
+    """
     return f"m{hashlib.sha256(test.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class S3Location:
-    """S3-compatible storage for stores: a server's endpoint, a file of keys, a bucket."""
+    """S3-compatible storage for stores: an endpoint, a credentials file, a bucket."""
 
     endpoint: str
     credentials: Path
     bucket: str
 
     def env(self, prefix: str) -> dict[str, str]:
-        """The settings of a store below this prefix."""
+        """The settings of a store under this prefix."""
         return {
             "TIDEMILL_STORE": f"s3://{self.bucket}/{prefix}",
             "TIDEMILL_S3__ENDPOINT": self.endpoint,
@@ -73,9 +77,9 @@ class S3Location:
 class ModelHarness:
     """One model in its own topic, store and folder.
 
-    Windows are counted from 0, which is the first; window -1 is the history before it. Without
-    `tracking`, MLflow's record is kept in the folder, which takes seconds to begin. With `s3` the
-    store lies there.
+    Windows are counted from 0; window -1 is the history before the first one. If `tracking_uri`
+    is None, MLflow's data is kept in the folder, which takes seconds to set up. With `s3`, the
+    store is there.
     """
 
     bootstrap_servers: str
@@ -94,8 +98,8 @@ class ModelHarness:
         return f"{self.model}{self.suffix}.ledger"
 
     def twin(self, suffix: str) -> "ModelHarness":
-        """The same model over the same topic, with a store and a ledger of its own."""
-        other = replace(self, home=self.home / suffix, name=f".{suffix}")
+        """The same model on the same topic, with a separate store and ledger."""
+        other = replace(self, home=self.home / suffix, suffix=f".{suffix}")
         shutil.copytree(self.home / "models", other.home / "models")
         return other
 
@@ -118,7 +122,7 @@ class ModelHarness:
 
     @property
     def env(self) -> dict[str, str]:
-        """The same settings for a command in a process of its own."""
+        """The same settings for a command in another process."""
         return {
             "TIDEMILL_HOME": str(self.home),
             "TIDEMILL_MODELS": str(self.home / "models"),
@@ -131,11 +135,11 @@ class ModelHarness:
 
     @property
     def _prefix(self) -> str:
-        """Where in its bucket the store lies, if it does."""
-        return f"of/{self.model}{self.suffix}"
+        """The store's prefix in its bucket, if it is on S3."""
+        return f"models/{self.model}{self.suffix}"
 
     def define(self, **changes: Any) -> None:
-        """Write the model's defs.yaml: `SPEC` with these attributes instead."""
+        """Write the model's defs.yaml: `SPEC` with these attributes replaced."""
         folder = self.home / "models" / self.model
         folder.mkdir(parents=True, exist_ok=True)
         attributes = {"topic": self.model, **SPEC, **changes}
@@ -157,11 +161,11 @@ class ModelHarness:
     def produce(
         self, partition: int, records: Sequence[tuple[int, bytes | None]], key: bytes | None = None
     ) -> None:
-        """Append (timestamp, value) records to one partition, in this order, all with this key."""
+        """Append (timestamp, value) records to one partition in this order, all with this key."""
         producer = Producer(
             {
                 "bootstrap.servers": self.bootstrap_servers,
-                "enable.idempotence": True,  # else a batch sent again may come behind a later one
+                "enable.idempotence": True,  # else a resent batch may follow a later one
                 "linger.ms": 0,
                 "message.max.bytes": 4_000_000,
             }
@@ -172,8 +176,10 @@ class ModelHarness:
         assert producer.flush(30) == 0
 
     def produce_windows(self, first: int, last: int, rows: int = 200, seed: int = 0) -> None:
-        """Events of the windows `first` to `last`, both inclusive, `rows` in each, spread over
-        the partitions and in the order of time."""
+        """Produce the events of windows `first` to `last` inclusive, `rows` per window.
+
+        They are spread over the partitions, in chronological order.
+        """
         for partition in range(self.partitions):
             self.produce(
                 partition,
@@ -186,7 +192,7 @@ class ModelHarness:
 
     @contextmanager
     def open_model(self, actor: str = "tidemill") -> Iterator[ModelContext]:
-        with bootstrap.open_model(self.model, self.settings, by=actor) as ctx:
+        with bootstrap.open_model(self.model, self.settings, actor=actor) as ctx:
             yield ctx
 
     def window(self, number: int) -> Window:
@@ -197,7 +203,7 @@ class ModelHarness:
 
 
 def window(spec: Any, number: int) -> Window:
-    """The window with this number, from 0."""
+    """The window with this number, counted from 0."""
     current: Window = spec.calendar.first
     if number < 0:
         raise UnknownWindow(f"There is no window {number}.", "Count from 0.")
@@ -207,7 +213,7 @@ def window(spec: Any, number: int) -> Window:
 
 
 def events(number: int, rows: int = 200, seed: int = 0) -> list[tuple[int, bytes]]:
-    """(timestamp, value) of a window's events in the order of time; a learnable label."""
+    """(timestamp, value) of a window's events in chronological order, with a learnable label."""
     rng = random.Random(f"{number}/{seed}")
     records = []
     for index in range(rows):
@@ -222,7 +228,7 @@ def events(number: int, rows: int = 200, seed: int = 0) -> list[tuple[int, bytes
 
 
 def run_window(ctx: ModelContext, number: int, final: bool = True) -> Deployment:
-    """Take one window through the four steps."""
+    """Run one window through the four steps."""
     current = window(ctx.spec, number)
     extract(ctx, current)
     update(ctx, current)
@@ -231,7 +237,7 @@ def run_window(ctx: ModelContext, number: int, final: bool = True) -> Deployment
 
 
 def run_windows(ctx: ModelContext, first: int, last: int) -> None:
-    """The initial model and the windows `first` to `last`, each deployed."""
+    """Run the initial model and the windows `first` to `last`, each with its deploy step."""
     initial(ctx)
     for number in range(first, last + 1):
         run_window(ctx, number)

@@ -1,4 +1,4 @@
-"""Null lines: candidates that are one model of real flights and some noise, taken to the gate."""
+"""Null lineages: candidates that are one model of real flights plus noise, run through the gate."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import Decoder
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows, InputDigests, Report
+from tidemill.core.report import EvaluationInputs, EvaluationRows
+from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.settings import Settings
@@ -23,12 +24,12 @@ from tidemill.simulation import flights
 Array = npt.NDArray[np.float64]
 
 WEEKLY, DAILY = "0 0 * * 5", "0 0 * * *"
-"""2013-02-01 was a Friday: weeks begin with the first window of the packaged model."""
+"""2013-02-01 was a Friday, so weeks start with the first window of the packaged model."""
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """Flights of one window in order: labels, event times in ms, and one model's log odds."""
+    """The flights of one window in order: labels, event times in ms, and a model's log odds."""
 
     window: Window
     label: Array
@@ -46,7 +47,7 @@ def flights_spec(cron: str) -> ModelSpec:
 
 @cache
 def year() -> tuple[pl.DataFrame, Array]:
-    """The year's rows in order, and the log odds of a model that has learned from January."""
+    """The year's rows in order, and the log odds of a model trained on January."""
     spec, events = flights_spec(DAILY), flights.events()
     values = [value.encode() for value in events["value"]]
     times = events["timestamp"].to_list()
@@ -62,7 +63,7 @@ def year() -> tuple[pl.DataFrame, Array]:
 
 @cache
 def scored_windows(cron: str) -> tuple[ScoredWindow, ...]:
-    """The year's whole windows from February on; what is left at the end is no window."""
+    """The complete windows of the year from February on."""
     rows, logit = year()
     label, time = rows["late"].to_numpy(), rows["_timestamp"].to_numpy()
     calendar, windows = flights_spec(cron).calendar, []
@@ -75,15 +76,17 @@ def scored_windows(cron: str) -> tuple[ScoredWindow, ...]:
 
 
 def verdict_counts(cron: str, sigma: float, seed: int) -> Counter[str]:
-    """How often each verdict falls when every candidate is the champion of its time with noise of
-    this size on each row's log odds, drawn anew for every model and row."""
-    return Counter(made.verdict for made in reports(cron, sigma, seed))
+    """How often the gate gives each verdict if every candidate is the then champion plus noise.
+
+    The noise has standard deviation `sigma` on the log odds, independent for each model and row.
+    """
+    return Counter(report.verdict for report in reports(cron, sigma, seed))
 
 
 def reports(cron: str, sigma: float, seed: int) -> Iterator[Report]:
-    """The gate's reports over the year, each going on from the one before."""
+    """The gate's reports over the year, each continuing from the previous one."""
     spec, previous = flights_spec(cron), None
-    derived_from = {_digest(0): _digest(0)}  # each model's champion of the time when it was made
+    derived_from = {_digest(0): _digest(0)}  # the champion at the time each model was trained
     for number, scored_window in enumerate(scored_windows(cron), 1):
         candidate = _candidate(number, scored_window)
         champion = previous.state.champion if previous else _digest(0)
@@ -107,7 +110,7 @@ def reports(cron: str, sigma: float, seed: int) -> Iterator[Report]:
 
 
 def _digest(model: int) -> str:
-    """The digest of a model: 0 is the initial one, which has no noise."""
+    """The digest of a model; 0 is the initial model, which has no noise."""
     return f"{model:064x}"
 
 
@@ -118,7 +121,7 @@ def _predict(
     draw: tuple[int, int],
     digest: str,
 ) -> Array:
-    """The model's probabilities: its own noise on top of that of all it was made of."""
+    """The model's probabilities: its noise plus that of all models it was derived from."""
     logit = scored_window.logit.copy()
     while digest != _digest(0):
         noise = np.random.default_rng((*draw, int(digest, 16)))
@@ -131,7 +134,8 @@ def _predict(
 def _candidate(number: int, scored_window: ScoredWindow) -> Candidate:
     return Candidate(
         model="flights", lineage="null", window=scored_window.window.key, kind="continue", batch="",
-        parent=_digest(2 * (number - 1)), digest=_digest(2 * number), num_iterations=0, tree_digest="",
-        holdout=_digest(2 * number + 1), tail_rows=learner.tail_rows(len(scored_window.label)),
-        since_retrain=0, sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
+        parent=_digest(2 * (number - 1)), digest=_digest(2 * number), num_iterations=0,
+        tree_digest="", holdout=_digest(2 * number + 1),
+        tail_rows=learner.tail_rows(len(scored_window.label)), since_retrain=0,
+        sample=Sample(FileRef("", "", 0)), seed=0, libraries={},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The oracle after every fault: verify, recompute, and Kafka's own reading of its log."""
+"""The oracle after every fault: verify, recompute, and an independent reader of Kafka's log."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _DUMPER = "org.apache.kafka.tools.DumpLogSegments"
 
 
 def assert_consistent(harness: ModelHarness) -> VerificationReport:
-    """Nothing that is stored is found wrong, nor comes out otherwise when made again."""
+    """Assert that `verify` has no finding, nor has recomputing everything; the report."""
     with harness.open_model() as ctx:
         report = verify(ctx)
         assert report.findings == []
@@ -30,10 +30,10 @@ def assert_consistent(harness: ModelHarness) -> VerificationReport:
 
 
 def assert_matches_log(harness: ModelHarness, broker_folder: Path) -> int:
-    """Every batch of the topic that is there holds or rejects just what lies in its plan's ranges.
+    """Assert that each batch of the current topic has exactly the records of its plan's ranges.
 
-    `broker` is the folder of the broker; the reader is Kafka's DumpLogSegments over its files.
-    Gives the number of records.
+    `broker_folder` is the folder of the broker, whose files are read with Kafka's DumpLogSegments.
+    Returns the number of records.
     """
     folders = [broker_folder / "data" / f"{harness.model}-{p}" for p in range(harness.partitions)]
     with harness.open_model() as ctx:
@@ -45,8 +45,10 @@ def assert_matches_log(harness: ModelHarness, broker_folder: Path) -> int:
 def assert_repository_matches_log(
     repository: ModelRepository, partitions: list[Path], topic_id: str | None = None
 ) -> int:
-    """As `check_against_the_log`, over the folders of a topic's partitions; where a topic's id is
-    told, the batches of others are left out."""
+    """As `assert_matches_log`, for the folders of a topic's partitions.
+
+    With `topic_id`, batches of other topics are ignored.
+    """
     offsets_by_partition = [committed_offsets(folder) for folder in partitions]
     total = 0
     keys = sorted({name.split("/")[1] for name in repository.names("batches/")})
@@ -69,12 +71,12 @@ def assert_repository_matches_log(
 
 @cache
 def log_reader_jars() -> list[Path]:
-    """The jars of Kafka's own reader, brought here if need be."""
+    """The jars of Kafka's DumpLogSegments, downloaded if needed."""
     return [*classpath(lockfile_folder()), *classpath(Path(__file__).parent / "log_reader")]
 
 
 def committed_offsets(folder: Path) -> list[int]:
-    """The offsets of a partition's data records that no transaction aborted or holds open."""
+    """The offsets of a partition's data records, without those of aborted and open transactions."""
     files = ",".join(str(file) for file in sorted(folder.glob("*.log")))
     quick = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     jars = os.pathsep.join(map(str, log_reader_jars()))

@@ -1,4 +1,4 @@
-"""A platform of one's own: `tidemill up` on free ports, and hands for all that it brings up."""
+"""A private platform: `tidemill up` on free ports, and clients of its services."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from dagster_webserver import DagsterClient, free_port
 from processes import run_command, wait_until
 
 MODEL = "flights_live"
-DAGS = tuple(f"{MODEL}.{dag}" for dag in ("initial_model", "stream", "incremental_update"))
+DAGS = tuple(f"{MODEL}.{d}" for d in ("initial_model", "simulated_events", "incremental_update"))
 
 
 class PlatformClient:
-    """A platform that is up, as its user reaches it: at these ports of this machine.
+    """A running platform as its user sees it, on these ports of this machine.
 
-    Each gives its commands, Airflow's `password`, and the `token` of the prediction server, if any.
+    Subclasses define `run_cli`, Airflow's `password`, and the prediction server's `token`, if any.
     """
 
     ports: Mapping[str, int]
@@ -29,7 +29,7 @@ class PlatformClient:
     token: str | None = None
 
     def run_cli(self, *args: str) -> str:
-        """Run a command of tidemill to its success; what it said."""
+        """Run a tidemill command that must succeed; its output."""
         raise NotImplementedError
 
     def address(self, name: str) -> str:
@@ -40,12 +40,12 @@ class PlatformClient:
         return DagsterClient(self.address("UP__DAGSTER_PORT"))
 
     def call_airflow(self, path: str, method: str = "GET", **body: object) -> Any:
-        """What Airflow's API answers to its user."""
+        """The response of Airflow's API to its user."""
         credentials = {"username": "admin", "password": self.password}
         return call_api(self.address("UP__AIRFLOW_PORT"), path, method, body, credentials)
 
     def served_model(self) -> tuple[str, int] | None:
-        """Digest and version that an answer of the prediction server names; None for no answer."""
+        """Digest and version named in a prediction response; None if no model is served yet."""
         rows = {"rows": [self.sample_flight]}
         url = f"{self.address('SERVE__PORT')}/models/{MODEL}/predict"
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -56,7 +56,7 @@ class PlatformClient:
         return response.json()["digest"], response.json()["version"]
 
     def wait_for_version(self, version: int, timeout: float = 240) -> str:
-        """Wait until an answer is of this version or a later one; the digest it names."""
+        """Wait until this version or a later one is served; its digest."""
         latest: list[Any] = [None]
 
         def is_served() -> bool:
@@ -64,7 +64,10 @@ class PlatformClient:
             return latest[0] is not None and latest[0][1] >= version
 
         wait_until(
-            is_served, timeout, lambda: f"{latest[0]}\n{self.run_cli('history', MODEL)}", 0.5
+            is_served,
+            timeout,
+            on_timeout=lambda: f"{latest[0]}\n{self.run_cli('history', MODEL)}",
+            interval=0.5,
         )
         return str(latest[0][0])
 
@@ -82,7 +85,7 @@ class PlatformClient:
 
 @dataclass
 class Platform(PlatformClient):
-    """Everything lies in `home`; its windows last so many minutes each."""
+    """A platform whose data is in `home`, with windows of `window_minutes`."""
 
     home: Path
     ports: Mapping[str, int] = field(
@@ -90,7 +93,7 @@ class Platform(PlatformClient):
             name: free_port()
             for name in (
                 "SERVE__PORT",
-                *(f"UP__{of}_PORT" for of in ("DAGSTER", "MLFLOW", "AIRFLOW", "POSTGRES")),
+                *(f"UP__{name}_PORT" for name in ("DAGSTER", "MLFLOW", "AIRFLOW", "POSTGRES")),
             )
         }
     )
@@ -104,7 +107,7 @@ class Platform(PlatformClient):
         return {**home_env, "TIDEMILL_UP__WINDOW_MINUTES": self.window_minutes, **port_env}
 
     def run_cli(self, *args: str) -> str:
-        """Run a command of tidemill to its success; what it said."""
+        """Run a tidemill command that must succeed; its output."""
         result = run_command(self.env, "tidemill", *args)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -113,13 +116,13 @@ class Platform(PlatformClient):
         self.up_output = self.run_cli("up", *options)
 
     def services(self) -> dict[str, Any]:
-        """The rows of the table, by service."""
-        rows = json.loads(self.run_cli("status", "--services", "--json"))
+        """The rows of `tidemill ps` by service."""
+        rows = json.loads(self.run_cli("ps", "--json"))
         return {row["service"]: row for row in rows}
 
     @cached_property
     def password(self) -> str:
-        """Of Airflow's user, as `up` showed it."""
-        match = re.search(r"user is admin, the password (\S+) \(shown this once\)", self.up_output)
+        """The password of Airflow's user, as shown by `up`."""
+        match = re.search(r"Airflow login: admin / (\S+) \(shown only once\)", self.up_output)
         assert match is not None, self.up_output
         return match[1]

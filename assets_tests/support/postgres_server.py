@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free port, with the databases of `deploy/postgres`, and hands for it."""
+"""A real PostgreSQL server on a free port, with the databases of `deploy/postgres`."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from tidemill.local.postgres import Postgres, server
 
 
 def require_postgres() -> None:
-    """Without PostgreSQL, and as root without its user, the test is reported as not run."""
+    """Skip the test if PostgreSQL is missing, or its user is missing when run as root."""
     try:
         server.find_program("postgres", Path(os.devnull))
         server.run_as_user()
@@ -30,7 +30,7 @@ def require_postgres() -> None:
 
 @contextmanager
 def world_accessible_folder() -> Iterator[Path]:
-    """A folder where PostgreSQL's own user may go, too; tests' own folders are root's alone."""
+    """A folder that PostgreSQL's user can enter; pytest's folders are only accessible to root."""
     folder = Path(tempfile.mkdtemp(prefix="tidemill-"))
     folder.chmod(0o711)
     try:
@@ -41,14 +41,14 @@ def world_accessible_folder() -> Iterator[Path]:
 
 @dataclass
 class PostgresServer:
-    """A server that runs; `port` is where it listens."""
+    """A running server that listens on `port`."""
 
     postgres: Postgres
     port: int
     _exit_stack: ExitStack = field(default_factory=ExitStack)
 
     def start(self) -> None:
-        """Let it run, again if it was killed."""
+        """Start the server, also after a kill."""
         self._exit_stack.enter_context(self.postgres.running())
 
     def stop(self) -> None:
@@ -59,20 +59,22 @@ class PostgresServer:
         return int((self.postgres.data / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
-        """All of it, by SIGKILL of its first process, which the others notice."""
+        """Kill the postmaster with SIGKILL and wait until its children have exited too."""
         postmaster = psutil.Process(self.pid)
         children = postmaster.children()
         postmaster.kill()
         psutil.wait_procs([postmaster, *children], 30)
 
     def restart(self) -> None:
-        """The same, and it comes back."""
+        """Kill the server and start it again."""
         self.kill()
         self.start()
 
     def kill_backend(self, name: str) -> None:
-        """The process behind one connection to this database, by SIGKILL: the server ends all
-        others and recovers."""
+        """Kill the backend process of one connection to this database with SIGKILL.
+
+        The server then ends all other backends and recovers.
+        """
         with create_engine(self.url(name), poolclass=NullPool).connect() as connection:
             (pid,) = connection.execute(text("select pg_backend_pid()")).one()
             os.kill(pid, signal.SIGKILL)
@@ -80,13 +82,13 @@ class PostgresServer:
             connection.invalidate()
 
     def url(self, name: str, port: int | None = None, database: str | None = None) -> str:
-        """Where the user's database is; through a proxy at `port`, if that is given."""
+        """The URL of the user's database, through a proxy on `port` if given."""
         base_url = make_url(self.postgres.url(name))
         url = base_url.set(port=port or self.port, database=database or name)
         return url.render_as_string(hide_password=False)
 
     def query(self, name: str, sql: str, database: str | None = None) -> list[tuple[object, ...]]:
-        """What the database answers to its user, or another one."""
+        """The rows of a query, as this user, in the user's database or another one."""
         url = self.url(name, database=database)
         with create_engine(url, poolclass=NullPool).begin() as connection:
             result = connection.execute(text(sql))
@@ -95,7 +97,10 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres(folder: Path) -> Iterator[PostgresServer]:
-    """A server in this folder, which is to be a `reachable` one."""
+    """A server in this folder, which its user must be able to enter.
+
+    See `world_accessible_folder`.
+    """
     require_postgres()
     postgres, port = Postgres(folder), free_port()
     postgres.initialize(port)

@@ -1,4 +1,4 @@
-"""Hands on a prediction server: a real process of its own, clients, and the models behind it."""
+"""A prediction server as a real process, with clients and the models behind it."""
 
 import json
 import re
@@ -23,12 +23,12 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.deploy import append_entry
 
 ROW = {"country": "de", "price": 12.5, "visits": 3}
-"""A row of a bench's model."""
+"""A row for a harness's model."""
 
 
 @dataclass
 class PredictionServer:
-    """A server in a process of its own, and a client of it."""
+    """A server process and a client of it."""
 
     harness: ModelHarness
     url: str
@@ -46,7 +46,7 @@ class PredictionServer:
         return self.post(f"/models/{self.harness.model}/predict", {"rows": rows})
 
     def model_status(self) -> dict[str, Any]:
-        """What `/models` says of the bench's model."""
+        """What `/models` reports about the harness's model."""
         status: dict[str, Any] = self.get("/models").json()["models"][self.harness.model]
         return status
 
@@ -62,11 +62,11 @@ class PredictionServer:
         return float(match[1])
 
     def wait_for_status(self, **expected: Any) -> dict[str, Any]:
-        """Wait until `/models` says so of the bench's model."""
+        """Wait until `/models` reports these values for the harness's model."""
         wait_until(
             lambda: expected.items() <= self.model_status().items(),
             60,
-            lambda: str(self.model_status()),
+            on_timeout=lambda: str(self.model_status()),
         )
         return self.model_status()
 
@@ -74,7 +74,7 @@ class PredictionServer:
         return output(self.harness.env, self.name)
 
     def terminate(self, timeout: float = 30) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and wait; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
@@ -88,7 +88,7 @@ def running_server(
     model: str | None = None,
     **settings: object,
 ) -> Iterator[PredictionServer]:
-    """`tidemill serve` of the bench's model on a free port, with TIDEMILL_SERVE__… settings."""
+    """`tidemill serve` of the harness's model on a free port, with TIDEMILL_SERVE__… settings."""
     serve_env = {f"TIDEMILL_SERVE__{key.upper()}": str(value) for key, value in settings.items()}
     env = harness.env | {"TIDEMILL_SERVE__DRAIN_SECONDS": "0.2"} | serve_env
     command = ("tidemill", "serve", "--port", "0", "--models", model or harness.model, *options)
@@ -98,7 +98,7 @@ def running_server(
         assert match, output(env, name)
         server = PredictionServer(harness, match[0], process, name)
         if ready:
-            wait_until(lambda: is_ready(server), 120, server.output)
+            wait_until(lambda: is_ready(server), 120, on_timeout=server.output)
         try:
             yield server
         finally:
@@ -106,7 +106,7 @@ def running_server(
 
 
 def refuses_connections(server: PredictionServer) -> bool:
-    """Whether the server takes no new connection."""
+    """Whether the server refuses new connections."""
     try:
         requests.get(f"{server.url}/v2/health/live", timeout=5)
     except requests.ConnectionError:
@@ -124,12 +124,12 @@ def is_ready(server: PredictionServer) -> bool:
 
 
 def bundle_digests(ctx: ModelContext) -> list[str]:
-    """The digests of all bundles of the store."""
+    """The digests of all bundles in the store."""
     return [name.removeprefix("models/").split(".")[0] for name in ctx.repository.names("models/")]
 
 
 def predict_offline(ctx: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a model of the store predicts, by the way that judges it: all rows at once."""
+    """What a stored model predicts for all rows at once, as evaluation does."""
     model: Model = ctx.load(digest)
     raw = [json.dumps(row).encode() for row in rows]
     predictions: list[Any] = model.predict(_decode(model, raw)).tolist()
@@ -142,7 +142,7 @@ def _decode(model: Model, raw: Sequence[bytes]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class LedgerFixture:
-    """A bench with bundles and an empty ledger, its mill, and two digests of the bundles."""
+    """A harness with bundles and an empty ledger, its context, and the digests of two bundles."""
 
     harness: ModelHarness
     ctx: ModelContext
@@ -150,9 +150,9 @@ class LedgerFixture:
     second_digest: str
 
     def deploy(self, digest: str) -> Entry:
-        """Append an entry that puts this model into service."""
+        """Append an entry that deploys this model."""
         entry = append_entry(
-            self.ctx, lambda chain: manual_entry(chain, digest, "somebody", "a test")
+            self.ctx, lambda chain: manual_entry(chain, digest, "operator", "a test")
         )
         assert entry is not None
         return entry
@@ -160,7 +160,7 @@ class LedgerFixture:
 
 @dataclass
 class LoadClients:
-    """Threads that ask one row after another, and keep all answers."""
+    """Threads that request one row after another and keep all responses."""
 
     server: PredictionServer
     rows: Sequence[Mapping[str, Any]]
@@ -170,7 +170,7 @@ class LoadClients:
 
     @contextmanager
     def running(self, count: int, interval: float = 0.0) -> Iterator["LoadClients"]:
-        """So many clients at work until the end of the block."""
+        """Run `count` clients until the end of the block."""
         threads = [
             threading.Thread(target=self._send_requests, args=(n, interval)) for n in range(count)
         ]

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and what they leave behind."""
+"""Subprocesses: running them, their output, and the processes they leave behind."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ _OWN_PREFIXES = ("TIDEMILL_", "DAGSTER_")
 
 
 def clean_env(env: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with these settings, and none of tidemill's or Dagster's own."""
+    """This process's environment plus `env`, without other settings of tidemill and Dagster."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_PREFIXES)}
     return {**inherited, "NO_COLOR": "1", "COLUMNS": "200", **env}
 
@@ -24,7 +24,7 @@ def clean_env(env: Mapping[str, str]) -> dict[str, str]:
 def run_command(
     env: Mapping[str, str], *command: str, timeout: float = 300
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the environment to its end; its output as text."""
+    """Run a command of the virtual environment to completion; its output as text."""
     return subprocess.run(
         [str(_BIN / command[0]), *command[1:]],
         cwd=env["TIDEMILL_HOME"],
@@ -38,11 +38,11 @@ def run_command(
 
 @contextmanager
 def background(
-    env: Mapping[str, str], *command: str, cwd: Path | None = None, name: str = "said"
+    env: Mapping[str, str], *command: str, cwd: Path | None = None, name: str = "output"
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command under way, in a session of its own; its output is told by `said`.
+    """Run a command in the background in its own session; `output` reads its output.
 
-    If it still runs at the end, it and its children are killed.
+    If it still runs at the end of the block, it and its children are killed.
     """
     home = Path(env["TIDEMILL_HOME"])
     with (home / f"{name}.txt").open("wb") as log_file:
@@ -65,13 +65,13 @@ def background(
         process.wait(30)
 
 
-def output(env: Mapping[str, str], name: str = "said") -> str:
-    """What a command that was begun has said so far."""
+def output(env: Mapping[str, str], name: str = "output") -> str:
+    """The output so far of a command that was started by `background`."""
     return (Path(env["TIDEMILL_HOME"]) / f"{name}.txt").read_text(errors="replace")
 
 
 def interrupt(process: "subprocess.Popen[bytes]", timeout: float = 60) -> int:
-    """Ctrl-C: SIGINT to the whole foreground group, as a terminal sends it; the exit code."""
+    """Send SIGINT to the process group, as a terminal does on Ctrl-C; the exit code."""
     os.killpg(process.pid, signal.SIGINT)
     return process.wait(timeout)
 
@@ -79,10 +79,10 @@ def interrupt(process: "subprocess.Popen[bytes]", timeout: float = 60) -> int:
 def wait_until(
     predicate: Callable[[], object],
     timeout: float = 120,
-    on_timeout: Callable[[], str] = str,
     interval: float = 0.05,
+    on_timeout: Callable[[], str] = str,
 ) -> None:
-    """Wait until something is so, and look after each pause; `told` explains where it never is."""
+    """Poll until `predicate` holds; after `timeout` seconds fail with the text of `on_timeout`."""
     deadline = time.monotonic() + timeout
     while not predicate():
         assert time.monotonic() < deadline, on_timeout()
@@ -90,7 +90,7 @@ def wait_until(
 
 
 def processes_under(home: Path) -> list[str]:
-    """The command lines of all processes that have to do with this folder, but this one's."""
+    """The command lines of all other processes that use this folder."""
     command_lines = []
     for process in psutil.process_iter():
         try:
@@ -102,6 +102,6 @@ def processes_under(home: Path) -> list[str]:
                 in f"{command_line} {process.cwd()} {process.environ().get('TIDEMILL_HOME')}"
             ):
                 command_lines.append(command_line)
-        except psutil.Error:  # it ended while we looked
+        except psutil.Error:  # the process has exited
             continue
     return command_lines

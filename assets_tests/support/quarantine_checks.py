@@ -1,4 +1,4 @@
-"""The raw records that a blocked window leaves in the store."""
+"""Checks of the raw records that a blocked window keeps in the store."""
 
 import polars as pl
 
@@ -7,9 +7,9 @@ from tidemill.cycle.context import ModelContext
 
 
 def quarantined_records(ctx: ModelContext, window: str) -> pl.DataFrame:
-    """What lies in `blocked/` for this window: every record of its plan, as it lies in the log."""
-    (name,) = ctx.repository.names("blocked/")
-    assert name.startswith(f"blocked/{window}-")
+    """The records in `quarantine/` of this window: every record of its plan, as in the log."""
+    (name,) = ctx.repository.names("quarantine/")
+    assert name.startswith(f"quarantine/{window}-")
     data, plan = ctx.repository.store.get(f"{ctx.model}/{name}"), ctx.repository.plan(window)
     assert data is not None
     assert plan is not None

@@ -1,4 +1,7 @@
-"""A small model of planning: DESIGN's words, record by record, with no thought of speed."""
+"""A naive reference model of planning, record by record, without regard to speed.
+
+It implements the rules of platform/docs/design/windows.md.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +12,7 @@ Kind = Literal["data", "open", "aborted", "marker"]
 
 @dataclass
 class Record:
-    """What lies at one offset; `usable` says that its value can be decoded."""
+    """What one offset holds; `usable` means that its value can be decoded."""
 
     kind: Kind
     timestamp: int | None = None
@@ -18,7 +21,7 @@ class Record:
 
 @dataclass
 class Partition:
-    """The record at each offset; those below `low` are expired."""
+    """The record at each offset; records below `low` have expired."""
 
     records: list[Record] = field(default_factory=list)
     low: int = 0
@@ -41,7 +44,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Cut:
-    """One partition's part of a window."""
+    """The part of a window in one partition."""
 
     start: int
     end: int
@@ -63,7 +66,7 @@ class Counts:
 
 @dataclass
 class Observation:
-    """Since when an end was seen to stand."""
+    """An end offset, and when it was first and last observed unchanged."""
 
     end: int
     first: int
@@ -72,7 +75,7 @@ class Observation:
 
 @dataclass
 class Reference:
-    """A topic, the windows cut of it so far, and the observations of its ends.
+    """A topic, the windows cut from it so far, and the observations of its end offsets.
 
     The first of `windows` is the history before the first window.
     """
@@ -85,9 +88,9 @@ class Reference:
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def boundary(self, partition: int, start: int, end: int, *, complete: bool) -> int | None:
-        """Where the window that ends at `end` ends, None where that is not decided.
+        """The end offset of the window that ends at `end`; None if it is undecided.
 
-        `complete`: no record will follow those that are there.
+        `complete`: no record will follow the existing ones.
         """
         partition_log = self.partitions[partition]
         data = partition_log.data(max(start, partition_log.low), partition_log.stable_end)
@@ -102,11 +105,11 @@ class Reference:
             if complete and 2 * below <= len(following):
                 return offset
             if not complete and below <= self.confirmation_records // 2:
-                return None  # it may be this one: its next records will tell
+                return None  # it may be this one: its next records will decide
         return max(start, partition_log.stable_end) if complete else None
 
     def cut(self, end: int, now: int, *, closed: bool) -> dict[int, Cut] | None:
-        """The next window, which ends at `end`; None while it is open."""
+        """The next window, which ends at `end`; None if it is still open."""
         starts = {p: self._start(p) for p in range(len(self.partitions))}
         boundaries = {p: self.boundary(p, s, end, complete=False) for p, s in starts.items()}
         undecided = [p for p, offset in boundaries.items() if offset is None]
@@ -129,7 +132,7 @@ class Reference:
         return cuts
 
     def counts(self, cuts: Mapping[int, Cut], start: int, end: int) -> Counts:
-        """What a batch of these cuts holds; `start` and `end` are the window's event time."""
+        """The counts of the batch of these cuts; `start` and `end` are the window's event times."""
         offsets = sum(cut.end - cut.start for cut in cuts.values())
         data = sum(len(self.partitions[p].data(c.start, c.end)) for p, c in cuts.items())
         rows = [self.partitions[p].records[o].timestamp or 0 for p, o in self.rows(cuts)]
@@ -137,7 +140,7 @@ class Reference:
         return Counts(len(rows), data - len(rows), offsets - data, late, early)
 
     def rows(self, cuts: Mapping[int, Cut]) -> set[tuple[int, int]]:
-        """Partition and offset of what can be learned from."""
+        """Partition and offset of each record that becomes a row."""
         return {
             (p, offset)
             for p, cut in cuts.items()
@@ -155,7 +158,7 @@ class Reference:
         }
 
     def _start(self, partition: int) -> int:
-        """The end of the window before; the very first begins with what is there."""
+        """The end of the previous window; the first window starts at the low watermark."""
         if not self.windows:
             return self.partitions[partition].low
         previous = self.windows[-1].get(partition)

@@ -1,4 +1,4 @@
-"""Requests as Granian hands them over (RSGI), without a server."""
+"""Requests as Granian passes them to the application (RSGI), without a server."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tidemill.serving.http import Headers
 
 @dataclass
 class Request:
-    """The head of a request, its body, and the answer."""
+    """The head of a request, its body, and the response."""
 
     path: str
     body: bytes
@@ -32,11 +32,11 @@ class Request:
         self.status, self.response_body = status, body
 
     async def send(self, app: App) -> Any:
-        """The body of the application's answer, decoded; `status` has its status."""
+        """The decoded body of the application's response; `status` has its status."""
         await app.__rsgi__(self, self)  # type: ignore[arg-type]
         return json.loads(self.response_body)
 
 
 def send_request(app: App, request: Request) -> Any:
-    """The body of the answer, decoded."""
+    """The decoded body of the response."""
     return asyncio.run(request.send(app))

@@ -1,6 +1,7 @@
-"""Runs one DAG to its end in this process, triggers inline, and tells as JSON what came of it.
+"""Runs one DAG to completion in this process, with triggers inline, and prints the result as JSON.
 
-`python dag_test.py DAG_ID CONF`: a program, since Airflow reads AIRFLOW_HOME when it is imported.
+Usage: `python run_dag.py DAG_ID CONF`. It is a program because Airflow reads AIRFLOW_HOME when it
+is imported.
 """
 
 import json

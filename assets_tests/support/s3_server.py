@@ -1,4 +1,4 @@
-"""A real S3-compatible server: versitygw, a process of its own over a folder."""
+"""A real S3-compatible server: a versitygw process on a folder."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ KEY, SECRET = "tidemill", "a secret of the tests"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server; `credentials` names a file with the keys that it knows."""
+    """A server; `credentials` is a file with its keys."""
 
     endpoint: str
     folder: Path
@@ -30,12 +30,12 @@ class S3Server:
     pid: int
 
     def create_bucket(self, name: str) -> str:
-        """A new bucket; its name."""
+        """Create a bucket; its name."""
         (self.folder / name).mkdir()
         return name
 
     def move_store(self, harness: ModelHarness) -> ModelHarness:
-        """The same bench with its store in a new bucket; nothing may lie in its folder's yet."""
+        """Move a harness's store, which must still be empty, to a new bucket."""
         assert not list(harness.home.glob("store"))
         harness.s3 = S3Location(
             self.endpoint, self.credentials, self.create_bucket(uuid.uuid4().hex)
@@ -45,7 +45,7 @@ class S3Server:
     def open_store(
         self, bucket: str, prefix: str = "", timeout: float = 20, **overrides: str
     ) -> S3Store:
-        """A store in this bucket; `other` says where it is and who we are, if not as told."""
+        """A store in this bucket; `overrides` replace the endpoint, region or credentials."""
         options = {
             "endpoint": self.endpoint,
             "region": "us-east-1",
@@ -55,7 +55,7 @@ class S3Server:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The server does not move in here."""
+        """Stop the server with SIGSTOP until the end of the block."""
         os.kill(self.pid, signal.SIGSTOP)
         wait_until(lambda: all(map(_is_stopped, Path(f"/proc/{self.pid}/task").iterdir())))
         try:
@@ -65,13 +65,13 @@ class S3Server:
 
 
 def _is_stopped(thread: Path) -> bool:
-    """Whether it stands still; a busy machine takes a moment."""
+    """Whether the thread is stopped, which takes a moment on a busy machine."""
     return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextmanager
 def running_s3_server(home: Path) -> Iterator[S3Server]:
-    """A server on a free port of this machine. Where none is installed, the test is not run."""
+    """A server on a free port of this machine. Skips the test if versitygw is not installed."""
     (program,) = require_tools("versitygw")
     folder, port = home / "buckets", free_port()
     folder.mkdir()
@@ -88,7 +88,9 @@ def running_s3_server(home: Path) -> Iterator[S3Server]:
         )
     endpoint = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: _is_healthy(endpoint), 120, (home / "versitygw.log").read_text)
+        wait_until(
+            lambda: _is_healthy(endpoint), 120, on_timeout=(home / "versitygw.log").read_text
+        )
         yield S3Server(endpoint, folder, write_credentials(home / "credentials"), process.pid)
     finally:
         process.kill()
@@ -96,7 +98,7 @@ def running_s3_server(home: Path) -> Iterator[S3Server]:
 
 
 def write_credentials(file: Path, key: str = KEY, secret: str = SECRET) -> Path:
-    """Write a file of keys as the AWS tools keep it."""
+    """Write a credentials file in the format of the AWS tools."""
     file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     return file
 

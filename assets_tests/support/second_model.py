@@ -1,4 +1,4 @@
-"""Two more models as a user would make them: a defs.yaml each, and a plain Kafka producer."""
+"""Two more models as a user would add them: one defs.yaml each, and a plain Kafka producer."""
 
 import json
 from dataclasses import dataclass
@@ -11,6 +11,16 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tidemill.simulation.flights import landed_flights
+
+
+def _boosting(num_iterations: int, learning_rate: float, min_data_in_leaf: int) -> dict[str, Any]:
+    return {
+        "num_iterations": num_iterations,
+        "learning_rate": learning_rate,
+        "num_leaves": 7,
+        "min_data_in_leaf": min_data_in_leaf,
+    }
+
 
 DEPARTURES: dict[str, Any] = {
     "topic": "abfluege",
@@ -27,15 +37,15 @@ DEPARTURES: dict[str, Any] = {
     },
     "windows": {"cron": "0 */6 * * *", "start": "2013-03-04T00:00:00"},
     "learner": {
-        "continue": {"trees": 3, "rate": 0.05, "leaves": 7, "min_rows": 20},
-        "retrain": {"trees": 15, "rate": 0.1, "leaves": 7, "min_rows": 30},
+        "continue": _boosting(3, 0.05, 20),
+        "retrain": _boosting(15, 0.1, 30),
         "retrain_every": 4,
         "replay": {"rows": 3000, "half_life": "7d"},
     },
     "gate": {"min_rows": 100, "min_clusters": 4, "slices": ["from airport"]},
     "max_reject_share": 0.05,
 }
-"""Real flights of a week in March 2013: six-hour windows, three classes, names of every kind."""
+"""Real flights of a week in March 2013: six-hour windows, three classes, unusual field names."""
 
 AIR_TIME: dict[str, Any] = {
     "topic": "air-time",
@@ -44,16 +54,16 @@ AIR_TIME: dict[str, Any] = {
     "fields": {"miles": "number", "to": "category"},
     "windows": {"cron": "0 */12 * * *", "start": "2013-03-04T00:00:00"},
     "learner": {
-        "continue": {"trees": 3, "rate": 0.1, "leaves": 7, "min_rows": 10},
-        "retrain": {"trees": 20, "rate": 0.2, "leaves": 7, "min_rows": 20},
+        "continue": _boosting(3, 0.1, 10),
+        "retrain": _boosting(20, 0.2, 20),
     },
 }
-"""How long those flights are scheduled to take, in half-day windows."""
+"""The scheduled duration of those flights, in half-day windows."""
 
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with a Kafka, a folder of models and nothing else; `suffix` makes names unique."""
+    """A user with a Kafka and a folder of models; `suffix` makes names unique."""
 
     bootstrap_servers: str
     home: Path
@@ -87,7 +97,7 @@ class User:
         topic_config = {"retention.ms": "-1"}
         for future in admin.create_topics([NewTopic(topic, 3, 1, config=topic_config)]).values():
             future.result(30)
-        # Without idempotence a batch that is sent again may come behind a later one.
+        # Without idempotence a resent batch may follow a later one.
         producer = Producer(
             {"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True}
         )
@@ -98,14 +108,14 @@ class User:
 
 
 def flights() -> pl.DataFrame:
-    """The flights that were due to leave from Friday to Wednesday, in that order."""
-    rows = landed_flights().with_columns(at=pl.col("departure").dt.epoch("ms"))
+    """The flights scheduled to depart from Friday to Wednesday, in that order."""
+    rows = landed_flights().with_columns(timestamp=pl.col("departure").dt.epoch("ms"))
     march = pl.col("departure").dt.date().is_between(pl.date(2013, 3, 1), pl.date(2013, 3, 6))
-    return rows.filter(march).sort("at", "id")
+    return rows.filter(march).sort("timestamp", "id")
 
 
 def departures(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
-    """The events of `DEPARTURES`; one class in three is told by what happened on arrival."""
+    """The events of `DEPARTURES`; late flights have the class `spät`, early ones `früh`."""
     events = []
     for row in rows.iter_rows(named=True):
         early = row["hour"] < 9 and not row["late"]
@@ -118,7 +128,7 @@ def departures(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
             "warm?": None if row["temp"] is None else row["temp"] > 40,
             "Pünktlichkeit": "spät" if row["late"] else "früh" if early else "on time",
         }
-        events.append((row["at"], row["id"], event))
+        events.append((row["timestamp"], row["id"], event))
     return events
 
 
@@ -126,7 +136,7 @@ def air_times(rows: pl.DataFrame) -> list[tuple[int, str, dict[str, Any]]]:
     """The events of `AIR_TIME`."""
     return [
         (
-            row["at"],
+            row["timestamp"],
             row["id"],
             {"miles": row["distance"], "to": row["dest"], "minutes": row["scheduled_minutes"]},
         )

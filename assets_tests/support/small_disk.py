@@ -1,4 +1,4 @@
-"""A small disk of one's own that can be full."""
+"""A small file system that can be filled up."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ from required_tools import require_tools
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system, which `fill` leaves without a byte and `free` gives back."""
+    """A file system; `fill` uses up all its space, `free` releases it."""
 
     root: Path
 
     @classmethod
     @contextmanager
     def mounted(cls, root: Path, size: str) -> "Iterator[SmallDisk]":
-        """One of this size; where mounting is not allowed, the test is not run."""
+        """Mount a tmpfs of this size. Skips the test if not root."""
         mount, umount = require_tools("mount", "umount")
         if os.geteuid() != 0:
             pytest.skip("not run: only root may mount; run `make test-faults` as root")

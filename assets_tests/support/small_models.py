@@ -1,4 +1,4 @@
-"""Small models trained in memory, for what needs bundles and no window."""
+"""Small models trained in memory, for tests that need bundles but no windows."""
 
 from typing import Any
 
@@ -9,23 +9,24 @@ from tidemill.core import learner
 from tidemill.core.features import FeatureFunction
 from tidemill.core.spec import ModelSpec
 
+_RETRAIN = {"num_iterations": 20, "learning_rate": 0.1, "min_data_in_leaf": 20}
 FIELDS = {"size": "number", "place": "category", "open": "boolean?"}
 
 
 def spec(**changes: Any) -> ModelSpec:
-    """A small binary model of three fields; the place is not known in one row of seven."""
+    """A small binary model of three fields; `place` is null in one row of seven."""
     attributes = {
         "topic": "t",
         "fields": FIELDS,
         "label": "late",
         "windows": {"start": "2026-01-01"},
-        "learner": {"retrain": {"trees": 20, "rate": 0.1, "min_rows": 20}},
+        "learner": {"retrain": _RETRAIN},
     }
     return ModelSpec.model_validate(attributes | changes)
 
 
 def rows(count: int = 600) -> pl.DataFrame:
-    """A batch for such models, the label 0 or 1, or the index of a class in `kind`."""
+    """A batch for such models; `late` is a binary label, `kind` the index of one of 3 classes."""
     rng = np.random.default_rng(0)
     size = rng.normal(size=count)
     return pl.DataFrame(
@@ -43,7 +44,7 @@ def rows(count: int = 600) -> pl.DataFrame:
 
 
 def bundle(model_spec: ModelSpec, seed: int = 1, function: FeatureFunction | None = None) -> bytes:
-    """A bundle trained on those rows; another seed makes another model."""
+    """A bundle trained on `rows()`; another seed gives another model."""
     training_rows = rows()
     return learner.fit(
         model_spec,

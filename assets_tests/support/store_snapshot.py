@@ -1,4 +1,4 @@
-"""What a bench has kept: its store and its ledger, to be compared with a twin's."""
+"""Snapshots of a harness's store and ledger, to compare with those of a twin."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 
 _VOLATILE_NAMES = ("ledger/topic.json", "observations.json")
-"""Where a ledger's own topic and the host's clock are told: no two twins have them equal."""
+"""Files with the ledger's topic and the host's clock, which differ between twins."""
 
 
 @dataclass(frozen=True)
 class StoreSnapshot:
-    """The bytes of every record and file by name, and the bytes of the ledger's entries."""
+    """The bytes of every stored file by name, and the hashes of the ledger's entries."""
 
     files: dict[str, bytes]
     entries: list[str]
@@ -32,7 +32,7 @@ def take_snapshot(harness: ModelHarness) -> StoreSnapshot:
 
 
 def file_stamps(harness: ModelHarness) -> dict[Path, tuple[int, int]]:
-    """Inode and time of the last change of everything committed: a rewrite shows."""
+    """Inode and modification time of every committed file, which reveal a rewrite."""
     names = FileStore(harness.settings.store).names(f"{harness.model}/")
     paths = (
         harness.settings.store / name for name in names if not name.endswith(_VOLATILE_NAMES[1])
@@ -41,8 +41,11 @@ def file_stamps(harness: ModelHarness) -> dict[Path, tuple[int, int]]:
 
 
 def define_two_windows(harness: ModelHarness) -> None:
-    """A model with every kind of commit in two windows: the first continues and has a rejected
-    row, the second retrains, both are deployed, and the third window stays open."""
+    """Define a model whose first two windows have every kind of commit.
+
+    The first window continues and has a rejected row, the second retrains, both are deployed, and
+    the third stays open.
+    """
     harness.define(
         learner=SPEC["learner"] | {"retrain_every": 2},
         gate={"min_rows": 50, "policy": "always"},

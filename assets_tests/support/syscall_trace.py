@@ -1,4 +1,4 @@
-"""Children whose system calls on the store are traced, and made to fail, by strace."""
+"""Worker processes whose system calls on the store strace records or makes fail."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ KINDS = {
     "mkdir": ("mkdir", "mkdirat"),
     "unlink": ("unlink", "unlinkat", "rmdir"),
 }
-"""The system calls that change a store, by what they do; no machine has all of them."""
+"""The system calls that change a store, by kind; no architecture has all of them."""
 
 _KIND = {name: kind for kind, names in KINDS.items() for name in names}
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)\) += (.*)")
@@ -33,8 +33,11 @@ _TEMP_NAME = re.compile(r"/[0-9a-f]{32}\b")
 
 @dataclass(frozen=True)
 class Syscall:
-    """A call on the store. `number` counts its thread's calls of this kind, from 1; `paths` are
-    within the store, `.` is the store itself. A killed call has the result `?`."""
+    """A call on the store.
+
+    `number` counts its thread's calls of this kind from 1. `paths` are relative to the store; `.`
+    is the store itself. A killed call has the result `?`.
+    """
 
     kind: str
     thread: int
@@ -44,13 +47,13 @@ class Syscall:
 
     @property
     def description(self) -> str:
-        """The call as it comes in every run: drafts have no names of their own."""
+        """The call without what differs between runs, the names of drafts."""
         paths = (_TEMP_NAME.sub("/draft", path) for path in self.paths)
         return f"{self.kind} {self.number}: {', '.join(paths)}"
 
 
 def extract_first_window(ctx: ModelContext) -> None:
-    """The first window's batch, and a look at the next window, which is open."""
+    """Extract the first window and try the second one, which is open."""
     extract(ctx, window(ctx.spec, 0))
     with suppress(WindowOpen):
         extract(ctx, window(ctx.spec, 1))
@@ -62,10 +65,11 @@ def trace(
     fault: str = "",
     threads: bool = False,
 ) -> tuple[int | None, list[Syscall]]:
-    """The exit code of a process that does this, and its calls on the store in order.
+    """The exit code of a process that runs `target`, and its calls on the store in order.
 
-    It is traced from the first plan on, which comes before the first call. A `fault` is
-    `kind:what:when=N`, as strace injects it, in the main thread only; `threads` traces all.
+    Tracing starts at the first plan, which precedes the first call. A `fault` is
+    `kind:action:when=N` in strace's syntax, injected in the main thread only; `threads` traces all
+    threads.
     """
     (strace,) = require_tools("strace")
     file = harness.home / "calls"
@@ -104,7 +108,7 @@ def _parse_calls(log: list[str], store: Path) -> Iterator[Syscall]:
 
 
 def _join_unfinished(log: list[str]) -> list[str]:
-    """The lines with each call on one, where it ended: strace parts those that overlap."""
+    """The lines with each call on one line, where it ended: strace splits overlapping calls."""
     unfinished: dict[str, str] = {}
     lines: list[str] = []
     for line in log:

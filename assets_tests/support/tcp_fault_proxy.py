@@ -1,4 +1,4 @@
-"""A TCP proxy that harms what passes through it: closes, resets, holds, slows down."""
+"""A TCP proxy that injects faults: it closes, resets, freezes or delays connections."""
 
 import socket
 import struct
@@ -13,11 +13,11 @@ _CHUNK_BYTES = 16_384
 
 
 class TcpProxy:
-    """Passes on what comes to `port`, of this machine, to the port `target`, of `host`, and back.
+    """Forwards connections to `port` of this machine to the port `target` of `host`.
 
-    `pause` is how many seconds each piece of an answer waits, `refuses` ends new connections at
-    once, and while `held` no byte moves in either direction and no connection ends. Each may be
-    changed at any time.
+    `delay_seconds` delays each chunk of a response, `refuse_connections` closes new connections at
+    once, and while `frozen` no byte is forwarded in either direction and no connection is closed.
+    Each can be changed at any time.
     """
 
     _reset_trigger: tuple[bytes, bool] | None = None
@@ -33,28 +33,31 @@ class TcpProxy:
         self._threads[0].start()
 
     def call_after(self, byte_count: int, callback: Callable[[], None]) -> None:
-        """Do this once, as soon as so many more bytes of answers have come."""
+        """Call `callback` once, after `byte_count` more bytes of responses."""
         with self._lock:
             self._bytes_remaining, self._callback = byte_count, callback
 
     def reset_on(self, request: bytes, *, forwarded: bool) -> None:
-        """Reset the next connection that asks this, once: before it is passed on, or when the
-        answer comes, which nobody hears."""
+        """Reset the next connection that sends `request`, once.
+
+        If `forwarded`, the request is forwarded and the connection is reset in place of the
+        response; otherwise it is reset before the request is forwarded.
+        """
         with self._lock:
             self._reset_trigger = request, forwarded
 
     @property
     def armed(self) -> bool:
-        """Whether that is still to come."""
+        """Whether the reset of `reset_on` is still pending."""
         return self._reset_trigger is not None
 
     def close_all(self) -> None:
-        """End every connection as a peer does that goes away in order."""
+        """Close every connection in an orderly way."""
         for connection in self._take_connections():
             connection.close()
 
     def reset_all(self) -> None:
-        """End every connection as a peer does that crashed: by RST."""
+        """Reset every connection, as after a crash of the peer."""
         for connection in self._take_connections():
             connection.reset()
 
@@ -127,7 +130,7 @@ class TcpProxy:
         connection.shutdown_write(sink)
 
     def _should_reset(self, connection: "_Connection", chunk: bytes, is_response: bool) -> bool:
-        """Whether this very piece, or the answer to it, is where the connection is reset."""
+        """Whether the connection is reset at this chunk; notes if its response is to be dropped."""
         if is_response:
             due = connection.drop_response
         else:
@@ -152,7 +155,10 @@ class TcpProxy:
 
 @dataclass
 class _Connection:
-    """The two sides; `cut`: nothing more is passed on; `unheard`: with the next answer."""
+    """Both sides of a connection.
+
+    `closed` means that nothing more is forwarded, `drop_response` that the next response resets it.
+    """
 
     client: socket.socket
     upstream: socket.socket
@@ -170,10 +176,10 @@ class _Connection:
         for side in (self.client, self.upstream):
             with suppress(OSError):
                 side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-                side.shutdown(socket.SHUT_RD)  # wakes who waits for bytes, and tells nobody
+                side.shutdown(socket.SHUT_RD)  # wakes the reading thread without notifying the peer
 
     def shutdown_write(self, sink: socket.socket) -> None:
-        """One side has ended; so the other is told."""
+        """One side has closed its end; forward that to the other side."""
         if not self.closed:
             with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
@@ -181,7 +187,7 @@ class _Connection:
 
 @contextmanager
 def running_tcp_proxy(target: int, port: int, host: str = "127.0.0.1") -> Iterator[TcpProxy]:
-    """A proxy before a port of this machine, or of `host`; its connections end with it."""
+    """A proxy for a port of this machine or of `host`; at the end its connections are closed."""
     proxy = TcpProxy(target, port, host)
     try:
         yield proxy
@@ -190,4 +196,4 @@ def running_tcp_proxy(target: int, port: int, host: str = "127.0.0.1") -> Iterat
 
 
 def _do_nothing() -> None:
-    """Nothing is to happen."""
+    """The default callback."""

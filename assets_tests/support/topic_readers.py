@@ -1,4 +1,4 @@
-"""A small stream, and readers of its topic that know nothing of streams."""
+"""A small simulated stream, and plain Kafka readers of its topic."""
 
 import polars as pl
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -8,7 +8,7 @@ PARTITIONS = 4
 
 
 def make_stream(size: int, text: str = "") -> pl.DataFrame:
-    """A stream of `size` events, one a minute from 0:01 of 1970, each told half a minute later."""
+    """A stream of `size` events, one per minute from 1970-01-01T00:01Z, each due 30 s later."""
     seq = pl.int_range(size, dtype=pl.Int64)
     return pl.select(
         seq=seq.cast(pl.UInt32),
@@ -21,7 +21,7 @@ def make_stream(size: int, text: str = "") -> pl.DataFrame:
 
 
 def read_records(bootstrap_servers: str, topic: str) -> dict[int, list[Message]]:
-    """All records of each partition, by a reader that knows nothing of streams."""
+    """All records by partition, read with a plain Kafka consumer."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap_servers, "group.id": "test", "enable.partition.eof": True}
     )
@@ -43,7 +43,7 @@ def read_records(bootstrap_servers: str, topic: str) -> dict[int, list[Message]]
 
 
 def record_count(bootstrap_servers: str, topic: str) -> int:
-    """How many records stand in all partitions."""
+    """The number of records in all partitions."""
     consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test"})
     try:
         topic_partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]

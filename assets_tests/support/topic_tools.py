@@ -1,4 +1,4 @@
-"""Hands that fill and harm a bench's topic: transactions, retention, more partitions."""
+"""Tools that fill or alter a harness's topic: transactions, retention, more partitions."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from model_harness import START, ModelHarness
 from processes import wait_until
 
 Records = Sequence[tuple[int, bytes | None]]
-"""(timestamp, value) of each, in the order they are appended."""
+"""(timestamp, value) of each record, in the order of appending."""
 EndTransaction = Callable[[bool], None]
 """Ends a transaction: True commits it."""
 
@@ -19,24 +19,24 @@ _TIMEOUT_SECONDS = 60
 
 
 def event(timestamp: int, bought: bool = True) -> tuple[int, bytes]:
-    """A valid event of the bench's model at this time."""
+    """A valid event of the harness's model at this time."""
     payload = {"country": "de", "price": 9.5, "visits": 3, "bought": bought}
     return timestamp, json.dumps(payload).encode()
 
 
 def timestamp_at(minutes: float) -> int:
-    """Milliseconds since 1970, so many minutes after the first window's start."""
+    """The epoch milliseconds this many minutes after the start of the first window."""
     return START + round(minutes * 60_000)
 
 
 def spread_events(count: int, first: float, last: float) -> list[tuple[int, bytes]]:
-    """So many events, evenly over these minutes after the first window's start."""
+    """`count` evenly spaced events, between these minutes after the start of the first window."""
     step = (last - first) / count
     return [event(timestamp_at(first + step * i), i % 3 == 0) for i in range(count)]
 
 
 def begin_transaction(harness: ModelHarness, records: Mapping[int, Records]) -> EndTransaction:
-    """Append the records of each partition in one transaction, and leave it open."""
+    """Append the records of each partition in one transaction and leave it open."""
     settings = {
         "bootstrap.servers": harness.bootstrap_servers,
         "transactional.id": uuid.uuid4().hex,
@@ -54,14 +54,14 @@ def begin_transaction(harness: ModelHarness, records: Mapping[int, Records]) -> 
         producer.commit_transaction(_TIMEOUT_SECONDS) if commit else producer.abort_transaction(
             _TIMEOUT_SECONDS
         )
-        # The markers are written a moment after the transaction was ended.
+        # The markers are written shortly after the transaction ends.
         wait_until(lambda: all(end_offsets(harness)[p] > before[p] for p in records))
 
     return end_transaction
 
 
 def end_offsets(harness: ModelHarness) -> dict[int, int]:
-    """The end of each partition, open transactions included."""
+    """The end offset of each partition, open transactions included."""
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     offset_specs = {
         TopicPartition(harness.model, p): OffsetSpec.latest() for p in range(harness.partitions)
@@ -77,7 +77,7 @@ def end_offsets(harness: ModelHarness) -> dict[int, int]:
                     for topic_partition, future in futures
                 }
             )
-        except KafkaException:  # whoever leads has just come to
+        except KafkaException:  # the leader has just changed
             return False
         return True
 
@@ -86,7 +86,7 @@ def end_offsets(harness: ModelHarness) -> dict[int, int]:
 
 
 def delete_before(harness: ModelHarness, offsets: Mapping[int, int]) -> None:
-    """Delete the records below an offset of each partition, as retention does."""
+    """Delete the records below an offset per partition, as retention does."""
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     topic_partitions = [TopicPartition(harness.model, p, offset) for p, offset in offsets.items()]
     for future in admin.delete_records(topic_partitions).values():
@@ -104,7 +104,7 @@ def add_partitions(harness: ModelHarness, total: int) -> None:
 
 
 def recreate_topic(harness: ModelHarness) -> None:
-    """Delete the topic and make an empty one of the same name."""
+    """Delete the topic and create an empty one with the same name."""
     harness.delete_topic()
     admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
     wait_until(lambda: harness.model not in admin.list_topics().topics)

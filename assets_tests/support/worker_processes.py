@@ -1,6 +1,7 @@
-"""Processes that take windows through the steps and can be killed, stopped and woken.
+"""Processes that run windows through the steps and can be killed, stopped and resumed.
 
-They are forked from a helper that has only imported: a real process each, 50 ms instead of 2 s.
+Each is a real process, forked from a server that has only imported modules: that takes 50 ms
+instead of 2 s.
 """
 
 import ast
@@ -30,37 +31,37 @@ from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 120.0
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
-_FORK_CONTEXT.set_forkserver_preload(["children", "lightgbm", "tidemill.adapters.kafka"])
+_FORK_CONTEXT.set_forkserver_preload(["worker_processes", "lightgbm", "tidemill.adapters.kafka"])
 
 KILLED = -signal.SIGKILL
 
 
 def run_all(ctx: ModelContext, last: int) -> None:
-    """The initial model, the windows up to `last`, and a look at the next, which is open."""
+    """Run the initial model and the windows up to `last`, and try the next one, which is open."""
     run_windows(ctx, 0, last)
     with suppress(WindowOpen):
         extract(ctx, window(ctx.spec, last + 1))
 
 
 def run_killed_at(harness: ModelHarness, last: int, failpoint: str) -> None:
-    """Run to window `last` in a process that is killed where it first reaches this place."""
+    """Run to window `last` in a process that is killed when it first reaches this failpoint."""
     assert exit_code(harness, last, f"{failpoint}:kill") == KILLED
 
 
 def run_to_end(harness: ModelHarness, last: int) -> None:
-    """Run to window `last` in a process that nothing disturbs."""
+    """Run to window `last` in an undisturbed process."""
     assert exit_code(harness, last) == 0, failure_output(harness)
 
 
 def exit_code(harness: ModelHarness, last: int, failpoint_spec: str = "") -> int | None:
-    """The exit code of such a process; minus the signal that ended it."""
+    """The exit code of a process that runs to window `last`; the negative signal if killed."""
     return exit_code_of(harness, partial(run_all, last=last), failpoint_spec)
 
 
 def exit_code_of(
     harness: ModelHarness, target: Callable[[ModelContext], object], failpoint_spec: str = ""
 ) -> int | None:
-    """The exit code of a process that does this with the bench's mill."""
+    """The exit code of a process that calls `target` with the harness's context."""
     with worker(harness, target, failpoint_spec) as process:
         process.join(_TIMEOUT_SECONDS)
         return process.exitcode
@@ -74,7 +75,7 @@ def window_worker(
     exclusive: bool = True,
     actor: str = "tidemill",
 ) -> Iterator[BaseProcess]:
-    """A process at work on the windows up to `last`; nothing is left of it at the end."""
+    """A process that runs to window `last`; it is killed at the end of the block."""
     with worker(harness, partial(run_all, last=last), failpoint_spec, exclusive, actor) as process:
         yield process
 
@@ -87,15 +88,15 @@ def worker(
     exclusive: bool = True,
     actor: str = "tidemill",
 ) -> Iterator[BaseProcess]:
-    """A process that does this with the bench's mill; nothing is left of it at the end."""
+    """A process that calls `target` with the harness's context; it is killed at the end."""
     env = harness.env | {"TIDEMILL_FAILPOINTS": failpoint_spec}
     _start_fork_server()
     process = _FORK_CONTEXT.Process(
         target=_run_worker, args=(env, harness.model, target, exclusive, actor)
     )
     process.start()
-    # Else whoever starts the next one asks for this one's end, too, and of two that ask at once
-    # one is told nothing.
+    # Otherwise starting the next process polls this one, too, and of two threads that poll at once
+    # one does not get the exit code.
     multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     try:
         yield process
@@ -105,9 +106,9 @@ def worker(
 
 
 def _start_fork_server() -> None:
-    """Start it, unless it is there, so that it finds what it is to import: this tree's own code.
+    """Start the fork server, unless it runs, with this tree's code on its path.
 
-    Python 3.11 does not tell it of `sys.path`, and it says nothing of what it cannot import.
+    Python 3.11 does not pass `sys.path` to it, and it ignores failed imports silently.
     """
     paths = (Path(__file__).parent, Path(tidemill.__path__[0]).parent)
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +123,7 @@ def wait_until_stopped(process: BaseProcess) -> None:
 
 
 def resume(process: BaseProcess) -> int | None:
-    """Let a stopped process go on to its end; its exit code."""
+    """Let a stopped process run to its end; its exit code."""
     assert process.pid is not None
     os.kill(process.pid, signal.SIGCONT)
     process.join(_TIMEOUT_SECONDS)
@@ -130,25 +131,25 @@ def resume(process: BaseProcess) -> int | None:
 
 
 def wait_for_failpoint(harness: ModelHarness, failpoint: str, times: int = 1) -> None:
-    """Wait until the processes of this bench have reached a failpoint so many times."""
+    """Wait until the processes of this harness have reached a failpoint `times` times."""
     wait_until(lambda: failpoints_reached(harness).count(failpoint) >= times)
 
 
 def wait_for_cpu_time(process: BaseProcess, cpu_seconds: float) -> None:
-    """Wait until the process has computed for so long, however busy the machine is."""
+    """Wait until the process has used this much more CPU time, however busy the machine is."""
     monitored = psutil.Process(process.pid)
     cpu_at_start = monitored.cpu_times().user
     wait_until(lambda: monitored.cpu_times().user > cpu_at_start + cpu_seconds)
 
 
 def failpoints_reached(harness: ModelHarness) -> list[str]:
-    """The failpoints that the processes of this bench have reached, in order."""
+    """The failpoints that the processes of this harness have reached, in order."""
     file = harness.home / "reached"
     return file.read_text().split() if file.exists() else []
 
 
 def failure_output(harness: ModelHarness) -> str:
-    """What the last process to fail had to say."""
+    """The traceback of the last process that failed."""
     file = harness.home / "failed"
     return file.read_text() if file.exists() else ""
 
@@ -165,7 +166,7 @@ def _run_worker(
     reached_log = (settings.home / "reached").open("a", buffering=1)
     failpoints.on_reached(lambda name: print(name, file=reached_log))
     try:
-        with bootstrap.open_model(model, settings, exclusive=exclusive, by=actor) as ctx:
+        with bootstrap.open_model(model, settings, exclusive=exclusive, actor=actor) as ctx:
             target(ctx)
     except Exception as error:
         Path(settings.home / "failed").write_text(traceback.format_exc())
@@ -173,15 +174,17 @@ def _run_worker(
 
 
 def failpoints_in(files: Iterable[Path | str]) -> set[str]:
-    """Every place in these files: `reached("…")`, and what the archive commits."""
+    """Every failpoint in these files: `failpoint("…")`, and the commits of the repository."""
     trees = [ast.parse(Path(file).read_text()) for file in files]
-    explicit = set(_first_string_arguments(trees, {"reached"}))
-    commits = set(_first_string_arguments(trees, {"_put", "_put_named", "_commit"}))
-    return explicit | {f"{what}.{side}" for what in commits for side in ("before", "after")}
+    explicit = set(_first_string_arguments(trees, {"failpoint"}))
+    commits = set(_first_string_arguments(trees, {"_put", "_put_by_digest", "_commit"}))
+    return explicit | {
+        f"{record_kind}.{side}" for record_kind in commits for side in ("before", "after")
+    }
 
 
 def _first_string_arguments(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:
-    """The first arguments, where they are plain texts, of all calls of these functions."""
+    """The first arguments of all calls of these functions, if they are string literals."""
     calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
     for call in calls:
         name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)

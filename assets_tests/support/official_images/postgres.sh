@@ -1,11 +1,11 @@
 #!/bin/bash
-# What the entry point of the official PostgreSQL image does, as its user: an empty folder becomes a
-# cluster, which the scripts of /docker-entrypoint-initdb.d find at a socket alone; then it serves.
+# The entry point of PostgreSQL's official image, as its user: an empty folder becomes a cluster, the
+# scripts of /docker-entrypoint-initdb.d run while it listens on a socket only, then it starts.
 set -euo pipefail
 export PGUSER="${POSTGRES_USER:-postgres}"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    read -ra more <<<"${POSTGRES_INITDB_ARGS:-}"
-    initdb --pgdata="$PGDATA" --username="$PGUSER" --pwfile="$POSTGRES_PASSWORD_FILE" "${more[@]}"
+    read -ra initdb_options <<<"${POSTGRES_INITDB_ARGS:-}"
+    initdb --pgdata="$PGDATA" --username="$PGUSER" --pwfile="$POSTGRES_PASSWORD_FILE" "${initdb_options[@]}"
     printf "\nlisten_addresses = '*'\n" >>"$PGDATA/postgresql.conf"
     printf '\nhost all all all scram-sha-256\n' >>"$PGDATA/pg_hba.conf"
     pg_ctl -D "$PGDATA" -o "-c listen_addresses=''" -w start
