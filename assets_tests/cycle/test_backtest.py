@@ -14,10 +14,11 @@ from tidemill.core import canonical
 from tidemill.core.errors import PredecessorMissing, SpecInvalid
 from tidemill.core.spec_parser import with_gate_overrides
 from tidemill.cycle.backtest import BacktestResult, backtest, windows_to_backtest
-from tidemill.cycle.manual_actions import rollback
+from tidemill.cycle.manual_actions import approve, rollback
 from tidemill.cycle.prune import prune
 from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.summary import summarize
+from tidemill.cycle.update import require_candidate
 
 LAST = 7
 
@@ -103,15 +104,16 @@ def test_a_backtest_applies_manual_entries_and_leaves_out_pruned_windows(
     trained_harness: ModelHarness,
 ) -> None:
     with trained_harness.open_model(actor="ann") as ctx:
-        chain = ctx.chain()
-        deployed = [valid.entry.digest for valid in chain.entries]
-        earlier = next(digest for digest in deployed if digest != deployed[-1])
-        rollback(ctx, earlier, "ann", "back to an earlier one")
+        head, windows = ctx.chain().head, (window(ctx.spec, number) for number in range(LAST))
+        assert head is not None
+        digests = [require_candidate(ctx, earlier).digest for earlier in windows]
+        approve(ctx, next(d for d in digests if d != head.entry.digest), "ann", "a good one")
+        rollback(ctx, ctx.chain().entries[0].entry.digest, "ann", "back to the first one")
         assert run_backtest(trained_harness)[0].manual_entries == 0  # no report has applied it yet
         trained_harness.produce_windows(LAST + 2, LAST + 2, rows=160)
         run_windows(ctx, LAST + 1, LAST + 1)
     result, _ = run_backtest(trained_harness)
-    assert result.manual_entries == 1
+    assert result.manual_entries == 2
     assert result.verdict_changes == ()
     trained_harness.define(retention_windows=3)
     with trained_harness.open_model() as ctx:

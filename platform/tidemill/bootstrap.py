@@ -57,8 +57,7 @@ def _model_file(model: str, settings: Settings) -> Path:
 def make_store(settings: Settings, max_timeout_seconds: float = math.inf) -> "Store":
     """The store of the settings: in a folder, or on S3-compatible storage.
 
-    Calls to the latter time out after `s3.timeout` seconds, and after `max_timeout_seconds` at
-    most.
+    Calls to the latter time out after `s3.timeout` seconds, or `max_timeout_seconds` if shorter.
     """
     location, s3 = settings.store, settings.s3
     if isinstance(location, Path):
@@ -214,10 +213,7 @@ def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
 
 
 def is_locked(model: str, settings: Settings) -> bool:
-    """Whether a process holds the model's lock now.
-
-    The check itself takes a shared lock for a moment, which `exclusive_lock` waits out.
-    """
+    """Whether a process holds the model's lock now; `exclusive_lock` waits out this check."""
     with _lock_file(model, settings) as lock:
         return not _try_lock(lock, fcntl.LOCK_SH)
 

@@ -90,11 +90,8 @@ class DagsterSettings(BaseModel):
 
 
 class AlertSettings(BaseModel):
-    """Where alerts are sent; none are sent by default.
-
-    An alert reports a rollback, a stale model, too many rejects, permuted labels, or a window that
-    is no longer retried.
-    """
+    """Where alerts are sent, by default nowhere: about a rollback, a stale model, too many rejects,
+    permuted labels, or a window that is no longer retried."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -127,30 +124,18 @@ class ServeSettings(BaseModel):
         None, min_length=16, description="Required on all routes but the probes."
     )
     max_rows: int = Field(1_000, ge=1, le=100_000, description="Rows per request, at most.")
-    max_bytes: int = Field(
-        4_000_000, ge=1_000, le=1_000_000_000, description="Bytes per request body, at most."
-    )
-    max_chunks: int = Field(4_000, ge=1, description="Chunks per request body, at most.")
-    body_timeout: float = Field(
-        10, gt=0, le=600, description="Seconds to wait for the body of a request."
-    )
+    max_bytes: int = Field(4_000_000, ge=1_000, le=1_000_000_000, description="Bytes per body.")
+    max_chunks: int = Field(4_000, ge=1, description="Chunks per body, at most.")
+    body_timeout: float = Field(10, gt=0, le=600, description="Seconds for a request's body.")
     header_timeout: float = Field(
-        60,
-        gt=0,
-        le=3600,
-        description="Seconds to wait for the head of a request; then the connection is closed.",
+        60, gt=0, le=3600, description="Seconds for a request's head; idle connections are closed."
     )
-    max_connections: int = Field(
-        16_384, ge=16, le=1_000_000, description="Open connections per worker, at most."
-    )
+    max_connections: int = Field(16_384, ge=16, le=1_000_000, description="Per worker, at most.")
     startup_timeout: float = Field(
         5, ge=0, le=600, description="Seconds to wait for Kafka before serving the local copy."
     )
     drain_seconds: float = Field(
-        1,
-        ge=0,
-        le=600,
-        description="Seconds from reporting not ready to refusing new requests.",
+        1, ge=0, le=600, description="Seconds from reporting not ready to refusing requests."
     )
     shutdown_grace_seconds: float = Field(
         10, gt=0, le=600, description="Seconds that requests in progress have to finish."

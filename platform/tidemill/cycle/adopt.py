@@ -1,5 +1,4 @@
-"""Adopt: continue with a changed learning spec or on another topic, from the first unplanned
-window."""
+"""Adopt: continue with another learning spec or topic, from the first unplanned window on."""
 
 from dataclasses import dataclass, replace
 
@@ -249,8 +248,7 @@ def _record_hash(adoption: Adoption) -> str:
 
 
 def _recorded_adoption(chain: Chain, proposed: Adoption) -> Adoption | None:
-    """The same adoption as recorded in the ledger, with the actor and reason of its first writer;
-    None if it is not in the ledger."""
+    """The same adoption as its first writer put it into the ledger; None if it is not there."""
     for valid_entry in reversed(chain.entries):
         recorded = replace(proposed, actor=valid_entry.entry.actor, reason=valid_entry.entry.reason)
         if valid_entry.entry.kind == "adopt" and valid_entry.entry.evidence == _record_hash(

@@ -255,11 +255,11 @@ class ModelRepository:
                 "which it was committed.",
                 _RESTORE_REMEDY,
             )
-        found = canonical.format_of(body)
-        if found != canonical.FORMAT:
+        stored_format = canonical.format_of(body)
+        if stored_format != canonical.FORMAT:
             raise FormatUnsupported(
-                f"{self.model}/{name} has format {found}; this version of tidemill reads format "
-                f"{canonical.FORMAT}.",
+                f"{self.model}/{name} has format {stored_format}; this version of tidemill reads "
+                f"format {canonical.FORMAT}.",
                 "Use the version of tidemill that wrote the store, or an empty TIDEMILL_STORE.",
             )
         try:

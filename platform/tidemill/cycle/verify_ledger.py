@@ -36,7 +36,7 @@ def _entry_differences(repository: ModelRepository, chain: Chain, seq: int) -> I
     status = "is missing in the topic"
     if invalid_record is not None:
         status = (
-            f"is no longer valid in the topic: at offset {invalid_record.offset} "
+            f"is no longer valid in the topic: at offset {invalid_record.offset}, "
             f"{invalid_record.reason}"
         )
     yield f"Ledger entry {seq} {status}; the store has its copy."
