@@ -1,4 +1,4 @@
-"""A model whose five steps are small and told by hand, over a folder that outlives a process."""
+"""A model with fake steps over a folder that outlives a process."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import GateState
 from tidemill.core.loss_differences import Estimate
 from tidemill.core.records import Candidate, FileRef, InitialModel, Manifest, Sample
-from tidemill.core.report import (
+from tidemill.core.report_records import (
     CumulativeLosses,
     GateSnapshot,
     InputDigests,
@@ -39,7 +39,7 @@ def digest_of(window: Window) -> str:
 
 @dataclass
 class FakeTidemillResource:
-    """Stands in for `Mills`. Every candidate is promoted; `before` may raise in a step's place."""
+    """Replaces `TidemillResource`. Every candidate is promoted; `before_step` may raise errors."""
 
     folder: Path
     before_step: Callable[[str, Window], None] = lambda step, window: None
@@ -50,19 +50,19 @@ class FakeTidemillResource:
     @contextmanager
     def open(self, model: str, spec: ModelSpec) -> Iterator[SimpleNamespace]:
         if self.is_locked:
-            raise AlreadyRunning("Model tides is being worked on.", "Wait until it ends.")
+            raise AlreadyRunning("Model tides is in use.", "Wait until it ends.")
         repository = SimpleNamespace(
-            initial=lambda: self._exists("initial"),
+            initial_model=lambda: self._exists("initial"),
             plan=lambda key: None,
             bundle=lambda digest: digest.encode(),
         )
-        validator = SimpleNamespace(prove=lambda bundle: None)
+        validator = SimpleNamespace(validate=lambda bundle: None)
         head = self._exists("initial")
         yield SimpleNamespace(
             model=model,
             spec=spec,
-            archive=repository,
-            prover=validator,
+            repository=repository,
+            validator=validator,
             chain=lambda: SimpleNamespace(head=head),
         )
 
@@ -111,13 +111,17 @@ class FakeTidemillResource:
         snapshot = GateSnapshot(INITIAL, INITIAL, "FOLLOW", 0)
         return Report(
             model=ctx.model, window=window.key, lineage="l" * 64, policy="always",
-            verdict="promote", reasons=("it is newer",), inputs=InputDigests(None, INITIAL, INITIAL),
-            entries=(), ledger_seq=-1, previous_state=snapshot, opening_state=snapshot,
+            verdict="promote", reasons=("it is newer",),
+            inputs=InputDigests(None, INITIAL, INITIAL), entries=(), ledger_seq=-1,
+            previous_state=snapshot, opening_state=snapshot,
             state=GateState(digest, INITIAL), models={}, rows=self.rows,
             timestamps=TimestampCounts(self.rows + 1), clusters=24,
             cluster_length=3_600_000, tail_rows=100, base_rate=0.2,
             losses={"champion": 0.5, "prior": None}, comparisons=(), auc=None, calibration=None,
-            slices=(), permutation_check=PermutationCheck(Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False),
+            slices=(),
+            permutation_check=PermutationCheck(
+                Estimate(self.rows, 24, 0.1, 0.5, 0.01, 10.0, 23), False
+            ),
             cumulative_losses=CumulativeLosses(),
         )  # fmt: skip
 
@@ -146,7 +150,7 @@ def spec() -> ModelSpec:
 
 @pytest.fixture
 def tidemill_resource(tmp_path: Path) -> FakeTidemillResource:
-    folder = tmp_path / "world"
+    folder = tmp_path / "model"
     folder.mkdir()
     return FakeTidemillResource(folder)
 

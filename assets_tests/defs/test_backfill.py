@@ -1,4 +1,4 @@
-"""A range of windows is one run, and what it finished stays finished."""
+"""A range of windows is one run, and completed windows are kept."""
 
 import os
 import signal
@@ -62,20 +62,20 @@ def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
     assert outcome.success
     assert outcome.error is None
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
-    told = evaluations(instance)
-    assert sorted(told) == sorted((check, day, True) for check in CHECKS for day in DAYS)
+    results = evaluations(instance)
+    assert sorted(results) == sorted((check, day, True) for check in CHECKS for day in DAYS)
     runs = instance.get_runs()
     assert [r.status for r in runs] == [dg.DagsterRunStatus.SUCCESS] * 2  # one is initial_model's
     assert tidemill_resource.ledger == [DAYS[4]]
 
 
-def test_windows_are_worked_through_row_by_row(instance, spec, tidemill_resource):
+def test_all_steps_of_a_window_run_before_the_next_window(instance, spec, tidemill_resource):
     backfill(instance, "tides", spec, DAYS[0], DAYS[1], tidemill=tidemill_resource)
     steps = ["extract", "update", "evaluate", "deploy"]
     assert tidemill_resource.calls == [(s, d) for d in DAYS[:2] for s in steps]
 
 
-def test_the_initial_model_is_made_once(instance, spec, tidemill_resource):
+def test_the_initial_model_is_materialized_once(instance, spec, tidemill_resource):
     for day in DAYS[:2]:
         backfill(instance, "tides", spec, day, day, tidemill=tidemill_resource)
     key = dg.AssetKey(["tides", "initial_model"])
@@ -91,15 +91,15 @@ def test_only_selected_assets_are_run(instance, spec, tidemill_resource):
     assert {asset for asset, _ in materialization_counts(instance)} == set(chosen)
 
 
-def test_each_window_deploys_where_that_is_asked_for(instance, spec, tidemill_resource):
+def test_each_window_deploys_if_requested(instance, spec, tidemill_resource):
     backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", tidemill=tidemill_resource)
     assert tidemill_resource.ledger == DAYS[:3]
 
 
-def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(
+def test_a_failure_keeps_completed_windows_and_deploys_the_last_one(
     instance, spec, tidemill_resource
 ):
-    tidemill_resource.before = failing_at(
+    tidemill_resource.before_step = failing_at(
         "extract", DAYS[2], WindowOpen("It is open.", "Wait for the log.")
     )
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
@@ -108,73 +108,75 @@ def test_a_failure_keeps_finished_windows_and_deploys_the_last_of_them(
     assert tidemill_resource.ledger == [DAYS[1]]
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
 
-    tidemill_resource.before = lambda step, window: None
+    tidemill_resource.before_step = lambda step, window: None
     assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], tidemill=tidemill_resource).success
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
     assert tidemill_resource.ledger == [DAYS[1], DAYS[4]]
 
 
 def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resource):
-    tidemill_resource.before = failing_at(
+    tidemill_resource.before_step = failing_at(
         "update", DAYS[1], WindowOpen("It is open.", "Wait for the log.")
     )
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     logs = instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     failure = logs[0].dagster_event.step_failure_data.user_failure_data
     assert failure.description == f"Window {DAYS[1]}: WindowOpen: It is open. Wait for the log."
-    told = {name: value.value for name, value in failure.metadata.items()}
-    assert told["error"] == "WindowOpen"
-    assert told["window"] == DAYS[1]
-    assert told["remedy"] == "Wait for the log."
+    metadata = {name: value.value for name, value in failure.metadata.items()}
+    assert metadata["error"] == "WindowOpen"
+    assert metadata["window"] == DAYS[1]
+    assert metadata["remedy"] == "Wait for the log."
 
 
 @pytest.mark.parametrize(
     ("step", "error", "check"),
     [
-        ("extract", TooManyRejects("Too many.", "Mend it."), "reject_share"),
-        ("deploy", FeatureSkew("It differs.", "Mend it."), "golden_rows"),
+        ("extract", TooManyRejects("Too many.", "Fix it."), "reject_share"),
+        ("deploy", FeatureSkew("It differs.", "Fix it."), "golden_rows"),
     ],
 )
 def test_a_blocking_check_fails_with_its_step(
     instance, spec, tidemill_resource, step, error, check
 ):
-    tidemill_resource.before = failing_at(step, DAYS[1], error)
+    tidemill_resource.before_step = failing_at(step, DAYS[1], error)
     outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
     assert (CHECKS[check], DAYS[1]) not in materialization_counts(instance)
 
 
-def test_an_interruption_that_kafkas_client_wraps_is_one(instance, spec, tidemill_resource):
+def test_an_interrupt_wrapped_by_kafkas_client_is_an_interrupt(instance, spec, tidemill_resource):
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = DagsterExecutionInterruptedError()
-    tidemill_resource.before = failing_at("extract", DAYS[1], wrapped)
+    tidemill_resource.before_step = failing_at("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
         backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert materialization_counts(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
-def test_few_rows_warn_and_stop_nothing(instance, spec, tidemill_resource):
-    tidemill_resource.rows = spec.min_rows - 1
+def test_few_rows_warn_and_do_not_block(instance, spec, tidemill_resource):
+    tidemill_resource.rows = spec.warn_below_rows - 1
     assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource).success
     assert ("few_rows", DAYS[0], False) in evaluations(instance)
 
 
-def test_progress_tells_each_asset_of_each_window_as_it_comes(instance, spec, tidemill_resource):
-    told: list[Materialized] = []
-    seen: list[int] = []
+def test_progress_reports_each_asset_of_each_window_as_it_completes(
+    instance, spec, tidemill_resource
+):
+    reported: list[Materialized] = []
+    call_counts: list[int] = []
 
-    def progress(one: Materialized) -> None:
-        told.append(one)
-        seen.append(len(tidemill_resource.calls))
+    def progress(materialized: Materialized) -> None:
+        reported.append(materialized)
+        call_counts.append(len(tidemill_resource.calls))
 
     backfill(
         instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource
     )
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
-    assert [(one.asset, one.window) for one in told] == expected
-    assert seen == list(range(9))
-    assert told[1].metadata["rows"] == tidemill_resource.rows
+    assert [(item.asset, item.window) for item in reported] == expected
+    assert call_counts == list(range(9))
+    assert reported[1].metadata["rows"] == tidemill_resource.rows
 
 
 @pytest.mark.parametrize("key", ["2024-01-1", "2023-12-31", "2999-01-01", "../../etc"])
@@ -187,18 +189,18 @@ def test_a_key_outside_the_definition_is_refused_before_any_run(
 
 
 def test_a_second_run_of_the_model_stops_at_once(instance, spec, tidemill_resource):
-    tidemill_resource.held = True
+    tidemill_resource.is_locked = True
     with pytest.raises(AlreadyRunning):
         backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
-def test_an_interrupt_leaves_the_run_ended(instance, spec, tidemill_resource):
+def test_an_interrupt_leaves_the_run_finished(instance, spec, tidemill_resource):
     def interrupt(step: str, window: Window) -> None:
         if window.key == DAYS[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
-    tidemill_resource.before = interrupt
+    tidemill_resource.before_step = interrupt
     with pytest.raises(KeyboardInterrupt):
         backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert all(run.is_finished for run in instance.get_runs())
@@ -206,7 +208,7 @@ def test_an_interrupt_leaves_the_run_ended(instance, spec, tidemill_resource):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later
-def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
+def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
     instance, spec, tidemill_resource, tmp_path: Path
 ):
     def die(step: str, window: Window) -> None:
@@ -215,18 +217,20 @@ def test_kill_9_keeps_finished_windows_and_the_next_run_takes_the_rest(
 
     child = os.fork()
     if child == 0:
-        tidemill_resource.before = die
-        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as own:
-            backfill(own, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
+        tidemill_resource.before_step = die
+        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as child_instance:
+            backfill(child_instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     done = materialization_counts(instance)
     assert all(done[asset, day] == 1 for asset in ASSETS for day in DAYS[:2])
     assert done["candidate_model", DAYS[2]] == 1
 
-    rest = [day for day in DAYS if ("deployed_model", day) not in done]
-    assert backfill(instance, "tides", spec, rest[0], rest[-1], tidemill=tidemill_resource).success
+    missing = [day for day in DAYS if ("deployed_model", day) not in done]
+    assert backfill(
+        instance, "tides", spec, missing[0], missing[-1], tidemill=tidemill_resource
+    ).success
     assert set(materialization_counts(instance)) == {(a, d) for a in ASSETS for d in DAYS}
-    ended = Counter(run.status for run in instance.get_runs())
-    assert ended[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED
+    statuses = Counter(run.status for run in instance.get_runs())
+    assert statuses[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED
     assert tidemill_resource.ledger == [DAYS[4]]

@@ -1,4 +1,4 @@
-"""One folder with a `defs.yaml` is one model; what is wrong in it is named with its line."""
+"""One folder with a `defs.yaml` is one model; errors in it are reported with their line."""
 
 import json
 import os
@@ -29,7 +29,7 @@ attributes:
   windows:
     start: 2024-01-01
 """
-# Dagster itself calls functions that pydantic has deprecated, and its own that are in beta.
+# Dagster calls functions that pydantic has deprecated, and its own that are in beta.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
     pytest.mark.filterwarnings("ignore:Parameter `execution_type` of function `AssetsDefinition"),
@@ -57,13 +57,13 @@ def run(*command: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[st
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
     merged = dg.Definitions.merge(
-        definitions, dg.Definitions(resources={"mills": TidemillResource()})
+        definitions, dg.Definitions(resources={"tidemill": TidemillResource()})
     )
     return {spec.key.to_user_string() for spec in merged.resolve_all_asset_specs()}
 
 
 def describe_assets(assets: list[dg.AssetsDefinition]) -> dict[str, object]:
-    """Everything about the specs that a reader or another asset can rely on."""
+    """Everything in the specs that other assets or readers rely on."""
     description: dict[str, object] = {}
     for definition in assets:
         for spec in definition.specs:
@@ -93,11 +93,11 @@ def mapping_label(dep: dg.AssetDep) -> str:
     return f"from {partition_mapping.start_offset} to {partition_mapping.end_offset} windows"
 
 
-def test_the_asset_specs_are_those_of_the_snapshot(spec):
-    found = json.dumps(describe_assets(build_assets("tides", spec)), indent=2) + "\n"
+def test_the_asset_specs_match_the_snapshot(spec):
+    description = json.dumps(describe_assets(build_assets("tides", spec)), indent=2) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        SNAPSHOT.write_text(found)
-    assert found == SNAPSHOT.read_text()
+        SNAPSHOT.write_text(description)
+    assert description == SNAPSHOT.read_text()
 
 
 def test_only_a_dependency_on_itself_looks_back(spec):
@@ -107,16 +107,16 @@ def test_only_a_dependency_on_itself_looks_back(spec):
             assert back in ([], [asset.key])
 
 
-def test_a_folder_of_nothing_but_defs_yaml_files_gives_all_its_models(tmp_path):
+def test_a_folder_with_only_defs_yaml_files_defines_all_its_models(tmp_path):
     write(tmp_path, "tides")
     write(tmp_path, "ebbs")
     keys = keys_of(load_models(tmp_path))
     names = ("initial_model", "kafka_batch", "candidate_model", "evaluation_report")
     models = {f"{m}/{n}" for m in ("tides", "ebbs") for n in (*names, "deployed_model")}
-    assert keys == models | {"kafka/tides"}  # one topic, which both learn from
+    assert keys == models | {"kafka/tides"}  # both learn from one topic
 
 
-def test_models_of_several_folders_live_side_by_side(tmp_path):
+def test_models_of_several_folders_are_merged(tmp_path):
     write(tmp_path / "mine", "tides")
     write(tmp_path / "live", "ebbs")
     keys = keys_of(
@@ -136,13 +136,13 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Tides", "9tides", "tides-1", "t" * 64, "tides.v2"])
-def test_a_folder_name_that_cannot_be_a_model_is_refused(tmp_path, name):
-    with pytest.raises(SpecInvalid, match="model's name"):
+def test_an_invalid_model_name_is_refused(tmp_path, name):
+    with pytest.raises(SpecInvalid, match="not a valid model name"):
         load_model(write(tmp_path, name))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "line", "told"),
+    ("text", "line", "message"),
     [
         (GOOD.replace("label:", "lable:"), 7, "did you mean `label`"),
         (GOOD.replace("wind: number?", "wind: nummer?"), 6, "did you mean `number`"),
@@ -150,15 +150,15 @@ def test_a_folder_name_that_cannot_be_a_model_is_refused(tmp_path, name):
         (GOOD + "  learner: {retrain_every: 0}\n", 10, "retrain_every"),
     ],
 )
-def test_a_wrong_key_or_value_is_named_with_file_and_line(tmp_path, wrong, line, told):
-    file = write(tmp_path, "tides", wrong)
+def test_an_invalid_key_or_value_is_reported_with_file_and_line(tmp_path, text, line, message):
+    file = write(tmp_path, "tides", text)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it
         load_models(tmp_path)
     error: BaseException | None = caught.value
     while error is not None and not isinstance(error, SpecInvalid):
         error = error.__cause__
     assert f"{file}:{line}:" in str(error)
-    assert told in str(error)
+    assert message in str(error)
 
 
 def test_the_schema_is_that_of_the_spec():
@@ -189,7 +189,7 @@ def test_dg_finds_the_component_and_accepts_the_definitions():
     assert "flights/deployed_model" in {a["asset_key"] for a in json.loads(listed.stdout)["assets"]}
 
 
-def test_dg_check_defs_names_file_and_line_of_a_wrong_value(tmp_path):
+def test_dg_check_defs_reports_file_and_line_of_an_invalid_value(tmp_path):
     file = write(tmp_path, "tides", GOOD.replace("number?", "nummer?"))
     done = run("dg", "check", "defs", cwd=ROOT / "platform", TIDEMILL_MODELS=str(tmp_path))
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""FAULTS 35: hostile window keys and model names are refused by name, and nothing is written."""
+"""Fault 35: hostile window keys and model names raise a named error, and nothing is written."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets
 from tidemill.defs.resources import TidemillResource
 
-# Dagster itself calls functions that pydantic has deprecated.
+# Dagster calls functions that pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 KEYS = [
@@ -34,7 +34,7 @@ START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_ran
 
 @pytest.fixture
 def process_harness(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> ModelHarness:
-    """The bench, as the settings of this process."""
+    """The harness, with its settings in the environment of this process."""
     for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(harness.home / "dagster"))
@@ -51,7 +51,7 @@ def exit_code_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 def written_files(harness: ModelHarness) -> set[str]:
-    """All files below the bench, but Dagster's own databases and the model's definition."""
+    """All files below the harness's home except Dagster's databases, definitions and locks."""
     paths = (path.relative_to(harness.home) for path in harness.home.rglob("*") if path.is_file())
     return {str(path) for path in paths if path.parts[0] not in ("dagster", "models", "locks")}
 
@@ -59,16 +59,16 @@ def written_files(harness: ModelHarness) -> set[str]:
 @pytest.mark.parametrize("key", KEYS)
 def test_a_hostile_key_is_refused_by_every_command(process_harness, monkeypatch, capsys, key):
     model, good = process_harness.model, process_harness.window(0).key
-    for words in (
+    for args in (
         ("backfill", model, "--from", good, f"--to={key}"),
         ("backfill", model, f"--from={key}", "--to", good),
         ("skip", model, "--reason", "it is bad", "--", key),
         ("close", model, f"--through={key}"),
     ):
-        assert exit_code_of(monkeypatch, *words) == 1
-        told = capsys.readouterr().err
-        assert told.startswith("UnknownWindow: ")
-        assert len(told) < 500
+        assert exit_code_of(monkeypatch, *args) == 1
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("UnknownWindow: ")
+        assert len(stderr) < 500
     assert written_files(process_harness) == set()
 
 
@@ -78,55 +78,55 @@ def test_a_hostile_model_name_is_refused_by_every_command(
 ):
     good = process_harness.window(0).key
     before = sorted(os.listdir(process_harness.home))
-    for words in (
+    for args in (
         ("backfill", f"--from={good}", f"--to={good}", "--", model),
         ("skip", "--reason", "it is bad", "--", model, good),
         ("rollback", "--reason", "it is bad", "--", model),
         ("verify", "--", model),
         ("history", "--", model),
     ):
-        assert exit_code_of(monkeypatch, *words) == 1
-        told = capsys.readouterr().err
-        assert told.startswith("UnknownModel: ")
-        assert len(told) < 500
+        assert exit_code_of(monkeypatch, *args) == 1
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("UnknownModel: ")
+        assert len(stderr) < 500
     assert sorted(os.listdir(process_harness.home)) == before
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_run_for_a_hostile_key_never_succeeds(process_harness, key):
-    """Dagster itself lets some of them through: a run's tags are whatever its launcher says."""
-    spec = process_harness.spec_of()
+    """Dagster accepts some of them: the tags of a run are not validated."""
+    spec = process_harness.load_spec()
     job = dg.Definitions(
-        assets=build_assets(process_harness.model, spec), resources={"mills": TidemillResource()}
+        assets=build_assets(process_harness.model, spec), resources={"tidemill": TidemillResource()}
     ).resolve_implicit_global_asset_job_def()
     batch = [dg.AssetKey([process_harness.model, "kafka_batch"])]
     with dg.DagsterInstance.ephemeral() as instance:
-        with pytest.raises((dg.Failure, dg.DagsterError, ValueError)) as ended:
+        with pytest.raises((dg.Failure, dg.DagsterError, ValueError)) as raised:
             job.execute_in_process(
                 instance=instance, asset_selection=batch, tags={START: key, END: key}
             )
-        if isinstance(ended.value, dg.Failure):
-            assert isinstance(ended.value.__cause__, UnknownWindow)
+        if isinstance(raised.value, dg.Failure):
+            assert isinstance(raised.value.__cause__, UnknownWindow)
         assert not instance.fetch_materializations(batch[0], limit=1).records
     assert written_files(process_harness) == set()
 
 
 def test_a_window_of_the_future_is_refused(process_harness):
-    spec, key = process_harness.spec_of(), "2999-01-01T0000Z"
+    spec, key = process_harness.load_spec(), "2999-01-01T0000Z"
     assets = build_assets(process_harness.model, spec)
     with pytest.raises((dg.DagsterError, dg.Failure, TidemillError)):
         dg.materialize(
             assets,
             partition_key=key,
             selection=[dg.AssetKey([process_harness.model, "kafka_batch"])],
-            resources={"mills": TidemillResource()},
+            resources={"tidemill": TidemillResource()},
         )
     assert written_files(process_harness) == set()
 
 
 def test_a_store_name_never_leaves_the_store(process_harness):
-    with process_harness.mill() as mill:
+    with process_harness.open_model() as ctx:
         for name in ("../../x", "a/../../x", "/x", "a//x", ".", "a/.tmp/x"):
             with pytest.raises(TidemillError):
-                mill.archive.store.put(f"{process_harness.model}/{name}", b"x")
+                ctx.repository.store.put(f"{process_harness.model}/{name}", b"x")
     assert not Path(process_harness.home / "x").exists()

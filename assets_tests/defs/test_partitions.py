@@ -1,4 +1,4 @@
-"""Dagster's partitions are the calendar's windows, under the same keys."""
+"""Dagster's partitions are the calendar's windows, with the same keys."""
 
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,7 +15,11 @@ from tidemill.defs.partitions import partitions_of, windows_between
 ZONES = ["UTC", "America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata"]
 LONG = ["0 0 * * *", "30 6 * * *", "0 0 * * 1", "0 0 1 * *", "0 12 15 * *"]
 SHORT = ["*/5 * * * *", "0 * * * *", "*/15 * * * *", "30 */6 * * *"]
-MOMENTS = st.datetimes(datetime(2001, 1, 1), datetime(2024, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+MOMENTS = st.datetimes(
+    datetime(2001, 1, 1),  # noqa: DTZ001
+    datetime(2024, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
 CALENDARS = st.one_of(
     st.builds(Calendar, st.sampled_from(LONG), MOMENTS, st.sampled_from(ZONES)),
     st.builds(Calendar, st.sampled_from(SHORT), MOMENTS),
@@ -43,14 +47,14 @@ def test_keys_and_bounds_are_the_same(calendar):
     in_range = dg.PartitionKeyRange(expected[0].key, expected[-1].key)
     assert list(partitions.get_partition_keys_in_range(in_range)) == [w.key for w in expected]
     for window in expected:
-        found = partitions.time_window_for_partition_key(window.key)
-        assert (to_ms(found.start), to_ms(found.end)) == (window.start, window.end)
+        bounds = partitions.time_window_for_partition_key(window.key)
+        assert (to_ms(bounds.start), to_ms(bounds.end)) == (window.start, window.end)
 
 
-def test_a_range_is_its_windows_both_ends_included():
+def test_a_range_includes_both_ends():
     calendar = Calendar("0 0 * * *", datetime(2024, 1, 1, tzinfo=UTC))
-    found = windows_between(calendar, partitions_of(calendar), "2024-02-28", "2024-03-01")
-    assert [w.key for w in found] == ["2024-02-28", "2024-02-29", "2024-03-01"]
+    windows = windows_between(calendar, partitions_of(calendar), "2024-02-28", "2024-03-01")
+    assert [w.key for w in windows] == ["2024-02-28", "2024-02-29", "2024-03-01"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_a_range_is_its_windows_both_ends_included():
         ("2024-01-01T0000Z", "2024-01-02"),
     ],
 )
-def test_a_range_that_is_none_is_refused(first, last):
+def test_an_invalid_range_is_refused(first, last):
     calendar = Calendar("0 0 * * *", datetime(2024, 1, 1, tzinfo=UTC))
     with pytest.raises(UnknownWindow):
         windows_between(calendar, partitions_of(calendar), first, last)

@@ -1,4 +1,4 @@
-"""The assets over the real four steps, with the log, the store and the ledger in memory."""
+"""The assets with the real steps, and with the log, the store and the ledger in memory."""
 
 import json
 import random
@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
-from tidemill.adapters.memory.event_log import MemoryLedger, MemoryLog
+from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.core.errors import LineageChanged, SpecInvalid, TooManyRejects, WindowOpen
@@ -32,14 +32,14 @@ from tidemill.defs.run_tracking import RunTracker, TrackedRun
 from tidemill.defs.window_wait import WAIT_TAG, seconds_to_wait, wait_until_closed
 
 DAY = 86_400_000
-HOUR_SECONDS = 3600.0  # longer than a test may last
+HOUR_SECONDS = 3600.0  # longer than the timeout of a test
 START = to_ms(datetime.fromisoformat("2024-01-01T00:00+00:00"))
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
 @dataclass
 class MemoryTidemillResource:
-    """`Mills` with every port in memory, and a real prover."""
+    """`TidemillResource` with every port in memory except a real validator."""
 
     log: MemoryLog
     store: MemoryStore
@@ -63,7 +63,7 @@ class MemoryTidemillResource:
 
 
 def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
-    """Days from START on, `rows` an each; a flood is likely where the height is large."""
+    """Days from START on, with `rows` each; a flood is likely if the height is large."""
     rng = random.Random(first_day)
     for day in range(first_day, last_day):
         for i in range(rows):
@@ -75,14 +75,18 @@ def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> N
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    step = {"trees": 3, "rate": 0.1, "min_rows": 10}
+    step = {"num_iterations": 3, "learning_rate": 0.1, "min_data_in_leaf": 10}
     return ModelSpec.model_validate(
         {
             "topic": "tides",
             "fields": {"height": "number"},
             "label": "flood",
             "windows": {"start": "2024-01-01"},
-            "learner": {"continue": step, "retrain": step | {"trees": 10}, "retrain_every": 3},
+            "learner": {
+                "continue": step,
+                "retrain": step | {"num_iterations": 10},
+                "retrain_every": 3,
+            },
         }
     )
 
@@ -105,37 +109,35 @@ def asset_metadata(instance: dg.DagsterInstance, asset: str, window: str) -> dic
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
-def test_a_run_that_may_wait_goes_on_when_the_log_has_closed_its_window(spec, tidemill_resource):
-    first, with_next = spec.calendar.first, spec.calendar.after(spec.calendar.first)
+def test_a_waiting_run_continues_when_the_log_has_closed_its_window(spec, tidemill_resource):
+    first, second = spec.calendar.first, spec.calendar.after(spec.calendar.first)
     log = tidemill_resource.log = MemoryLog()
     log.create_topic("tides", 2)
     produce(log, -3, 1)
-    with tidemill_resource.open("tides", spec) as mill:
-        wait_until_closed(
-            mill, first, HOUR_SECONDS
-        )  # there is no initial model, so it is not its turn
-        assert mill.archive.plan(first.key) is None
-        initial(mill)
+    with tidemill_resource.open("tides", spec) as ctx:
+        wait_until_closed(ctx, first, HOUR_SECONDS)  # not the next window: no initial model
+        assert ctx.repository.plan(first.key) is None
+        initial(ctx)
         threading.Timer(0.5, produce, (log, 1, 2)).start()
-        wait_until_closed(mill, first, HOUR_SECONDS)
-        assert mill.archive.plan(first.key) is not None
-        wait_until_closed(mill, with_next, HOUR_SECONDS)  # nor before the first is worked through
-        assert mill.archive.plan(with_next.key) is None
+        wait_until_closed(ctx, first, HOUR_SECONDS)
+        assert ctx.repository.plan(first.key) is not None
+        wait_until_closed(ctx, second, HOUR_SECONDS)  # not the next: first is not completed
+        assert ctx.repository.plan(second.key) is None
 
 
-def test_a_window_that_stays_open_is_waited_for_no_longer_than_told(spec, tidemill_resource):
-    open_one = spec.calendar.window("2024-01-04")
-    with tidemill_resource.open("tides", spec) as mill:
-        initial(mill)
-        run_steps(mill, ("2024-01-01", "2024-01-02", "2024-01-03"))
-        wait_until_closed(mill, open_one, 0.1)
-        assert mill.archive.plan(open_one.key) is None
+def test_the_wait_for_a_window_that_stays_open_has_a_timeout(spec, tidemill_resource):
+    open_window = spec.calendar.window("2024-01-04")
+    with tidemill_resource.open("tides", spec) as ctx:
+        initial(ctx)
+        run_steps(ctx, ("2024-01-01", "2024-01-02", "2024-01-03"))
+        wait_until_closed(ctx, open_window, 0.1)
+        assert ctx.repository.plan(open_window.key) is None
 
 
-@pytest.mark.parametrize("told", ["soon", "-1", "nan", "1e9"])
-def test_a_wait_that_is_no_number_of_seconds_is_refused(told: str) -> None:
+@pytest.mark.parametrize("value", ["soon", "-1", "nan", "1e9"])
+def test_a_wait_that_is_not_a_number_of_seconds_is_refused(value: str) -> None:
     with pytest.raises(SpecInvalid, match=WAIT_TAG):
-        seconds_to_wait(dg.DagsterRun(job_name="j", tags={WAIT_TAG: told}))
+        seconds_to_wait(dg.DagsterRun(job_name="j", tags={WAIT_TAG: value}))
 
 
 def run_steps(ctx: ModelContext, keys: tuple[str, ...]) -> None:
@@ -146,18 +148,18 @@ def run_steps(ctx: ModelContext, keys: tuple[str, ...]) -> None:
 
 
 def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemill_resource):
-    seen: list[Materialized] = []
+    reported: list[Materialized] = []
     outcome = backfill(
         instance,
         "tides",
         spec,
         "2024-01-01",
         "2024-01-03",
-        progress=seen.append,
+        progress=reported.append,
         tidemill=tidemill_resource,
     )
     assert outcome.error is None
-    batch = next(t for t in seen if (t.asset, t.window) == ("kafka_batch", "2024-01-02"))
+    batch = next(m for m in reported if (m.asset, m.window) == ("kafka_batch", "2024-01-02"))
     assert [(o["partition"], o["records"]) for o in batch.metadata["offsets"]] == [
         (0, 200),
         (1, 200),
@@ -184,7 +186,7 @@ def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource
     assert tidemill_resource.ledger.read() == entries
 
 
-def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
+def test_an_open_window_fails_the_run_and_succeeds_once_the_log_has_closed_it(
     instance, spec, tidemill_resource
 ):
     outcome = backfill(
@@ -203,7 +205,7 @@ def test_an_open_window_ends_the_run_and_is_taken_when_the_log_has_come_further(
 
 def test_a_window_of_rejects_is_not_learned(instance, spec, tidemill_resource):
     for i in range(200):
-        tidemill_resource.log.append("tides", i % 2, b"no JSON", START + 4 * DAY + i)
+        tidemill_resource.log.append("tides", i % 2, b"not JSON", START + 4 * DAY + i)
     produce(tidemill_resource.log, 4, 6)
     outcome = backfill(
         instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource
@@ -211,7 +213,9 @@ def test_a_window_of_rejects_is_not_learned(instance, spec, tidemill_resource):
     assert isinstance(outcome.error, TooManyRejects)
 
 
-def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, tidemill_resource):
+def test_asset_by_asset_gives_the_same_result_as_window_by_window(
+    instance, spec, tidemill_resource
+):
     """A backfill from the UI may arrive asset by asset."""
     for asset in ASSETS:
         assert backfill(
@@ -228,14 +232,14 @@ def test_columns_one_after_the_other_come_to_the_same_as_rows(instance, spec, ti
         for n in tidemill_resource.store.names("tides/")
         if "batches" in n
     }
-    again = MemoryTidemillResource(
-        tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.prover
+    by_rows = MemoryTidemillResource(
+        tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.validator
     )
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=again)
-    assert by_columns == {n: again.store.get(n) for n in by_columns}
+    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=by_rows)
+    assert by_columns == {n: by_rows.store.get(n) for n in by_columns}
     reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
     assert [tidemill_resource.store.get(n) for n in reports] == [
-        again.store.get(n) for n in reports
+        by_rows.store.get(n) for n in reports
     ]
 
 
@@ -249,37 +253,37 @@ def test_another_learning_spec_is_refused(instance, spec, tidemill_resource):
     assert "learner.seed" in str(outcome.error)
 
 
-def test_an_adopted_spec_goes_on_in_a_line_that_assets_and_record_name(
+def test_an_adopted_spec_starts_a_lineage_that_assets_and_tracker_name(
     instance, spec, tidemill_resource
 ):
     backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    with tidemill_resource.open("tides", changed) as mill:
-        line = adopt(mill, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
+    with tidemill_resource.open("tides", changed) as ctx:
+        lineage = adopt(ctx, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
     assert backfill(
         instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource
     ).success
-    lines = [
-        asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["line"] for d in (1, 2, 3)
+    lineages = [
+        asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["lineage"] for d in (1, 2, 3)
     ]
-    assert lines[0] != lines[1] == lines[2] == line
+    assert lineages[0] != lineages[1] == lineages[2] == lineage
     runs = [tidemill_resource.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
     assert [run.params["learner.seed"] for run in runs] == ["0", "1"]
-    assert [run.tags["line"] for run in runs] == lines[:2]
+    assert [run.tags["lineage"] for run in runs] == lineages[:2]
     assert [run.tags["epoch"] for run in runs] == ["0", "0"]
 
 
 def check_evaluations(instance, check):
-    """How a check of the deployed model was answered, the newest first."""
+    """The evaluations of a check of the deployed model, newest first."""
     key = dg.AssetCheckKey(dg.AssetKey(["tides", "deployed_model"]), check)
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
     results = [record.event.dagster_event.event_specific_data for record in history]
-    return [answer for answer in results if isinstance(answer, dg.AssetCheckEvaluation)]
+    return [result for result in results if isinstance(result, dg.AssetCheckEvaluation)]
 
 
 @dataclass
 class RecordingTracker(MemoryTracker):
-    """Notes, whenever the alias is set, to which model, and what the ledger's head is then."""
+    """Records to which model the alias is set, and the ledger's head at that time."""
 
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     alias_moves: list[tuple[str, str]] = field(default_factory=list)
@@ -290,7 +294,7 @@ class RecordingTracker(MemoryTracker):
         super().set_champion(model, digest)
 
 
-def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(
+def test_a_report_links_to_its_run_and_the_alias_follows_the_ledger(
     instance, spec, tidemill_resource
 ):
     tidemill_resource.tracker = RecordingTracker(ledger=tidemill_resource.ledger)
@@ -302,57 +306,57 @@ def test_a_report_links_to_its_record_and_the_alias_follows_the_ledger(
         asset_metadata(instance, "evaluation_report", "2024-01-02")["mlflow"]
         == "memory:tides-2024-01-02"
     )
-    head = json.loads(tidemill_resource.ledger.read()[-1].value)["digest"]
-    assert tidemill_resource.tracker.champion("tides") == head
-    assert tidemill_resource.tracker.alias_moves[-1] == (head, head)
-    assert all(digest == standing for digest, standing in tidemill_resource.tracker.alias_moves)
-    (answer,) = check_evaluations(instance, "record")
-    assert answer.passed
+    champion = json.loads(tidemill_resource.ledger.read()[-1].value)["digest"]
+    assert tidemill_resource.tracker.champion("tides") == champion
+    assert tidemill_resource.tracker.alias_moves[-1] == (champion, champion)
+    assert all(digest == head for digest, head in tidemill_resource.tracker.alias_moves)
+    (result,) = check_evaluations(instance, "mlflow_record")
+    assert result.passed
 
 
-def test_a_tracker_that_is_away_fails_a_check_and_nothing_else(instance, spec, tidemill_resource):
-    tidemill_resource.tracker.away = True
+def test_an_unavailable_tracker_only_fails_a_check(instance, spec, tidemill_resource):
+    tidemill_resource.tracker.unavailable = True
     assert backfill(
         instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
     ).success
     assert "mlflow" not in asset_metadata(instance, "evaluation_report", "2024-01-02")
-    (answer,) = check_evaluations(instance, "record")
-    assert not answer.passed
-    assert answer.metadata["remedy"].value == "tidemill verify tides --repair"
-    tidemill_resource.tracker.away = False
+    (result,) = check_evaluations(instance, "mlflow_record")
+    assert not result.passed
+    assert result.metadata["remedy"].value == "tidemill verify tides --repair"
+    tidemill_resource.tracker.unavailable = False
     assert backfill(
         instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource
     ).success
     windows = [window for _, window in tidemill_resource.tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
-    assert check_evaluations(instance, "record")[0].passed
+    assert check_evaluations(instance, "mlflow_record")[0].passed
 
 
-def test_the_topic_is_observed_once_a_run(instance, spec, tidemill_resource):
+def test_the_topic_is_observed_once_per_run(instance, spec, tidemill_resource):
     assert backfill(
         instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
     ).success
-    found = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
-    (seen,) = [record.asset_observation.metadata for record in found]
-    assert seen["planned through"].value == "2024-01-02"
-    assert seen["unplanned"].value == 800
+    records = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
+    (metadata,) = [record.asset_observation.metadata for record in records]
+    assert metadata["planned_through"].value == "2024-01-02"
+    assert metadata["unplanned"].value == 800
 
 
-def test_a_run_prunes_once_and_an_old_window_run_again_changes_nothing(
+def test_a_run_prunes_once_and_a_rerun_of_old_windows_changes_nothing(
     instance, spec, tidemill_resource
 ):
     produce(tidemill_resource.log, 4, 8)
-    kept = spec.model_copy(update={"retention_windows": 2})
+    bounded = spec.model_copy(update={"retention_windows": 2})
     assert backfill(
-        instance, "tides", kept, "2024-01-01", "2024-01-06", tidemill=tidemill_resource
+        instance, "tides", bounded, "2024-01-01", "2024-01-06", tidemill=tidemill_resource
     ).success
-    mark = ModelRepository(tidemill_resource.store, "tides").prune_marker()
-    assert mark is not None
-    assert mark.window == "2024-01-03"  # the retraining that windows 5 and 6 start from
+    marker = ModelRepository(tidemill_resource.store, "tides").prune_marker()
+    assert marker is not None
+    assert marker.window == "2024-01-03"  # windows 5 and 6 start from this retraining
     names = set(tidemill_resource.store.names(""))
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)
     assert backfill(
-        instance, "tides", kept, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
+        instance, "tides", bounded, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
     ).success
     assert set(tidemill_resource.store.names("")) == names

@@ -1,4 +1,4 @@
-"""The sensor of a model, tick by tick, over a real log: what it starts, and when it stops."""
+"""The window sensor over a real log: which runs it requests, and when it gives up."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ START_TAG, END_TAG = "dagster/asset_partition_range_start", "dagster/asset_parti
 
 @dataclass
 class SensorDriver:
-    """A sensor's ticks, one after another, with the cursor between them and a clock by hand."""
+    """Ticks of a sensor, with the cursor carried over and a clock that the test sets."""
 
     harness: ModelHarness
     instance: dg.DagsterInstance
@@ -36,7 +36,7 @@ class SensorDriver:
         return result
 
     def requested_range(self) -> tuple[str, str]:
-        """The windows that the only run request of a tick asks for."""
+        """The windows of a tick's only run request."""
         (request,) = self.tick().run_requests or []
         assert request.tags[SENSOR_TAG] == self.harness.model
         return request.tags[START_TAG], request.tags[END_TAG]
@@ -47,7 +47,7 @@ class SensorDriver:
         return str(result.skip_reason.skip_message if result.skip_reason else "")
 
     def record_run(self, error: str, window: int, status: str = "FAILURE") -> None:
-        """A run of the sensor that ended so, as the daemon would have had it."""
+        """Record a run of the sensor with this result, as the daemon would."""
 
         @dg.op(name="windows")
         def windows() -> None:
@@ -55,7 +55,7 @@ class SensorDriver:
             if status == "FAILURE":
                 raise dg.Failure(f"{error}: it broke.", metadata=metadata)
 
-        @dg.job(name="of_the_sensor")
+        @dg.job(name="sensor_job")
         def job() -> None:
             windows()
 
@@ -68,15 +68,15 @@ class SensorDriver:
 def sensor_driver(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Iterator[SensorDriver]:
     for name, value in harness.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sensors, "AGAIN", 0.0)
+    monkeypatch.setattr(sensors, "RECHECK_SECONDS", 0.0)
     with dg.DagsterInstance.ephemeral() as instance:
         driver = SensorDriver(harness, instance)
-        real = bootstrap.open_model
+        open_model = bootstrap.open_model
 
         def with_clock(*args: Any, **kwargs: Any) -> Any:
-            return _with_clock_offset(real(*args, **kwargs), driver)
+            return _with_clock_offset(open_model(*args, **kwargs), driver)
 
-        monkeypatch.setattr(bootstrap, "open_mill", with_clock)
+        monkeypatch.setattr(bootstrap, "open_model", with_clock)
         yield driver
         connection_cache._CONNECTIONS.pop(harness.model).close()
 
@@ -88,8 +88,8 @@ def _with_clock_offset(opened: Any, driver: SensorDriver) -> Any:
     @contextmanager
     def clocked() -> Iterator[Any]:
         with opened as ctx:
-            now = ctx.now
-            yield replace(ctx, now=lambda: now() + driver.clock_offset_ms)
+            clock = ctx.clock
+            yield replace(ctx, clock=lambda: clock() + driver.clock_offset_ms)
 
     return clocked()
 
@@ -100,12 +100,12 @@ def check_evaluations(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
 
 
 def run_first_windows(driver: SensorDriver, windows: int) -> None:
-    """The initial model and the first windows, worked through."""
+    """Create the initial model and process the first windows."""
     with driver.harness.open_model() as ctx:
         run_windows(ctx, 0, windows - 1)
 
 
-def test_before_the_first_window_has_begun_nothing_is_started(sensor_driver: SensorDriver) -> None:
+def test_before_the_first_window_closes_no_run_is_requested(sensor_driver: SensorDriver) -> None:
     assert "is still open" in sensor_driver.skip_reason()
 
 
@@ -115,7 +115,7 @@ def test_the_initial_model_comes_first(sensor_driver: SensorDriver) -> None:
     assert request.asset_selection == [dg.AssetKey([sensor_driver.harness.model, "initial_model"])]
 
 
-def test_all_windows_that_are_closed_are_one_run(sensor_driver: SensorDriver) -> None:
+def test_all_closed_windows_are_one_run(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 3)
     run_first_windows(sensor_driver, 1)
     assert sensor_driver.requested_range() == (
@@ -124,7 +124,7 @@ def test_all_windows_that_are_closed_are_one_run(sensor_driver: SensorDriver) ->
     )
 
 
-def test_a_tick_that_is_repeated_asks_for_the_same_run(sensor_driver: SensorDriver) -> None:
+def test_a_repeated_tick_requests_the_same_run(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     keys = {
@@ -133,36 +133,36 @@ def test_a_tick_that_is_repeated_asks_for_the_same_run(sensor_driver: SensorDriv
     assert len(keys) == 1
 
 
-def test_while_somebody_else_works_on_the_model_nothing_is_started(
+def test_while_the_model_is_locked_no_run_is_requested(
     sensor_driver: SensorDriver,
 ) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     with bootstrap.exclusive_lock(sensor_driver.harness.model, sensor_driver.harness.settings):
-        assert "Somebody else is at work" in sensor_driver.skip_reason()
+        assert "Another process is working on model" in sensor_driver.skip_reason()
     assert sensor_driver.requested_range()
 
 
-def test_a_window_that_fails_is_tried_again_after_a_minute_then_two_and_given_up_after_five(
+def test_a_failed_window_is_retried_with_backoff_and_given_up_after_five_failures(
     sensor_driver: SensorDriver,
 ) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     for wait in (1, 2, 4, 8):
         sensor_driver.record_run("LogUnavailable", 1)
-        assert "It is tried again at" in sensor_driver.skip_reason()
+        assert "It is retried at" in sensor_driver.skip_reason()
         sensor_driver.clock_offset_ms += wait * MINUTE - 10_000
-        assert "It is tried again at" in sensor_driver.skip_reason()
+        assert "It is retried at" in sensor_driver.skip_reason()
         sensor_driver.clock_offset_ms += 10_000
         assert sensor_driver.requested_range()
     sensor_driver.record_run("LogUnavailable", 1)
-    told = sensor_driver.skip_reason()
-    assert told.startswith(
+    reason = sensor_driver.skip_reason()
+    assert reason.startswith(
         f"Given up. Window {sensor_driver.harness.window(1)} failed 5 times: Log"
     )
 
 
-def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(
+def test_a_non_retryable_error_gives_up_at_once_until_something_changes(
     sensor_driver: SensorDriver,
 ) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
@@ -171,44 +171,44 @@ def test_what_a_retry_cannot_mend_stops_at_once_until_something_is_changed(
     result = sensor_driver.tick()
     (check,) = check_evaluations(result)
     assert not check.passed
-    assert "TooManyRejects: it broke." in str(check.metadata["given up"].value)
+    assert "TooManyRejects: it broke." in str(check.metadata["given_up"].value)
     assert "Given up." in sensor_driver.skip_reason()
     sensor_driver.harness.define(max_reject_share=0.5)
     assert sensor_driver.requested_range()
 
 
-def test_a_changed_spec_stops_at_once_and_goes_on_as_soon_as_it_is_adopted(
+def test_a_changed_spec_gives_up_at_once_and_continues_once_adopted(
     sensor_driver: SensorDriver,
 ) -> None:
-    bench = sensor_driver.harness
-    bench.produce_windows(-1, 2)
+    harness = sensor_driver.harness
+    harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
-    bench.define(learner=SPEC["learner"] | {"seed": 1})
-    assert sensor_driver.requested_range() == (bench.window(1).key,) * 2
-    sensor_driver.record_run("LineChanged", 1)
+    harness.define(learner=SPEC["learner"] | {"seed": 1})
+    assert sensor_driver.requested_range() == (harness.window(1).key,) * 2
+    sensor_driver.record_run("LineageChanged", 1)
     assert "Given up." in sensor_driver.skip_reason()
-    with bench.open_model() as mill:
-        adopt(mill, bench.window(1), "ada", "another seed")
-    assert sensor_driver.requested_range() == (bench.window(1).key,) * 2
+    with harness.open_model() as ctx:
+        adopt(ctx, harness.window(1), "ada", "another seed")
+    assert sensor_driver.requested_range() == (harness.window(1).key,) * 2
 
 
-def test_a_window_in_other_hands_is_no_failure(sensor_driver: SensorDriver) -> None:
+def test_a_locked_model_does_not_count_as_a_failure(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     sensor_driver.record_run("AlreadyRunning", 1)
     assert sensor_driver.requested_range()
 
 
-def test_a_canceled_run_is_not_started_again_by_itself(sensor_driver: SensorDriver) -> None:
+def test_a_canceled_run_is_not_retried(sensor_driver: SensorDriver) -> None:
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 1)
     sensor_driver.record_run("", 1, "SUCCESS")
-    (run_,) = sensor_driver.instance.get_runs()
-    sensor_driver.instance.report_run_canceled(run_)
+    (run,) = sensor_driver.instance.get_runs()
+    sensor_driver.instance.report_run_canceled(run)
     assert "was canceled" in sensor_driver.skip_reason()
 
 
-def test_trouble_is_over_when_somebody_has_worked_the_window_through(
+def test_a_failure_is_cleared_once_the_window_was_processed(
     sensor_driver: SensorDriver,
 ) -> None:
     sensor_driver.harness.produce_windows(-1, 3)
@@ -219,7 +219,7 @@ def test_trouble_is_over_when_somebody_has_worked_the_window_through(
     assert sensor_driver.requested_range() == (sensor_driver.harness.window(2).key,) * 2
 
 
-def test_kafka_that_is_away_is_a_reason_and_no_crash(
+def test_unavailable_kafka_is_a_skip_reason_and_not_a_crash(
     sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
@@ -231,28 +231,28 @@ def test_a_sensor_never_starts_the_embedded_broker(
     sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS")
-    assert "Start it by `tidemill kafka start`" in sensor_driver.skip_reason()
+    assert "Start it with `tidemill kafka start`" in sensor_driver.skip_reason()
 
 
-def test_freshness_is_told_when_it_changes_and_every_five_minutes(
+def test_freshness_is_reported_when_it_changes_and_every_five_minutes(
     sensor_driver: SensorDriver,
 ) -> None:
-    sensor_driver.harness.define(freshness={"clock": "log"})
+    sensor_driver.harness.define(freshness={"clock": "event_time"})
     sensor_driver.harness.produce_windows(-1, 1)
     run_first_windows(sensor_driver, 1)
-    told = [check_evaluations(sensor_driver.tick()) for _ in range(2)]
-    assert [len(each) for each in told] == [1, 0]
+    evaluations = [check_evaluations(sensor_driver.tick()) for _ in range(2)]
+    assert [len(tick) for tick in evaluations] == [1, 0]
     sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
     (check,) = check_evaluations(sensor_driver.tick())
     assert check.passed
-    assert check.metadata["lag"].value == 0
+    assert check.metadata["lag_seconds"].value == 0
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Dagster's
-def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(
+def test_backfilling_an_old_window_does_not_make_a_stale_model_fresh(
     sensor_driver: SensorDriver,
 ) -> None:
-    """2013 or any other past: by the wall clock this model is years behind."""
+    """By the wall clock this model is far behind."""
     sensor_driver.harness.produce_windows(-1, 2)
     run_first_windows(sensor_driver, 2)
     (before,) = check_evaluations(sensor_driver.tick())
@@ -262,33 +262,35 @@ def test_an_old_window_filled_in_again_does_not_make_a_stale_model_fresh(
             instance, sensor_driver.harness.model, sensor_driver.harness.load_spec(), old, old
         ).success
     sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
-    (again,) = check_evaluations(sensor_driver.tick())
-    for check in (before, again):
+    (after,) = check_evaluations(sensor_driver.tick())
+    for check in (before, after):
         assert not check.passed
-        assert check.metadata["newest window done"].value == sensor_driver.harness.window(1).key
+        assert (
+            check.metadata["newest_completed_window"].value == sensor_driver.harness.window(1).key
+        )
 
 
-def test_the_topics_watermarks_are_told_when_they_move_and_at_most_once_a_minute(
+def test_watermarks_are_observed_when_they_move_and_at_most_once_per_minute(
     sensor_driver: SensorDriver,
 ) -> None:
     sensor_driver.harness.produce_windows(-1, 1)
     run_first_windows(sensor_driver, 1)
 
-    def seen() -> list[dg.AssetObservation]:
+    def observations() -> list[dg.AssetObservation]:
         events = sensor_driver.tick().asset_events or ()
         return [event for event in events if isinstance(event, dg.AssetObservation)]
 
-    (first,) = seen()
+    (first,) = observations()
     assert first.asset_key == dg.AssetKey(["kafka", sensor_driver.harness.model])
-    assert first.metadata["stable end"].value == 600
+    assert first.metadata["last_stable_offset"].value == 600
     assert first.metadata["unplanned"].value == 200
     sensor_driver.harness.produce_windows(2, 2)
-    assert seen() == []
+    assert observations() == []
     sensor_driver.clock_offset_ms = 61_000
-    (second,) = seen()
-    assert second.metadata["stable end"].value == 800
+    (second,) = observations()
+    assert second.metadata["last_stable_offset"].value == 800
     sensor_driver.clock_offset_ms = 122_000
-    assert seen() == []
+    assert observations() == []
 
 
 def test_a_cursor_is_plain_json(sensor_driver: SensorDriver) -> None:
@@ -296,3 +298,21 @@ def test_a_cursor_is_plain_json(sensor_driver: SensorDriver) -> None:
     run_first_windows(sensor_driver, 1)
     sensor_driver.tick()
     assert json.loads(sensor_driver.cursor or "")["done"] == sensor_driver.harness.window(0).key
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        '{"done": null, "run": "r", "trouble": {"window": "w", "told": "no"}, "ends": [1, 2]}',
+        '{"failure_state": {"window": "w", "situation": "no"}}',
+        "no JSON",
+    ],
+)
+def test_a_cursor_of_another_format_is_an_empty_one(
+    sensor_driver: SensorDriver, cursor: str
+) -> None:
+    sensor_driver.harness.produce_windows(-1, 2)
+    run_first_windows(sensor_driver, 1)
+    sensor_driver.cursor = cursor
+    assert sensor_driver.requested_range() == (sensor_driver.harness.window(1).key,) * 2
+    assert json.loads(sensor_driver.cursor)["failure_state"] is None

@@ -1,4 +1,4 @@
-"""Dagster's side of tidemill: a model's `defs.yaml` becomes its assets and checks."""
+"""The Dagster integration: a model's `defs.yaml` becomes its assets, checks and sensors."""
 
 from tidemill.defs.component import IncrementalModel
 

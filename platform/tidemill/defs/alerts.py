@@ -1,23 +1,24 @@
-"""The sensor that alerts people: of roll backs, a stale model, rejects, permuted labels."""
+"""The sensor that sends alerts: rollbacks, stale models, rejects, permuted labels."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import dagster as dg
-import msgspec
 
 from tidemill.core.errors import AlertFailed
-from tidemill.defs.checks import PAIRING_SKILL, REJECT_SHARE, Check
+from tidemill.defs.checks import PERMUTATION_TEST, REJECT_SHARE, Check
 from tidemill.defs.freshness import FRESHNESS
+from tidemill.defs.sensor_cursors import AlertCursor, decode_alert_cursor, encode_cursor
 
 Send = Callable[[Mapping[str, object]], None]
 
 MIN_INTERVAL_SECONDS = 5
-"""Seconds between two ticks."""
+"""The minimum interval between two ticks."""
 _PAGE_SIZE = 100
-_MAX_TEXT_LENGTH = 2000  # characters of a sentence: part of it may come from a topic
+_MAX_TEXT_LENGTH = 2000  # characters; part of the text may come from a topic
 
 _REMEDIES = {
     "rollback": "tidemill history {model}",
@@ -30,9 +31,9 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Alert:
-    """What happened, by what people are to be told of it: nothing, where `alert` is empty.
+    """An event of the event log; it is worth an alert unless `kind` is empty or `fresh`.
 
-    `at` is seconds since 1970, `id` the place in the event log.
+    `storage_id` is its id in the event log, `timestamp` is in seconds since 1970.
     """
 
     storage_id: int
@@ -43,22 +44,14 @@ class Alert:
     timestamp: float
 
 
-@dataclass(frozen=True)
-class AlertCursor:
-    """Up to which event people were told, by source, and what they know of the freshness."""
-
-    last_storage_ids: dict[str, int] = field(default_factory=dict)
-    freshness: str = "fresh"
-
-
 def alerts_sensor(model: str, status: str) -> dg.SensorDefinition:
-    """The sensor `<model>_alerts`; `status` is `running` or `stopped`, to begin with."""
+    """The sensor `<model>_alerts`; its default `status` is `running` or `stopped`."""
 
     @dg.sensor(
         name=f"{model}_alerts",
-        description="Alerts by TIDEMILL_ALERTS__WEBHOOK or …__COMMAND: a roll back, a stale "
-        "model, a window given up, too many rejects, labels that look permuted. Each is sent "
-        "until it is taken.",
+        description="Sends alerts by TIDEMILL_ALERTS__WEBHOOK or …__COMMAND: a rollback, a stale "
+        "model, a window given up, too many rejects, labels that look permuted. Delivery is "
+        "retried until it succeeds.",
         minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
@@ -68,7 +61,7 @@ def alerts_sensor(model: str, status: str) -> dg.SensorDefinition:
 
         send = bootstrap.make_alert_sender(Settings())
         if send is None:
-            return dg.SensorResult(skip_reason="Nobody wants alerts: TIDEMILL_ALERTS__… is unset.")
+            return dg.SensorResult(skip_reason="Alerts are off: TIDEMILL_ALERTS__… is not set.")
         cursor, reason = send_new_alerts(context.instance, model, context.cursor, send)
         return dg.SensorResult(skip_reason=reason, cursor=cursor)
 
@@ -78,13 +71,13 @@ def alerts_sensor(model: str, status: str) -> dg.SensorDefinition:
 def send_new_alerts(
     instance: dg.DagsterInstance, model: str, cursor: str | None, send: Send
 ) -> tuple[str, str]:
-    """Send what is new since the cursor; the next cursor, and what was done.
+    """Send the alerts that are new since the cursor; returns the next cursor and a summary.
 
-    Without a cursor only the future counts. What was not taken is sent again next time, and nothing
-    of its source goes before it.
+    Without a valid cursor, only events from now on are sent. An alert that could not be delivered
+    is sent again at the next tick, before any later alert of its source.
     """
-    previous = msgspec.json.decode(cursor, type=AlertCursor) if cursor else None
-    current = previous or AlertCursor()
+    previous = decode_alert_cursor(cursor)
+    current = previous or AlertCursor({}, "fresh")
     sent, failed = 0, ""
     for source, read_alerts in _sources(instance, model):
         last = previous.last_storage_ids.get(source, 0) if previous else None
@@ -104,7 +97,7 @@ def send_new_alerts(
                 last_storage_ids=current.last_storage_ids | {source: alert.storage_id},
                 freshness=freshness,
             )
-    return msgspec.json.encode(current).decode(), failed or f"{sent} alerts sent."
+    return encode_cursor(current), failed or f"{sent} alerts sent."
 
 
 def _message(model: str, alert: Alert) -> dict[str, object]:
@@ -115,8 +108,8 @@ def _message(model: str, alert: Alert) -> dict[str, object]:
         "window": alert.window,
         "what": alert.what[:_MAX_TEXT_LENGTH],
         "remedy": remedy,
-        "run": alert.run_id,
-        "at": datetime.fromtimestamp(alert.timestamp, UTC).isoformat(timespec="seconds"),
+        "run_id": alert.run_id,
+        "timestamp": datetime.fromtimestamp(alert.timestamp, UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -124,10 +117,10 @@ AlertSource = Callable[[int | None], Iterator[Alert]]
 
 
 def _sources(instance: dg.DagsterInstance, model: str) -> Iterator[tuple[str, AlertSource]]:
-    """Where alerts come from. Asked for those after an id, in order; for None, the newest only."""
-    yield "reports", lambda last: _report_alerts(instance, model, last)
-    for check in (REJECT_SHARE, PAIRING_SKILL, FRESHNESS):
-        yield check.name, lambda last, check=check: _check_alerts(instance, model, check, last)  # type: ignore[misc]
+    """The sources of alerts: the events after a storage id in order; for None only the newest."""
+    yield "reports", partial(_report_alerts, instance, model)
+    for check in (REJECT_SHARE, PERMUTATION_TEST, FRESHNESS):
+        yield check.name, partial(_check_alerts, instance, model, check)
 
 
 def _report_alerts(instance: dg.DagsterInstance, model: str, last: int | None) -> Iterator[Alert]:
@@ -141,17 +134,9 @@ def _report_alerts(instance: dg.DagsterInstance, model: str, last: int | None) -
         assert materialization is not None
         metadata = {name: value.value for name, value in materialization.metadata.items()}
         kind = "rollback" if metadata.get("verdict") == "rollback" else ""
-        what = (
-            f"Window {materialization.partition} of {model} rolls back: {metadata.get('reasons')}"
-        )
-        yield Alert(
-            record.storage_id,
-            kind,
-            materialization.partition,
-            what,
-            record.run_id,
-            record.timestamp,
-        )
+        window = materialization.partition
+        what = f"Window {window} rolls {model} back: {metadata.get('reasons')}"
+        yield Alert(record.storage_id, kind, window, what, record.run_id, record.timestamp)
 
 
 def _check_alerts(
@@ -159,7 +144,7 @@ def _check_alerts(
 ) -> Iterator[Alert]:
     key = dg.AssetCheckKey(dg.AssetKey([model, check.asset]), check.name)
     history = instance.event_log_storage.get_asset_check_execution_history
-    records = list(history(key, limit=1 if last is None else _PAGE_SIZE))  # the newest first
+    records = list(history(key, limit=1 if last is None else _PAGE_SIZE))  # newest first
     while last is not None and records and records[-1].id > last:
         older = history(key, limit=_PAGE_SIZE, cursor=records[-1].id)
         if not older:
@@ -177,16 +162,16 @@ def _check_alerts(
 
 
 def _alert_kind(check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
-    """What to alert people of; nothing where the check passed or could not judge."""
+    """The kind of the alert; empty if the check passed or could not be evaluated."""
     if check is FRESHNESS:
         if evaluation.passed:
             return "fresh"
-        return "given_up" if "given up" in evaluation.metadata else "stale"
-    return "" if evaluation.passed or "not judged" in evaluation.metadata else check.name
+        return "given_up" if "given_up" in evaluation.metadata else "stale"
+    return "" if evaluation.passed or "not_judged" in evaluation.metadata else check.name
 
 
 def _alert_text(model: str, check: Check, evaluation: dg.AssetCheckEvaluation) -> str:
     metadata = {name: value.value for name, value in evaluation.metadata.items()}
-    text = metadata.get("given up") or evaluation.description or metadata.get("what")
+    text = metadata.get("given_up") or evaluation.description or metadata.get("what")
     window = f" of window {evaluation.partition}" if evaluation.partition else ""
     return str(text or f"The check {check.name}{window} of {model} failed: {metadata}")

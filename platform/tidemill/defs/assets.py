@@ -1,4 +1,4 @@
-"""The asset graph of one model: `initial_model`, and four windowed assets walked together."""
+"""The asset graph of one model: `initial_model`, and one multi-asset of four windowed assets."""
 
 from collections.abc import Iterator
 
@@ -26,12 +26,12 @@ DEPLOY_TAG = "tidemill/deploy"
 """The run tag that overrides `deploy:` of defs.yaml: `each` or `last`."""
 
 _DESCRIPTIONS = {
-    "kafka_batch": "The rows that one window cut from the topic, archived once, with its manifest.",
+    "kafka_batch": "The rows of one window, read from the topic and stored once, with a manifest.",
     "candidate_model": "The model after learning from the window's batch: a pure function of the "
-    "data, whatever the gate says.",
-    "evaluation_report": "Champion and challenger on the same rows that neither has seen, with the "
-    "gate's verdict and its reasons.",
-    "deployed_model": "The verdict applied: a ledger entry, after the model has proven itself.",
+    "data, independent of the gate's verdict.",
+    "evaluation_report": "Champion and challenger scored on the same rows, from which neither has "
+    "learned, with the gate's verdict and its reasons.",
+    "deployed_model": "The applied verdict: a ledger entry, written after the model was validated.",
 }
 _KINDS = {
     "kafka_batch": {"kafka", "parquet"},
@@ -55,7 +55,7 @@ def build_assets(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
 
 
 def pool_of(model: str) -> str:
-    """The concurrency pool in which the runs of one model queue."""
+    """The concurrency pool that runs of one model share."""
     return f"tidemill_{model}"
 
 
@@ -64,12 +64,12 @@ def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
         key=[model, "initial_model"],
         deps=[history_key(model, spec)],
         description="The model trained from historical data: the first champion and baseline. "
-        "Materializing it on the same data again changes nothing.",
+        "Materializing it again from the same data changes nothing.",
         group_name=model,
         owners=OWNERS,
         kinds={"lightgbm"},
         pool=pool_of(model),
-        backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range wants it of every asset
+        backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range requires it of all assets
     )
     def initial_model(tidemill: TidemillResource) -> dg.MaterializeResult[None]:
         try:
@@ -97,7 +97,7 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     )
     def windows(context: dg.AssetExecutionContext, tidemill: TidemillResource) -> Iterator[Event]:
         try:
-            selected = {key.path[-1] for key in context.selected_asset_keys}
+            selected = frozenset(key.path[-1] for key in context.selected_asset_keys)
             requested = requested_windows(spec.calendar, partitions, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             if wait_seconds := seconds_to_wait(context.run):
@@ -106,18 +106,10 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
                     wait_until_closed(ctx, requested[0], wait_seconds)
             with tidemill.open(model, spec) as ctx:
                 run_tracker = tidemill.run_tracker(ctx, context.run, context.instance)
-                deploy_each = deploy == "each"
-                run = RunContext(
-                    model,
-                    spec,
-                    ctx,
-                    tidemill.steps(),
-                    run_tracker,
-                    frozenset(selected),
-                    deploy_each,
-                )
+                steps, deploy_each = tidemill.steps(), deploy == "each"
+                run = RunContext(model, spec, ctx, steps, run_tracker, selected, deploy_each)
                 yield from materialize_windows(run, requested)
-        except TidemillError as error:  # before the first window; later ones name theirs
+        except TidemillError as error:  # before the first window; later errors name their window
             raise failure(error) from error
 
     return windows
@@ -154,6 +146,7 @@ def _deps(model: str, spec: ModelSpec, name: str) -> list[dg.AssetDep]:
 def _deploy_mode(spec: ModelSpec, tag: str | None) -> str:
     if tag not in (None, "each", "last"):
         raise SpecInvalid(
-            f"The run's tag {DEPLOY_TAG} is {tag!r}.", "Give it the value each or last."
+            f"{tag!r} is not a valid value of the run's tag {DEPLOY_TAG}.",
+            "Set it to each or last.",
         )
     return tag or spec.deploy

@@ -1,4 +1,4 @@
-"""The checks of a window: how they are declared, and how each window answers them."""
+"""The checks of a window: their declarations and evaluations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from tidemill.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tidemill.core.records import Manifest
-    from tidemill.core.report import Report
+    from tidemill.core.report_records import Report
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one asset; `blocks` names the errors by which its failure ends the step."""
+    """A check of one asset; a step that raises one of `blocking_errors` has failed the check."""
 
     asset: str
     name: str
@@ -33,19 +33,19 @@ class Check:
 REJECT_SHARE = Check(
     "kafka_batch",
     "reject_share",
-    "No more than `max_reject_share` of the window's records are rejected, and every declared "
-    "field is there. Nothing is learned from a window that fails.",
+    "At most `max_reject_share` of the window's records are rejected, and every declared field is "
+    "present. Nothing is learned from a window that fails.",
     (TooManyRejects, SchemaBroken),
 )
 FEW_ROWS = Check("kafka_batch", "few_rows", "The window has at least `min_rows` rows.")
 TIMESTAMPS = Check(
     "kafka_batch",
     "timestamps",
-    "Every record carries the time that its producer gave it. The broker's time says when a record "
-    "came, not when it happened: once a topic is set to LogAppendTime, windows are cut by that. "
-    "Records without a time are rejected.",
+    "Every record carries its producer's timestamp. The broker's timestamp is the time of arrival "
+    "and not of the event: if the topic is set to LogAppendTime, windows are cut by arrival. "
+    "Records without a timestamp are rejected.",
 )
-PAIRING_SKILL = Check(
+PERMUTATION_TEST = Check(
     "evaluation_report",
     "permutation_test",
     "The champion predicts these labels better than the same labels shuffled within the window; "
@@ -54,21 +54,21 @@ PAIRING_SKILL = Check(
 GOLDEN_ROWS = Check(
     "deployed_model",
     "golden_rows",
-    "The model in service answers its golden rows in a process of its own, exactly as recorded.",
+    "The model in service reproduces its golden rows exactly as recorded, in a separate process.",
     (FeatureSkew, BundleInvalid),
 )
 MLFLOW_RECORD = Check(
     "deployed_model",
-    "record",
-    "MLflow has the windows of the run, a version of every deployed model, and its alias at the "
-    "ledger's head. If it was down, the next run or `tidemill verify MODEL --repair` makes up for "
-    "it; nothing else waits for it. Told at the last window of a run.",
+    "mlflow_record",
+    "MLflow has a run for each window of this run, a version for each deployed model, and its "
+    "alias at the ledger's head. If MLflow was down, the next run or `tidemill verify MODEL "
+    "--repair` fills the gaps; nothing else depends on it. Evaluated at the last window of a run.",
 )
-CHECKS = (REJECT_SHARE, FEW_ROWS, TIMESTAMPS, PAIRING_SKILL, GOLDEN_ROWS, MLFLOW_RECORD)
+CHECKS = (REJECT_SHARE, FEW_ROWS, TIMESTAMPS, PERMUTATION_TEST, GOLDEN_ROWS, MLFLOW_RECORD)
 
 
 def check_specs(model: str) -> list[dg.AssetCheckSpec]:
-    """The checks of one model, for its windowed assets."""
+    """The specs of the checks of one model's windowed assets."""
     return [
         dg.AssetCheckSpec(
             name=check.name,
@@ -83,7 +83,7 @@ def check_specs(model: str) -> list[dg.AssetCheckSpec]:
 def failed_check_for(
     model: str, asset: str, window: str, error: Exception
 ) -> dg.AssetCheckEvaluation | None:
-    """The failed evaluation that this error of an asset's step stands for, if it does."""
+    """The failed evaluation of the check that this error of an asset's step blocks on, if any."""
     for check in CHECKS:
         if check.asset == asset and isinstance(error, check.blocking_errors or ()):
             metadata: dict[str, dg.MetadataValue] = {
@@ -101,7 +101,7 @@ def evaluation(
     passed: bool,
     metadata: Mapping[str, dg.MetadataValue] | None = None,
 ) -> dg.AssetCheckEvaluation:
-    """One window's answer to a check: ERROR where it blocks, else WARN."""
+    """The evaluation of a check for one window; severity ERROR if the check blocks, else WARN."""
     severity = dg.AssetCheckSeverity.ERROR if check.blocking_errors else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey([model, check.asset]),
@@ -116,8 +116,7 @@ def evaluation(
 def batch_checks(
     model: str, spec: ModelSpec, window: str, batch: "Manifest"
 ) -> list[dg.AssetCheckEvaluation]:
-    """How a committed batch answers: its rejects are few, its rows and its times perhaps not as
-    they should be."""
+    """The evaluations of a committed batch: `reject_share` has passed, the others may fail."""
     records = batch.rows + batch.rejected
     share = batch.rejected / records if records else 0.0
     rejects = {
@@ -128,42 +127,36 @@ def batch_checks(
         "rows": dg.MetadataValue.int(batch.rows),
         "expected": dg.MetadataValue.int(spec.warn_below_rows),
     }
-    timestamp_counts = batch.timestamps
+    counts = batch.timestamps
     timestamps = {
-        "created": dg.MetadataValue.int(timestamp_counts.create_time),
-        "appended": dg.MetadataValue.int(timestamp_counts.log_append_time),
-        "none": dg.MetadataValue.int(timestamp_counts.not_available),
+        "created": dg.MetadataValue.int(counts.create_time),
+        "appended": dg.MetadataValue.int(counts.log_append_time),
+        "none": dg.MetadataValue.int(counts.not_available),
     }
+    all_created = not (counts.log_append_time or counts.not_available)
     return [
         evaluation(model, REJECT_SHARE, window, True, rejects),
         evaluation(model, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
-        evaluation(
-            model,
-            TIMESTAMPS,
-            window,
-            not (timestamp_counts.log_append_time or timestamp_counts.not_available),
-            timestamps,
-        ),
+        evaluation(model, TIMESTAMPS, window, all_created, timestamps),
     ]
 
 
-def pairing_check(model: str, window: str, report: "Report") -> dg.AssetCheckEvaluation:
-    """Whether predictions belong to their labels; too few rows to tell is not a pass."""
+def permutation_test_check(model: str, window: str, report: "Report") -> dg.AssetCheckEvaluation:
+    """Whether predictions belong to their labels; it does not pass if there are too few rows."""
     skill = report.permutation_check.estimate
     metadata: dict[str, dg.MetadataValue] = {"rows": dg.MetadataValue.int(skill.n)}
     if skill.t is not None:
         metadata["t"] = dg.MetadataValue.float(skill.t)
     if report.permutation_check.alarm is None:
-        metadata["not judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
-    return evaluation(
-        model, PAIRING_SKILL, window, report.permutation_check.alarm is False, metadata
-    )
+        metadata["not_judged"] = dg.MetadataValue.text("too few rows, or clusters of event time")
+    passed = report.permutation_check.alarm is False
+    return evaluation(model, PERMUTATION_TEST, window, passed, metadata)
 
 
 def mlflow_record_check(
     model: str, window: str, error: TidemillError | None
 ) -> dg.AssetCheckEvaluation:
-    """Whether the run's record was kept; what went wrong, and what mends it, if not."""
+    """Whether the run was recorded in MLflow; if not, the error and the command that repairs it."""
     metadata: dict[str, dg.MetadataValue] = {}
     if error is not None:
         metadata["what"] = dg.MetadataValue.text(error.message)

@@ -1,4 +1,4 @@
-"""The Dagster component of one model: its schema is the spec of `defs.yaml`."""
+"""The Dagster component of one model, with the schema of its `defs.yaml`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from tidemill.settings import Settings
 
 
 class _Attributes(BaseModel):
-    """`ModelSpec` to everyone who asks for the schema, and no judge of values.
+    """Has the schema of `ModelSpec`, but accepts all values.
 
-    Dagster validates attributes before `load`, and names a bad value's file without its line; here
-    they pass, and `specfile.parse` judges the text itself.
+    Dagster validates attributes before `load`, and its errors name the file without the line. Here
+    all values pass, and `spec_parser.parse` validates the text itself.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -58,16 +58,16 @@ class IncrementalModel(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The schema of `attributes`, which is that of `ModelSpec`."""
+        """The model of `attributes`, with the schema of `ModelSpec`."""
         return _Attributes
 
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "IncrementalModel":
-        """The model that the folder's `defs.yaml` describes. Raises `SpecInvalid`, with lines."""
+        """The model of the folder's `defs.yaml`. Raises `SpecInvalid` with line numbers."""
         return load_model(_defs_file(context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets of this model, its checks, its sensors, and what simulates its stream."""
+        """The assets, checks and sensors of this model, and the asset of its simulated events."""
         sensors = Settings().sensors_default_status
         return dg.Definitions(
             assets=[
@@ -87,8 +87,8 @@ def load_model(file: Path) -> IncrementalModel:
     name = file.parent.name
     if not MODEL_NAME.fullmatch(name):
         raise SpecInvalid(
-            f"{file}: the folder's name {name!r} cannot be a model's name.",
-            "Begin with a letter; use at most 63 small letters, digits and underscores.",
+            f"{file}: the folder's name {name!r} is not a valid model name.",
+            "Start with a letter; use at most 63 lowercase letters, digits and underscores.",
         )
     return IncrementalModel(name, parse(file.read_text(encoding="utf-8"), str(file)))
 

@@ -1,4 +1,4 @@
-"""Mills that only look: kept open from tick to tick of the sensors, and never alone at work."""
+"""Read-only contexts of the models, kept open between ticks of the sensors."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Connection:
-    """Connections of one model, and whose turn it is with them."""
+    """The open connections of one model; the lock is held while they are used."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     stack: ExitStack = field(default_factory=ExitStack)
@@ -29,9 +29,8 @@ class _Connection:
 
 
 _CONNECTIONS: dict[str, _Connection] = {}
-_MAX_TIMEOUT_SECONDS = (
-    10.0  # seconds; a tick that hangs says nothing, and Dagster ends it after a minute
-)
+_MAX_TIMEOUT_SECONDS = 10.0
+"""The longest timeout of Kafka calls: Dagster ends a hanging tick after 60 s without a reason."""
 
 
 def _with_short_timeout(settings: "Settings") -> "Settings":
@@ -42,10 +41,10 @@ def _with_short_timeout(settings: "Settings") -> "Settings":
 
 @contextmanager
 def open_readonly(model: str, spec: ModelSpec) -> Iterator["ModelContext"]:
-    """The model's mill, for looking only: no lock is taken and no broker is started.
+    """A read-only context of the model: no lock is taken and no broker is started.
 
-    Its connections are kept for the next look; after a named fault they are made anew. Raises
-    `LogUnavailable` where the embedded broker does not run.
+    Its connections are kept for the next call; after a named error they are opened again. Raises
+    `LogUnavailable` if the embedded broker is not running.
     """
     connection = _CONNECTIONS.setdefault(model, _Connection())
     with connection.lock:

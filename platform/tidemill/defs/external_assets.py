@@ -1,4 +1,4 @@
-"""What the assets come from: topics and files, as external assets with what is known of them."""
+"""The external assets that models learn from: topics and files."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -17,23 +17,23 @@ OWNERS = ["team:tidemill"]
 
 
 def topic_key(spec: ModelSpec) -> dg.AssetKey:
-    """The asset of a Kafka topic; models that learn from one topic share it."""
+    """The asset key of a Kafka topic; models that learn from the same topic share it."""
     return dg.AssetKey(["kafka", spec.topic])
 
 
 def file_key(model: str) -> dg.AssetKey:
-    """The asset of a model's file of historical data."""
+    """The asset key of a model's file of historical data."""
     return dg.AssetKey([model, "history"])
 
 
 def history_key(model: str, spec: ModelSpec) -> dg.AssetKey:
-    """What the initial model learns from: a file, or the topic before the first window."""
+    """The asset key of what the initial model learns from: a file, or the topic's history."""
     return topic_key(spec) if spec.initial.file is None else file_key(model)
 
 
-@suppress_dagster_warnings  # Dagster's own, of what it makes of a spec
+@suppress_dagster_warnings  # Dagster warns about parameters that it sets itself
 def external_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
-    """The external assets of all models together, each once."""
+    """The external assets of all models, without duplicates."""
     specs = [*_topic_specs(models), *_file_specs(models)]
     return [dg.AssetsDefinition(specs=[spec]) for spec in specs]
 
@@ -46,12 +46,12 @@ def _topic_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
 def _topic_spec(topic: str, models: Iterable[str]) -> dg.AssetSpec:
     return dg.AssetSpec(
         ["kafka", topic],
-        description=f"The Kafka topic `{topic}` of labelled events, which others produce. Windows "
-        "are cut from it by event time and read by offset.",
+        description=f"The Kafka topic `{topic}` of labelled events from external producers. "
+        "Windows are cut from it by event time and read by offset.",
         group_name="streams",
         owners=OWNERS,
         kinds={"kafka"},
-        metadata={"topic": topic, "read by": ", ".join(models)},
+        metadata={"topic": topic, "read_by": ", ".join(models)},
     )
 
 
@@ -71,7 +71,7 @@ def _file_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
 def watermark_observation(
     spec: ModelSpec, offset_ranges: "Mapping[int, OffsetRange]", plan: "Plan | None"
 ) -> dg.AssetObservation:
-    """How far the topic has come, and how many offsets lie behind the newest plan."""
+    """The topic's watermarks, and the number of offsets beyond the newest plan."""
     ends = plan.end_offsets if plan else {}
     rows = [
         (
@@ -88,10 +88,11 @@ def watermark_observation(
         topic_key(spec),
         metadata={
             "watermarks": table(
-                ("partition", "low", "stable end", "planned to", "unplanned"), rows
+                ("partition", "low_watermark", "last_stable_offset", "planned_to", "unplanned"),
+                rows,
             ),
-            "stable end": sum(row[2] for row in rows),
+            "last_stable_offset": sum(row[2] for row in rows),
             "unplanned": sum(row[4] for row in rows),
-            "planned through": plan.window if plan else "nothing yet",
+            "planned_through": plan.window if plan else "nothing yet",
         },
     )

@@ -1,4 +1,4 @@
-"""Freshness that tells the truth: a check on the newest window that is due."""
+"""The freshness check: whether the newest due window was processed in time."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 FRESHNESS = Check(
     "deployed_model",
-    "fresh",
-    "The newest window that is due was worked through within `freshness.max_lag`, and none is "
-    "given up. Back-filling an older window changes nothing about it.",
+    "freshness",
+    "The newest due window was processed within `freshness.max_lag`, and no window is given up. "
+    "Backfilling an older window does not change the result.",
 )
 
 
 def freshness_policy(spec: ModelSpec) -> dg.FreshnessPolicy | None:
-    """Dagster's own policy of an asset: when it was last materialized, whichever window it was.
+    """Dagster's freshness policy of an asset: the time since any window was last materialized.
 
-    None for a stream that replays the past: its windows come as fast as it is replayed.
+    None for a topic that replays the past, whose windows close as fast as it is replayed.
     """
-    if spec.freshness.clock == "log":
+    if spec.freshness.clock == "event_time":
         return None
     first = spec.calendar.first
     limit = spec.freshness.max_lag or 2 * (first.end - first.start)
     return dg.FreshnessPolicy.time_window(
-        fail_window=timedelta(milliseconds=max(limit, 60_000))  # Dagster's least is a minute
+        fail_window=timedelta(milliseconds=max(limit, 60_000))  # Dagster's minimum is a minute
     )
 
 
 def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
-    """The check for those who ask in the UI; the sensor answers it by itself as time goes on."""
+    """The check for evaluation in the UI; the sensor evaluates it by itself."""
 
     @dg.asset_check(
         asset=dg.AssetKey([model, FRESHNESS.asset]),
@@ -67,21 +67,21 @@ def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
 def freshness_evaluation(
     model: str, freshness: "Freshness", failure_state: FailureState | None
 ) -> dg.AssetCheckEvaluation:
-    """The check's evaluation: stale, or given up, is a failure."""
+    """The check's evaluation: it fails if the model is stale or a window is given up."""
     given_up = failure_state is not None and failure_state.given_up
     metadata: dict[str, dg.MetadataValue] = {
-        "lag": dg.MetadataValue.float(freshness.lag_ms / 1000),
-        "limit": dg.MetadataValue.float(freshness.limit_ms / 1000),
-        "newest due window": dg.MetadataValue.text(str(freshness.newest_due or "none yet")),
-        "newest window done": dg.MetadataValue.text(str(freshness.done or "none yet")),
+        "lag_seconds": dg.MetadataValue.float(freshness.lag_ms / 1000),
+        "limit_seconds": dg.MetadataValue.float(freshness.limit_ms / 1000),
+        "newest_due_window": dg.MetadataValue.text(str(freshness.newest_due or "none yet")),
+        "newest_completed_window": dg.MetadataValue.text(str(freshness.done or "none yet")),
     }
     if failure_state is not None:
-        metadata["given up" if given_up else "trouble"] = dg.MetadataValue.text(str(failure_state))
+        metadata["given_up" if given_up else "failure"] = dg.MetadataValue.text(str(failure_state))
     return _evaluation(model, freshness.fresh and not given_up, str(freshness), metadata)
 
 
 def unknown_freshness(model: str, error: TidemillError) -> dg.AssetCheckEvaluation:
-    """The check's evaluation where it cannot be known: not a pass."""
+    """The check's evaluation if the freshness cannot be determined: it does not pass."""
     metadata: dict[str, dg.MetadataValue] = {"error": dg.MetadataValue.text(type(error).__name__)}
     return _evaluation(model, False, str(error), metadata)
 

@@ -1,4 +1,4 @@
-"""Runs in this process, for the command line: a range of windows is one Dagster run."""
+"""Runs in this process, for the command line: one Dagster run per range of windows."""
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
 
 MODEL_TAG = "tidemill/model"
-"""The tag of runs made here: while the model's lock is ours, another such run that has not ended
-belongs to a process that died."""
+"""The tag of in-process runs: the model. While this process holds the model's lock, any other
+unfinished run with this tag belongs to a process that died."""
 
-# Dagster writes each event to the console as well; the command line shows its own lines.
+# Dagster also writes each event to the console; the command line prints its own lines.
 _QUIET_RUN_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
 class Materialized:
-    """One thing that became durable: an asset of a window (None: the initial model)."""
+    """An asset that was materialized for a window (None for the initial model)."""
 
     asset: str
     window: str | None
@@ -48,7 +48,7 @@ Progress = Callable[[Materialized], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a backfill ended. `error` is the named error, where there is one behind the failure."""
+    """How a backfill ended. `error` is the named error that caused a failure, if there is one."""
 
     run_id: str
     success: bool
@@ -69,11 +69,11 @@ def backfill(
 ) -> Outcome:
     """Materialize the selected assets of the windows `first` to `last`, both inclusive, in one run.
 
-    The initial model is made before, in a run of its own, if it was not deployed yet. Finished
-    windows stay finished, whatever happens; running again verifies and goes on. An interrupt
-    ends the run (failed, as Dagster has it, if it was inside a step) and is raised again. Raises
-    `UnknownWindow` for a wrong key, `AlreadyRunning` and what opening the mill raises; errors of
-    the steps are in the outcome.
+    The initial model is trained first, in a separate run, if it was not deployed yet. Completed
+    windows are always kept; running again verifies them and continues. An interrupt ends the run
+    (Dagster marks it as failed if it was inside a step) and is raised again. Raises `UnknownWindow`
+    for an invalid key, `AlreadyRunning`, and what opening the model raises; errors of the steps are
+    in the outcome.
     """
     windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
     tidemill = tidemill or TidemillResource()
@@ -90,7 +90,7 @@ def backfill(
 
 @dataclass(frozen=True)
 class _OpenedTidemill:
-    """Stands in for `Mills` where the mill is open already: one broker and one lock a command."""
+    """Replaces `TidemillResource` for a model that is open: one broker and one lock per command."""
 
     ctx: "ModelContext"
     tidemill: TidemillResource
@@ -116,9 +116,9 @@ class _InProcessRunner:
     progress: Progress | None
 
     def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:
-        """One Dagster run of these assets, in this process."""
+        """Run these assets in one Dagster run in this process."""
         definitions = dg.Definitions(
-            assets=build_assets(self.model, self.spec), resources={"mills": self.tidemill}
+            assets=build_assets(self.model, self.spec), resources={"tidemill": self.tidemill}
         )
         run_id = str(uuid.uuid4())
         if self.progress is not None:
@@ -133,7 +133,7 @@ class _InProcessRunner:
                     run_config=_QUIET_RUN_CONFIG,
                 )
         except (Exception, DagsterExecutionInterruptedError) as error:
-            # What Dagster made of Ctrl-C; Kafka's client, if it is in there, wraps it once more.
+            # Dagster raises this for Ctrl-C, and Kafka's client may wrap it in another error.
             if any(isinstance(cause, DagsterExecutionInterruptedError) for cause in _causes(error)):
                 raise KeyboardInterrupt from None
             return Outcome(run_id, False, _translate_error(error))
@@ -157,7 +157,7 @@ def _listener(progress: Progress) -> Callable[[dg.EventLogEntry], None]:
 
 
 def _to_builtins(value: dg.MetadataValue[Any]) -> Any:
-    """A table as a list of dicts; anything else as what it holds."""
+    """A table as a list of dicts; any other metadata value as its Python value."""
     if isinstance(value, dg.TableMetadataValue):
         return [dict(record.data) for record in value.records]
     return value.value
@@ -165,32 +165,32 @@ def _to_builtins(value: dg.MetadataValue[Any]) -> Any:
 
 @contextmanager
 def _ensure_run_finished(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """No run is left as STARTED, nor in its pool, by a process that goes on or is interrupted."""
+    """Leave no run as STARTED or in its pool, even if it is interrupted."""
     try:
         yield
     finally:
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
-            instance.report_run_canceled(run, message="Interrupted; finished windows stay.")
+            instance.report_run_canceled(run, message="Interrupted. Completed windows are kept.")
         instance.event_log_storage.free_concurrency_slots_for_run(run_id)
 
 
 def _fail_orphaned_runs(instance: dg.DagsterInstance, model: str) -> None:
-    """Mark runs of this model whose process died as failed, and free what they hold.
+    """Mark runs of this model whose process died as failed, and free their pool slots.
 
     The model's lock must be held.
     """
     active_statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
     for run in instance.get_runs(dg.RunsFilter(tags={MODEL_TAG: model}, statuses=active_statuses)):
-        instance.report_run_failed(run, message="The process of this run died; run it again.")
+        instance.report_run_failed(run, message="The process of this run died. Run it again.")
     _free_pool(instance, pool_of(model))
 
 
 def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
-    """Take from the model's pool what the dead hold, for which we would wait for ever.
+    """Free the slots in the model's pool that dead runs hold, which would block it permanently.
 
-    Its lock being ours, a run that holds a slot and lives is about to end as `AlreadyRunning`, so
-    its slot may go too; one that only waits for a slot keeps its place.
+    Since this process holds the model's lock, a live run that holds a slot is about to end with
+    `AlreadyRunning`, so its slot may be freed too; a run that waits for a slot keeps its place.
     """
     storage = instance.event_log_storage
     pool_info = storage.get_concurrency_info(pool)
@@ -205,7 +205,7 @@ def _free_pool(instance: dg.DagsterInstance, pool: str) -> None:
 
 @contextmanager
 def translate_instance_errors() -> Iterator[None]:
-    """Make `InstanceUnavailable` of what Dagster's database raises meanwhile."""
+    """Raise `InstanceUnavailable` in place of errors of Dagster's database."""
     try:
         yield
     except Exception as error:
@@ -216,7 +216,7 @@ def translate_instance_errors() -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what it was made of."""
+    """An error and its chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -224,15 +224,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _translate_error(error: BaseException) -> Exception:
-    """The named error that this one was made of; without one, the error itself."""
+    """The named error that caused this one; the error itself if there is none."""
     for cause in _causes(error):
         if isinstance(cause, TidemillError):
             return cause
         if isinstance(cause, SQLAlchemyError):
             return InstanceUnavailable(
-                "Dagster's database did not take or give its record: "
+                "Dagster's database could not be read or written: "
                 f"{type(cause).__name__}: {str(cause).splitlines()[0][:300]}.",
-                "See that it is up and has space. Windows that were finished stay; run it again.",
+                "Check that it is running and has free space, then run the command again. "
+                "Completed windows are kept.",
             )
     assert isinstance(error, Exception)
     return error

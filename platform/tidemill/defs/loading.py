@@ -1,4 +1,4 @@
-"""Models found in a folder: one subfolder and one `defs.yaml` a model."""
+"""Loads models from folders with one subfolder and one `defs.yaml` per model."""
 
 import sys
 from pathlib import Path
@@ -17,23 +17,23 @@ from tidemill.defs.external_assets import external_assets
 PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 
 
-@suppress_dagster_warnings  # Dagster's own, about previews inside of it
+@suppress_dagster_warnings  # about preview features that Dagster itself uses
 def load_models(*folders: Path) -> dg.Definitions:
-    """The assets of every model in the folders, this package's own or any other, and their sources.
+    """The definitions of every model in the folders, packaged or not, and their external assets.
 
-    Raises `SpecInvalid` where there is no such folder; a wrong `defs.yaml` ends the load.
+    Raises `SpecInvalid` if a folder does not exist; an invalid `defs.yaml` fails the load.
     """
     unique_folders = dict.fromkeys(folder.resolve() for folder in folders)
     for folder in unique_folders:
         if not folder.is_dir():
             raise SpecInvalid(
-                f"The models' folder {folder} does not exist.",
-                "Let TIDEMILL_MODELS name a folder with one subfolder and one defs.yaml a model.",
+                f"The model folder {folder} does not exist.",
+                "Set TIDEMILL_MODELS to a folder with one subfolder and one defs.yaml per model.",
             )
     files = [file for folder in unique_folders for file in sorted(folder.glob("*/defs.y*ml"))]
     if not files:
         return dg.Definitions()
-    # What `dg.load_from_defs_folder` does, without a dg.toml: an installed wheel has none.
+    # Like `dg.load_from_defs_folder`, but without a dg.toml, which an installed wheel lacks.
     trees = [
         ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
         for number, folder in enumerate(unique_folders)
@@ -41,13 +41,13 @@ def load_models(*folders: Path) -> dg.Definitions:
     ]
     specs = {file.parent.name: load_model(file).spec for file in files}
     first, *others = [tree.build_defs() for tree in trees]
-    # Dagster merges no two that know their trees.
+    # Dagster refuses to merge definitions with different component trees.
     loaded = [first, *(copy(other, component_tree=None) for other in others)]
     return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
 
 
 def _folder_module(folder: Path, number: int) -> ModuleType:
-    """Dagster takes a module for the root of a tree; a folder of defs.yaml files needs not be."""
+    """A module for the folder: Dagster requires one as the root of a component tree."""
     if folder == PACKAGED_MODELS:
         return tidemill.models
     module = ModuleType(f"tidemill_models_{number}")

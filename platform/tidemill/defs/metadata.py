@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of each materialization: counts, offsets, digests, losses, reasons."""
+"""The metadata of materializations: counts, offsets, digests, losses, reasons."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from tidemill.core.windows import from_ms
 if TYPE_CHECKING:
     from tidemill.core.plans import Plan
     from tidemill.core.records import Candidate, InitialModel, Manifest
-    from tidemill.core.report import Report
+    from tidemill.core.report_records import Report
     from tidemill.cycle.deploy import Deployment
 
 Metadata = dict[str, dg.MetadataValue]
@@ -31,13 +31,13 @@ def initial_metadata(initial: "InitialModel") -> Metadata:
 
 
 def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
-    """Counts of a batch, why rows were rejected, and the offsets of each Kafka partition."""
+    """Counts of a batch, the reasons of its rejects, and the offsets per Kafka partition."""
     metadata: Metadata = {
         "rows": _int(manifest.rows),
         "dagster/partition_row_count": _int(manifest.rows),
         "rejected": _int(manifest.rejected),
         "late": _int(manifest.late),
-        "ahead": _int(manifest.early),
+        "early": _int(manifest.early),
         "gaps": _int(manifest.gaps),
         "rows_digest": _text(manifest.rows_digest),
         "plan": _text(manifest.plan),
@@ -61,7 +61,7 @@ def batch_metadata(manifest: "Manifest", plan: "Plan | None") -> Metadata:
 
 
 def candidate_metadata(candidate: "Candidate") -> Metadata:
-    """How the candidate came to be, and the digests of it, its parent and its holdout fit."""
+    """How the candidate was trained, and the digests of it, its parent and its holdout fit."""
     return {
         "digest": _text(candidate.digest),
         "kind": _text(candidate.kind),
@@ -70,13 +70,13 @@ def candidate_metadata(candidate: "Candidate") -> Metadata:
         "holdout": _text(candidate.holdout or "none: too few rows"),
         "tail_rows": _int(candidate.tail_rows),
         "since_retrain": _int(candidate.since_retrain),
-        "line": _text(candidate.lineage),
+        "lineage": _text(candidate.lineage),
     }
 
 
 def report_metadata(report: "Report") -> Metadata:
-    """The verdict with its reasons, what was tested, and the whole report as it reads."""
-    from tidemill.core.report import render_markdown
+    """The verdict with its reasons, the tests, and the whole report as Markdown."""
+    from tidemill.core.report_markdown import render_markdown
 
     return {
         "verdict": _text(report.verdict),
@@ -85,7 +85,7 @@ def report_metadata(report: "Report") -> Metadata:
         "baseline": _text(report.state.baseline),
         "mode": _text(report.state.mode),
         "rows": _int(report.rows),
-        "losses": table(("of", "mean loss"), list(report.losses.items())),
+        "losses": table(("model", "mean loss"), list(report.losses.items())),
         "tests": table(
             ("test", "outcome", "rows", "clusters", "gain", "t"),
             [
@@ -99,12 +99,12 @@ def report_metadata(report: "Report") -> Metadata:
 
 
 def tracking_metadata(run_url: str | None) -> Metadata:
-    """The way to the tracker's run of the window, where there is one."""
+    """A link to the tracker's run of the window, if there is one."""
     return {"mlflow": dg.MetadataValue.url(run_url)} if run_url else {}
 
 
 def deployment_metadata(deployment: "Deployment") -> Metadata:
-    """How the window's deployment ended, and the ledger entry in force after it."""
+    """The result of the window's deployment, and the ledger entry in force after it."""
     return {
         "status": _text(deployment.status),
         "digest": _text(deployment.digest),
@@ -122,14 +122,14 @@ def _int(value: int) -> dg.MetadataValue:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue:
-    """A table of plain cells; columns are typed by their first cell that is not None."""
+    """A table of plain cells; a column has the type of its first cell that is not None."""
 
-    def kind(at: int) -> str:
-        cell = next((row[at] for row in rows if row[at] is not None), "")
+    def column_type(column: int) -> str:
+        cell = next((row[column] for row in rows if row[column] is not None), "")
         return {bool: "bool", int: "int", float: "float"}.get(type(cell), "string")
 
     schema = dg.TableSchema(
-        [dg.TableColumn(name, kind(index)) for index, name in enumerate(columns)]
+        [dg.TableColumn(name, column_type(index)) for index, name in enumerate(columns)]
     )
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.MetadataValue.table(records, schema)

@@ -1,4 +1,4 @@
-"""A model's windows as Dagster partitions, under the same keys."""
+"""A model's windows as Dagster partitions with the same keys."""
 
 from zoneinfo import ZoneInfo
 
@@ -16,13 +16,13 @@ from tidemill.core.windows import Calendar, Window, from_ms
 def partitions_of(
     calendar: Calendar, *, include_open: bool = False
 ) -> dg.TimeWindowPartitionsDefinition:
-    """One partition a window, from the calendar's first on; listed once its end has passed.
+    """One partition per window, from the calendar's first on; listed once the window has ended.
 
-    With `begun` it is listed once it has begun.
+    With `include_open` it is listed once the window has started.
     """
     first = from_ms(calendar.first.start).astimezone(ZoneInfo(calendar.timezone))
     return dg.TimeWindowPartitionsDefinition(
-        start=first,  # in its zone: Dagster reads the wall clock of an aware time, not the moment
+        start=first,  # in the calendar's zone: Dagster uses its wall-clock time and not the instant
         fmt=calendar.key_format,
         cron_schedule=calendar.cron,
         timezone=calendar.timezone,
@@ -37,7 +37,7 @@ def requested_windows(
 ) -> list[Window]:
     """The windows of a run, in order. Raises as `windows_between`.
 
-    Asked for is what the tags say: of a key that is no window's, Dagster makes the next that is.
+    The run's tags take precedence: Dagster itself replaces an invalid key by the next valid one.
     """
     tags = context.run.tags
     single_key = tags.get(PARTITION_NAME_TAG)
@@ -53,8 +53,8 @@ def windows_between(
 ) -> list[Window]:
     """The windows from key `first` to key `last`, both inclusive.
 
-    Raises `UnknownWindow` for a key that is no window's, is not among Dagster's partitions (a run
-    of such a key would end in SUCCESS having done nothing), or a range that runs backwards.
+    Raises `UnknownWindow` if a key is not a valid window or not among Dagster's partitions (a run
+    of such a key would do nothing and end in SUCCESS), or if the range is reversed.
     """
     windows = [calendar.window(key) for key in (first, last)]
     for window in windows:
@@ -62,10 +62,12 @@ def windows_between(
             newest = partitions.get_last_partition_key()
             raise UnknownWindow(
                 f"Window {window.key} has not ended yet by this machine's clock.",
-                f"The newest window that has is {newest}." if newest else "None has ended yet.",
+                f"The newest window that has ended is {newest}."
+                if newest
+                else "No window has ended yet.",
             )
     if windows[0].start > windows[1].start:
         raise UnknownWindow(
-            f"The range of windows {first} to {last} runs backwards.", "Swap its two ends."
+            f"The range of windows {first} to {last} is reversed.", "Swap the two keys."
         )
     return list(calendar.between(*windows))

@@ -1,4 +1,4 @@
-"""What the assets work with: the opened mill of a model, and the five steps of an update."""
+"""The resource of the assets: the context of a model, and the steps of an update."""
 
 import warnings
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
-    from tidemill.core.report import Report
+    from tidemill.core.report_records import Report
     from tidemill.cycle.context import ModelContext
     from tidemill.cycle.deploy import Deployment
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one update, as `tidemill.cycle` has them."""
+    """The steps of one update, as implemented in `tidemill.cycle`."""
 
     initial: "Callable[[ModelContext], InitialModel]"
     extract: "Callable[[ModelContext, Window], Manifest]"
@@ -33,10 +33,10 @@ class Steps:
 
 
 class TidemillResource(dg.ConfigurableResource[None]):
-    """Opens the mill of a model by the settings of this process (`TIDEMILL_…`)."""
+    """Opens models with the settings of this process (`TIDEMILL_…`)."""
 
     def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
-        """The model's mill over the real adapters, alone at work on that model.
+        """The model's context with the real adapters, under the model's exclusive lock.
 
         Raises `AlreadyRunning`, `LogUnavailable`, and what settings and adapters raise.
         """
@@ -46,7 +46,7 @@ class TidemillResource(dg.ConfigurableResource[None]):
         return bootstrap.open_model(model, Settings(), spec=spec, exclusive=True)
 
     def open_readonly(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
-        """The same for looking only, whoever is at work on the model; no broker is started."""
+        """The same for reading, without the lock; no broker is started."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
@@ -55,7 +55,7 @@ class TidemillResource(dg.ConfigurableResource[None]):
     def run_tracker(
         self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance
     ) -> RunTracker:
-        """Who keeps the record of this Dagster run, by the settings of this process."""
+        """The tracker of this Dagster run, with the settings of this process."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
@@ -64,7 +64,7 @@ class TidemillResource(dg.ConfigurableResource[None]):
         return RunTracker(ctx, tracked_run, partial(bootstrap.make_tracker, settings))
 
     def preload(self) -> None:
-        """Import what a window needs, while there is time."""
+        """Import what a window needs, before it is needed."""
         from tidemill import bootstrap
         from tidemill.core.lightgbm_import import import_lightgbm
         from tidemill.settings import Settings
@@ -73,11 +73,11 @@ class TidemillResource(dg.ConfigurableResource[None]):
         import_lightgbm()
         if bootstrap.make_tracker(Settings()) is not None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so
+                warnings.simplefilter("ignore")  # dagster-mlflow warns that it is beta
                 import dagster_mlflow  # noqa: F401
 
     def steps(self) -> Steps:
-        """The real steps; imported here, since they load polars and LightGBM."""
+        """The real steps, imported on demand because they load polars and LightGBM."""
         from tidemill.cycle.deploy import deploy
         from tidemill.cycle.evaluate import evaluate
         from tidemill.cycle.extract import extract

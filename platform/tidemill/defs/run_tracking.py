@@ -1,4 +1,4 @@
-"""Keeps the tracker's record during one Dagster run, and never stands in the run's way."""
+"""Records one Dagster run in the tracker; a failure of the tracker never fails the run."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """The Dagster run that is recorded, and where people see Dagster."""
+    """The Dagster run that is recorded, and the address of Dagster's UI."""
 
     run: dg.DagsterRun
     instance: dg.DagsterInstance
@@ -36,10 +36,10 @@ class TrackedRun:
 
 @dataclass
 class RunTracker:
-    """Records windows and deployments. `tracker` is asked for at the first record: it is heavy.
+    """Records windows and deployments; the tracker is created on demand, since it is slow to load.
 
-    After the first failure it only remembers what was wrong (`trouble`): a tracker that hangs must
-    not cost its timeout in every window. `off` says that no record is wanted.
+    After the first failure, which `error` holds, nothing more is recorded: a tracker that hangs
+    must not cost its timeout at every window. `disabled` means that tracking is turned off.
     """
 
     ctx: "ModelContext"
@@ -51,20 +51,20 @@ class RunTracker:
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def record_window(self, window: Window) -> str | None:
-        """Record a window that was reported; where people see it."""
+        """Record a reported window; returns the URL of its run, None if it was not recorded."""
         return self._try(lambda recorder: recorder.record_window(window))
 
     def flush(self) -> None:
-        """Wait for the record of the last window, or see why there is none (`trouble`)."""
+        """Wait until the last window is recorded; a failure sets `error`."""
         if self._recorder is not None:
             self._try(lambda recorder: recorder.flush())
 
     def record_deployments(self) -> None:
-        """Let registry and alias follow the ledger."""
+        """Update the model registry and its alias from the ledger."""
         self._try(lambda recorder: recorder.record_deployments())
 
     def close(self, success: bool) -> None:
-        """Let the tracker's run of this Dagster run end as that did."""
+        """End the tracker's run of this Dagster run with the same result."""
         self.flush()
         if self._recorder is not None and self._recorder.parent_run_id is not None:
             parent = self._recorder.parent_run_id
@@ -79,11 +79,11 @@ class RunTracker:
             return action(recorder) if recorder else None
         except TidemillError as error:
             self.error = error
-        except Exception as error:  # whatever it is: a deployment never waits for its record
+        except Exception as error:  # any kind: a deployment never depends on its record
             self.error = TrackerUnavailable(
-                f"The record failed: {_root_cause(error)}.",
-                "Look at MLflow, and at this run's log. What is missing is made up for by the next "
-                "run, or by `tidemill verify MODEL --repair`.",
+                f"Recording in MLflow failed: {_root_cause(error)}.",
+                "Check MLflow and this run's log. The next run, or `tidemill verify MODEL "
+                "--repair`, fills the gaps.",
             )
         return None
 
@@ -97,7 +97,7 @@ class RunTracker:
 
         parent = None
         if isinstance(tracker, MlflowTracker):
-            with tracker.translate_errors("begin the run of this Dagster run"):
+            with tracker.translate_errors("start the run of this Dagster run"):
                 parent_run = _parent_run(tracker, self.ctx.model, self.tracked_run)
                 parent = self._stack.enter_context(parent_run)
         self._recorder = Recorder(self.ctx, tracker, parent, self.tracked_run.tags)
@@ -105,7 +105,7 @@ class RunTracker:
 
 
 def _root_cause(error: BaseException) -> str:
-    """What is behind an error that Dagster has wrapped, in one line."""
+    """The root cause of an error that Dagster has wrapped, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
@@ -113,16 +113,16 @@ def _root_cause(error: BaseException) -> str:
 
 @contextmanager
 def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -> Iterator[str]:
-    """The id of MLflow's run of a Dagster run, as dagster-mlflow makes or finds it.
+    """The id of MLflow's run of a Dagster run, as dagster-mlflow creates or finds it.
 
-    It works on MLflow's global state, which is left without an active run: another Dagster run of
-    this process must not be taken for this one.
+    dagster-mlflow uses MLflow's global state, which is left without an active run, so that another
+    Dagster run of this process is not recorded in this run.
     """
     import mlflow
 
-    tracker.experiment_id(model)  # else it makes one, with its artifacts in the working directory
+    tracker.experiment_id(model)  # else MLflow creates it with artifacts in the working directory
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dagster-mlflow is beta, and says so at each import
+        warnings.simplefilter("ignore")  # dagster-mlflow warns at import that it is beta
         from dagster_mlflow import mlflow_tracking
 
         config = {
@@ -138,8 +138,8 @@ def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -
                 dagster_run=tracked_run.run,
             ):
                 active = mlflow.active_run()
-                assert active is not None  # dagster-mlflow has just begun it
+                assert active is not None  # dagster-mlflow has just started it
         finally:
-            with suppress(Exception):  # it is no longer active even if MLflow is not told
+            with suppress(Exception):  # it is no longer active even if MLflow cannot be reached
                 mlflow.end_run("RUNNING")
     yield str(active.info.run_id)

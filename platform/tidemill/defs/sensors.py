@@ -1,24 +1,25 @@
-"""The sensor of a model: it starts one run for all windows that the log has closed."""
+"""The sensor of a model that requests one run for all windows that the log has closed."""
 
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import msgspec
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
 from tidemill.core.errors import TidemillError, WindowOpen
-from tidemill.core.retry_policy import FailureState, WindowFailure, next_state
+from tidemill.core.retry_policy import next_state
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.connection_cache import open_readonly
 from tidemill.defs.external_assets import watermark_observation
 from tidemill.defs.freshness import freshness_evaluation
+from tidemill.defs.run_failures import window_failure
+from tidemill.defs.sensor_cursors import WindowCursor, decode_window_cursor, encode_cursor
 from tidemill.defs.windowed_assets import WINDOW_ASSETS
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
 
 MIN_INTERVAL_SECONDS = 2
-"""Seconds between two ticks, at least; Dagster's daemon takes 5."""
+"""The minimum interval between two ticks; Dagster's daemon takes 5 s."""
 RECHECK_SECONDS = 2.0
-"""Seconds after which a tick that found nothing looks once more: half of what the daemon waits."""
+"""A tick without results checks once more after this time: half of the daemon's interval."""
 SENSOR_TAG = "tidemill/window_closed"
-"""The tag of the sensor's runs: the model."""
-_REPORT_EVERY_MS = 300_000  # milliseconds after which an unchanged freshness is told again
-_OBSERVE_EVERY_MS = 60_000  # milliseconds, at least, from one observation of the topic to the next
+"""The tag of the sensor's runs, with the model's name."""
+_REPORT_EVERY_MS = 300_000  # an unchanged freshness is reported again after this time
+_OBSERVE_EVERY_MS = 60_000  # the minimum interval between two observations of the topic
 _UNFINISHED_STATUSES = [
     status
     for status in dg.DagsterRunStatus
@@ -41,40 +42,21 @@ _UNFINISHED_STATUSES = [
 ]
 
 
-@dataclass(frozen=True)
-class WindowCursor:
-    """What the sensor knows from tick to tick; a reset makes it look anew at everything.
-
-    `done` is a window that was reported, `run` the last run whose end was taken note of; `told` is
-    the freshness told last (passed, window done, milliseconds), `ends`
-    the topic's stable ends when told last (their sum, milliseconds).
-    """
-
-    done: str | None = None
-    last_run_id: str | None = None
-    failure_state: FailureState | None = None
-    last_freshness: tuple[bool, str | None, int] | None = None
-    last_offsets: tuple[int, int] | None = None
-
-
 def window_closed_sensor(model: str, spec: ModelSpec, status: str) -> dg.SensorDefinition:
-    """The sensor `<model>_window_closed`; `status` is `running` or `stopped`, to begin with."""
+    """The sensor `<model>_window_closed`; its default `status` is `running` or `stopped`."""
 
     @dg.sensor(
         name=f"{model}_window_closed",
-        description="Starts one run for all windows that the log has closed, and tells how fresh "
-        "the model is. A window that fails is tried again after 1, 2, 4 and 8 minutes; then, or "
-        "at once where only a person can mend it, the sensor stops in front of it and says so.",
+        description="Starts one run for all windows that the log has closed, and reports the "
+        "model's freshness. A failed window is retried after 1, 2, 4 and 8 minutes and then given "
+        "up; errors that need an operator are not retried. The sensor does not go past a window "
+        "that was given up.",
         asset_selection=[dg.AssetKey([model, name]) for name in ("initial_model", *WINDOW_ASSETS)],
         minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        cursor = (
-            msgspec.json.decode(context.cursor, type=WindowCursor, strict=False)
-            if context.cursor
-            else WindowCursor()
-        )
+        cursor = decode_window_cursor(context.cursor)
         try:
             result, cursor = _evaluate_tick(context.instance, model, spec, cursor)
             if not result.run_requests and not result.asset_events:
@@ -97,7 +79,7 @@ def _evaluate_tick(
 
 @dataclass
 class _Tick:
-    """One look at a model, its last run and its log."""
+    """One evaluation of a model, its last run and its log."""
 
     instance: dg.DagsterInstance
     ctx: "ModelContext"
@@ -108,9 +90,9 @@ class _Tick:
 
         last_run = self._last_run()
         if last_run is not None and last_run.status in _UNFINISHED_STATUSES:
-            return self._skip(f"Run {last_run.run_id} is at work.")
+            return self._skip(f"Run {last_run.run_id} is in progress.")
         if self._is_locked():
-            return self._skip(f"Somebody else is at work on model {self.ctx.model}.")
+            return self._skip(f"Another process is working on model {self.ctx.model}.")
         try:
             backlog = compute_backlog(self.ctx, self.cursor.done)
         except WindowOpen as error:
@@ -125,12 +107,12 @@ class _Tick:
         return dg.SensorResult(
             run_requests=[request] if request else [],
             skip_reason=None if request else reason,
-            cursor=msgspec.json.encode(self.cursor).decode(),
+            cursor=encode_cursor(self.cursor),
             asset_events=events,
         )
 
     def _skip(self, reason: str) -> dg.SensorResult:
-        return dg.SensorResult(skip_reason=reason, cursor=msgspec.json.encode(self.cursor).decode())
+        return dg.SensorResult(skip_reason=reason, cursor=encode_cursor(self.cursor))
 
     def _last_run(self) -> dg.DagsterRun | None:
         tags = {SENSOR_TAG: self.ctx.model}
@@ -143,10 +125,11 @@ class _Tick:
         return bootstrap.is_locked(self.ctx.model, Settings())
 
     def _record_outcome(self, run: dg.DagsterRun, backlog: "Backlog") -> None:
-        """Take note of how the last run ended."""
+        """Record how the last run ended."""
         failure_state = None
         if run.status != dg.DagsterRunStatus.SUCCESS:
-            failure = _failure(self.instance, run, str(backlog.first or backlog.done or "initial"))
+            default = str(backlog.first or backlog.done or "initial")
+            failure = window_failure(self.instance, run, default)
             fingerprint = self._fingerprint(failure.window)
             failure_state = next_state(
                 self.cursor.failure_state, failure, self.ctx.clock(), fingerprint
@@ -154,7 +137,7 @@ class _Tick:
         self.cursor = replace(self.cursor, last_run_id=run.run_id, failure_state=failure_state)
 
     def _clear_resolved_failure(self, backlog: "Backlog") -> None:
-        """Forget about trouble that is over, or that somebody has changed something about."""
+        """Clear a failure whose window was completed, or given up and changed since."""
         failure_state = self.cursor.failure_state
         if failure_state is None:
             return
@@ -168,7 +151,7 @@ class _Tick:
             self.cursor = replace(self.cursor, failure_state=None)
 
     def _fingerprint(self, window: str) -> str:
-        """A digest of what a person may change about a window."""
+        """A digest of everything that an operator can change about a window."""
         from tidemill.core import canonical
         from tidemill.cycle.lineage import adoptions
 
@@ -183,39 +166,34 @@ class _Tick:
         return canonical.digest(canonical.encode(inputs))
 
     def _freshness(self, backlog: "Backlog") -> list[dg.AssetCheckEvaluation]:
-        """The freshness, where it has changed or was not told for a while."""
+        """The freshness, if it has changed or was not reported for a while."""
         from tidemill.cycle.backlog import freshness
 
-        evaluation = freshness_evaluation(
-            self.ctx.model, current := freshness(self.ctx, backlog), self.cursor.failure_state
-        )
+        current = freshness(self.ctx, backlog)
+        evaluation = freshness_evaluation(self.ctx.model, current, self.cursor.failure_state)
         last, now = self.cursor.last_freshness, self.ctx.clock()
         done = current.done.key if current.done else None
-        if (
-            last is not None
-            and last[:2] == (evaluation.passed, done)
-            and now < last[2] + _REPORT_EVERY_MS
-        ):
+        is_unchanged = last is not None and last[:2] == (evaluation.passed, done)
+        if last is not None and is_unchanged and now < last[2] + _REPORT_EVERY_MS:
             return []
         self.cursor = replace(self.cursor, last_freshness=(evaluation.passed, done, now))
         return [evaluation]
 
     def _topic_observations(self, backlog: "Backlog") -> Iterator[dg.AssetObservation]:
-        """How far the topic has come, at most once a minute."""
+        """The topic's watermarks if they have moved, at most once per minute."""
         now, (last_total, observed_at) = self.ctx.clock(), self.cursor.last_offsets or (-1, 0)
         if now < observed_at + _OBSERVE_EVERY_MS:
             return
         offset_ranges = self.ctx.event_log.offset_ranges(self.ctx.spec.topic)
-        if (
-            total := sum(offset_range.last_stable_offset for offset_range in offset_ranges.values())
-        ) != last_total:
+        total = sum(offset_range.last_stable_offset for offset_range in offset_ranges.values())
+        if total != last_total:
             self.cursor = replace(self.cursor, last_offsets=(total, now))
             plan = self.ctx.repository.plan(backlog.done.key) if backlog.done else None
             plan = plan if plan and plan.topic == self.ctx.spec.topic else None
             yield watermark_observation(self.ctx.spec, offset_ranges, plan)
 
     def _request(self, backlog: "Backlog") -> tuple[dg.RunRequest | None, str]:
-        """The run that is due, or why there is none."""
+        """The run that is due, or the reason why there is none."""
         failure_state, now = self.cursor.failure_state, self.ctx.clock()
         is_initialized = (
             self.ctx.repository.initial_model() is not None and self.ctx.chain().head is not None
@@ -224,15 +202,16 @@ class _Tick:
             return None, backlog.open_reason
         if failure_state is not None and failure_state.given_up:
             return None, (
-                f"Given up. {failure_state} Goes on as soon as that window is done, or something about "
-                "it has changed, or this sensor's cursor is reset."
+                f"Given up. {failure_state} The sensor continues as soon as that window is "
+                "completed, something about it has changed, or this sensor's cursor is reset."
             )
         if failure_state is not None and now < failure_state.next_attempt_ms:
             retry_time = datetime.fromtimestamp(
                 failure_state.next_attempt_ms / 1000, UTC
             ).isoformat(timespec="seconds")
-            return None, f"{failure_state} It is tried again at {retry_time}."
-        key = f"{backlog.first}/{backlog.last}/{self.cursor.last_run_id}/{failure_state.attempts if failure_state else 0}"
+            return None, f"{failure_state} It is retried at {retry_time}."
+        attempts = failure_state.attempts if failure_state else 0
+        key = f"{backlog.first}/{backlog.last}/{self.cursor.last_run_id}/{attempts}"
         if not is_initialized:
             return _run_request(self.ctx.model, ["initial_model"], {}, f"initial/{key}"), ""
         tags = {
@@ -245,37 +224,10 @@ class _Tick:
 def _run_request(
     model: str, assets: tuple[str, ...] | list[str], tags: Mapping[str, str], key: str
 ) -> dg.RunRequest:
-    """One run of these assets. The key names the run before, so that a tick that is repeated after
-    a crash of the daemon asks for the same run, and the next one for another."""
+    """One run of these assets. The key contains the previous run, so that a tick that is repeated
+    after a crash of the daemon requests the same run, and the next one a new run."""
     return dg.RunRequest(
         run_key=key,
         asset_selection=[dg.AssetKey([model, asset]) for asset in assets],
         tags={SENSOR_TAG: model, **tags},
     )
-
-
-def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> WindowFailure:
-    """What a run says of its own failure; `window` where it does not say which."""
-    if run.status == dg.DagsterRunStatus.CANCELED:
-        return WindowFailure(window, "Canceled", f"Run {run.run_id} was canceled.")
-    failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    for entry in failures:
-        assert entry.dagster_event is not None
-        step_failure = entry.dagster_event.step_failure_data
-        user_failure = step_failure.user_failure_data
-        metadata = {
-            name: value.value
-            for name, value in (user_failure.metadata if user_failure else {}).items()
-        }
-        message = (user_failure.description if user_failure else None) or str(
-            step_failure.error_display_string
-        )[:2000]
-        return WindowFailure(
-            _text(metadata, "window", window), _text(metadata, "error", "Unnamed"), message
-        )
-    return WindowFailure(window, "RunLost", f"Run {run.run_id} ended without a word.")
-
-
-def _text(metadata: Mapping[str, Any], name: str, default: str) -> str:
-    value = metadata.get(name)
-    return value if isinstance(value, str) else default

@@ -1,4 +1,4 @@
-"""The simulated stream as an asset: window by window its next stretch, each event once."""
+"""The simulated events as an asset with one partition per window; each event is produced once."""
 
 import re
 from typing import TYPE_CHECKING
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from tidemill.simulation.produce import ProduceResult
 
 _FLIGHTS_TOPIC = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
-"""The topics that are taken for the flights that come with tidemill."""
+"""The topics for which the packaged flights are simulated."""
 
 
 @suppress_dagster_warnings  # backfill policies are beta
 def build_simulated_events(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
-    """`stretch`, for a model whose topic is `flights` or begins with `flights-`; else nothing."""
+    """`simulated_events` if the topic is `flights` or starts with `flights-`; otherwise nothing."""
     if not _FLIGHTS_TOPIC.fullmatch(spec.topic):
         return []
     partitions = partitions_of(spec.calendar, include_open=True)
 
     @dg.asset(
-        key=[model, "stretch"],
-        description="The events of the simulated stream that are reported until the window's end, "
-        "and not yet in the topic. Before that end each is sent in its moment.",
+        key=[model, "simulated_events"],
+        description="The simulated events that are due before the window's end and not yet in the "
+        "topic. Until that end, each is sent when it is due.",
         partitions_def=partitions,
         group_name=model,
         owners=OWNERS,
         kinds={"kafka"},
-        pool=f"tidemill_{model}_stretch",
+        pool=f"tidemill_{model}_simulated_events",
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def simulated_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -48,8 +48,8 @@ def build_simulated_events(model: str, spec: ModelSpec) -> list[dg.AssetsDefinit
             metadata={
                 "topic": result.topic,
                 "produced": result.produced,
-                "present": result.already_present,
-                "last event": dg.MetadataValue.json(
+                "already_present": result.already_present,
+                "last_event_by_partition": dg.MetadataValue.json(
                     {str(p): n for p, n in result.last_seq.items()}
                 ),
             }

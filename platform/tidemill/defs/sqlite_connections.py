@@ -1,4 +1,4 @@
-"""Dagster's event log on SQLite, with its connections kept during a run."""
+"""Keeps the connections of Dagster's event log on SQLite open during a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from sqlalchemy.pool import QueuePool
 
 @contextmanager
 def pooled_connections(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep one connection to each database of the instance's event log, if that is on SQLite.
+    """Keep one connection open to each database of the instance's event log, if it uses SQLite.
 
-    Dagster opens one for every statement, and closing the last one writes the whole journal back
-    into the database: 9 ms of CPU an event instead of 3. Each event is committed as before.
+    Dagster opens one per statement, and closing the last one writes the whole journal back into the
+    database: 9 ms of CPU per event instead of 3. Each event is committed as before.
     """
     storage = instance.event_log_storage
     if not isinstance(storage, SqliteEventLogStorage):
@@ -25,7 +25,7 @@ def pooled_connections(instance: dg.DagsterInstance) -> Iterator[None]:
 
     @contextmanager
     def connect(shard: str) -> Iterator[Connection]:
-        with storage._db_lock:  # so that no two threads use a connection at once
+        with storage._db_lock:  # a connection must not be used by two threads at once
             if shard not in engines:
                 engines[shard] = create_engine(
                     storage.conn_string_for_shard(shard),

@@ -1,4 +1,4 @@
-"""A run that is asked for early waits for the log to close its window, with all imports done."""
+"""Lets a run that is requested early wait, imports done, until the log has closed its window."""
 
 import time
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
 
 WAIT_TAG = "tidemill/wait_seconds"
-"""The tag of a run that waits: for how many seconds, at most."""
+"""The run tag for the longest wait, in seconds."""
 _POLL_INTERVAL_SECONDS = 0.5
 
 
 def seconds_to_wait(run: dg.DagsterRun) -> float:
-    """What the run's tag says; 0 without one. Raises `SpecInvalid`."""
+    """The seconds in the run's tag; 0 without one. Raises `SpecInvalid`."""
     value = run.tags.get(WAIT_TAG, "0")
     try:
         seconds = float(value)
@@ -25,17 +25,18 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
         seconds = -1.0
     if not 0 <= seconds <= 86_400:
         raise SpecInvalid(
-            f"The run's tag {WAIT_TAG} is {value!r}.", "Give it a number of seconds, at most a day."
+            f"{value!r} is not a valid value of the run's tag {WAIT_TAG}.",
+            "Set it to a number of seconds, at most 86400.",
         )
     return seconds
 
 
 def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: float) -> None:
-    """Wait until the log has closed the window, and plan it; not longer than this.
+    """Wait until the log has closed the window, and plan it; returns at the timeout at the latest.
 
-    The mill only looks: the model's lock is not held, so people decide meanwhile. But the run's
-    place in the model's pool is, so nothing is waited for that another run must do first, and
-    whatever else stands in the window's way is left for its step to say.
+    The context is read-only and the model's lock is not held, so manual decisions are possible
+    meanwhile. But the run occupies the model's pool, so it never waits for what another run must do
+    first; any other obstacle is left for the window's step to report.
     """
     deadline = time.monotonic() + timeout_seconds
     try:
@@ -48,7 +49,7 @@ def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: floa
 
 
 def _is_next(ctx: "ModelContext", window: Window) -> bool:
-    """Whether all before the window is done."""
+    """Whether everything before the window is completed."""
     previous = ctx.spec.calendar.before(window)
     if previous is not None:
         return ctx.repository.report(previous.key) is not None

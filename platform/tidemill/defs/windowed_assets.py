@@ -1,4 +1,4 @@
-"""The walk over windows: each selected asset of one window after the other, then the next."""
+"""Materializes windows in order: each selected asset of one window, then the next window."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +10,14 @@ import dagster as dg
 from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.defs import metadata as tell
+from tidemill.defs import metadata
 from tidemill.defs.checks import (
     GOLDEN_ROWS,
     batch_checks,
     evaluation,
     failed_check_for,
     mlflow_record_check,
-    pairing_check,
+    permutation_test_check,
 )
 from tidemill.defs.external_assets import watermark_observation
 from tidemill.defs.resources import Steps
@@ -33,8 +33,10 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run's work: the opened mill, who keeps the record, the assets asked for, and whether each
-    window deploys."""
+    """What the steps of one run share; `deploy_each` deploys each window, not only the last one.
+
+    `validated` holds the digests of the bundles that were validated in this run.
+    """
 
     model: str
     spec: ModelSpec
@@ -48,7 +50,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one asset's step of one window has to show."""
+    """The result of one asset's step for one window; `deferred` if its deployment is deferred."""
 
     metadata: Mapping[str, dg.MetadataValue]
     checks: Sequence[dg.AssetCheckEvaluation] = ()
@@ -56,10 +58,10 @@ class StepResult:
 
 
 def materialize_windows(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
-    """Work through the windows in order, telling of each asset as soon as it is durable.
+    """Materialize the windows in order, yielding the events of each asset as soon as it is durable.
 
-    Where a step fails, the newest deployment that was deferred is made up for, and `dg.Failure`
-    names the window, the error and the remedy.
+    If a step fails, the newest deferred deployment is made, and `dg.Failure` names the window, the
+    error and the remedy.
     """
     success = False
     try:
@@ -101,9 +103,9 @@ def _materialize(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
 
 
 def failure(error: Exception, window: str | None = None) -> dg.Failure:
-    """Dagster's form of an error: sentence, remedy and name, found again in the metadata.
+    """Dagster's form of an error, with its name, message and remedy in the metadata.
 
-    A named error is not tried again by itself: it would end the same way.
+    A named error is not retried automatically, since it would occur again.
     """
     name = type(error).__name__
     prefix = f"Window {window}: " if window else ""
@@ -121,13 +123,13 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
 
 
 def _observe_topic(run: RunContext, window: Window) -> Iterator[dg.AssetObservation]:
-    """How far the topic had come when the run's last batch was read."""
+    """The topic's watermarks when the run's last batch was read."""
     plan = run.ctx.repository.plan(window.key)
     if plan is None or plan.topic != run.spec.topic:
         return
     try:
         offset_ranges = run.ctx.event_log.offset_ranges(plan.topic)
-    except TidemillError:  # the batch stands, whatever became of the topic since
+    except TidemillError:  # the batch is valid, whatever happened to the topic since
         return
     yield watermark_observation(run.spec, offset_ranges, plan)
 
@@ -135,13 +137,13 @@ def _observe_topic(run: RunContext, window: Window) -> Iterator[dg.AssetObservat
 def _deploy_deferred(
     run: RunContext, window: Window, run_failure: dg.Failure
 ) -> dg.AssetObservation:
-    """Deploy the last finished window, since the one after it failed.
+    """Deploy the last completed window, since the next one failed.
 
-    An observation, since its materialization was told already. If this fails too, the failure of
-    the run says both.
+    Returns an observation, since its materialization was already reported. If this fails too, the
+    run's failure names both errors.
     """
     try:
-        result_metadata = tell.deployment_metadata(run.steps.deploy(run.ctx, window, True))
+        result_metadata = metadata.deployment_metadata(run.steps.deploy(run.ctx, window, True))
         run.run_tracker.record_deployments()
     except Exception as error:
         run_failure.description = (
@@ -151,7 +153,7 @@ def _deploy_deferred(
     return dg.AssetObservation(
         asset_key=dg.AssetKey([run.model, "deployed_model"]),
         partition=window.key,
-        description="Made up for after the next window failed.",
+        description="Deployed after the next window failed.",
         metadata=result_metadata,
     )
 
@@ -160,37 +162,36 @@ def _kafka_batch(run: RunContext, window: Window, final: bool) -> StepResult:
     manifest = run.steps.extract(run.ctx, window)
     plan = run.ctx.repository.plan(window.key)
     checks = batch_checks(run.model, run.spec, window.key, manifest)
-    return StepResult(tell.batch_metadata(manifest, plan), checks)
+    return StepResult(metadata.batch_metadata(manifest, plan), checks)
 
 
 def _candidate_model(run: RunContext, window: Window, final: bool) -> StepResult:
-    return StepResult(tell.candidate_metadata(run.steps.update(run.ctx, window)))
+    return StepResult(metadata.candidate_metadata(run.steps.update(run.ctx, window)))
 
 
 def _evaluation_report(run: RunContext, window: Window, final: bool) -> StepResult:
     report = run.steps.evaluate(run.ctx, window)
     run_url = run.run_tracker.record_window(window)
-    result_metadata = tell.report_metadata(report) | tell.tracking_metadata(run_url)
-    return StepResult(result_metadata, [pairing_check(run.model, window.key, report)])
+    result_metadata = metadata.report_metadata(report) | metadata.tracking_metadata(run_url)
+    return StepResult(result_metadata, [permutation_test_check(run.model, window.key, report)])
 
 
 def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
     deployment = run.steps.deploy(run.ctx, window, final)
     if deployment.status != "deployed" and deployment.digest not in run.validated:
-        run.ctx.validator.validate(
-            run.ctx.repository.bundle(deployment.digest)
-        )  # deploying has proven its own
+        # A bundle that was deployed just now is already validated.
+        run.ctx.validator.validate(run.ctx.repository.bundle(deployment.digest))
     run.validated.add(deployment.digest)
     digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(deployment.digest)}
     checks = [evaluation(run.model, GOLDEN_ROWS, window.key, True, digest)]
     run.run_tracker.record_deployments()
     if final:
         run.steps.prune(run.ctx, window)
-    if final:
         run.run_tracker.flush()
-    if final and not run.run_tracker.disabled:
-        checks.append(mlflow_record_check(run.model, window.key, run.run_tracker.error))
-    return StepResult(tell.deployment_metadata(deployment), checks, deployment.status == "deferred")
+        if not run.run_tracker.disabled:
+            checks.append(mlflow_record_check(run.model, window.key, run.run_tracker.error))
+    deferred = deployment.status == "deferred"
+    return StepResult(metadata.deployment_metadata(deployment), checks, deferred)
 
 
 _STEPS = {

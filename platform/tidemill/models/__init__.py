@@ -1,1 +1,1 @@
-"""One folder and one `defs.yaml` a model."""
+"""The packaged models: one folder with a `defs.yaml` per model."""

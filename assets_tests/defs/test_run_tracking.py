@@ -1,4 +1,4 @@
-"""Whatever MLflow does while the run of a Dagster run begins: no deployment fails by it."""
+"""An error of MLflow while its parent run starts does not fail the deployment."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ MODEL: Any = SimpleNamespace(model="tides")
 
 @dg.job
 def anything() -> None:
-    """A job, so that there can be a run of one."""
+    """A job, from which a run can be created."""
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,11 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
     return MlflowTracker(f"sqlite:///{folder}/mlflow.db", artifacts, "http://ui", 5)
 
 
-@pytest.mark.parametrize("error", [MlflowException("it is away"), ValueError("nonsense")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [MlflowException("it is unavailable"), ValueError("nonsense")], ids=repr
+)
 @pytest.mark.parametrize("step", ["set_experiment", "search_runs", "start_run", "set_tags"])
-def test_what_fails_while_the_parent_run_begins_is_only_remembered(
+def test_an_error_while_the_parent_run_starts_is_only_kept(
     step: str,
     error: Exception,
     tracker: MlflowTracker,
@@ -39,15 +41,15 @@ def test_what_fails_while_the_parent_run_begins_is_only_remembered(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    keeper = RunTracker(
+    run_tracker = RunTracker(
         MODEL,
         TrackedRun(instance.create_run_for_job(anything), instance, "http://d"),
         lambda: tracker,
     )
     with monkeypatch.context() as broken:
         broken.setattr(mlflow, step, fail)
-        keeper.record_deployments()
-        keeper.close(True)
-    assert isinstance(keeper.error, TrackerUnavailable)
-    assert str(error) in keeper.error.message
-    assert mlflow.active_run() is None  # else the next Dagster run would be taken for this one
+        run_tracker.record_deployments()
+        run_tracker.close(True)
+    assert isinstance(run_tracker.error, TrackerUnavailable)
+    assert str(error) in run_tracker.error.message
+    assert mlflow.active_run() is None  # else the next Dagster run would be recorded in this one
