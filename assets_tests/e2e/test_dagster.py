@@ -168,8 +168,8 @@ def test_the_ui_shows_every_asset_and_ctrl_c_leaves_nothing_behind(
     with background(env, *arguments, cwd=ROOT) as process:
         ui = wait_for_webserver(env, port, "output")
         names = {"initial_model", *ASSETS}
-        ours = {f"{harness.model}/{name}" for name in names}
-        assert ui.assets() == ours | {f"kafka/{harness.model}"}
+        own_assets = {f"{harness.model}/{name}" for name in names}
+        assert ui.assets() == own_assets | {f"kafka/{harness.model}"}
         code = interrupt(process)
         assert code == (130 if command == "tidemill ui" else 0), output(env)
     wait_until(lambda: processes_under(harness.home) == [], 90 if command == "dagster dev" else 1)

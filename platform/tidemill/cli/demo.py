@@ -159,7 +159,7 @@ def _traffic_rows(traffic: TrafficSummary) -> Iterator[list[str]]:
     yield ["ms per response", latencies]
     if traffic.swaps:
         median_ms, max_ms = median(traffic.first_response_ms), max(traffic.first_response_ms)
-        latency = f"in service {median_ms:.0f} ms after the ledger entry (at most {max_ms:.0f})"
+        latency = f"{median_ms:.0f} ms after the ledger entry (at most {max_ms:.0f})"
         yield ["swaps", f"{traffic.swaps}, {latency}"]
     else:
         yield ["swaps", "none: the model in service was already served at the first request"]
