@@ -16,6 +16,8 @@ from tidemill.cli.options import Deploy, console, print_table
 from tidemill.cli.simulate import produce_flights
 from tidemill.core import canonical
 from tidemill.core.errors import RequestsFailed, UnknownWindow
+from tidemill.core.spec import ModelSpec
+from tidemill.core.windows import Window
 from tidemill.cycle.manual_actions import close
 from tidemill.cycle.summary import Summary, summarize
 from tidemill.demo import processes
@@ -63,10 +65,7 @@ def demo(until: Until = "2013-03-31", deploy: Deploy = "each") -> None:
         with _timed(seconds, "simulate"):
             # One day more than requested, because later events close a window.
             produced = produce_flights(settings, spec, spec.calendar.after(last).end)
-        with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
-            if last.key == LAST_DAY:  # no later event closes it
-                close(ctx, last, "demo: the data ends here")
-            rows = processes.sample_rows(ctx, SAMPLE_ROWS)
+        rows = _prepare_rows(settings, spec, last)
         with (
             _timed(seconds, "windows"),
             processes.running_load_client(server, rows, REQUESTS_PER_SECOND) as client,
@@ -87,6 +86,14 @@ def demo(until: Until = "2013-03-31", deploy: Deploy = "each") -> None:
     )
     _print_result(settings, result, _write_summary(settings, result))
     _check_requests(result.serving, newest_served, server.log_file)
+
+
+def _prepare_rows(settings: Settings, spec: ModelSpec, last: Window) -> list[bytes]:
+    """The rows of the requests; the last day of the data is closed, because no event follows it."""
+    with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
+        if last.key == LAST_DAY:
+            close(ctx, last, "demo: the data ends here")
+        return processes.sample_rows(ctx, SAMPLE_ROWS)
 
 
 def _write_summary(settings: Settings, result: DemoResult) -> Path:
