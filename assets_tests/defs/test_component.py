@@ -9,12 +9,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from tidemill.bootstrap import load_spec, model_files
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
 from tidemill.defs.component import load_model
 from tidemill.defs.loading import PACKAGED_MODELS, load_models
 from tidemill.defs.resources import TidemillResource
+from tidemill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = Path(__file__).with_name("asset_specs.json")
@@ -124,6 +126,25 @@ def test_models_of_several_folders_are_merged(tmp_path):
     )
     assert {f"{m}/kafka_batch" for m in ("flights", "tides", "ebbs")} <= keys
     assert {"kafka/flights", "kafka/tides"} <= keys
+
+
+@pytest.mark.parametrize("file_name", ["defs.yaml", "defs.yml"])
+def test_commands_and_dagster_find_the_same_models(tmp_path, monkeypatch, file_name):
+    write(tmp_path / "models", "tides").rename(tmp_path / "models" / "tides" / file_name)
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TIDEMILL_MODELS", str(tmp_path / "models"))
+    settings = Settings()
+    assert set(model_files(settings)) == {"tides"}  # and not the packaged ones
+    assert load_spec("tides", settings).topic == "tides"
+    loaded = keys_of(load_models(*settings.model_folders))
+    assert {key.partition("/")[0] for key in loaded} == {"tides", "kafka"}
+
+
+def test_a_model_with_two_files_is_refused(tmp_path):
+    file = write(tmp_path, "tides")
+    file.with_name("defs.yml").write_text(file.read_text())
+    with pytest.raises(SpecInvalid, match=r"has a defs\.yaml and a defs\.yml"):
+        load_models(tmp_path)
 
 
 def test_an_empty_folder_has_no_models(tmp_path):

@@ -12,14 +12,16 @@ from typing import IO, TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from tidemill import failpoints, models
+from tidemill import failpoints
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.spec_parser import parse
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
 from tidemill.local.postgres import Postgres
-from tidemill.settings import KafkaSettings, Settings
+from tidemill.model_files import find_models
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings
 
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
@@ -30,11 +32,9 @@ _LOCK_RETRY_SECONDS = 0.1  # longer than `is_locked` holds the lock
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
-    """The `defs.yaml` of every model by its name: packaged, in `TIDEMILL_MODELS`, of
-    `tidemill up`."""
-    folders = (Path(models.__path__[0]), *settings.model_folders)
-    files = (file for folder in folders for file in sorted(folder.glob("*/defs.yaml")))
-    return {file.parent.name: file for file in files}
+    """The models of these settings, for every command, for the server and for Dagster: those in
+    `TIDEMILL_MODELS` (by default the packaged ones) and the live model of `tidemill up`."""
+    return find_models(settings.model_folders)
 
 
 def load_spec(model: str, settings: Settings) -> ModelSpec:

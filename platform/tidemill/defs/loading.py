@@ -10,9 +10,9 @@ from dagster.components.core.component_tree import ComponentTree
 from dagster_shared.record import copy
 
 import tidemill.models
-from tidemill.core.errors import SpecInvalid
 from tidemill.defs.component import load_model
 from tidemill.defs.external_assets import external_assets
+from tidemill.model_files import find_models
 
 PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 
@@ -23,23 +23,15 @@ def load_models(*folders: Path) -> dg.Definitions:
 
     Raises `SpecInvalid` if a folder does not exist; an invalid `defs.yaml` fails the load.
     """
-    unique_folders = dict.fromkeys(folder.resolve() for folder in folders)
-    for folder in unique_folders:
-        if not folder.is_dir():
-            raise SpecInvalid(
-                f"The model folder {folder} does not exist.",
-                "Set TIDEMILL_MODELS to a folder with one subfolder and one defs.yaml per model.",
-            )
-    files = [file for folder in unique_folders for file in sorted(folder.glob("*/defs.y*ml"))]
+    files = find_models(folders)
     if not files:
         return dg.Definitions()
     # Like `dg.load_from_defs_folder`, but without a dg.toml, which an installed wheel lacks.
     trees = [
         ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
-        for number, folder in enumerate(unique_folders)
-        if any(folder in file.parents for file in files)
+        for number, folder in enumerate(dict.fromkeys(f.parent.parent for f in files.values()))
     ]
-    specs = {file.parent.name: load_model(file).spec for file in files}
+    specs = {name: load_model(file).spec for name, file in files.items()}
     first, *others = [tree.build_defs() for tree in trees]
     # Dagster refuses to merge definitions with different component trees.
     loaded = [first, *(copy(other, component_tree=None) for other in others)]
