@@ -94,7 +94,8 @@ def test_frequently_started_modules_import_nothing_heavy(module: str, heavy: set
 
 
 BANNED = {
-    *("told", "made", "asked", "begun", "said", "drawn", "wanted", "standing", "bury", "patience"),
+    *("told", "begun", "bury"),  # codespell:ignore
+    *("made", "asked", "said", "drawn", "wanted", "standing", "patience"),
     *("mill", "mills", "GLANCE", "_LOOK", "_PAUSE", "_PATIENCE"),
 }
 """Words without a standard meaning; use the term of the field (see the glossary)."""

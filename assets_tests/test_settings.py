@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tidemill.core.errors import SpecInvalid
-from tidemill.settings import Bucket, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import Bucket
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_a_bucket_that_is_not_there_is_no_empty_store(s3: S3Server) -> None:
 
 @pytest.mark.parametrize(
     ("key", "secret", "code"),
-    [("nobody", "s3cr3t", "XAdminUserNotFound"), (KEY, "s3cr3t", "SignatureDoesNotMatch")],
+    [("unknown", "s3cr3t", "XAdminUserNotFound"), (KEY, "s3cr3t", "SignatureDoesNotMatch")],
 )
 def test_rejected_keys_are_reported(
     s3: S3Server, bucket: str, tmp_path: Path, key: str, secret: str, code: str

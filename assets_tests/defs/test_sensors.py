@@ -303,7 +303,8 @@ def test_a_cursor_is_plain_json(sensor_driver: SensorDriver) -> None:
 @pytest.mark.parametrize(
     "cursor",
     [
-        '{"done": null, "run": "r", "trouble": {"window": "w", "told": "no"}, "ends": [1, 2]}',
+        '{"done": null, "run": "r", "ends": [1, 2],'
+        ' "trouble": {"window": "w", "told": "no"}}',  # codespell:ignore
         '{"failure_state": {"window": "w", "situation": "no"}}',
         "no JSON",
     ],

@@ -10,7 +10,8 @@ from tidemill.cli.platform import init
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.services.live_flights import MODEL, ensure_live_model
-from tidemill.settings import Settings, UpSettings
+from tidemill.settings import Settings
+from tidemill.settings_groups import UpSettings
 
 NOW = 1_795_640_000_000
 FIVE_MINUTES_MS, HOUR_MS = 300_000, 3_600_000

@@ -24,7 +24,8 @@ from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.update import update
-from tidemill.settings import Bucket, KafkaSettings, MlflowSettings, S3Settings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import Bucket, KafkaSettings, MlflowSettings, S3Settings
 
 MINUTE = 60_000
 START = 1_767_225_600_000

@@ -45,7 +45,8 @@ from tidemill.cycle.extract import extract
 from tidemill.cycle.initial import initial
 from tidemill.cycle.prune import prune
 from tidemill.cycle.update import update
-from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings, MlflowSettings
 
 MODEL, PARTITIONS, ROWS, HISTORY_HOURS = "flat", 2, 300, 10
 HOUR_MS = 3_600_000

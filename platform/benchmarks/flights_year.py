@@ -23,7 +23,8 @@ from tidemill.cycle.extract import extract, load_rows, require_batch
 from tidemill.cycle.initial import initial
 from tidemill.cycle.manual_actions import close
 from tidemill.cycle.update import update
-from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings, MlflowSettings
 
 MODEL, LAST_WINDOW = "flights", "2013-12-31"
 

@@ -43,7 +43,8 @@ from tidemill.adapters.kafka import Cluster
 from tidemill.adapters.kafka.reader import BULK_FETCH, READER_CONFIG
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.manual_actions import close
-from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings, MlflowSettings
 from tidemill.simulation.flights import events
 from tidemill.simulation.produce import produce
 

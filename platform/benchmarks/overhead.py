@@ -43,7 +43,8 @@ from tidemill.cli.simulate import produce_flights
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.packaged_files import packaged_file
-from tidemill.settings import KafkaSettings, MlflowSettings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings, MlflowSettings
 
 WARMUP_WINDOWS, BLOCKS, BLOCK_SIZE, COMMAND_RUNS = 7, 3, 100, 3
 GOALS = (Goal("full_cycle_over_baseline", at_most=2.0), Goal("backfill_over_launch", at_most=1.0))

@@ -14,7 +14,7 @@ from granian.server.embed import Server
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.serving.app import App
 from tidemill.serving.shutdown import shutdown_requested
-from tidemill.settings import ServeSettings
+from tidemill.settings_groups import ServeSettings
 
 logger = logging.getLogger("tidemill.serving")
 

@@ -14,7 +14,8 @@ from types import FrameType
 from tidemill.core.errors import OperationNotAllowed, PrerequisiteMissing, SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.serving.shutdown import shutdown_requested
-from tidemill.settings import ServeSettings, Settings
+from tidemill.settings import Settings
+from tidemill.settings_groups import ServeSettings
 
 logger = logging.getLogger("tidemill.serving")
 
