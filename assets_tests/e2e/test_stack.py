@@ -1,4 +1,4 @@
-"""`deploy/compose.yaml`: every service as specified, in containers of this machine."""
+"""The images of `deploy/docker/` and every service of `deploy/compose.yaml`, by a real engine."""
 
 import random
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from compose_stack import ComposeStack, running_stack
-from containers import Container
+from container_engine import DockerEngine, running_engine
 from oracle import assert_repository_matches_log
 from platform_driver import DAGS, MODEL
 from tidemill.adapters.files import FileStore
@@ -20,33 +20,73 @@ pytestmark = pytest.mark.faults
 
 _UPDATE = DAGS[2]
 _SEED = 7
-_INNER = {"postgres": 5432, "kafka": 9092, "dagster-code": 4000}
-"""Ports that only other services connect to."""
+_INNER_PORTS = {"postgres": 5432, "kafka": 9092, "dagster-code": 4000}
+"""Ports that are reachable from other services only."""
+_FIND_MODULES = (
+    "import sys; from importlib.util import find_spec; print(*filter(find_spec, sys.argv[1:]))"
+)
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    with running_engine(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def platform(
+    engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComposeStack]:
+    with running_stack(engine, tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
 
-def test_the_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
+def importable_modules(engine: DockerEngine, image: str) -> set[str]:
+    names = ("airflow", "dagster", "lightgbm", "mlflow", "tidemill", "tidemill_airflow", "uv")
+    command = ("python", "-c", _FIND_MODULES, *names)
+    return set(engine.run("run", "--rm", f"tidemill-{image}", *command).split())
+
+
+def test_each_image_has_what_it_is_for_and_nothing_of_the_others(engine: DockerEngine) -> None:
+    platform_modules = {"dagster", "lightgbm", "mlflow", "tidemill"}
+    assert importable_modules(engine, "platform") == platform_modules
+    assert importable_modules(engine, "serving") == {"lightgbm", "tidemill"}
+    assert importable_modules(engine, "airflow") == {"airflow", "tidemill_airflow"}
+
+
+def test_serving_image_refuses_to_serve_beyond_loopback_without_a_token(
+    engine: DockerEngine,
+) -> None:
+    serve = ("tidemill", "serve", "--host", "0.0.0.0")
+    command = f"{' '.join(serve)} 2>&1; echo exit code $?"
+    output = engine.run("run", "--rm", "tidemill-serving", "sh", "-c", command)
+    assert "TIDEMILL_SERVE__TOKEN" in output
+    assert output.splitlines()[-1] == "exit code 1"
+
+
+def test_airflow_image_has_the_provider(engine: DockerEngine) -> None:
+    providers = engine.run("run", "--rm", "tidemill-airflow", "airflow", "providers", "list")
+    assert "tidemill-airflow" in providers
+
+
+def test_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
     pinned = next(
         pin
         for pin in pinned_digests(lockfile_folder())
         if pin.startswith("org.apache.kafka:kafka_")
     )
-    assert platform.services["kafka"].image == f"apache/kafka:{pinned.rpartition(':')[2]}"
+    assert platform.services["kafka"]["image"] == f"apache/kafka:{pinned.rpartition(':')[2]}"
 
 
-def test_each_service_becomes_healthy_without_extra_privileges(platform: ComposeStack) -> None:
+def test_each_service_is_healthy_and_has_no_privileges(platform: ComposeStack) -> None:
     for name in platform.long_running:
-        container = platform.runner.container(name)
-        first, processes = container.pid, container.processes()
-        assert (Path("/proc") / str(first) / "mounts").read_text().split()[3].startswith("ro,")
+        processes = platform.processes(name)
+        mounts = (Path("/proc") / str(processes[0].pid) / "mounts").read_text()
+        assert mounts.split()[3].startswith("ro,")
+        user = platform.services[name]["user"].partition(":")[0]
         for process in processes:
             status = process_status(process.pid)
-            assert status["Uid"].split() == [str(container.spec.user[0])] * 4 != ["0"] * 4
+            assert status["Uid"].split() == [user] * 4 != ["0"] * 4
             assert status["NoNewPrivs"] == "1"
             assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd")} == {0}
 
@@ -56,36 +96,37 @@ def process_status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_each_service_listens_only_on_the_ports_that_others_need(platform: ComposeStack) -> None:
-    published = {
-        name: {port for *_, port in platform.services[name].ports} for name in platform.long_running
-    }
+def test_each_service_listens_where_others_need_it_and_nowhere_else(platform: ComposeStack) -> None:
     for name in platform.long_running:
-        inner = {_INNER[name]} if name in _INNER else set()
-        assert external_ports(platform.runner.container(name)) == published[name] | inner, name
+        published = {port["target"] for port in platform.services[name].get("ports", ())}
+        inner = {_INNER_PORTS[name]} if name in _INNER_PORTS else set()
+        assert external_ports(platform.pid(name)) == published | inner, name
     memory = platform.memory_mb()
     print({name: round(size) for name, size in memory.items()}, f"{sum(memory.values()):.0f} MB")
 
 
-def external_ports(container: Container) -> set[int]:
-    """The ports on which it accepts connections from other hosts."""
+def external_ports(pid: int) -> set[int]:
+    """The ports on which a container listens beyond its own loopback interface."""
     ports = set()
     for kind in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{container.pid}/net/{kind}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:
             (address, port), state = line.split()[1].split(":"), line.split()[3]
-            if state == "0A" and not address.endswith(("0100007F", "01000000")):
+            is_loopback = address.endswith(("7F", "01000000"))
+            if state == "0A" and not is_loopback:
                 ports.add(int(port, 16))
     return ports
 
 
 def test_a_window_goes_from_an_airflow_dag_to_a_prediction(platform: ComposeStack) -> None:
+    assert f"{MODEL}: valid" in platform.run_cli("validate")
     platform.wait_until(lambda: platform.call_airflow("dags")["total_entries"] == len(DAGS))
+    assert platform.call_airflow("importErrors")["total_entries"] == 0
     for dag in DAGS:
         assert platform.call_airflow(f"dags/{dag}", "GET")["is_paused"]
         assert not platform.call_airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
     digest = platform.wait_for_version(1)
     assert requests.get(f"{platform.address('SERVE__PORT')}/models", timeout=30).status_code == 401
-    entry = next(entry for entry in platform.history() if entry["digest"] == digest)
+    entry = next(each for each in platform.history() if each["digest"] == digest)
     assert entry["kind"] == "deploy"
     assert entry["seq"] >= 1
     platform.wait_until(lambda: platform.completed_windows() >= 1)
@@ -102,35 +143,34 @@ def test_a_window_goes_from_an_airflow_dag_to_a_prediction(platform: ComposeStac
     )
 
 
-def test_nothing_is_lost_if_all_services_stop_and_start_in_any_order(
+def test_nothing_is_lost_when_all_services_stop_and_start_in_any_order(
     platform: ComposeStack,
 ) -> None:
-    before, rng = platform.completed_windows(), random.Random(_SEED)
-    order = rng.sample(platform.long_running, len(platform.long_running))
-    killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *rng.sample(order, 2)}
-    platform.runner.stop(order, killed)
-    for name in rng.sample(order, len(order)):
-        platform.runner.start(name)
-    platform.runner.up(platform.service_names)
+    before, chance = platform.completed_windows(), random.Random(_SEED)
+    order = chance.sample(platform.long_running, len(platform.long_running))
+    killed = {"postgres", "kafka", "dagster-code", "airflow-scheduler", *chance.sample(order, 2)}
+    platform.compose("kill", *killed)
+    platform.compose("stop", *(name for name in order if name not in killed))
+    for name in chance.sample(order, len(order)):
+        platform.start_now(name)
+    platform.up()
     platform.wait_until(
         lambda: platform.completed_windows() > before,
         lambda: str(platform.call_airflow(f"dags/{_UPDATE}/dagRuns")),
     )
     platform.quiesce()
-    print(platform.run_cli("verify", MODEL, "--recompute"))  # fails if it finds anything
+    print(platform.run_cli("verify", MODEL, "--recompute"))  # fails on any finding
     platform.wait_for_version(platform.history()[-1]["seq"])
-    partitions = sorted(platform.volumes.glob(f"kafka/{TOPIC}-*"))
+    partitions = sorted(platform.volume("kafka").glob(f"{TOPIC}-*"))
     assert (
         assert_repository_matches_log(
-            ModelRepository(FileStore(platform.volumes / "store"), MODEL), partitions
+            ModelRepository(FileStore(platform.volume("store")), MODEL), partitions
         )
         > 0
     )
 
 
-def test_the_simulation_is_a_service_too(platform: ComposeStack) -> None:
-    platform.runner.up(["simulation"])
+def test_the_simulated_stream_is_a_service_too(platform: ComposeStack) -> None:
+    platform.up("simulation")
     before = platform.stream_bytes()
-    platform.wait_until(
-        lambda: platform.stream_bytes() > before, platform.runner.container("simulation").log_tail
-    )
+    platform.wait_until(lambda: platform.stream_bytes() > before)

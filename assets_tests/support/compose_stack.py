@@ -1,11 +1,11 @@
-"""The platform of `deploy/compose.yaml`, started as documented, in namespace containers."""
+"""The platform of `deploy/compose.yaml`, run by Docker Compose as the documentation says."""
 
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,56 +13,61 @@ from typing import Any
 import psutil
 import requests
 
-import images
-from builder import ROOT, build
-from compose_file import Service, services
-from compose_runner import ComposeRunner
-from containers import Engine
-from images import Image
+from container_engine import ROOT, DockerEngine
+from dagster_webserver import free_port
 from oracle import log_reader_jars
 from platform_driver import DAGS, MODEL, PlatformClient
 from processes import wait_until
-from tcp_fault_proxy import running_tcp_proxy
 from tidemill.services.live_flights import TOPIC
 
-_PORTS = {
+PORTS = {
     "serving": "SERVE__PORT",
     "dagster-webserver": "UP__DAGSTER_PORT",
     "mlflow": "UP__MLFLOW_PORT",
     "airflow-api-server": "UP__AIRFLOW_PORT",
 }
+_UP = ("up", "--detach", "--no-build")
 
 
 class ComposeStack(PlatformClient):
-    """All services are up; this thread is in the network where they publish their ports."""
+    """All services are up, and their ports are published on this machine's loopback."""
 
-    def __init__(self, runner: ComposeRunner, deployed: Path, volumes: Path) -> None:
-        self.runner, self.volumes = runner, volumes
-        self.services, self._secrets = runner.services, deployed / "secrets"
-        self.service_names = [name for name, one in self.services.items() if not one.profiles]
-        self.long_running = [name for name in self.service_names if self.services[name].health]
-        """The services that keep running, as opposed to run-once services."""
-        self.ports = {_PORTS[n]: port for n in _PORTS for _, port, _ in self.services[n].ports}
+    def __init__(self, engine: DockerEngine, deployed: Path) -> None:
+        self.engine, self._file = engine, deployed / "compose.yaml"
+        self._secrets = deployed / "secrets"
+        self.services: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))[
+            "services"
+        ]
+        self.long_running = [name for name, one in self.services.items() if "healthcheck" in one]
+        """The services that keep running, unlike those that run once."""
+        self.ports = {
+            variable: int(self.services[name]["ports"][0]["published"])
+            for name, variable in PORTS.items()
+        }
         self.token = self.secret("serve_token")
 
-    def served_model(self) -> tuple[str, int] | None:
-        self.runner.reconcile()
-        return super().served_model()
+    def compose(self, *args: str, timeout: float = 300, check: bool = True) -> str:
+        return self.engine.compose(self._file, *args, timeout=timeout, check=check)
+
+    def up(self, *services: str) -> None:
+        """Start these services, or all without a profile, and wait until they are healthy."""
+        try:
+            self.compose(*_UP, "--wait", *services, timeout=600)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def start_now(self, service: str) -> None:
+        """Start a service without those that it depends on."""
+        self.compose(*_UP, "--no-deps", service)
+
+    def logs(self) -> str:
+        return self.compose("logs", "--tail", "40", "--no-color", check=False)[-20_000:]
 
     def wait_until(
         self, predicate: Callable[[], object], on_timeout: Callable[[], str] = str
     ) -> None:
-        """Wait until `predicate` holds, while the engine keeps reconciling."""
-
-        def condition_holds() -> object:
-            self.runner.reconcile()
-            return predicate()
-
         wait_until(
-            condition_holds,
-            400,
-            on_timeout=lambda: f"{on_timeout()}\n{self.runner.unhealthy_logs()}",
-            interval=0.5,
+            predicate, 400, interval=0.5, on_timeout=lambda: f"{on_timeout()}\n{self.logs()}"
         )
 
     def secret(self, name: str) -> str:
@@ -73,37 +78,50 @@ class ComposeStack(PlatformClient):
         return str(json.loads(self.secret("airflow_admin"))["admin"])
 
     def run_cli(self, *args: str) -> str:
-        return self.runner.run("dagster-code", "tidemill", *args)
+        return self.compose("run", "--rm", "--no-deps", "-T", "dagster-code", "tidemill", *args)
 
     def sql(self, database: str, query: str) -> list[str]:
-        """The result of a query as PostgreSQL's superuser, one line per row."""
+        """The rows that PostgreSQL returns to its superuser, one line per row."""
         command = ("psql", "-U", "postgres", "-d", database, "-Atc", query)
-        result = self.runner.container("postgres").exec(*command)
-        assert result.returncode == 0, result.stderr
-        return result.stdout.splitlines()
+        return self.compose("exec", "-T", "postgres", *command).splitlines()
+
+    def volume(self, name: str) -> Path:
+        """The folder of a named volume on this machine."""
+        project = json.loads(self.compose("config", "--format", "json"))["name"]
+        inspected = self.engine.run("volume", "inspect", f"{project}_{name}")
+        return Path(json.loads(inspected)[0]["Mountpoint"])
+
+    def pid(self, service: str) -> int:
+        """The process id, on this machine, of the first process of a service."""
+        container = self.compose("ps", "--quiet", service).strip()
+        return int(self.engine.run("inspect", "--format", "{{.State.Pid}}", container))
+
+    def processes(self, service: str) -> list[psutil.Process]:
+        first = psutil.Process(self.pid(service))
+        return [first, *first.children(recursive=True)]
 
     def completed_windows(self) -> int:
-        """The number of windows that have passed all steps, according to Airflow."""
+        """How many windows Airflow has seen complete all steps."""
         return len({run["partition_key"] for run in self.successful_runs(DAGS[2])})
 
     def quiesce(self) -> None:
-        """Stop Airflow's scheduler and wait until Dagster has no run in progress."""
-        self.runner.stop(["airflow-scheduler"])
+        """Stop Airflow's scheduler, and wait until no run is active in Dagster."""
+        self.compose("stop", "airflow-scheduler")
         final_statuses = "('SUCCESS', 'FAILURE', 'CANCELED')"
         query = f"SELECT run_id FROM runs WHERE status NOT IN {final_statuses}"
         self.wait_until(lambda: not self.sql("dagster", query))
 
     def stream_bytes(self) -> int:
-        """The size of the simulated stream's records in Kafka's log, in bytes."""
-        return sum(file.stat().st_size for file in self.volumes.glob(f"kafka/{TOPIC}-*/*.log"))
+        """Bytes of the simulated events in Kafka's log."""
+        return sum(file.stat().st_size for file in self.volume("kafka").glob(f"{TOPIC}-*/*.log"))
 
     def successful_runs(self, dag: str) -> list[Any]:
-        """The successful runs of a DAG, newest first."""
+        """The successful runs of a DAG, the newest first."""
         response = self.call_airflow(f"dags/{dag}/dagRuns?state=success&order_by=-run_after")
         return list(response["dag_runs"])
 
     def champion_digest(self) -> str:
-        """The digest of the champion in MLflow's registry."""
+        """The digest of the model that MLflow's registry calls the champion."""
         url = f"{self.address('UP__MLFLOW_PORT')}/api/2.0/mlflow/registered-models/alias"
         response = requests.get(url, {"name": MODEL, "alias": "champion"}, timeout=60)
         assert response.ok, response.text
@@ -111,58 +129,38 @@ class ComposeStack(PlatformClient):
         return str(tags["tidemill.digest"])
 
     def memory_mb(self) -> dict[str, float]:
-        """The proportional set size of each service's processes, in MB."""
-        processes = self.runner.processes()
-        return {name: sum(map(_pss_kilobytes, each)) / 1024 for name, each in processes.items()}
+        """Proportional set size of each service's processes, in MB."""
+        return {
+            name: sum(map(_pss_kilobytes, self.processes(name))) / 1024
+            for name in self.long_running
+        }
 
 
 @contextmanager
-def running_stack(home: Path) -> Iterator[ComposeStack]:
-    """The running platform, with one-minute windows. At the end no process of it is left."""
-    deployed, volumes = home / "deploy", home / "volumes"
+def running_stack(engine: DockerEngine, home: Path) -> Iterator[ComposeStack]:
+    """The platform, up and healthy, with windows of one minute on free ports of the loopback."""
+    deployed = home / "deploy"
     shutil.copytree(ROOT / "deploy", deployed)
     subprocess.run([deployed / "generate-secrets.sh"], stdout=subprocess.DEVNULL, check=True)
-    example = (deployed / ".env.example").read_text()
-    minutes = re.sub(r"#(TIDEMILL_UP__WINDOW_MINUTES)=\d+", r"\1=1", example)
-    assert minutes != example
-    (deployed / ".env").write_text(minutes)
-    service_specs = services(deployed / "compose.yaml", volumes)
-    engine_context = Engine(home, list(service_specs))
-    service_images = _images(service_specs, home / "images")
-    log_reader_jars()  # while this thread still has network access
-    with ExitStack() as exit_stack, engine_context as engine:
-        runner = ComposeRunner(engine, service_specs, service_images, volumes)
-        runner.up(name for name, one in service_specs.items() if not one.profiles)
-        exit_stack.enter_context(engine.network())
-        for name, one in service_specs.items():
-            for address, outer, inner in one.ports:
-                assert address == "127.0.0.1"
-                exit_stack.enter_context(running_tcp_proxy(inner, outer, engine.address(name)))
-        yield ComposeStack(runner, deployed, volumes)
-        exit_stack.close()
-        started = [each for family in runner.processes().values() for each in family]
-    assert not any(process.is_running() for process in started)
-
-
-def _images(service_specs: Mapping[str, Service], layers: Path) -> dict[str, Image]:
-    official = {"postgres": images.postgres, "apache/kafka": images.kafka}
-    built: dict[str, Image] = {}
-    for service in service_specs.values():
-        if service.image not in built:
-            name = Path(service.build).stem if service.build else service.image.partition(":")[0]
-            layer = layers / name
-            built[service.image] = (
-                images.project_image(name, build(name, layer))
-                if service.build
-                else official[name](layer)
-            )
-    return built
+    settings = {"UP__WINDOW_MINUTES": 1} | {name: free_port() for name in PORTS.values()}
+    env_file = (deployed / ".env.example").read_text()
+    for name, value in settings.items():
+        env_file, count = re.subn(rf"#(TIDEMILL_{name})=\d+", rf"\1={value}", env_file)
+        assert count == 1, name
+    (deployed / ".env").write_text(env_file)
+    log_reader_jars()
+    stack = ComposeStack(engine, deployed)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.compose("--profile", "*", "down", "--volumes", check=False)
 
 
 def _pss_kilobytes(process: psutil.Process) -> float:
-    """The proportional set size of a process in kilobytes."""
+    """Resident kilobytes, with shared pages divided by the number of their users."""
     try:
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-    except OSError:  # the process has exited
+    except OSError:  # the process exited meanwhile
         return 0.0
     return sum(float(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
