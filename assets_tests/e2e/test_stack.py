@@ -124,7 +124,7 @@ def test_a_window_goes_from_an_airflow_dag_to_a_prediction(platform: ComposeStac
     for dag in DAGS:
         assert platform.call_airflow(f"dags/{dag}", "GET")["is_paused"]
         assert not platform.call_airflow(f"dags/{dag}", "PATCH", is_paused=False)["is_paused"]
-    digest = platform.wait_for_version(1)
+    digest = platform.wait_for_version(1, timeout=600)
     assert requests.get(f"{platform.address('SERVE__PORT')}/models", timeout=30).status_code == 401
     entry = next(each for each in platform.history() if each["digest"] == digest)
     assert entry["kind"] == "deploy"
