@@ -123,7 +123,7 @@ def test_a_wrong_window_or_an_unchanged_model_is_refused_by_the_command(
             harness.env, "tidemill", "adopt", harness.model, "--from", key, *REASON_OPTIONS
         )
         assert result.returncode == 1
-        assert "Refused: " in result.stderr
+        assert "OperationNotAllowed: " in result.stderr
         assert message in " ".join(result.stderr.split())
     assert take_snapshot(harness) == before
 

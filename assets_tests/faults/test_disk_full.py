@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 
 _COMMITS = (
     *("plan", "file", "manifest", "bundle", "initial", "ledger", "entry"),
-    *("line", "candidate", "report"),
+    *("lineage", "candidate", "report"),
 )
 """In the order in which a first run reaches them."""
 
@@ -128,7 +128,7 @@ def test_full_s3_storage_is_reported_and_accepts_the_same_name_with_space(
     with running_s3_server(small_disk.root) as s3:
         store = s3.open_store(s3.create_bucket("bucket"), timeout=1)
         small_disk.fill()
-        with pytest.raises(StoreFull, match=r"No space left.*Give the storage some space"):
+        with pytest.raises(StoreFull, match=r"No space left.*Free some space"):
             store.put("m/a", b"x" * 10_000)
         assert store.get("m/a") is None
         small_disk.free()

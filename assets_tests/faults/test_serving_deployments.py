@@ -56,7 +56,7 @@ class DeploymentScenario:
 
 @pytest.fixture
 def scenario(harness: ModelHarness) -> Iterator[DeploymentScenario]:
-    harness = replace(deploy_windows(harness), tracking=None)
+    harness = replace(deploy_windows(harness), tracking_uri=None)
     tracker = require_tracker(harness.settings)
     with harness.open_model() as ctx, running_server(harness) as server:
         record_window(ctx, harness.settings, 1)
@@ -144,5 +144,5 @@ def test_a_server_keeps_its_model_while_the_ledger_is_lost_and_restored(
             server.wait_for_status(version=head.entry.seq + 1, stale=None, last_failure=None)
         clients.assert_all_correct()
         assert server.metric("tidemill_swaps_total", model=harness.model) == 1
-        assert "is another one; models stay as they are" in server.output()
+        assert "The ledger topic was replaced; the models in service are kept." in server.output()
     oracle.assert_consistent(harness)
