@@ -72,6 +72,26 @@ def test_no_pickle_anywhere() -> None:
         assert not imports(path) & {"pickle", "cloudpickle", "joblib", "dill"}, path
 
 
+def private_dagster_modules(path: Path) -> set[str]:
+    """The modules of Dagster, besides its public packages, that a module imports or names."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names=aliases):
+                names |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=str(name), names=aliases):
+                names |= {f"{name}.{alias.name}" for alias in aliases if alias.name[0] == "_"}
+                names.add(name)
+            case ast.Constant(value=str(text)) if text.startswith("dagster._"):
+                names.add(text)
+    return {name for name in names if name.startswith(("dagster.", "dagster_shared"))}
+
+
+def test_only_dagster_compat_uses_what_dagster_does_not_publish() -> None:
+    users = [path for path in modules(PACKAGE) if private_dagster_modules(path)]
+    assert users == [PACKAGE / "defs" / "dagster_compat.py"]
+
+
 def test_every_module_has_a_docstring() -> None:
     for path in modules():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"

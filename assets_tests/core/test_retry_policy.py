@@ -2,18 +2,26 @@
 
 import pytest
 
-from tidemill.core import errors
+from error_classes import leaf_errors
+from tidemill.core.errors import LedgerError, TidemillError, TopicMissing
 from tidemill.core.retry_policy import (
-    EXPECTED_OUTCOMES,
+    CANCELED,
     INITIAL_BACKOFF_MS,
     MAX_ATTEMPTS,
-    NON_RETRYABLE,
     FailureState,
     WindowFailure,
     next_state,
 )
 
 MINUTE = 60_000
+NON_RETRYABLE = {
+    *("SpecInvalid", "UnknownWindow", "PrerequisiteMissing", "OperationNotAllowed"),
+    *("TopicRecreated", "TopicCompacted", "OffsetsExpired", "LogTruncated", "DataLost"),
+    *("PlanLost", "TooManyRejects", "SchemaBroken"),
+    *("LineageChanged", "ParentInvalid", "DigestMismatch", "FeatureSkew", "ModelPruned"),
+    *("LedgerMisconfigured", "LedgerLost", "LedgerBroken"),
+}
+EXPECTED_OUTCOMES = {"WindowOpen", "AlreadyRunning"}
 
 
 def failure_state(attempts: int, error: str = "LogUnavailable") -> FailureState:
@@ -36,7 +44,7 @@ def test_the_last_attempt_gives_the_window_up() -> None:
     assert str(failure_state(MAX_ATTEMPTS)) == "Window w failed 5 times: It broke."
 
 
-@pytest.mark.parametrize("error", sorted(NON_RETRYABLE))
+@pytest.mark.parametrize("error", sorted(NON_RETRYABLE | {CANCELED}))
 def test_an_error_that_needs_an_operator_is_given_up_at_once(error: str) -> None:
     assert failure_state(1, error).given_up
 
@@ -57,7 +65,21 @@ def test_another_window_starts_with_its_first_attempt() -> None:
     assert (state.window, state.attempts, state.failed_at_ms) == ("v", 1, 2_000)
 
 
-def test_every_error_named_in_the_policy_exists() -> None:
-    assert {name for name in NON_RETRYABLE | EXPECTED_OUTCOMES if not hasattr(errors, name)} == {
-        "Canceled"
-    }
+def test_each_error_says_whether_it_is_retryable_and_whether_it_is_a_failure() -> None:
+    kinds = leaf_errors()
+    assert {name for name, kind in kinds.items() if not kind.retryable} == NON_RETRYABLE
+    assert {name for name, kind in kinds.items() if kind.expected} == EXPECTED_OUTCOMES
+
+
+def test_an_error_inherits_from_its_family_and_may_differ() -> None:
+    class LedgerForked(LedgerError):
+        pass
+
+    assert (TidemillError.retryable, TidemillError.expected) == (True, False)
+    assert not LedgerForked.retryable
+    assert TopicMissing.retryable
+
+
+@pytest.mark.parametrize("error", ["ValueError", "RunLost", "Unnamed", "ClassVar", "__name__"])
+def test_an_error_without_a_class_is_retried(error: str) -> None:
+    assert not failure_state(1, error).given_up

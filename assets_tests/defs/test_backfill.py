@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from tidemill.core.errors import (
     AlreadyRunning,
@@ -147,7 +146,7 @@ def test_a_blocking_check_fails_with_its_step(
 
 def test_an_interrupt_wrapped_by_kafkas_client_is_an_interrupt(instance, spec, tidemill_resource):
     wrapped = SystemError("returned a result with an exception set")
-    wrapped.__cause__ = DagsterExecutionInterruptedError()
+    wrapped.__cause__ = dg.DagsterExecutionInterruptedError()
     tidemill_resource.before_step = failing_at("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
         backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
     from tidemill.defs.in_process_run import Materialized
 
-_NO_COMPUTE_LOGS = {
-    "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
-    }
-}
 _ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
@@ -122,22 +116,15 @@ def _add_seconds(seconds: dict[str, float], event: "Materialized") -> None:
 
 @contextmanager
 def _dagster_instance(settings: Settings) -> "Iterator[dg.DagsterInstance]":
-    """The persistent instance, whose database is running; its errors are translated.
-
-    The steps' output goes to the terminal only: to capture it, Dagster starts four processes, each
-    of which prints a traceback on Ctrl-C.
-    """
+    """The persistent instance, whose database is running; its errors are translated."""
     os.environ.setdefault("DAGSTER_HOME", str(ensure_dagster_home(settings)))
-    import dagster as dg
-    from dagster._core.instance.ref import InstanceRef
-
+    from tidemill.defs.dagster_compat import open_instance
     from tidemill.defs.in_process_run import translate_instance_errors
 
-    instance_ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=_NO_COMPUTE_LOGS)
     with (
         bootstrap.local_databases(settings),
         translate_instance_errors(),
-        dg.DagsterInstance.from_ref(instance_ref) as instance,
+        open_instance(os.environ["DAGSTER_HOME"]) as instance,
     ):
         yield instance
 

@@ -2,23 +2,15 @@
 
 from dataclasses import dataclass
 
+from tidemill.core import errors
+
 INITIAL_BACKOFF_MS = 60_000
 """Milliseconds from a window's first failure to the second attempt; each delay doubles the last."""
 MAX_ATTEMPTS = 5
 """Attempts after which a window is given up."""
 
-NON_RETRYABLE = frozenset(
-    {
-        "SpecInvalid", "UnknownWindow", "PrerequisiteMissing", "OperationNotAllowed",
-        "TopicRecreated", "TopicCompacted", "OffsetsExpired", "LogTruncated", "DataLost",
-        "PlanLost", "TooManyRejects", "SchemaBroken",
-        "LineageChanged", "ParentInvalid", "DigestMismatch", "FeatureSkew", "ModelPruned",
-        "LedgerMisconfigured", "LedgerLost", "LedgerBroken", "Canceled",
-    }
-)  # fmt: skip
-"""Errors that a retry cannot fix."""
-EXPECTED_OUTCOMES = frozenset({"WindowOpen", "AlreadyRunning"})
-"""Errors that are not failures: the window cannot be processed yet."""
+CANCELED = "Canceled"
+"""The name under which a canceled run is recorded as a failure; only an operator cancels runs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,9 @@ class FailureState:
 
     @property
     def given_up(self) -> bool:
-        return self.error in NON_RETRYABLE or self.attempts >= MAX_ATTEMPTS
+        """Whether no further attempt follows, unless the fingerprint changes."""
+        needs_operator = self.error == CANCELED or not _error_class(self.error).retryable
+        return needs_operator or self.attempts >= MAX_ATTEMPTS
 
     @property
     def next_attempt_ms(self) -> int:
@@ -63,10 +57,18 @@ def next_state(
     previous: FailureState | None, failure: WindowFailure, now_ms: int, fingerprint: str
 ) -> FailureState | None:
     """The state after one more failure; None if it is an expected outcome."""
-    if failure.error in EXPECTED_OUTCOMES:
+    if _error_class(failure.error).expected:
         return None
     repeated = previous is not None and previous.window == failure.window
     attempts = previous.attempts + 1 if previous is not None and repeated else 1
     return FailureState(
         failure.window, failure.error, failure.message, attempts, now_ms, fingerprint
     )
+
+
+def _error_class(name: str) -> type[errors.TidemillError]:
+    """The class of a named error; `TidemillError`, whose defaults apply, for any other name."""
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TidemillError):
+        return kind
+    return errors.TidemillError

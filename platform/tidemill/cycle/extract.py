@@ -8,16 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tidemill.core.decoding import Decoded, Decoder, Rejected, gc_paused
-from tidemill.core.errors import (
-    DataLost,
-    DigestMismatch,
-    LogTruncated,
-    OffsetsExpired,
-    PredecessorMissing,
-    TopicCompacted,
-    TopicMissing,
-    TopicRecreated,
-)
+from tidemill.core.errors import DataLost, DigestMismatch, PredecessorMissing, TopicError
 from tidemill.core.event_log import RecordBatch, TimestampCounts
 from tidemill.core.parquet import from_parquet, library_versions, rows_digest, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan
@@ -29,9 +20,6 @@ from tidemill.cycle.plan import plan_window
 from tidemill.cycle.quarantine import reject_invalid_batch, rejected_table
 from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.cycle.topic_binding import verified_topic
-
-UNREADABLE_LOG_ERRORS = (OffsetsExpired, LogTruncated, TopicMissing, TopicRecreated, TopicCompacted)
-"""The errors which mean that the log no longer holds what was once read from it."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +240,7 @@ def _rebuild(
     remedy = "Restore the file from a backup."
     try:
         manifest, files = _build_manifest(ctx, plan, source_hash, build_batch())
-    except UNREADABLE_LOG_ERRORS as error:
+    except TopicError as error:
         raise DataLost(
             f"{damage.message} It cannot be read again from Kafka: {error.message}", remedy
         ) from error

@@ -1,7 +1,7 @@
 """The initial model: trained once from historical data, first champion and first baseline."""
 
 from tidemill.core import canonical, historical_file, learner, replay
-from tidemill.core.errors import DigestMismatch, ModelPruned, SpecInvalid
+from tidemill.core.errors import CommittedDataError, SpecInvalid
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.parquet import library_versions, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
@@ -79,7 +79,7 @@ def _files_intact(ctx: ModelContext, initial_model: InitialModel) -> bool:
     try:
         ctx.repository.bundle(initial_model.digest)
         ctx.repository.file(initial_model.sample.snapshot)
-    except (DigestMismatch, ModelPruned):
+    except CommittedDataError:
         return False
     return True
 

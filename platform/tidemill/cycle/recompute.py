@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from tidemill.core import canonical
+from tidemill.core.errors import TopicError
 from tidemill.core.plans import INITIAL_KEY
 from tidemill.core.records import Manifest, PruneMarker
 from tidemill.core.report_records import Report
@@ -12,7 +13,7 @@ from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import UNREADABLE_LOG_ERRORS, extract_plan
+from tidemill.cycle.extract import extract_plan
 from tidemill.cycle.initial import train
 from tidemill.cycle.lineage import (
     adoptions,
@@ -154,7 +155,7 @@ def _recompute_batch(
     assert plan is not None  # copied above
     epochs = [a.epoch for _, a in adoptions(ctx.repository) if a.topic_id == plan.topic_id]
     if plan.epoch == max(epochs, default=plan.epoch):
-        with suppress(*UNREADABLE_LOG_ERRORS):
+        with suppress(TopicError):
             return extract_plan(recomputed, plan)
     verification.taken_as_archived.append(manifest.window)
     for ref in filter(None, (manifest.rows_file, manifest.rejected_file)):

@@ -9,12 +9,7 @@ import polars as pl
 from tidemill.core import canonical, learner, replay
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import align_to_schema
-from tidemill.core.errors import (
-    DigestMismatch,
-    ModelPruned,
-    ParentInvalid,
-    PredecessorMissing,
-)
+from tidemill.core.errors import CommittedDataError, ParentInvalid, PredecessorMissing
 from tidemill.core.parquet import from_parquet, library_versions, to_parquet
 from tidemill.core.records import Candidate, Lineage, Sample
 from tidemill.core.windows import Window
@@ -74,7 +69,7 @@ def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
         if candidate.holdout is not None:
             ctx.repository.bundle(candidate.holdout)
         ctx.repository.file(candidate.sample.snapshot)
-    except (DigestMismatch, ModelPruned):
+    except CommittedDataError:
         return False
     return True
 
@@ -169,7 +164,7 @@ def _seed(lineage_id: str, window: Window) -> int:
 def _load_parent(ctx: ModelContext, digest: str) -> Model:
     try:
         return ctx.load(digest)
-    except (DigestMismatch, ModelPruned) as error:
+    except CommittedDataError as error:
         raise ParentInvalid(
             f"The model {digest} that {ctx.model} continues is missing or damaged: {error.message}",
             "Run the window that made it again; `tidemill verify` names the window.",

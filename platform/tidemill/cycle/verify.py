@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidemill.core import canonical
-from tidemill.core.errors import DigestMismatch, ModelPruned, StoreUnavailable, TidemillError
+from tidemill.core.errors import CommittedDataError, DigestMismatch, StoreUnavailable, TidemillError
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Candidate, FileRef, PruneMarker
 from tidemill.core.report_records import Report
@@ -251,7 +251,7 @@ class _Verifier:
             return
         try:
             self.repository.bundle(digest)
-        except (DigestMismatch, ModelPruned) as error:
+        except CommittedDataError as error:
             self.add_finding(f"The model of {owner}: {error.message}")
 
     def _check_file(self, ref: FileRef | None, may_be_pruned: bool = False) -> None:

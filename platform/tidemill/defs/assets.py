@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._utils.warnings import suppress_dagster_warnings
 
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.checks import check_specs
+from tidemill.defs.dagster_compat import suppress_dagster_warnings
 from tidemill.defs.external_assets import OWNERS, history_key, topic_key
 from tidemill.defs.freshness import freshness_policy
 from tidemill.defs.metadata import initial_metadata

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._utils.warnings import suppress_dagster_warnings
 
 from tidemill.core.spec import ModelSpec
+from tidemill.defs.dagster_compat import suppress_dagster_warnings
 from tidemill.defs.metadata import table
 
 if TYPE_CHECKING:

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-)
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.core.errors import InstanceUnavailable, TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.assets import DEPLOY_TAG, build_assets, pool_of
+from tidemill.defs.dagster_compat import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    pooled_connections,
+)
 from tidemill.defs.partitions import partitions_of, windows_between
 from tidemill.defs.resources import Steps, TidemillResource
 from tidemill.defs.run_tracking import RunTracker
-from tidemill.defs.sqlite_connections import pooled_connections
 from tidemill.defs.windowed_assets import WINDOW_ASSETS
 
 if TYPE_CHECKING:
@@ -132,9 +131,9 @@ class _InProcessRunner:
                     run_id=run_id,
                     run_config=_QUIET_RUN_CONFIG,
                 )
-        except (Exception, DagsterExecutionInterruptedError) as error:
+        except (Exception, dg.DagsterExecutionInterruptedError) as error:
             # Dagster raises this for Ctrl-C, and Kafka's client may wrap it in another error.
-            if any(isinstance(cause, DagsterExecutionInterruptedError) for cause in _causes(error)):
+            if any(isinstance(c, dg.DagsterExecutionInterruptedError) for c in _causes(error)):
                 raise KeyboardInterrupt from None
             return Outcome(run_id, False, _translate_error(error))
         return Outcome(run_id, True)

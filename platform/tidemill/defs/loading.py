@@ -5,12 +5,10 @@ from pathlib import Path
 from types import ModuleType
 
 import dagster as dg
-from dagster._utils.warnings import suppress_dagster_warnings
-from dagster.components.core.component_tree import ComponentTree
-from dagster_shared.record import copy
 
 import tidemill.models
 from tidemill.defs.component import load_model
+from tidemill.defs.dagster_compat import suppress_dagster_warnings, without_component_tree
 from tidemill.defs.external_assets import external_assets
 from tidemill.model_files import find_models
 
@@ -28,13 +26,12 @@ def load_models(*folders: Path) -> dg.Definitions:
         return dg.Definitions()
     # Like `dg.load_from_defs_folder`, but without a dg.toml, which an installed wheel lacks.
     trees = [
-        ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
+        dg.ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
         for number, folder in enumerate(dict.fromkeys(f.parent.parent for f in files.values()))
     ]
     specs = {name: load_model(file).spec for name, file in files.items()}
     first, *others = [tree.build_defs() for tree in trees]
-    # Dagster refuses to merge definitions with different component trees.
-    loaded = [first, *(copy(other, component_tree=None) for other in others)]
+    loaded = [first, *map(without_component_tree, others)]
     return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
 
 

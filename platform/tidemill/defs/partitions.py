@@ -3,14 +3,14 @@
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from dagster._core.storage.tags import (
+
+from tidemill.core.errors import UnknownWindow
+from tidemill.core.windows import Calendar, Window, from_ms
+from tidemill.defs.dagster_compat import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
-
-from tidemill.core.errors import UnknownWindow
-from tidemill.core.windows import Calendar, Window, from_ms
 
 
 def partitions_of(

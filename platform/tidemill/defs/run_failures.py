@@ -5,13 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from tidemill.core.retry_policy import WindowFailure
+from tidemill.core.retry_policy import CANCELED, WindowFailure
 
 
 def window_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, window: str) -> WindowFailure:
     """The failure of a run; `window` is used if the run does not name its window."""
     if run.status == dg.DagsterRunStatus.CANCELED:
-        return WindowFailure(window, "Canceled", f"Run {run.run_id} was canceled.")
+        return WindowFailure(window, CANCELED, f"Run {run.run_id} was canceled.")
     failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     for entry in failures:
         assert entry.dagster_event is not None

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-)
 
 from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.retry_policy import next_state
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.connection_cache import open_readonly
+from tidemill.defs.dagster_compat import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
 from tidemill.defs.external_assets import watermark_observation
 from tidemill.defs.freshness import freshness_evaluation
 from tidemill.defs.run_failures import window_failure

@@ -4,11 +4,11 @@ import re
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._utils.warnings import suppress_dagster_warnings
 
 from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
+from tidemill.defs.dagster_compat import suppress_dagster_warnings
 from tidemill.defs.external_assets import OWNERS
 from tidemill.defs.partitions import partitions_of, requested_windows
 from tidemill.defs.windowed_assets import failure

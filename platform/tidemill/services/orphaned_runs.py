@@ -19,8 +19,8 @@ def fail_orphaned_runs(settings: Settings, grpc_address: Mapping[str, str | int]
     if not (settings.dagster_home / "dagster.yaml").exists():
         return 0
     import dagster as dg
-    from dagster._core.storage.tags import GRPC_INFO_TAG
 
+    from tidemill.defs.dagster_compat import GRPC_INFO_TAG
     from tidemill.defs.in_process_run import translate_instance_errors
 
     failed_count = 0

@@ -11,6 +11,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from tidemill.core.errors import (
     NotServed,
+    RequestError,
     RequestInvalid,
     RequestTooLarge,
     RequestTooSlow,
@@ -24,11 +25,11 @@ Headers = list[tuple[str, str]]
 JSON_HEADERS: Headers = [("content-type", "application/json")]
 
 
-class NoSuchPath(TidemillError):
+class NoSuchPath(RequestError):
     """The path does not exist."""
 
 
-class MethodNotAllowed(TidemillError):
+class MethodNotAllowed(RequestError):
     """The path does not support the method; `allowed` lists the methods that it supports."""
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
@@ -36,7 +37,7 @@ class MethodNotAllowed(TidemillError):
         self.allowed = allowed
 
 
-_STATUS_CODES: dict[type[TidemillError], int] = {
+_STATUS_CODES: dict[type[RequestError], int] = {
     RequestInvalid: 400,
     RowInvalid: 400,
     Unauthorized: 401,
