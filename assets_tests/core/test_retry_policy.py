@@ -19,7 +19,7 @@ NON_RETRYABLE = {
     *("TopicRecreated", "TopicCompacted", "OffsetsExpired", "LogTruncated", "DataLost"),
     *("PlanLost", "TooManyRejects", "SchemaBroken"),
     *("LineageChanged", "ParentInvalid", "DigestMismatch", "FeatureSkew", "ModelPruned"),
-    *("LedgerMisconfigured", "LedgerLost", "LedgerBroken"),
+    *("LedgerMisconfigured", "LedgerLost", "LedgerBroken", "FormatUnsupported"),
 }
 EXPECTED_OUTCOMES = {"WindowOpen", "AlreadyRunning"}
 

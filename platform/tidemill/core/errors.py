@@ -140,7 +140,7 @@ class StoreUnavailable(StoreError):
     """The store's storage timed out, denied access, or does not support conditional writes."""
 
 
-class FormatUnsupported(StoreError):
+class FormatUnsupported(StoreError, retryable=False):
     """A stored record has a format number that this version does not read."""
 
 
