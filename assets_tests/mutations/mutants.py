@@ -42,7 +42,6 @@ TESTS = {
     "core/comparison": GATE_TESTS,
     "core/loss_differences": GATE_TESTS[::-1],
     "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
-    "serving/model_slot": SLOT_TESTS,
     "serving/model_state": SLOT_TESTS,
     "serving/loading": SLOT_TESTS,
 }

@@ -65,7 +65,7 @@ class App:
     """Endpoints by path and method."""
 
     def __post_init__(self) -> None:
-        schemas = {name: state.schema for name, state in self.status.follower.models.items()}
+        schemas = {name: state.schema for name, state in self.status.models.items()}
         for name in schemas:
             self.metrics.init_model(name)
         document = openapi.document(self.status.specs, schemas)
@@ -115,7 +115,8 @@ class App:
     async def _predict(self, codec: Codec, model: str, scope: Scope, channel: Channel) -> int:
         """Answer with the model that is in service once the body is read; the status code."""
         body = await self.limits.read_body(scope, channel)
-        served = self.status.follower.models[model].slot.served
+        state = self.status.models[model]
+        served = state.served
         if served is None:
             raise NotServed(
                 f"No deployment of model {model} is in service yet.",
@@ -125,7 +126,7 @@ class App:
         try:
             predictions = await self._compute_predictions(served.predictor, request.rows)
         except ValueError:
-            raise self.status.follower.models[model].schema.non_text_error(request.rows) from None
+            raise state.schema.non_text_error(request.rows) from None
         channel.response_bytes(200, JSON_HEADERS, codec.encode(request, served, predictions))
         if self.prediction_log is not None:
             self.prediction_log.put(request, served, predictions)
@@ -141,7 +142,7 @@ class App:
 
     def _requested_model(self, scope: Scope) -> str:
         """The model of a request whose path does not name one."""
-        models = list(self.status.follower.models)
+        models = list(self.status.models)
         names = parse_qs(scope.query_string).get("model", [])
         name = names[0] if names else scope.headers.get("x-tidemill-model")
         if name is None and len(models) == 1:
@@ -161,14 +162,14 @@ class App:
         parts = scope.path.strip("/").split("/")
         v2_segment = parts[2:3] if parts[1:2] == ["models"] else []
         segment = {"models": parts[1:2], "v2": v2_segment}.get(parts[0], [])
-        if segment and segment[0] not in self.status.follower.models:
+        if segment and segment[0] not in self.status.models:
             return self._unknown_model_error(segment[0])
         return NoSuchPath(f"Path {scope.path[:200]} does not exist.", "See /docs for all paths.")
 
     def _unknown_model_error(self, name: str) -> UnknownModel:
         return UnknownModel(
             f"No model {name[:80]!r} is served.",
-            f"Served models: {', '.join(self.status.follower.models)}.",
+            f"Served models: {', '.join(self.status.models)}.",
         )
 
 

@@ -117,14 +117,14 @@ def _model_status(info: ServerInfo, model: str) -> HTTPResponse:
 
 
 def _model_readiness(info: ServerInfo, model: str) -> HTTPResponse:
-    served = info.status.follower.models[model].slot.served
+    served = info.status.models[model].served
     payload = {"name": model, "ready": served is not None}
     return _json_response(payload, 503 if served is None else 200)
 
 
 def _model_metadata(info: ServerInfo, model: str) -> HTTPResponse:
-    state = info.status.follower.models[model]
-    served = state.slot.served
+    state = info.status.models[model]
+    served = state.served
     versions = [] if served is None else [str(served.entry.seq)]
     outputs = len(info.status.specs[model].classes) or 1
     return _json_response(inference.metadata(state.schema, versions, outputs))

@@ -7,7 +7,7 @@ import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
 from tidemill.core.spec_sections import FieldType
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import BodySchemas, PredictionRequest, ref
 from tidemill.serving.schemas import RequestSchema, decode_json

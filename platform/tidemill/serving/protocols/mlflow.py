@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import (
     BodySchemas,
