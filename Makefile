@@ -63,7 +63,7 @@ test-fast: setup-airflow  ## run the tests that start no server
 test-faults: setup-airflow  ## run the slower fault tests
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
-mutants: setup  ## mutation tests of windows, plans, gate, ledger and model slot (about 8 minutes)
+mutants: setup  ## mutation tests of windows, plans, gate, ledger and model state (about 8 minutes)
 	$(RUN)/python assets_tests/mutations/mutants.py
 
 tools: | $(UV)  ## install the tools of `up --postgres` and some tests (as root): postgresql, chromium, strace, wrk, an S3 server, the AWS CLI

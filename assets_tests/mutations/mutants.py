@@ -34,7 +34,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
 GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_loss_differences.py"]
-SLOT_TESTS = ["serving/test_model_slot.py", "serving/test_ledger_follower.py"]
+STATE_TESTS = ["serving/test_model_slot.py", "serving/test_ledger_follower.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
     "core/plans": ["core/test_plans.py", "cycle/test_planning.py"],
@@ -42,9 +42,8 @@ TESTS = {
     "core/comparison": GATE_TESTS,
     "core/loss_differences": GATE_TESTS[::-1],
     "core/ledger": ["core/test_ledger.py", "cycle/test_ledger_writers.py"],
-    "serving/model_slot": SLOT_TESTS,
-    "serving/model_state": SLOT_TESTS,
-    "serving/loading": SLOT_TESTS,
+    "serving/model_state": STATE_TESTS,
+    "serving/loading": STATE_TESTS,
 }
 """The mutated modules of `tidemill`, and the tests that must kill the mutants, fastest first."""
 CPU_SECONDS = 90

@@ -224,7 +224,7 @@ def test_a_server_waits_for_kafka_before_it_serves_its_local_copy(
     follower_fixture.start()
     follower_fixture.now_ms += 4_999
     follower_fixture.step()
-    assert follower_fixture.model.slot.served is None
+    assert follower_fixture.model.served is None
     follower_fixture.now_ms += 1
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(1)
@@ -239,7 +239,7 @@ def test_a_damaged_local_copy_is_not_served(follower_fixture: FollowerFixture) -
     follower_fixture.start()
     follower_fixture.now_ms += 5_000
     follower_fixture.step()
-    assert follower_fixture.model.slot.served is None
+    assert follower_fixture.model.served is None
     assert not follower_fixture.status.ready
     assert follower_fixture.model.failure is not None
 

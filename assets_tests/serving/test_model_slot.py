@@ -32,7 +32,7 @@ class RecordingValidator:
 
     def validate(self, bundle: bytes) -> None:
         assert self.follower_fixture is not None
-        served = self.follower_fixture.model.slot.served
+        served = self.follower_fixture.model.served
         self.served_digests.append(served.digest if served else None)
         if self.error is not None:
             raise self.error
@@ -155,7 +155,7 @@ def test_a_server_is_ready_only_once_its_local_copy_is_written(bundles: list[byt
     original_replace = fixture.copy_store.replace
 
     def replace(name: str, data: bytes) -> None:
-        served = fixture.model.slot.served
+        served = fixture.model.served
         served_digests.append(served.digest if served else None)
         original_replace(name, data)
 

@@ -18,6 +18,7 @@ from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
+from tidemill.serving.model_follower import ModelFollower
 from tidemill.serving.schemas import RequestSchema
 from tidemill.serving.status import Status
 
@@ -34,16 +35,20 @@ def app() -> App:
     for name in NAMES:
         entry = manual_entry(Chain(name), canonical.digest(bundle), "operator", "")
         ledger.append(name, canonical.encode(entry))
-    follower = LedgerFollower(
-        MemoryFeed(ledger),
-        {name: RequestSchema(name, spec.fields, 10) for name in NAMES},
-        lambda model, digest: bundle,
-        PredictorLoader(InProcessValidator(), load_feature_function),
-        LocalCopy(MemoryStore()),
-        lambda: 0,
-    )
+    models = [
+        ModelFollower(
+            RequestSchema(name, spec.fields, 10),
+            lambda digest: bundle,
+            PredictorLoader(InProcessValidator(), load_feature_function),
+            LocalCopy(MemoryStore()),
+            lambda: 0,
+        )
+        for name in NAMES
+    ]
+    follower = LedgerFollower(MemoryFeed(ledger), models, lambda: 0)
     follower.step(0)
-    status = Status(follower, dict.fromkeys(NAMES, spec), lambda: 0)
+    specs = dict.fromkeys(NAMES, spec)
+    status = Status(follower.states, follower.connection, specs, lambda: 0)
     return App(
         status, Metrics(), RequestLimits(10_000, 10, 5), TokenAuth(None), ThreadPoolExecutor(1)
     )

@@ -13,8 +13,8 @@ from tidemill.ports import BundleValidator
 from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
-from tidemill.serving.model_slot import ServedModel
-from tidemill.serving.model_state import ModelState
+from tidemill.serving.model_follower import ModelFollower
+from tidemill.serving.model_state import ModelState, ServedModel
 from tidemill.serving.schemas import RequestSchema
 from tidemill.serving.status import Status
 
@@ -45,17 +45,16 @@ class FollowerFixture:
     def start(self) -> None:
         """Create a new follower over the same state; it has not polled the ledger yet."""
         contract = RequestSchema("m", SPEC.fields, 100)
-        self.follower = LedgerFollower(
-            MemoryFeed(self.ledger),
-            {"m": contract},
+        model = ModelFollower(
+            contract,
             self._bundle,
             PredictorLoader(self.validator, load_feature_function),
             LocalCopy(self.copy_store),
-            lambda: self.now_ms,
-            startup_timeout_ms=5_000,
+            self._now,
             on_event=lambda model, event: self.events.append(event),
         )
-        self.status = Status(self.follower, {"m": SPEC}, lambda: self.now_ms)
+        self.follower = LedgerFollower(MemoryFeed(self.ledger), [model], self._now, 5_000)
+        self.status = Status(self.follower.states, self.follower.connection, {"m": SPEC}, self._now)
 
     def digest(self, number: int) -> str:
         return canonical.digest(self.bundles[number])
@@ -74,14 +73,17 @@ class FollowerFixture:
 
     @property
     def model(self) -> ModelState:
-        return self.follower.models["m"]
+        return self.follower.states["m"]
 
     @property
     def served(self) -> ServedModel:
-        assert self.model.slot.served is not None
-        return self.model.slot.served
+        assert self.model.served is not None
+        return self.model.served
 
-    def _bundle(self, model: str, digest: str) -> bytes:
+    def _now(self) -> int:
+        return self.now_ms
+
+    def _bundle(self, digest: str) -> bytes:
         if digest not in self.store:
             raise DigestMismatch(f"The bundle {digest} is missing.", "Restore it.")
         return self.store[digest]

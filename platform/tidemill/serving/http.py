@@ -74,7 +74,6 @@ class HTTPResponse:
 
     body: bytes
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = tuple(JSON_HEADERS)
 
 
 def error_status(error: TidemillError) -> int:

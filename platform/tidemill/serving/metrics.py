@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from tidemill.serving.ledger_follower import FollowerEvent
+from tidemill.serving.model_follower import FollowerEvent
 from tidemill.serving.status import Status
 
 _LATENCY_BUCKETS = (
@@ -111,7 +111,7 @@ class _StateCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        status, models = self._status, self._status.follower.models
+        status, models = self._status, self._status.models
         age = GaugeMetricFamily(
             "tidemill_model_age_seconds",
             "Time since the end of the newest window that the model in service has learned from.",
@@ -128,7 +128,7 @@ class _StateCollector(Collector):
             labels=("model",),
         )
         for name, state in models.items():
-            served, age_seconds = state.slot.served, status.age_seconds(name)
+            served, age_seconds = state.served, status.age_seconds(name)
             if age_seconds is not None:
                 age.add_metric((name,), age_seconds)
             if served is not None:
@@ -139,7 +139,7 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             "tidemill_ledger_unread_records",
             "Records of the ledger topic that are not read yet.",
-            status.follower.connection.lag,
+            status.connection.lag,
         )
         yield GaugeMetricFamily(
             "tidemill_ledger_contact_age_seconds",

@@ -2,12 +2,32 @@
 
 from dataclasses import dataclass, field
 
-from tidemill.core.ledger import Chain
-from tidemill.serving.model_slot import ModelSlot
+from tidemill.core.ledger import Chain, Entry
+from tidemill.serving.predictor import Predictor
 from tidemill.serving.schemas import RequestSchema
 
 FIRST_RETRY_DELAY_MS = 1_000
 """Milliseconds until a failed bundle is retried; the delay doubles after each failure."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model in service, and the ledger entry that put it there.
+
+    `hash` is the sha256 of the entry's bytes; `since_ms` is in milliseconds since 1970.
+    `from_local_copy` means that the ledger has not confirmed the entry.
+    """
+
+    predictor: Predictor
+    entry: Entry
+    hash: str
+    since_ms: int
+    from_local_copy: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The model's permanent name."""
+        return self.predictor.model.digest
 
 
 @dataclass(frozen=True)
@@ -26,18 +46,26 @@ class LoadFailure:
 class ModelState:
     """One model: what is served, the ledger as far as it was read, and the last failure.
 
-    `newest_served` holds `seq` and hash of the newest entry that this server has served, now or
-    before a restart. The server never goes back behind it.
+    A request reads `served` once, without a lock, and uses that model to the end. `newest_served`
+    holds `seq` and hash of the newest entry that this server has served, now or before a restart.
+    The server never goes back behind it.
     """
 
     schema: RequestSchema
-    slot: ModelSlot = field(default_factory=ModelSlot)
-    chain: Chain = field(default_factory=lambda: Chain(""))
+    served: ServedModel | None = None
+    chain: Chain = field(init=False)
     newest_served: tuple[int, str] | None = None
     failure: LoadFailure | None = None
     backoff: tuple[str, int] | None = None
     """The hash of the head that failed, and when to retry it, in ms since 1970."""
     retry_delay_ms: int = FIRST_RETRY_DELAY_MS
+
+    def __post_init__(self) -> None:
+        self.chain = Chain(self.schema.model)
+
+    def swap(self, served: ServedModel) -> None:
+        """Put a model into service. The last request that uses the old one frees it."""
+        self.served = served
 
     def in_backoff(self, head: str, now_ms: int) -> bool:
         """Whether this head has failed and must not be retried yet."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
 

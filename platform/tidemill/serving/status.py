@@ -1,5 +1,6 @@
 """The server's status: per model what is in service, how old and how stale it is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,25 +8,23 @@ from tidemill.core.errors import TidemillError
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import from_ms
 from tidemill.ports import Clock
-from tidemill.serving.ledger_follower import LedgerFollower
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import LedgerConnection, ModelState, ServedModel
 
 
 @dataclass
 class Status:
     """The state of a server. If `draining`, it is shutting down and reports not ready."""
 
-    follower: LedgerFollower
-    specs: dict[str, ModelSpec]
+    models: Mapping[str, ModelState]
+    connection: LedgerConnection
+    specs: Mapping[str, ModelSpec]
     clock: Clock
     draining: bool = False
 
     @property
     def ready(self) -> bool:
         """Whether every configured model is served and the server is not shutting down."""
-        return not self.draining and all(
-            state.slot.served is not None for state in self.follower.models.values()
-        )
+        return not self.draining and all(state.served is not None for state in self.models.values())
 
     def data_end_ms(self, model: str, served: ServedModel) -> int | None:
         """The end of the newest window that a served model learned from, in ms since 1970.
@@ -41,18 +40,18 @@ class Status:
 
     def age_seconds(self, model: str) -> float | None:
         """Seconds since that end."""
-        served = self.follower.models[model].slot.served
+        served = self.models[model].served
         end_ms = None if served is None else self.data_end_ms(model, served)
         return None if end_ms is None else (self.clock() - end_ms) / 1000
 
     def seconds_since_contact(self) -> float:
         """Seconds since the ledger was last reached, or since the start."""
-        connection = self.follower.connection
+        connection = self.connection
         return (self.clock() - (connection.last_contact_ms or connection.started_at_ms)) / 1000
 
     def describe(self) -> dict[str, Any]:
         """The whole status, as `/models` returns it."""
-        connection = self.follower.connection
+        connection = self.connection
         return {
             "ready": self.ready,
             "draining": self.draining,
@@ -63,13 +62,13 @@ class Status:
                 "seconds_since_contact": self.seconds_since_contact(),
                 "error": connection.error,
             },
-            "models": {name: self.describe_model(name) for name in self.follower.models},
+            "models": {name: self.describe_model(name) for name in self.models},
         }
 
     def describe_model(self, name: str) -> dict[str, Any]:
         """One model, as `/models` returns it."""
-        state = self.follower.models[name]
-        served, failure = state.slot.served, state.failure
+        state = self.models[name]
+        served, failure = state.served, state.failure
         description: dict[str, Any] = {"in_service": served is not None, "last_failure": failure}
         description["ledger_version"] = len(state.chain.entries) - 1 if state.chain.head else None
         if served is None:
@@ -92,7 +91,7 @@ class Status:
 
     def _stale_reason(self, name: str, served: ServedModel) -> str | None:
         """Why a different model may be due; None if the one in service is up to date."""
-        connection, state = self.follower.connection, self.follower.models[name]
+        connection, state = self.connection, self.models[name]
         head = state.chain.head
         if connection.error is not None or connection.last_contact_ms is None:
             return f"the ledger was not reached for {self.seconds_since_contact():.0f} s"

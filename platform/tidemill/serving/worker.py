@@ -24,6 +24,7 @@ from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
 from tidemill.serving.local_copy import LocalCopy
 from tidemill.serving.metrics import Metrics
+from tidemill.serving.model_follower import ModelFollower
 from tidemill.serving.prediction_log import PredictionLog, predictions_topic
 from tidemill.serving.schemas import RequestSchema
 from tidemill.serving.server import serve
@@ -69,7 +70,7 @@ def run_worker(
         )
         executor = stack.enter_context(ThreadPoolExecutor(_BATCH_THREADS, "batches"))
         app = App(
-            status=Status(follower, dict(specs), _now_ms),
+            status=Status(follower.states, follower.connection, specs, _now_ms),
             metrics=metrics,
             limits=RequestLimits(
                 serve_settings.max_bytes, serve_settings.max_chunks, serve_settings.body_timeout
@@ -98,22 +99,22 @@ def _running_follower(
     store = bootstrap.make_store(
         settings, max(serve_settings.startup_timeout, _MIN_STORE_TIMEOUT_SECONDS)
     )
-    schemas = {
-        name: RequestSchema(name, spec.fields, serve_settings.max_rows)
-        for name, spec in specs.items()
-    }
     with ForkServerValidator() as validator:
         feed = KafkaFeed(cluster)
+        models = [
+            ModelFollower(
+                RequestSchema(name, spec.fields, serve_settings.max_rows),
+                ModelRepository(store, name).bundle,
+                PredictorLoader(validator, load_feature_function),
+                LocalCopy(FileStore(settings.serving_data)),
+                _now_ms,
+                writes_local_copy=is_first,
+                on_event=metrics.count_event,
+            )
+            for name, spec in specs.items()
+        ]
         follower = LedgerFollower(
-            feed,
-            schemas,
-            lambda model, digest: ModelRepository(store, model).bundle(digest),
-            PredictorLoader(validator, load_feature_function),
-            LocalCopy(FileStore(settings.serving_data)),
-            _now_ms,
-            startup_timeout_ms=round(serve_settings.startup_timeout * 1000),
-            writes_local_copy=is_first,
-            on_event=metrics.count_event,
+            feed, models, _now_ms, round(serve_settings.startup_timeout * 1000)
         )
         stop = threading.Event()
         thread = threading.Thread(target=follower.run, args=(stop,), name="ledger")

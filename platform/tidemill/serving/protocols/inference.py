@@ -7,9 +7,9 @@ import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
 from tidemill.core.spec_sections import FieldType
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.protocols.common import BodySchemas, PredictionRequest, ref
 from tidemill.serving.schemas import RequestSchema, decode_json
 
 OUTPUT_NAME = "prediction"
@@ -116,6 +116,16 @@ class OpenInferenceCodec:
             )
         )
 
+    @staticmethod
+    def encode_error(error: TidemillError) -> bytes:
+        return msgspec.json.encode({"error": str(error)})
+
+    @staticmethod
+    def body_schemas(models: Sequence[str]) -> BodySchemas:
+        return BodySchemas(
+            ref(InferenceRequest.__name__), ref(InferenceResponse.__name__), {"type": "object"}
+        )
+
     def _column(self, tensor: RequestInput, columns: dict[str, list[Any]]) -> list[Any]:
         name = tensor.name
         field = self._schema.fields.get(name)
@@ -133,11 +143,6 @@ class OpenInferenceCodec:
                 "The shape is [rows] or [rows, 1].",
             )
         return data
-
-
-def encode_error(error: TidemillError) -> bytes:
-    """An error in the protocol's format."""
-    return msgspec.json.encode({"error": str(error)})
 
 
 def metadata(schema: RequestSchema, versions: list[str], outputs: int) -> dict[str, Any]:

@@ -6,9 +6,15 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.protocols.common import (
+    BodySchemas,
+    JsonSchema,
+    PredictionRequest,
+    ref,
+    rows_name,
+)
 from tidemill.serving.schemas import RequestSchema, decode_json
 
 INPUT_FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
@@ -52,10 +58,21 @@ class MlflowCodec:
         model, version = self._schema.model, served.entry.seq
         return msgspec.json.encode(InvocationsResponse(predictions, model, served.digest, version))
 
+    @staticmethod
+    def encode_error(error: TidemillError) -> bytes:
+        return msgspec.json.encode({"error_code": "BAD_REQUEST", "message": str(error)})
 
-def encode_error(error: TidemillError) -> bytes:
-    """An error in the format that MLflow's clients read."""
-    return msgspec.json.encode({"error_code": "BAD_REQUEST", "message": str(error)})
+    @staticmethod
+    def body_schemas(models: Sequence[str]) -> BodySchemas:
+        rows = [ref(rows_name(model)) for model in models]
+        request: JsonSchema = {
+            "type": "object",
+            "properties": {"dataframe_records": rows[0] if len(rows) == 1 else {"anyOf": rows}},
+            "required": ["dataframe_records"],
+            "additionalProperties": False,
+        }
+        response: JsonSchema = {"type": "object", "required": ["predictions"]}
+        return BodySchemas(request, response, {"type": "object"})
 
 
 def _records(input_format: str, payload: Any) -> Any:

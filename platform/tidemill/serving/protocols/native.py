@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import RequestInvalid, TidemillError
-from tidemill.serving.model_slot import ServedModel
+from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
-from tidemill.serving.protocols.common import PredictionRequest
+from tidemill.serving.protocols.common import BodySchemas, PredictionRequest, ref, request_name
 from tidemill.serving.schemas import FieldError, RequestSchema, RowsInvalid, decode_json
 
 _REMEDY = 'Send {"rows": [{FIELD: VALUE, …}, …]}, optionally with an "id".'
@@ -65,6 +65,19 @@ class NativeCodec:
             PredictResponse(self._schema.model, served.digest, version, predictions, request.id)
         )
 
+    @staticmethod
+    def encode_error(error: TidemillError) -> bytes:
+        field_errors = error.errors if isinstance(error, RowsInvalid) else ()
+        name = "RowInvalid" if isinstance(error, RowsInvalid) else type(error).__name__
+        return _encode(ErrorResponse(ErrorDetail(name, error.message, error.remedy, field_errors)))
+
+    @staticmethod
+    def body_schemas(models: Sequence[str]) -> BodySchemas:
+        (model,) = models
+        return BodySchemas(
+            ref(request_name(model)), ref(PredictResponse.__name__), ref(ErrorResponse.__name__)
+        )
+
     def _decode_error(self, body: bytes) -> Exception:
         payload = decode_json(body)
         if not isinstance(payload, dict):
@@ -77,13 +90,6 @@ class NativeCodec:
         if not isinstance(payload.get("id"), str | None):
             return RequestInvalid("The body's `id` is not a string.", _REMEDY)
         return self._schema.validation_error(payload["rows"])
-
-
-def encode_error(error: TidemillError) -> bytes:
-    """An error as an `ErrorResponse`."""
-    field_errors = error.errors if isinstance(error, RowsInvalid) else ()
-    name = "RowInvalid" if isinstance(error, RowsInvalid) else type(error).__name__
-    return _encode(ErrorResponse(ErrorDetail(name, error.message, error.remedy, field_errors)))
 
 
 def _request_type(rows: Any) -> type[msgspec.Struct]:
