@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from inspect import signature
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -40,15 +41,7 @@ class DagsterRunTrigger(BaseTrigger):
         self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return _serialized(
-            self,
-            "dagster_conn_id",
-            "run_id",
-            "deadline",
-            "poll_interval",
-            "stuck_after",
-            "min_seconds",
-        )
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         hook, unknown = DagsterHook(self.dagster_conn_id), Run(self.run_id, RunStatus.UNKNOWN)
@@ -86,7 +79,7 @@ class PauseTrigger(BaseTrigger):
         self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return _serialized(self, "resume_at", "deadline", "min_seconds")
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(self.min_seconds, self.resume_at - time.time()))
@@ -120,16 +113,7 @@ class DagsterPartitionTrigger(BaseTrigger):
         self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return _serialized(
-            self,
-            "dagster_conn_id",
-            "asset",
-            "partition",
-            "since",
-            "deadline",
-            "poll_interval",
-            "min_seconds",
-        )
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         hook = DagsterHook(self.dagster_conn_id)
@@ -147,7 +131,8 @@ class DagsterPartitionTrigger(BaseTrigger):
         yield TriggerEvent({"materialized": materialized_at})
 
 
-def _serialized(trigger: BaseTrigger, *fields: str) -> tuple[str, dict[str, Any]]:
-    """Airflow's form of a trigger: its class and the arguments that restore it."""
-    path = f"{__name__}.{type(trigger).__name__}"
-    return path, {name: getattr(trigger, name) for name in fields}
+def _serialized(trigger: BaseTrigger) -> tuple[str, dict[str, Any]]:
+    """Airflow's form of a trigger, which has each argument of its class as an attribute."""
+    trigger_class = type(trigger)
+    arguments = {name: getattr(trigger, name) for name in signature(trigger_class).parameters}
+    return f"{__name__}.{trigger_class.__name__}", arguments
