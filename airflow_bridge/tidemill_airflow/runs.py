@@ -4,16 +4,28 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 IDEMPOTENCY_KEY_TAG, ATTEMPT_TAG = "airflow/idempotency_key", "airflow/attempt"
 """The tags by which a run is found again: the attempt's key and its number."""
 
-LOST_LAUNCH_SECONDS = 60.0
-"""Seconds for which a launch whose response was lost may still create a run: twice the timeout."""
-STUCK_AFTER_SECONDS = 60.0
-"""Seconds after which an unstarted run is abandoned: its webserver died while launching it."""
+
+@dataclass(frozen=True)
+class Timing:
+    """Durations in seconds. Only tests have a reason to change them.
+
+    `worker_poll_interval`: between two polls by a worker. `lost_launch`: for which a launch whose
+    response was lost may still create a run; twice the timeout of a request. `stuck_after`: after
+    which an unstarted run is abandoned, because its webserver died while launching it.
+    `min_trigger`: the least that a trigger lasts, because a task that is resumed within five
+    seconds of its deferral can be marked failed (Airflow 3.3, issues 71580 and 72716).
+    """
+
+    worker_poll_interval: float = 0.5
+    lost_launch: float = 60.0
+    stuck_after: float = 60.0
+    min_trigger: float = 6.0
 
 
 class RunStatus(StrEnum):
@@ -49,10 +61,17 @@ class Run:
     status: RunStatus
     created_at: float = 0.0
 
-    def is_stuck(self, now: float) -> bool:
+    def is_stuck(self, now: float, stuck_after: float) -> bool:
         """Whether it was created but has not started for longer than a start takes."""
         not_started = self.status is RunStatus.NOT_STARTED and self.created_at > 0
-        return not_started and now - self.created_at > STUCK_AFTER_SECONDS
+        return not_started and now - self.created_at > stuck_after
+
+
+class Unanswered(Enum):
+    """What is known about a launch request without a response."""
+
+    NOT_SENT = "no run was created"
+    RESPONSE_LOST = "a run may exist, or may still be created"
 
 
 @dataclass(frozen=True)
@@ -131,9 +150,9 @@ class Attempt:
     def tags(self) -> dict[str, str]:
         return {IDEMPOTENCY_KEY_TAG: self.key, ATTEMPT_TAG: str(self.number)}
 
-    def lost_launch_seconds_left(self, now: float) -> float:
+    def lost_launch_seconds_left(self, now: float, lost_launch: float) -> float:
         """Seconds until a launch whose response was lost can no longer create a run."""
-        return max(0.0, self.launched_at + LOST_LAUNCH_SECONDS - now)
+        return max(0.0, self.launched_at + lost_launch - now)
 
 
 def identity_tags(identity: TaskIdentity) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseHook
-
 from tidemill_airflow import graphql
 from tidemill_airflow.errors import (
     BridgeError,
@@ -14,67 +12,20 @@ from tidemill_airflow.errors import (
     UnknownAsset,
     UnknownPartition,
 )
-from tidemill_airflow.hooks.endpoint import Endpoint, endpoint_from_connection
+from tidemill_airflow.hooks.client import DagsterClient
 from tidemill_airflow.hooks.transport import (
     JsonObject,
-    aexecute,
-    execute,
     extract_materialized_at,
     extract_run,
+    retried,
 )
-from tidemill_airflow.runs import Attempt, Run, RunError, oldest_and_duplicates
+from tidemill_airflow.runs import Attempt, Run, RunError, Unanswered, oldest_and_duplicates
 
 
-class DagsterHook(BaseHook):
-    """A client of one Dagster webserver, or of Dagster+.
+class DagsterHook(DagsterClient):
+    """The requests of a task. Methods marked `retried` wait while Dagster does not respond."""
 
-    The connection's fields: host, port (3000), schema (http or https), password (the token), and
-    extra: `path` (a prefix or a deployment) and `ui` (the URL that people use, for links).
-    Every request raises `DagsterUnreachable` if no server listens, `ResponseLost` if no response
-    arrives within `timeout` seconds, `DagsterRejected`, and `InvalidInput` for an invalid
-    connection.
-    """
-
-    conn_name_attr = "dagster_conn_id"
-    default_conn_name = "dagster_default"
-    conn_type = "dagster"
-    hook_name = "Dagster"
-
-    def __init__(self, dagster_conn_id: str = default_conn_name, timeout: float = 30.0) -> None:
-        super().__init__()
-        self.dagster_conn_id = dagster_conn_id
-        self.timeout = timeout
-        self._endpoint: Endpoint | None = None
-
-    def get_conn(self) -> Endpoint:
-        """The endpoint of the connection."""
-        if self._endpoint is None:
-            self._endpoint = endpoint_from_connection(self.get_connection(self.dagster_conn_id))
-        return self._endpoint
-
-    async def aget_conn(self) -> Endpoint:
-        """As `get_conn`, for triggers."""
-        if self._endpoint is None:
-            self._endpoint = endpoint_from_connection(
-                await self.aget_connection(self.dagster_conn_id)
-            )
-        return self._endpoint
-
-    def test_connection(self) -> tuple[bool, str]:
-        """Whether Dagster responds, and its version or the error; the test button of the UI."""
-        try:
-            return True, f"Dagster {self.execute(graphql.VERSION)['version']} responds."
-        except BridgeError as error:
-            return False, str(error)
-
-    def execute(self, document: str, **variables: object) -> JsonObject:
-        """The data of a response."""
-        return execute(self.get_conn(), document, variables, self.timeout)
-
-    async def aexecute(self, document: str, **variables: object) -> JsonObject:
-        """As `execute`, for triggers."""
-        return await aexecute(await self.aget_conn(), document, variables, self.timeout)
-
+    @retried
     def resolve_repository(
         self, assets: Sequence[str], partitions: Sequence[str]
     ) -> Mapping[str, Any]:
@@ -160,14 +111,21 @@ class DagsterHook(BaseHook):
         assets: Sequence[str],
         run_config: Mapping[str, Any],
         tags: Mapping[str, str],
-    ) -> Run:
-        """Launch one run, without retries. After `ResponseLost` it may exist: see `find_run`."""
+    ) -> Run | Unanswered:
+        """Send one request to launch a run. Without a response, wait as before a retry.
+
+        The caller retries, because it has to look for the run first: see `find_run`.
+        """
         params = graphql.launch_params(repository, assets, run_config, tags)
-        response = self.execute(graphql.LAUNCH, params=params)["launchPipelineExecution"]
-        if graphql.USER_CODE_UNREACHABLE in graphql.error_message(response):
-            raise ResponseLost(
-                f"The code server is down: {graphql.error_message(response)}.", "Reload the code."
-            )
+        try:
+            response = self.execute(graphql.LAUNCH, params=params)["launchPipelineExecution"]
+            if graphql.USER_CODE_UNREACHABLE in graphql.error_message(response):
+                message = f"The code server is down: {graphql.error_message(response)}."
+                raise ResponseLost(message, "Reload the code.")
+        except (DagsterUnreachable, ResponseLost) as error:
+            self.retry.wait_or_raise(error)
+            is_lost = isinstance(error, ResponseLost)
+            return Unanswered.RESPONSE_LOST if is_lost else Unanswered.NOT_SENT
         if response["__typename"] != "LaunchRunSuccess":
             raise DagsterRejected(
                 f"No run of {', '.join(assets)} was launched: {graphql.error_message(response)}.",
@@ -175,6 +133,7 @@ class DagsterHook(BaseHook):
             )
         return graphql.parse_run(response["run"])
 
+    @retried
     def find_run(self, attempt: Attempt) -> Run | None:
         """The run of this attempt; None if there is none. A duplicate is terminated."""
         tags = [{"key": key, "value": value} for key, value in attempt.tags.items()]
@@ -194,13 +153,28 @@ class DagsterHook(BaseHook):
                 self.terminate(duplicate.id)
         return run
 
-    def get_run(self, run_id: str) -> Run:
-        """The run with this id."""
-        return extract_run(self.execute(graphql.RUN_STATUS, id=run_id))
+    def poll_run(self, run: Run) -> Run:
+        """The run as it is now, or unchanged if Dagster does not say: the next poll may tell."""
+        try:
+            return extract_run(self.execute(graphql.RUN_STATUS, id=run.id))
+        except BridgeError as error:
+            self.log.warning("Polling Dagster failed and is retried: %s", error)
+            return run
 
-    async def aget_run(self, run_id: str) -> Run:
-        """As `get_run`, for triggers."""
-        return extract_run(await self.aexecute(graphql.RUN_STATUS, id=run_id))
+    async def apoll_run(self, run: Run) -> Run:
+        """As `poll_run`, for triggers."""
+        try:
+            return extract_run(await self.aexecute(graphql.RUN_STATUS, id=run.id))
+        except BridgeError as error:
+            self.log.warning("Polling Dagster failed and is retried: %s", error)
+            return run
+
+    def try_to_terminate(self, run_id: str, *, force: bool = False) -> None:
+        """As `terminate`, but a failure is only logged."""
+        try:
+            self.terminate(run_id, force=force)
+        except BridgeError as error:
+            self.log.error("Run %s could not be terminated: %s", run_id, error)
 
     def terminate(self, run_id: str, *, force: bool = False) -> None:
         """Terminate a run that is active; with `force`, mark it as canceled immediately."""
@@ -212,6 +186,7 @@ class DagsterHook(BaseHook):
         """As `terminate`, for triggers."""
         await self.aexecute(graphql.TERMINATE, **graphql.terminate_variables(run_id))
 
+    @retried
     def run_events(self, run_id: str) -> list[JsonObject]:
         """All events of a run."""
         events: list[JsonObject] = []

@@ -1,7 +1,11 @@
-"""GraphQL requests over HTTP, and the translation of their errors."""
+"""GraphQL requests over HTTP: their retries, and the translation of their errors."""
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import httpx
 
@@ -17,6 +21,47 @@ from tidemill_airflow.hooks.endpoint import Endpoint
 from tidemill_airflow.runs import Run
 
 JsonObject = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Retries every `interval` seconds `until` this time (seconds since 1970); by default none."""
+
+    until: float = 0.0
+    interval: float = 1.0
+
+    def wait_or_raise(self, error: BridgeError) -> None:
+        """Wait before the next try. Raises the error if there is none."""
+        if time.time() >= self.until:
+            raise error
+        _log.warning("%s", error)
+        time.sleep(self.interval)
+
+
+class HasRetry(Protocol):
+    """A client whose methods may be `retried`."""
+
+    retry: Retry
+
+
+H = TypeVar("H", bound=HasRetry)
+
+
+def retried(method: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], T]:
+    """The method, retried as the client's `retry` says while Dagster does not respond."""
+
+    @wraps(method)
+    def until_response(client: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        while True:
+            try:
+                return method(client, *args, **kwargs)
+            except (DagsterUnreachable, ResponseLost) as error:
+                client.retry.wait_or_raise(error)
+
+    return until_response
 
 
 def execute(

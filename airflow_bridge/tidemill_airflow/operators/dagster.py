@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator
 
 from tidemill_airflow import graphql
-from tidemill_airflow.errors import BridgeError, RunFailed, RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
+from tidemill_airflow.hooks.transport import Retry
 from tidemill_airflow.links.dagster import RUN_URL_KEY, DagsterRunLink
-from tidemill_airflow.operators.launcher import POLL_INTERVAL_SECONDS, RunLauncher, RunRequest
-from tidemill_airflow.runs import Run, RunStatus, TaskIdentity, format_errors, retryable_error
+from tidemill_airflow.operators.launcher import (
+    Limits,
+    Outcome,
+    RetryAt,
+    RunLauncher,
+    Running,
+    RunRequest,
+    Succeeded,
+)
+from tidemill_airflow.runs import TaskIdentity, Timing
 from tidemill_airflow.schedule import (
     parse_asset_keys,
     require_partition_timetable,
@@ -66,6 +74,7 @@ class MaterializeAssetsOperator(BaseOperator):
         deferrable: bool = True,
         worker_poll: float = 10.0,
         poll_interval: float = 2.0,
+        timing: Timing = Timing(),  # noqa: B008 - frozen
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,6 +90,7 @@ class MaterializeAssetsOperator(BaseOperator):
         self.deferrable = deferrable
         self.worker_poll = worker_poll
         self.poll_interval = poll_interval
+        self.timing = timing
         self.has_partition_template = "{{" in f"{partition}{partition_range}"
         self.dagster_run_id: str | None = None
         self.killed = False
@@ -100,14 +110,13 @@ class MaterializeAssetsOperator(BaseOperator):
         if event["status"] == "paused":
             return self._monitor(context, launcher, launcher.launch_next())
         self.dagster_run_id = event["run_id"]
-        run = launcher.retrying(lambda: launcher.hook.get_run(event["run_id"]))
-        return self._monitor(context, launcher, run)
+        return self._monitor(context, launcher, launcher.poll(event["run_id"]))
 
     def on_kill(self) -> None:
         """Terminate the Dagster run, including one whose launch is still in progress."""
         self.killed = True
         if self.dagster_run_id is not None:
-            self._terminate(DagsterHook(self.dagster_conn_id, timeout=5), self.dagster_run_id)
+            DagsterHook(self.dagster_conn_id, timeout=5).try_to_terminate(self.dagster_run_id)
 
     def _make_launcher(self, context: "Context", deadline: float) -> RunLauncher:
         partitions = [self.partition] if self.partition is not None else []
@@ -118,101 +127,79 @@ class MaterializeAssetsOperator(BaseOperator):
             self.run_config,
             self.tags,
         )
-        hook = DagsterHook(self.dagster_conn_id)
-
-        def on_run(run: Run) -> None:
-            self.dagster_run_id = run.id
-            url = hook.get_conn().run_url(run.id)
-            self.log.info("Dagster run %s: %s", run.id, url)
-            if self.killed:
-                self._terminate(hook, run.id)
-            context["ti"].xcom_push(key=RUN_URL_KEY, value=url)
-
+        limits = Limits(
+            deadline, self._timeout_seconds(), self.retry_on_errors, self.retry_interval
+        )
+        retry = Retry(deadline, 2 * self.timing.worker_poll_interval)
+        hook = DagsterHook(self.dagster_conn_id, retry=retry)
         state_store: Any = context["task_state_store"]
-        return RunLauncher(hook, state_store, request, _task_identity(context), deadline, on_run)
+        return RunLauncher(hook, state_store, request, _task_identity(context), limits, self.timing)
 
     def _timeout_seconds(self) -> float:
         limit = self.execution_timeout
         return min(self.timeout, limit.total_seconds()) if limit else self.timeout
 
-    def _monitor(self, context: "Context", launcher: RunLauncher, run: Run) -> str:
+    def _monitor(self, context: "Context", launcher: RunLauncher, outcome: Outcome) -> str:
         """Monitor the run, and those launched after it, to the end."""
         defer_at = time.time() + self.worker_poll
         while True:
-            now = time.time()
-            if run.status is RunStatus.SUCCESS:
-                self._annotate_outlet_events(context, launcher, run)
-                launcher.mark_succeeded()
-                return run.id
-            if run.status.is_terminal:
-                self._wait_before_retry(launcher, run)
-                run = launcher.launch_next()
-            elif run.is_stuck(now):
-                self.log.warning("Run %s was never started; launching another.", run.id)
-                self._terminate(launcher.hook, run.id, force=True)
-                run = launcher.launch_next()
-            elif now >= launcher.deadline:
-                self._terminate(launcher.hook, run.id)
-                raise _timeout_error(
-                    f"Run {run.id} did not finish within {self._timeout_seconds():g} s.",
-                    "was terminated",
-                )
-            elif self.deferrable and now >= defer_at:
-                conn, interval = self.dagster_conn_id, self.poll_interval
-                trigger = DagsterRunTrigger(conn, run.id, launcher.deadline, interval)
-                self._defer(trigger)
-            else:
-                time.sleep(POLL_INTERVAL_SECONDS)
-                run = launcher.refresh(run)
+            match outcome:
+                case Succeeded(run):
+                    self._show_run(context, launcher.hook, run.id)
+                    self._annotate_outlet_events(context, launcher.hook, run.id)
+                    launcher.mark_succeeded()
+                    return run.id
+                case RetryAt(retry_at, cause):
+                    self.log.info("Retrying in %g s: %s", self.retry_interval, cause)
+                    self._pause(retry_at, launcher.limits.deadline)
+                    outcome = launcher.launch_next()
+                case Running(run):
+                    self._show_run(context, launcher.hook, run.id)
+                    if self.deferrable and time.time() >= defer_at:
+                        self._defer_until_finished(run.id, launcher.limits.deadline)
+                    time.sleep(self.timing.worker_poll_interval)
+                    outcome = launcher.poll(run.id)
 
-    def _wait_before_retry(self, launcher: RunLauncher, run: Run) -> None:
-        """Wait until the next attempt. Raises `RunFailed` if the errors are not retryable."""
-        errors = launcher.retrying(lambda: launcher.hook.run_errors(run.id))
-        cause = retryable_error(errors, self.retry_on_errors)
-        if run.status is not RunStatus.FAILURE or cause is None:
-            url = launcher.hook.get_conn().run_url(run.id)
-            raise RunFailed(
-                f"Dagster run {run.id} ended as {run.status}: {url}", format_errors(errors)
-            )
-        retry_at = time.time() + self.retry_interval
-        if retry_at >= launcher.deadline:
-            raise _timeout_error(
-                f"Still failing after {self._timeout_seconds():g} s: {cause.message}", "failed"
-            )
-        self.log.info("Retrying in %g s: %s", self.retry_interval, cause.message)
+    def _show_run(self, context: "Context", hook: DagsterHook, run_id: str) -> None:
+        """Show a run that is new to this process in the log and as the task's link."""
+        if run_id == self.dagster_run_id:
+            return
+        self.dagster_run_id = run_id
+        url = hook.get_conn().run_url(run_id)
+        self.log.info("Dagster run %s: %s", run_id, url)
+        if self.killed:
+            hook.try_to_terminate(run_id)
+        context["ti"].xcom_push(key=RUN_URL_KEY, value=url)
+
+    def _pause(self, until: float, deadline: float) -> None:
         if self.deferrable:
-            self._defer(PauseTrigger(retry_at, launcher.deadline))
-        time.sleep(self.retry_interval)
+            trigger = PauseTrigger(until, deadline, self.timing.min_trigger)
+            self.defer(trigger=trigger, method_name="execute_complete")
+        time.sleep(max(0.0, until - time.time()))
 
-    def _defer(self, trigger: DagsterRunTrigger | PauseTrigger) -> NoReturn:
+    def _defer_until_finished(self, run_id: str, deadline: float) -> NoReturn:
+        trigger = DagsterRunTrigger(
+            self.dagster_conn_id,
+            run_id,
+            deadline,
+            self.poll_interval,
+            self.timing.stuck_after,
+            self.timing.min_trigger,
+        )
         self.defer(trigger=trigger, method_name="execute_complete")
 
-    def _terminate(self, hook: DagsterHook, run_id: str, *, force: bool = False) -> None:
-        try:
-            hook.terminate(run_id, force=force)
-        except BridgeError as error:
-            self.log.error("Run %s could not be terminated: %s", run_id, error)
-
-    def _annotate_outlet_events(self, context: "Context", launcher: RunLauncher, run: Run) -> None:
+    def _annotate_outlet_events(self, context: "Context", hook: DagsterHook, run_id: str) -> None:
         """Add the run's materializations to the asset events of the outlets."""
         if not self.outlets:
             return
-        materializations: Any = graphql.materializations(
-            launcher.retrying(lambda: launcher.hook.run_events(run.id))
-        )
+        materializations: Any = graphql.materializations(hook.run_events(run_id))
         for outlet in self.outlets:
             uri = str(getattr(outlet, "uri", ""))
             key = uri.removeprefix(f"dagster://{self.dagster_conn_id}/")
             if key in materializations:
                 extra = context["outlet_events"][outlet].extra
-                extra["dagster_run_id"] = run.id
+                extra["dagster_run_id"] = run_id
                 extra["materializations"] = materializations[key][-20:]
-
-
-def _timeout_error(message: str, outcome: str) -> RunTimeout:
-    return RunTimeout(
-        message, f"The Dagster run {outcome}; increase the task's `timeout` if it needs more time."
-    )
 
 
 def _task_identity(context: "Context") -> TaskIdentity:

@@ -9,6 +9,7 @@ from airflow.sdk import BaseSensorOperator
 
 from tidemill_airflow.errors import RunTimeout
 from tidemill_airflow.hooks.dagster import DagsterHook
+from tidemill_airflow.runs import Timing
 from tidemill_airflow.schedule import (
     require_partition_timetable,
     validate_asset_key,
@@ -38,6 +39,7 @@ class PartitionFreshSensor(BaseSensorOperator):
         since: datetime | str | None = None,
         dagster_conn_id: str = DagsterHook.default_conn_name,
         deferrable: bool = True,
+        timing: Timing = Timing(),  # noqa: B008 - frozen
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -46,6 +48,7 @@ class PartitionFreshSensor(BaseSensorOperator):
         self.since = since
         self.dagster_conn_id = dagster_conn_id
         self.deferrable = deferrable
+        self.timing = timing
         if "{{" in str(partition) and self.has_dag():
             require_partition_timetable(self.dag, self.task_id)
 
@@ -65,6 +68,7 @@ class PartitionFreshSensor(BaseSensorOperator):
                 self._since_timestamp(),
                 deadline,
                 min(self.poke_interval, 60.0),
+                self.timing.min_trigger,
             ),
             method_name="execute_complete",
         )

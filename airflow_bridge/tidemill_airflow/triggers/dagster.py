@@ -3,16 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from inspect import signature
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from tidemill_airflow.errors import BridgeError
 from tidemill_airflow.hooks.dagster import DagsterHook
+from tidemill_airflow.runs import Run, RunStatus, Timing
 
-MIN_TRIGGER_SECONDS = 6.0
-"""Minimum seconds that a trigger lasts: a task that is resumed within five seconds of its deferral
-can be marked failed (Airflow 3.3, issues 71580 and 72716)."""
+DEFAULTS = Timing()
 
 
 class DagsterRunTrigger(BaseTrigger):
@@ -20,70 +20,69 @@ class DagsterRunTrigger(BaseTrigger):
 
     Its event: `run_id`, `deadline`, and as `status` the run's final status, `stuck` or `timeout`.
     Failed requests to Dagster are retried until then. Marking the task as failed or clearing it
-    terminates the run.
+    terminates the run. See `Timing` for `stuck_after` and `min_seconds`.
     """
 
     def __init__(
-        self, dagster_conn_id: str, run_id: str, deadline: float, poll_interval: float
+        self,
+        dagster_conn_id: str,
+        run_id: str,
+        deadline: float,
+        poll_interval: float,
+        stuck_after: float = DEFAULTS.stuck_after,
+        min_seconds: float = DEFAULTS.min_trigger,
     ) -> None:
         super().__init__()
         self.dagster_conn_id = dagster_conn_id
         self.run_id = run_id
         self.deadline = deadline
         self.poll_interval = poll_interval
+        self.stuck_after = stuck_after
+        self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            f"{__name__}.DagsterRunTrigger",
-            {
-                "dagster_conn_id": self.dagster_conn_id,
-                "run_id": self.run_id,
-                "deadline": self.deadline,
-                "poll_interval": self.poll_interval,
-            },
-        )
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        hook = DagsterHook(self.dagster_conn_id)
-        earliest_end = time.monotonic() + MIN_TRIGGER_SECONDS
-        while (status := await self._status(hook)) is None:
+        hook, unknown = DagsterHook(self.dagster_conn_id), Run(self.run_id, RunStatus.UNKNOWN)
+        earliest_end = time.monotonic() + self.min_seconds
+        while (status := self._final_status(await hook.apoll_run(unknown))) is None:
             await asyncio.sleep(self.poll_interval)
         await asyncio.sleep(max(0.0, earliest_end - time.monotonic()))
         yield TriggerEvent({"run_id": self.run_id, "status": status, "deadline": self.deadline})
 
-    async def _status(self, hook: DagsterHook) -> str | None:
+    def _final_status(self, run: Run) -> str | None:
         """The final status of the run, or why waiting ends without one; None while it is active."""
-        try:
-            run = await hook.aget_run(self.run_id)
-        except BridgeError as error:
-            self.log.warning("Polling Dagster failed and is retried: %s", error)
-        else:
-            if run.status.is_terminal:
-                return str(run.status)
-            if run.is_stuck(time.time()):
-                return "stuck"
-        return "timeout" if time.time() >= self.deadline else None
+        now = time.time()
+        if run.status.is_terminal:
+            return str(run.status)
+        if run.is_stuck(now, self.stuck_after):
+            return "stuck"
+        return "timeout" if now >= self.deadline else None
 
     async def on_kill(self) -> None:
         await DagsterHook(self.dagster_conn_id, timeout=10).aterminate(self.run_id)
 
 
 class PauseTrigger(BaseTrigger):
-    """Waits until `resume_at` (seconds since 1970), for at least `MIN_TRIGGER_SECONDS`.
+    """Waits until `resume_at` (seconds since 1970), for at least `min_seconds`.
 
     Its event: `status`, which is `paused`, and the `deadline` of the task, passed through.
     """
 
-    def __init__(self, resume_at: float, deadline: float) -> None:
+    def __init__(
+        self, resume_at: float, deadline: float, min_seconds: float = DEFAULTS.min_trigger
+    ) -> None:
         super().__init__()
         self.resume_at = resume_at
         self.deadline = deadline
+        self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.PauseTrigger", {"resume_at": self.resume_at, "deadline": self.deadline}
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        await asyncio.sleep(max(MIN_TRIGGER_SECONDS, self.resume_at - time.time()))
+        await asyncio.sleep(max(self.min_seconds, self.resume_at - time.time()))
         yield TriggerEvent({"status": "paused", "deadline": self.deadline})
 
 
@@ -102,6 +101,7 @@ class DagsterPartitionTrigger(BaseTrigger):
         since: float,
         deadline: float,
         poll_interval: float,
+        min_seconds: float = DEFAULTS.min_trigger,
     ) -> None:
         super().__init__()
         self.dagster_conn_id = dagster_conn_id
@@ -110,16 +110,14 @@ class DagsterPartitionTrigger(BaseTrigger):
         self.since = since
         self.deadline = deadline
         self.poll_interval = poll_interval
+        self.min_seconds = min_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        fields = (
-            "dagster_conn_id", "asset", "partition", "since", "deadline", "poll_interval",
-        )  # fmt: skip
-        return f"{__name__}.DagsterPartitionTrigger", {name: getattr(self, name) for name in fields}
+        return _serialized(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         hook = DagsterHook(self.dagster_conn_id)
-        earliest_end, materialized_at = time.monotonic() + MIN_TRIGGER_SECONDS, None
+        earliest_end, materialized_at = time.monotonic() + self.min_seconds, None
         while time.time() < self.deadline:
             try:
                 materialized_at = await hook.amaterialized_at(self.asset, self.partition)
@@ -131,3 +129,10 @@ class DagsterPartitionTrigger(BaseTrigger):
             await asyncio.sleep(self.poll_interval)
         await asyncio.sleep(max(0.0, earliest_end - time.monotonic()))
         yield TriggerEvent({"materialized": materialized_at})
+
+
+def _serialized(trigger: BaseTrigger) -> tuple[str, dict[str, Any]]:
+    """Airflow's form of a trigger, which has each argument of its class as an attribute."""
+    trigger_class = type(trigger)
+    arguments = {name: getattr(trigger, name) for name in signature(trigger_class).parameters}
+    return f"{__name__}.{trigger_class.__name__}", arguments

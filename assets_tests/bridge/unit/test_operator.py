@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from fake_dagster import FakeDagster, FakeTaskInstance
-from tidemill_airflow import runs
 from tidemill_airflow.errors import (
     DagsterRejected,
     DagsterUnreachable,
@@ -21,6 +21,7 @@ from tidemill_airflow.errors import (
 from tidemill_airflow.hooks.dagster import DagsterHook
 from tidemill_airflow.operators import launcher
 from tidemill_airflow.operators.dagster import MaterializeAssetsOperator
+from tidemill_airflow.runs import Timing
 from tidemill_airflow.sensors.dagster import PartitionFreshSensor
 from tidemill_airflow.triggers import dagster as triggers
 
@@ -34,18 +35,13 @@ OPEN_WINDOW_FAILURE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals short enough that no test waits for long."""
-    monkeypatch.setattr(launcher, "POLL_INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr("tidemill_airflow.operators.dagster.POLL_INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr(runs, "LOST_LAUNCH_SECONDS", 0.2)
-    monkeypatch.setattr(triggers, "MIN_TRIGGER_SECONDS", 0.05)
+FAST = Timing(worker_poll_interval=0.01, lost_launch=0.2, min_trigger=0.05)
+"""Intervals short enough that no test waits for long."""
 
 
 def task(**overrides: Any) -> MaterializeAssetsOperator:
     kwargs = {"task_id": "task", "assets": ["m/a"], "timeout": 5.0, "retry_interval": 0.05}
-    return MaterializeAssetsOperator(**{**kwargs, **overrides})
+    return MaterializeAssetsOperator(**{**kwargs, "timing": FAST, **overrides})
 
 
 def run_task(
@@ -238,11 +234,10 @@ def test_a_run_launched_after_the_kill_is_terminated(
 
 
 def test_a_stuck_run_is_terminated_and_another_one_launched(
-    dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
+    dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
-    monkeypatch.setattr(runs, "STUCK_AFTER_SECONDS", 0.1)
     dagster.statuses = [["NOT_STARTED"], ["SUCCESS"]]
-    assert run_task(task_instance) == "run-2"
+    assert run_task(task_instance, timing=replace(FAST, stuck_after=0.1)) == "run-2"
     assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
@@ -262,6 +257,18 @@ def test_requests_are_retried_while_dagster_is_unreachable(
     monkeypatch.setattr(DagsterHook, "execute", flaky_execute)
     assert run_task(task_instance) == "run-1"
     assert len(dagster.runs) == 1
+
+
+def test_polls_without_a_response_neither_block_the_worker_nor_outlast_the_timeout(
+    dagster: FakeDagster, task_instance: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dagster, "_Status", lambda _: None)
+    with pytest.raises(TaskDeferred):
+        task(worker_poll=0.1).execute(task_instance.context())
+    with pytest.raises(RunTimeout):
+        task(deferrable=False, timeout=0.3).execute(task_instance.context())
+    assert len(dagster.runs) == 1
+    assert dagster.runs[0]["remaining"] == ["CANCELED"]
 
 
 def test_a_key_that_is_not_a_window_is_rejected(
@@ -373,7 +380,7 @@ class _OutletEvents:
 
 def sensor(**overrides: Any) -> PartitionFreshSensor:
     return PartitionFreshSensor(
-        task_id="s", asset="m/a", partition="w", poke_interval=0.02, **overrides
+        task_id="s", asset="m/a", partition="w", poke_interval=0.02, timing=FAST, **overrides
     )
 
 

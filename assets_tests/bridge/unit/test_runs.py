@@ -6,12 +6,12 @@ import pytest
 
 from tidemill_airflow.graphql import parse_errors
 from tidemill_airflow.runs import (
-    LOST_LAUNCH_SECONDS,
     Attempt,
     Run,
     RunError,
     RunStatus,
     TaskIdentity,
+    Timing,
     oldest_and_duplicates,
     retryable_error,
 )
@@ -65,9 +65,11 @@ def test_a_retry_resumes_and_a_clear_after_a_success_starts_over() -> None:
 
 def test_a_lost_launch_expires() -> None:
     attempt = Attempt.first(IDENTITY, 100.0)
-    assert attempt.lost_launch_seconds_left(100.0) == LOST_LAUNCH_SECONDS
-    assert attempt.lost_launch_seconds_left(100.0 + LOST_LAUNCH_SECONDS) == 0.0
-    assert attempt.relaunched(150.0).lost_launch_seconds_left(150.0) == LOST_LAUNCH_SECONDS
+    lost_launch = Timing().lost_launch
+    assert attempt.lost_launch_seconds_left(100.0, lost_launch) == lost_launch
+    assert attempt.lost_launch_seconds_left(100.0 + lost_launch, lost_launch) == 0.0
+    relaunched = attempt.relaunched(150.0)
+    assert relaunched.lost_launch_seconds_left(150.0, lost_launch) == lost_launch
 
 
 def test_the_oldest_run_of_an_attempt_counts() -> None:
@@ -78,12 +80,12 @@ def test_the_oldest_run_of_an_attempt_counts() -> None:
 
 def test_an_unstarted_run_is_stuck_after_a_minute() -> None:
     run = Run("a", RunStatus.NOT_STARTED, 100.0)
-    assert not run.is_stuck(159.0)
-    assert run.is_stuck(161.0)
-    assert not Run("a", RunStatus.NOT_STARTED).is_stuck(10_000.0)  # its age is unknown
-    assert not Run("a", RunStatus.QUEUED, 100.0).is_stuck(
-        10_000.0
-    )  # it may wait in the queue for long
+    stuck_after = Timing().stuck_after
+    assert not run.is_stuck(159.0, stuck_after)
+    assert run.is_stuck(161.0, stuck_after)
+    assert not Run("a", RunStatus.NOT_STARTED).is_stuck(10_000.0, stuck_after)  # of unknown age
+    queued = Run("a", RunStatus.QUEUED, 100.0)
+    assert not queued.is_stuck(10_000.0, stuck_after)  # it may wait in the queue for long
 
 
 def step_failure(name: str | None, text: str) -> dict[str, object]:
