@@ -183,7 +183,7 @@ def test_an_open_window_is_retried_until_the_timeout(
 def test_a_status_that_nobody_knows_is_polled_on(
     dagster: FakeDagster, task_instance: FakeTaskInstance
 ) -> None:
-    dagster.statuses = [["WONDERING", "WONDERING", "SUCCESS"]]
+    dagster.statuses = [["WONDERING"] * 4 + ["SUCCESS"]]
     assert run_task(task_instance, worker_poll=0.0, poll_interval=0.01) == "run-1"
     assert len(dagster.runs) == 1
 
