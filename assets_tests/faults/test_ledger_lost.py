@@ -183,5 +183,5 @@ def test_one_command_restores_every_model_of_a_shared_ledger(four_entries: Model
     assert f"{other.model}: 1 entries restored, 1 valid in topic " in result.stdout
     assert sorted(record.value for record in ledger_records(four_entries)) == sorted(values)
     second = run_command(four_entries.env, "tidemill", "ledger", "restore", four_entries.model)
-    assert second.stdout.strip() == f"{four_entries.model}: nothing was lost, 4 entries stand."
+    assert second.stdout.strip() == f"{four_entries.model}: nothing was lost, 4 valid entries."
     assert len(ledger_records(four_entries)) == 5
