@@ -58,7 +58,7 @@ test: lint  ## run lint and the tests
 	$(RUN)/pytest $(PARALLEL) -m "not faults"
 
 test-fast: setup-airflow  ## run the tests that start no server
-	$(RUN)/pytest $(PARALLEL) -m "not faults and not servers" $(addprefix assets_tests/,core cycle adapters defs serving bridge)
+	$(RUN)/pytest $(PARALLEL) -m "not faults and not servers" $(addprefix assets_tests/,core cycle serving bridge)
 
 test-faults: setup-airflow  ## run the slower fault tests
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
