@@ -15,7 +15,6 @@ from tidemill.core.errors import (
     BundleInvalid,
     DigestMismatch,
     FeatureSkew,
-    FormatUnsupported,
 )
 from tidemill.core.features import (
     Array,
@@ -85,10 +84,8 @@ class Model:
             raise BundleInvalid(f"Cannot read bundle {digest}: {error}.", BUNDLE_REMEDY) from error
         _check_function(digest, header, function)
         if header.format != canonical.FORMAT:
-            raise FormatUnsupported(
-                f"The bundle {digest} has format {header.format}; this version of tidemill reads "
-                f"format {canonical.FORMAT}.",
-                "Use the version of tidemill that wrote it.",
+            raise canonical.format_error(
+                f"The bundle {digest}", header.format, "Use the version of tidemill that wrote it."
             )
         booster = load_booster(tree_text)
         outputs = len(header.classes) or 1

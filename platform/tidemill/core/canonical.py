@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tidemill.core.errors import FormatUnsupported
+
 T = TypeVar("T")
 FORMAT = 1
 """The `format` number of every record that is stored; a reader refuses any other."""
@@ -28,6 +30,13 @@ def format_of(data: bytes) -> int | None:
         return msgspec.json.decode(data, type=_Formatted).format
     except msgspec.DecodeError:
         return None
+
+
+def format_error(subject: str, found: int | None, remedy: str) -> FormatUnsupported:
+    """The error for a stored record, named by `subject`, whose format is not `FORMAT`."""
+    return FormatUnsupported(
+        f"{subject} has format {found}; this version of tidemill reads format {FORMAT}.", remedy
+    )
 
 
 class _Formatted(msgspec.Struct):

@@ -8,7 +8,6 @@ import msgspec
 
 from tidemill.core import canonical
 from tidemill.core.canonical import FORMAT
-from tidemill.core.errors import FormatUnsupported
 from tidemill.core.event_log import LedgerRecord
 
 EntryKind = Literal["deploy", "rollback", "approve", "adopt"]
@@ -134,9 +133,9 @@ def _decode_entry(value: bytes, model: str) -> Entry | None:
         if header.model != model:
             return None
         if header.format > FORMAT:
-            raise FormatUnsupported(
-                f"A ledger entry of model {model} has format {header.format}; this version of "
-                f"tidemill reads format {FORMAT}.",
+            raise canonical.format_error(
+                f"A ledger entry of model {model}",
+                header.format,
                 "Upgrade tidemill to the version that wrote the entry.",
             )
         return canonical.decode(value, Entry)

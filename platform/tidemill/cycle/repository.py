@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tidemill.core import canonical
-from tidemill.core.errors import DigestMismatch, FormatUnsupported, ModelPruned
+from tidemill.core.errors import DigestMismatch, ModelPruned
 from tidemill.core.ledger import ValidEntry
 from tidemill.core.plans import Observation, Observations, Plan
 from tidemill.core.records import (
@@ -257,9 +257,9 @@ class ModelRepository:
             )
         stored_format = canonical.format_of(body)
         if stored_format != canonical.FORMAT:
-            raise FormatUnsupported(
-                f"{self.model}/{name} has format {stored_format}; this version of tidemill reads "
-                f"format {canonical.FORMAT}.",
+            raise canonical.format_error(
+                f"{self.model}/{name}",
+                stored_format,
                 "Use the version of tidemill that wrote the store, or an empty TIDEMILL_STORE.",
             )
         try:
