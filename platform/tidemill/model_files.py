@@ -18,11 +18,12 @@ def find_models(folders: Iterable[Path]) -> dict[str, Path]:
                 f"The model folder {folder} does not exist.",
                 "Set TIDEMILL_MODELS to a folder with one subfolder and one defs.yaml per model.",
             )
-        for file in sorted([*folder.glob("*/defs.yaml"), *folder.glob("*/defs.yml")]):
-            other = files.setdefault(file.parent.name, file)
-            if other != file and other.parent == file.parent:
+        in_folder = {file.parent.name: file for file in sorted(folder.glob("*/defs.yaml"))}
+        for file in sorted(folder.glob("*/defs.yml")):
+            if file.parent.name in in_folder:
                 raise SpecInvalid(
                     f"{file.parent} has a defs.yaml and a defs.yml.", "Remove one of the two files."
                 )
-            files[file.parent.name] = file
+            in_folder[file.parent.name] = file
+        files |= in_folder
     return files
