@@ -35,9 +35,9 @@ class ComposeStack(PlatformClient):
     def __init__(self, engine: DockerEngine, deployed: Path) -> None:
         self.engine, self._file = engine, deployed / "compose.yaml"
         self._secrets = deployed / "secrets"
-        self.services: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))[
-            "services"
-        ]
+        config = json.loads(self.compose("config", "--format", "json"))
+        self.services: dict[str, Any] = config["services"]
+        self._project = config["name"]
         self.long_running = [name for name, one in self.services.items() if "healthcheck" in one]
         """The services that keep running, unlike those that run once."""
         self.ports = {
@@ -87,8 +87,7 @@ class ComposeStack(PlatformClient):
 
     def volume(self, name: str) -> Path:
         """The folder of a named volume on this machine."""
-        project = json.loads(self.compose("config", "--format", "json"))["name"]
-        inspected = self.engine.run("volume", "inspect", f"{project}_{name}")
+        inspected = self.engine.run("volume", "inspect", f"{self._project}_{name}")
         return Path(json.loads(inspected)[0]["Mountpoint"])
 
     def pid(self, service: str) -> int:
