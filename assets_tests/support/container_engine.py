@@ -30,6 +30,8 @@ _SCRIPTS = Path(__file__).parent / "official_images"
 _COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _MIN_VERSION = 25
+_PROJECT = "tidemill-test"
+"""Not the name in the compose file: `down --volumes` must not delete a real platform's data."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class DockerEngine:
     def compose(self, file: Path, *args: str, timeout: float = 300, check: bool = True) -> str:
         """The output of a Compose command on this file."""
         program = Path(sys.executable).with_name("docker-compose")
-        return _output(self.env, [str(program), "--file", str(file), *args], timeout, check)
+        options = ("--project-name", _PROJECT, "--file", str(file))
+        return _output(self.env, [str(program), *options, *args], timeout, check)
 
     def build(self, tag: str, dockerfile: Path, context: Path) -> None:
         self.run(
