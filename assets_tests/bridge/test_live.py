@@ -16,7 +16,7 @@ from graphql_fault_proxy import GraphqlFaultProxy, graphql_proxy
 from model_harness import ModelHarness, model_name_for
 from processes import background, wait_until
 from tidemill.core.windows import from_ms
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 from tidemill.defs.assets import pool_of
 
 pytestmark = pytest.mark.faults

@@ -31,20 +31,20 @@ from tidemill.core.ledger import Entry
 from tidemill.core.parquet import from_parquet
 from tidemill.core.records import Candidate
 from tidemill.core.windows import Window
-from tidemill.cycle.adopt import AdoptionResult, adopt
-from tidemill.cycle.backlog import compute_backlog
-from tidemill.cycle.backtest import backtest, windows_to_backtest
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
 from tidemill.cycle.lineage import lineage_id_for
-from tidemill.cycle.manual_actions import approve, close, rollback, skip
-from tidemill.cycle.plan import plan_window
-from tidemill.cycle.prune import prune
+from tidemill.cycle.operations.adopt import AdoptionResult, adopt
+from tidemill.cycle.operations.backtest import backtest, windows_to_backtest
+from tidemill.cycle.operations.manual_actions import approve, close, rollback, skip
+from tidemill.cycle.operations.prune import prune
+from tidemill.cycle.planning.backlog import compute_backlog
+from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.update import require_candidate, update
-from tidemill.cycle.verify import verify
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import require_candidate, update
 
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
 """`visits` is removed, `coupon` is new."""

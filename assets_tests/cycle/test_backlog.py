@@ -13,9 +13,9 @@ from tidemill.adapters.memory import MemoryLog
 from tidemill.core.errors import WindowOpen
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.backlog import compute_backlog, freshness
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.plan import newest_closed, plan_initial, plan_window
+from tidemill.cycle.planning.backlog import compute_backlog, freshness
+from tidemill.cycle.planning.plan import newest_closed, plan_initial, plan_window
 
 WINDOW_MS = 5 * MINUTE
 

@@ -13,12 +13,12 @@ from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
 from tidemill.core.errors import PredecessorMissing, SpecInvalid
 from tidemill.core.spec_parser import with_gate_overrides
-from tidemill.cycle.backtest import BacktestResult, backtest, windows_to_backtest
-from tidemill.cycle.manual_actions import approve, rollback
-from tidemill.cycle.prune import prune
+from tidemill.cycle.operations.backtest import BacktestResult, backtest, windows_to_backtest
+from tidemill.cycle.operations.manual_actions import approve, rollback
+from tidemill.cycle.operations.prune import prune
+from tidemill.cycle.operations.summary import summarize
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.summary import summarize
-from tidemill.cycle.update import require_candidate
+from tidemill.cycle.steps.update import require_candidate
 
 LAST = 7
 

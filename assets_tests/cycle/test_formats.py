@@ -12,7 +12,7 @@ from tidemill.core.errors import FormatUnsupported
 from tidemill.core.event_log import LedgerRecord
 from tidemill.core.ledger import build_chain
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 
 OTHER = canonical.FORMAT + 1
 

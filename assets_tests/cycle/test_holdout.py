@@ -10,9 +10,9 @@ from tidemill.adapters.memory import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import train
-from tidemill.cycle.update import update
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import train
+from tidemill.cycle.steps.update import update
 
 ROWS = 200
 TAIL = 40

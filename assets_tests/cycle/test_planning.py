@@ -27,11 +27,11 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Manifest
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.extract import extract, extract_plan, load_rows
-from tidemill.cycle.manual_actions import close, skip
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.operations.manual_actions import close, skip
+from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.verify import verify
+from tidemill.cycle.steps.extract import extract, extract_plan, load_rows
 
 TOPIC = "events"
 WINDOW_MS = 5 * MINUTE

@@ -13,12 +13,12 @@ from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
 from tidemill.core.records import Candidate, PruneMarker
-from tidemill.cycle import prune as pruning
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.manual_actions import approve, rollback
-from tidemill.cycle.prune import prune
-from tidemill.cycle.update import require_candidate
-from tidemill.cycle.verify import verify
+from tidemill.cycle.operations import prune as pruning
+from tidemill.cycle.operations.manual_actions import approve, rollback
+from tidemill.cycle.operations.prune import prune
+from tidemill.cycle.steps.update import require_candidate
 from worker_processes import KILLED, exit_code_of, failpoints_in
 
 LAST = 8

@@ -10,7 +10,7 @@ from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.core.errors import PredecessorMissing, TrackerUnavailable
 from tidemill.core.run_record import WindowRun
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.manual_actions import rollback
+from tidemill.cycle.operations.manual_actions import rollback
 from tidemill.cycle.tracking import Recorder, find_drift
 
 WINDOWS = 3

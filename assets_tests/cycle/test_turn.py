@@ -8,13 +8,13 @@ from model_harness import ModelHarness, events, run_window, run_windows
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial, train
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.recompute import recompute
+from tidemill.cycle.audit.recompute import recompute
+from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.update import update
-from tidemill.cycle.verify import verify
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial, train
+from tidemill.cycle.steps.update import update
 from tidemill.services.dagster_home import ensure_dagster_home
 
 

@@ -25,7 +25,7 @@ from tidemill.core.report_records import (
 )
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.deploy import Deployment
+from tidemill.cycle.steps.deploy import Deployment
 from tidemill.defs.resources import Steps
 from tidemill.defs.run_tracking import RunTracker, TrackedRun
 

@@ -19,13 +19,13 @@ from tidemill.core.errors import LineageChanged, SpecInvalid, TooManyRejects, Wi
 from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import to_ms
-from tidemill.cycle.adopt import adopt
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
+from tidemill.cycle.operations.adopt import adopt
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.update import update
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from tidemill.defs.in_process_run import Materialized, backfill
 from tidemill.defs.resources import TidemillResource
 from tidemill.defs.run_tracking import RunTracker, TrackedRun

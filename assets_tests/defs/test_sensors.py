@@ -10,7 +10,7 @@ import pytest
 
 from model_harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
-from tidemill.cycle.adopt import adopt
+from tidemill.cycle.operations.adopt import adopt
 from tidemill.defs import connection_cache, sensors
 from tidemill.defs.in_process_run import backfill
 from tidemill.defs.sensors import SENSOR_TAG, window_closed_sensor

@@ -10,7 +10,7 @@ import pytest
 import oracle
 from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
 from processes import run_command
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults
 

@@ -11,7 +11,7 @@ from model_harness import ModelHarness, run_window
 from oracle import assert_consistent
 from processes import background, output, processes_under, run_command, wait_until
 from store_snapshot import StoreSnapshot, take_snapshot
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults
 

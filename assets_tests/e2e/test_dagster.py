@@ -27,7 +27,7 @@ from processes import (
 )
 from store_snapshot import take_snapshot
 from tidemill.core.report_markdown import render_markdown
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults
 

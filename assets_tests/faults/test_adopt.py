@@ -14,12 +14,12 @@ from store_snapshot import take_snapshot
 from tidemill import failpoints
 from tidemill.core.errors import LineageChanged, TopicRecreated
 from tidemill.core.records import Candidate
-from tidemill.cycle import adopt as adopt_module
-from tidemill.cycle.adopt import adopt
-from tidemill.cycle.extract import extract
-from tidemill.cycle.restore import restore
-from tidemill.cycle.update import require_candidate
-from tidemill.cycle.verify import verify
+from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.operations import adopt as adopt_module
+from tidemill.cycle.operations.adopt import adopt
+from tidemill.cycle.operations.restore import restore
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.update import require_candidate
 from topic_tools import recreate_topic
 from worker_processes import KILLED, exit_code_of, failpoints_in, failure_output
 

@@ -12,10 +12,10 @@ from quarantine_checks import quarantined_records
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
 from tidemill.core.parquet import from_parquet
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import skip
-from tidemill.cycle.update import update
+from tidemill.cycle.operations.manual_actions import skip
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 
 GOOD = b'{"country":"de","price":12.5,"visits":3,"bought":true}'
 LARGE = b'{"country":"de","price":12.5,"bought":true,"note":"' + b"x" * 3_000_000 + b'"}'

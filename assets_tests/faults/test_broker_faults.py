@@ -16,9 +16,9 @@ from model_harness import SPEC, ModelHarness, model_name_for, run_window
 from processes import wait_until
 from store_snapshot import StoreSnapshot, take_snapshot
 from tidemill.core.errors import LogUnavailable
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 

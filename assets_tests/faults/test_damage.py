@@ -10,13 +10,13 @@ import oracle
 from model_harness import ModelHarness, run_window, run_windows
 from store_snapshot import define_two_windows, file_stamps, take_snapshot
 from tidemill.core.errors import DataLost, DigestMismatch, ParentInvalid
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.deploy import deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.update import update
-from tidemill.cycle.verify import verify
+from tidemill.cycle.steps.deploy import deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from topic_tools import delete_before
 
 Damage = Callable[[bytes], bytes]

@@ -15,7 +15,7 @@ from store_snapshot import define_two_windows, take_snapshot
 from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.tracking import Recorder, find_drift
 from worker_processes import run_all
 

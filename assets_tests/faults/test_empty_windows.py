@@ -8,9 +8,9 @@ import oracle
 from model_harness import ModelHarness, run_window, run_windows
 from tidemill.core.decoding import Decoder
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import close
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
 from topic_tools import begin_transaction, spread_events, timestamp_at
 
 

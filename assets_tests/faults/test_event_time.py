@@ -10,10 +10,10 @@ from model_harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.adapters.memory import MemoryLedger
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
 from topic_tools import event, spread_events, timestamp_at
 
 WINDOWS = 22

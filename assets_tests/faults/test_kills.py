@@ -10,7 +10,7 @@ import tidemill
 from model_harness import SPEC, ModelHarness, run_windows
 from store_snapshot import define_two_windows, take_snapshot
 from tidemill import bootstrap, failpoints
-from tidemill.cycle.verify import verify
+from tidemill.cycle.audit.verify import verify
 from worker_processes import (
     KILLED,
     exit_code,

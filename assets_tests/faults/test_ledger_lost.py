@@ -19,14 +19,14 @@ from processes import run_command
 from store_snapshot import file_stamps, take_snapshot
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, TidemillError
-from tidemill.cycle import restore as restore_module
-from tidemill.cycle.deploy import deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.restore import restore
-from tidemill.cycle.update import update
-from tidemill.cycle.verify import verify
+from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.operations import restore as restore_module
+from tidemill.cycle.operations.restore import restore
+from tidemill.cycle.steps.deploy import deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from worker_processes import KILLED, exit_code_of, failpoints_in
 
 pytestmark = pytest.mark.faults

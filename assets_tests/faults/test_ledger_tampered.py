@@ -11,8 +11,8 @@ from ledger_tools import ledger_records, open_new_ledger
 from model_harness import ModelHarness, run_window, run_windows
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, TidemillError
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.verify import verify
 
 Tamper = Callable[[list[bytes]], list[bytes]]
 

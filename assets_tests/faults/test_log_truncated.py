@@ -11,9 +11,9 @@ from model_harness import ModelHarness, model_name_for, run_window, run_windows
 from processes import wait_until
 from store_snapshot import file_stamps
 from tidemill.core.errors import LogTruncated
-from tidemill.cycle.extract import extract
-from tidemill.cycle.plan import plan_window
-from tidemill.cycle.verify import verify
+from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract
 from topic_tools import end_offsets
 
 pytestmark = pytest.mark.faults

@@ -12,8 +12,8 @@ from model_harness import MINUTE, START, ModelHarness, events, run_window, run_w
 from noise_candidates import DAILY, WEEKLY, reports, scored_windows, verdict_counts
 from tidemill.core.report_records import Report
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
 
 
 def load_report(ctx: ModelContext, harness: ModelHarness, number: int) -> Report:

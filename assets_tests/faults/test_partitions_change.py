@@ -10,10 +10,10 @@ from model_harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.plans import PlannedRange
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
 from topic_tools import add_partitions, end_offsets, event, spread_events, timestamp_at
 
 

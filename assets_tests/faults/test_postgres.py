@@ -22,7 +22,7 @@ from tidemill import failpoints
 from tidemill.adapters.mlflow import MlflowTracker
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import InstanceUnavailable, TrackerUnavailable
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.tracking import Recorder, find_drift
 
 pytestmark = [

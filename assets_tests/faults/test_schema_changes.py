@@ -9,9 +9,9 @@ import oracle
 from model_harness import ModelHarness, events, run_window, run_windows
 from quarantine_checks import quarantined_records
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.update import update
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 
 REMOVED = object()
 

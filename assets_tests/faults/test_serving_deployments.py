@@ -15,9 +15,9 @@ from prediction_server import PredictionServer, running_server
 from processes import run_command, wait_until
 from tidemill.adapters import mlflow
 from tidemill.adapters.mlflow import MlflowTracker
-from tidemill.cycle import deploy
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.restore import restore
+from tidemill.cycle.operations.restore import restore
+from tidemill.cycle.steps import deploy
 from tidemill.cycle.tracking import find_drift
 from worker_processes import KILLED, exit_code_of, failpoints_in, wait_for_failpoint, worker
 

@@ -14,9 +14,9 @@ from store_snapshot import define_two_windows, take_snapshot
 from syscall_trace import KINDS, Syscall, extract_first_window, trace
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.initial import initial
-from tidemill.cycle.verify import verify
+from tidemill.cycle.steps.initial import initial
 from worker_processes import KILLED, failure_output, run_all
 
 pytestmark = pytest.mark.faults

@@ -12,10 +12,10 @@ from tidemill.core.errors import WindowOpen
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.report_markdown import render_markdown
 from tidemill.core.windows import to_ms
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
 from topic_tools import Records, event, spread_events
 
 pytestmark = pytest.mark.faults

@@ -14,10 +14,10 @@ from tidemill.core.errors import (
     TopicMissing,
     TopicRecreated,
 )
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import skip
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.operations.manual_actions import skip
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
 from topic_tools import delete_before, end_offsets, recreate_topic
 
 

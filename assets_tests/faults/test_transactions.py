@@ -13,10 +13,10 @@ from model_harness import START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.records import Manifest
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract, load_rows
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.initial import initial
 from topic_tools import begin_transaction, end_offsets, event, spread_events, timestamp_at
 
 DAY = 86_400_000

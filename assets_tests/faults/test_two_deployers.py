@@ -24,12 +24,12 @@ from tidemill.adapters.memory import MemoryLedger
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.ledger import Chain, Entry, build_chain
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.deploy import Deployment, deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import rollback
-from tidemill.cycle.update import update
+from tidemill.cycle.operations.manual_actions import rollback
+from tidemill.cycle.steps.deploy import Deployment, deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -14,8 +14,8 @@ from tidemill import failpoints
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.plans import Plan
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.plan import plan_window
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.planning.plan import plan_window
 from worker_processes import (
     exit_code,
     failure_output,

@@ -11,10 +11,10 @@ from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.validator import InProcessValidator
 from tidemill.core.spec import ModelSpec
+from tidemill.cycle.audit.recompute import recompute
+from tidemill.cycle.audit.verify import VerificationReport, verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.recompute import recompute
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.verify import VerificationReport, verify
 from tidemill.ports import Clock
 
 TOPIC = "events"

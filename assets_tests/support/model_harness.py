@@ -19,11 +19,11 @@ from tidemill.core.errors import UnknownWindow
 from tidemill.core.spec_parser import COMPONENT_TYPE
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.deploy import Deployment, deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.update import update
+from tidemill.cycle.steps.deploy import Deployment, deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from tidemill.settings import Settings
 from tidemill.settings_groups import Bucket, KafkaSettings, MlflowSettings, S3Settings
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from model_harness import ModelHarness
 from tidemill.adapters.memory.store import MemoryStore
-from tidemill.cycle.recompute import recompute
+from tidemill.cycle.audit.recompute import recompute
+from tidemill.cycle.audit.verify import VerificationReport, verify
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.verify import VerificationReport, verify
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
 _BATCH = re.compile(r"baseOffset: \d+ .*producerId: (-?\d+) .*isTransactional: (\w+)")

@@ -12,7 +12,7 @@ from model_harness import ModelHarness, window
 from required_tools import require_tools
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract
+from tidemill.cycle.steps.extract import extract
 from worker_processes import resume, wait_until_stopped, worker
 
 KINDS = {

@@ -26,7 +26,7 @@ from processes import wait_until
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract
+from tidemill.cycle.steps.extract import extract
 from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 120.0

@@ -17,8 +17,8 @@ from tidemill.core.records import Candidate
 from tidemill.core.scoring import row_losses
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import load_rows, require_batch
-from tidemill.cycle.update import require_candidate
+from tidemill.cycle.steps.extract import load_rows, require_batch
+from tidemill.cycle.steps.update import require_candidate
 
 
 @dataclass(frozen=True)

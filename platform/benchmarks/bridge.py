@@ -31,7 +31,7 @@ from airflow_services import RunningAirflow, running_airflow
 from dagster_event_log import open_instance
 from dagster_webserver import DagsterClient, running_dagster
 from model_harness import ModelHarness, run_window
-from tidemill.cycle.initial import initial
+from tidemill.cycle.steps.initial import initial
 from tidemill.defs.assets import pool_of
 from tidemill.local import broker
 

@@ -37,14 +37,14 @@ from harness import Figure, Goal, argument_parser, log, report_results
 from tidemill import bootstrap
 from tidemill.adapters.kafka import Cluster, create_topic, make_producer
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.backlog import compute_backlog
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.deploy import deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract
-from tidemill.cycle.initial import initial
-from tidemill.cycle.prune import prune
-from tidemill.cycle.update import update
+from tidemill.cycle.operations.prune import prune
+from tidemill.cycle.planning.backlog import compute_backlog
+from tidemill.cycle.steps.deploy import deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from tidemill.settings import Settings
 from tidemill.settings_groups import KafkaSettings, MlflowSettings
 

@@ -17,12 +17,12 @@ from tidemill.core.records import Candidate
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.deploy import deploy
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract, load_rows, require_batch
-from tidemill.cycle.initial import initial
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.update import update
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.steps.deploy import deploy
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract, load_rows, require_batch
+from tidemill.cycle.steps.initial import initial
+from tidemill.cycle.steps.update import update
 from tidemill.settings import Settings
 from tidemill.settings_groups import KafkaSettings, MlflowSettings
 

@@ -42,7 +42,7 @@ from tidemill import bootstrap
 from tidemill.adapters.kafka import Cluster
 from tidemill.adapters.kafka.reader import BULK_FETCH, READER_CONFIG
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.manual_actions import close
+from tidemill.cycle.operations.manual_actions import close
 from tidemill.settings import Settings
 from tidemill.settings_groups import KafkaSettings, MlflowSettings
 from tidemill.simulation.flights import events

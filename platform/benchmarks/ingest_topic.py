@@ -18,8 +18,8 @@ from tidemill.adapters.kafka.reader import MAX_BATCH_RECORDS
 from tidemill.core.decoding import Decoder
 from tidemill.core.plans import Plan
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import extract, load_rows
 from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.steps.extract import extract, load_rows
 
 BATCH_SIZE = 10_000
 

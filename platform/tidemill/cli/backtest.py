@@ -11,7 +11,7 @@ from tidemill.core.spec_parser import with_gate_overrides
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.backtest import BacktestResult
+    from tidemill.cycle.operations.backtest import BacktestResult
 
 Gate = Annotated[
     list[str] | None,
@@ -43,8 +43,8 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Evaluate the windows with another gate and compare; the model is not changed."""
-    from tidemill.cycle.backtest import backtest as run_backtest
-    from tidemill.cycle.backtest import windows_to_backtest
+    from tidemill.cycle.operations.backtest import backtest as run_backtest
+    from tidemill.cycle.operations.backtest import windows_to_backtest
 
     settings = Settings()
     overrides = [*([gate_file.read_text()] if gate_file else []), *map(_override_yaml, gate or [])]

@@ -18,8 +18,8 @@ from tidemill.core import canonical
 from tidemill.core.errors import RequestsFailed, UnknownWindow
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.manual_actions import close
-from tidemill.cycle.summary import Summary, summarize
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.operations.summary import Summary, summarize
 from tidemill.demo import processes
 from tidemill.demo.traffic import LatencySummary, TrafficSummary, summarize_traffic
 from tidemill.services.dagster_home import ensure_dagster_home

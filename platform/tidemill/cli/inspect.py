@@ -12,8 +12,8 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
+    from tidemill.cycle.audit.verify import VerificationReport
     from tidemill.cycle.context import ModelContext
-    from tidemill.cycle.verify import VerificationReport
 
 
 def validate(
@@ -73,7 +73,7 @@ def status(
 
 
 def _status_row(ctx: "ModelContext") -> dict[str, object]:
-    from tidemill.cycle.manual_actions import newest_report
+    from tidemill.cycle.operations.manual_actions import newest_report
 
     head, report = ctx.chain().head, newest_report(ctx)
     return {
@@ -91,7 +91,7 @@ def _status_row(ctx: "ModelContext") -> dict[str, object]:
 
 def _freshness(ctx: "ModelContext") -> dict[str, object]:
     """How far the model is behind, or the reason why that is unknown."""
-    from tidemill.cycle.backlog import compute_backlog, freshness
+    from tidemill.cycle.planning.backlog import compute_backlog, freshness
 
     if ctx.chain().head is None:  # the backlog would plan the initial model
         return {"fresh": None, "lag": None, "freshness": "no model yet"}
@@ -140,7 +140,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check the stored data for consistency; each finding is one sentence."""
-    from tidemill.cycle.verify import verify as verify_model
+    from tidemill.cycle.audit.verify import verify as verify_model
 
     settings = Settings()
     with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as ctx:
@@ -163,7 +163,7 @@ def verify(
 def _recompute(ctx: "ModelContext", report: "VerificationReport") -> None:
     """Rebuild every window from Kafka in a temporary store; differences are added to the report."""
     from tidemill.adapters.files import FileStore
-    from tidemill.cycle.recompute import recompute
+    from tidemill.cycle.audit.recompute import recompute
     from tidemill.cycle.repository import ModelRepository
 
     with (

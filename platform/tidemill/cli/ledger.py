@@ -9,7 +9,7 @@ from tidemill.cli.options import Json, console, print_json
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.restore import RestoreResult
+    from tidemill.cycle.operations.restore import RestoreResult
 
 app = typer.Typer(
     help="Maintenance of the ledger topic.",
@@ -32,7 +32,7 @@ def restore(
     The entries are appended from the byte-exact copies in the store. If the command is interrupted
     or repeated, no entry is duplicated.
     """
-    from tidemill.cycle.restore import restore as restore_entries
+    from tidemill.cycle.operations.restore import restore as restore_entries
 
     settings = Settings()
     results: list[RestoreResult] = []

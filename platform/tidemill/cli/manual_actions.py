@@ -6,7 +6,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Actor, Json, ModelName, Reason, current_user, print_result
-from tidemill.cycle import manual_actions
+from tidemill.cycle.operations import manual_actions
 from tidemill.settings import Settings
 
 _DEFAULT_ACTOR: Actor = current_user()
@@ -87,7 +87,7 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Adopt a changed learning spec, or another topic, from the first unplanned window on."""
-    from tidemill.cycle.adopt import adopt as adopt_changes
+    from tidemill.cycle.operations.adopt import adopt as adopt_changes
 
     with bootstrap.open_model(model, Settings(), actor=actor, exclusive=True) as ctx:
         result = adopt_changes(ctx, ctx.spec.calendar.window(first), actor, reason)

@@ -11,8 +11,8 @@ from tidemill.core.errors import DigestMismatch, PredecessorMissing
 from tidemill.core.run_record import WindowRun, registry_version, window_run
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import load_rows
 from tidemill.cycle.lineage import lineage_for
+from tidemill.cycle.steps.extract import load_rows
 from tidemill.ports import Tracker
 
 

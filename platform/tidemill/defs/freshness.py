@@ -12,7 +12,7 @@ from tidemill.defs.checks import Check
 from tidemill.defs.connection_cache import open_readonly
 
 if TYPE_CHECKING:
-    from tidemill.cycle.backlog import Freshness
+    from tidemill.cycle.planning.backlog import Freshness
 
 FRESHNESS = Check(
     "deployed_model",
@@ -45,7 +45,7 @@ def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
         description=FRESHNESS.description,
     )
     def check_freshness() -> dg.AssetCheckResult:
-        from tidemill.cycle.backlog import compute_backlog, freshness
+        from tidemill.cycle.planning.backlog import compute_backlog, freshness
 
         try:
             with open_readonly(model, spec) as ctx:

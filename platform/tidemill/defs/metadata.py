@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tidemill.core.plans import Plan
     from tidemill.core.records import Candidate, InitialModel, Manifest
     from tidemill.core.report_records import Report
-    from tidemill.cycle.deploy import Deployment
+    from tidemill.cycle.steps.deploy import Deployment
 
 Metadata = dict[str, dg.MetadataValue]
 Cell = str | int | float | bool | None

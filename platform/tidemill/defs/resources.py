@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report_records import Report
     from tidemill.cycle.context import ModelContext
-    from tidemill.cycle.deploy import Deployment
+    from tidemill.cycle.steps.deploy import Deployment
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class TidemillResource(dg.ConfigurableResource[None]):
 
     def steps(self) -> Steps:
         """The real steps, imported on demand because they load polars and LightGBM."""
-        from tidemill.cycle.deploy import deploy
-        from tidemill.cycle.evaluate import evaluate
-        from tidemill.cycle.extract import extract
-        from tidemill.cycle.initial import initial
-        from tidemill.cycle.prune import prune
-        from tidemill.cycle.update import update
+        from tidemill.cycle.operations.prune import prune
+        from tidemill.cycle.steps.deploy import deploy
+        from tidemill.cycle.steps.evaluate import evaluate
+        from tidemill.cycle.steps.extract import extract
+        from tidemill.cycle.steps.initial import initial
+        from tidemill.cycle.steps.update import update
 
         return Steps(initial, extract, update, evaluate, deploy, prune)

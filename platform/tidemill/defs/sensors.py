@@ -23,8 +23,8 @@ from tidemill.defs.sensor_cursors import WindowCursor, decode_window_cursor, enc
 from tidemill.defs.windowed_assets import WINDOW_ASSETS
 
 if TYPE_CHECKING:
-    from tidemill.cycle.backlog import Backlog
     from tidemill.cycle.context import ModelContext
+    from tidemill.cycle.planning.backlog import Backlog
 
 MIN_INTERVAL_SECONDS = 2
 """The minimum interval between two ticks; Dagster's daemon takes 5 s."""
@@ -86,7 +86,7 @@ class _Tick:
     cursor: WindowCursor
 
     def result(self) -> dg.SensorResult:
-        from tidemill.cycle.backlog import compute_backlog
+        from tidemill.cycle.planning.backlog import compute_backlog
 
         last_run = self._last_run()
         if last_run is not None and last_run.status in _UNFINISHED_STATUSES:
@@ -167,7 +167,7 @@ class _Tick:
 
     def _freshness(self, backlog: "Backlog") -> list[dg.AssetCheckEvaluation]:
         """The freshness, if it has changed or was not reported for a while."""
-        from tidemill.cycle.backlog import freshness
+        from tidemill.cycle.planning.backlog import freshness
 
         current = freshness(self.ctx, backlog)
         evaluation = freshness_evaluation(self.ctx.model, current, self.cursor.failure_state)

@@ -57,7 +57,7 @@ def _is_next(ctx: "ModelContext", window: Window) -> bool:
 
 
 def _is_planned(ctx: "ModelContext", window: Window) -> bool:
-    from tidemill.cycle.plan import plan_window
+    from tidemill.cycle.planning.plan import plan_window
 
     try:
         plan_window(ctx, window)

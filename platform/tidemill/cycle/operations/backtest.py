@@ -9,10 +9,10 @@ from tidemill.core.gate import Decision
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.evaluate import evaluate
 from tidemill.cycle.lineage import contexts_by_lineage
+from tidemill.cycle.operations.summary import Summary, summarize
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.summary import Summary, summarize
+from tidemill.cycle.steps.evaluate import evaluate
 
 
 @dataclass(frozen=True)

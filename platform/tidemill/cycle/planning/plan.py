@@ -17,9 +17,9 @@ from tidemill.core.plans import (
 )
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.idleness import idle_reason, record_end_offsets
 from tidemill.cycle.lineage import lineage_or_none
-from tidemill.cycle.topic_binding import TopicBinding, bind_topic
+from tidemill.cycle.planning.idleness import idle_reason, record_end_offsets
+from tidemill.cycle.planning.topic_binding import TopicBinding, bind_topic
 
 _MAX_WORKERS = 8
 """Partitions that are read at the same time, each by its own client."""

@@ -11,10 +11,8 @@ from tidemill.core.records import Manifest, PruneMarker
 from tidemill.core.report_records import Report
 from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import Window
+from tidemill.cycle.audit.verify import VerificationReport
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.evaluate import evaluate
-from tidemill.cycle.extract import extract_plan
-from tidemill.cycle.initial import train
 from tidemill.cycle.lineage import (
     adoptions,
     contexts_by_lineage,
@@ -22,8 +20,10 @@ from tidemill.cycle.lineage import (
     require_initial_model,
 )
 from tidemill.cycle.repository import FIRST_LINEAGE, ModelRepository, bundle_name
-from tidemill.cycle.update import update
-from tidemill.cycle.verify import VerificationReport
+from tidemill.cycle.steps.evaluate import evaluate
+from tidemill.cycle.steps.extract import extract_plan
+from tidemill.cycle.steps.initial import train
+from tidemill.cycle.steps.update import update
 
 Progress = Callable[[str], None]
 

@@ -16,10 +16,10 @@ from tidemill.core.records import FileRef, Manifest, SkipDecision
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import lineage_or_none
-from tidemill.cycle.plan import plan_window
-from tidemill.cycle.quarantine import reject_invalid_batch, rejected_table
+from tidemill.cycle.planning.plan import plan_window
+from tidemill.cycle.planning.topic_binding import verified_topic
 from tidemill.cycle.repository import file_ref, none_if_damaged
-from tidemill.cycle.topic_binding import verified_topic
+from tidemill.cycle.steps.quarantine import reject_invalid_batch, rejected_table
 
 
 @dataclass(frozen=True)

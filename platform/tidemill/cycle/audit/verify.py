@@ -9,10 +9,10 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import Candidate, FileRef, PruneMarker
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
+from tidemill.cycle.audit.verify_ledger import ledger_differences
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import adoptions, lineage_for
 from tidemill.cycle.repository import FIRST_LINEAGE, adoption_name, bundle_name
-from tidemill.cycle.verify_ledger import ledger_differences
 
 Progress = Callable[[str], None]
 

@@ -14,7 +14,6 @@ from tidemill.core.parquet import from_parquet, library_versions, to_parquet
 from tidemill.core.records import Candidate, Lineage, Sample
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.extract import load_rows, require_batch
 from tidemill.cycle.lineage import (
     current_lineage,
     first_lineage,
@@ -22,6 +21,7 @@ from tidemill.cycle.lineage import (
     require_initial_model,
 )
 from tidemill.cycle.repository import file_ref, none_if_damaged
+from tidemill.cycle.steps.extract import load_rows, require_batch
 from tidemill.failpoints import failpoint
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tidemill.core.plans import EndReason, Observation
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.topic_binding import TopicBinding
+from tidemill.cycle.planning.topic_binding import TopicBinding
 
 
 def record_end_offsets(ctx: ModelContext, binding: TopicBinding) -> dict[int, Observation]:

@@ -1,0 +1,1 @@
+"""Operations: what people decide about a model, and the upkeep of its store."""

@@ -1,0 +1,1 @@
+"""Planning: which offsets belong to which window, and which windows are due."""

@@ -1,0 +1,1 @@
+"""The steps of an update: initial model, extract, update, evaluate, deploy."""
