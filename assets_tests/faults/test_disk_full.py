@@ -13,7 +13,7 @@ from s3_server import running_s3_server
 from small_disk import SmallDisk
 from store_snapshot import define_two_windows, take_snapshot
 from tidemill import failpoints
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.tracking import Recorder, find_drift

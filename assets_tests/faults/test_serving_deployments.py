@@ -14,7 +14,7 @@ from model_harness import ModelHarness, run_window
 from prediction_server import PredictionServer, running_server
 from processes import run_command, wait_until
 from tidemill.adapters import mlflow
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.restore import restore
 from tidemill.cycle.steps import deploy

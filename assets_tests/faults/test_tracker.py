@@ -14,7 +14,7 @@ from model_harness import ModelHarness, run_windows
 from processes import clean_env, run_command
 from tidemill import bootstrap
 from tidemill.adapters import mlflow as adapter
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.tracking import find_drift
 from worker_processes import failpoints_in
 

@@ -18,7 +18,7 @@ from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
 
 
 def deploy_windows(harness: ModelHarness, last: int = 1) -> ModelHarness:

@@ -25,7 +25,7 @@ from tidemill.settings_groups import KafkaSettings
 
 if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
     from tidemill.ports import Store
 
 _LOCK_RETRY_SECONDS = 0.1  # longer than `is_locked` holds the lock
@@ -250,7 +250,7 @@ def make_tracker(settings: Settings) -> "MlflowTracker | None":
     mlflow_settings = settings.mlflow
     if mlflow_settings.tracking_uri == "off":
         return None
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
 
     if mlflow_settings.tracking_uri is not None:
         return MlflowTracker(
