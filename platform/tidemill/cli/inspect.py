@@ -73,9 +73,8 @@ def status(
 
 
 def _status_row(ctx: "ModelContext") -> dict[str, object]:
-    from tidemill.cycle.operations.manual_actions import newest_report
 
-    head, report = ctx.chain().head, newest_report(ctx)
+    head, report = ctx.chain().head, ctx.records.newest_report()
     return {
         "model": ctx.model,
         "in_service": head.entry.digest if head else None,

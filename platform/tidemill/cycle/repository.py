@@ -105,6 +105,13 @@ class ModelRepository:
     def commit_adoption(self, number: int, adoption: Adoption) -> Adoption:
         return self._commit("adoption", adoption_name(number), adoption)
 
+    def adoptions(self) -> Iterator[tuple[int, Adoption]]:
+        """Every adoption with its number, in order from 1."""
+        number = 1
+        while (adoption := self.adoption(number)) is not None:
+            yield number, adoption
+            number += 1
+
     def candidates_folder(self, lineage_id: str) -> str:
         """The folder of a lineage's candidates."""
         return f"candidates/{lineage_id[:16]}/"

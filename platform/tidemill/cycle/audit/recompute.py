@@ -13,12 +13,7 @@ from tidemill.core.spec_sections import GateSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.audit.verify import VerificationReport
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import (
-    adoptions,
-    contexts_by_lineage,
-    lineage_id_for,
-    require_initial_model,
-)
+from tidemill.cycle.lineage import contexts_by_lineage
 from tidemill.cycle.repository import FIRST_LINEAGE, ModelRepository, bundle_name
 from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract_plan
@@ -50,7 +45,7 @@ def recompute(
         plan = ctx.repository.plan(key)
         if plan is not None:
             scratch.commit_plan(plan)
-    for number, adoption in adoptions(ctx.repository):
+    for number, adoption in ctx.repository.adoptions():
         scratch.commit_adoption(number, adoption)
     progress(INITIAL_KEY)
     initial_model = ctx.repository.initial_model()
@@ -77,7 +72,7 @@ def recompute(
             break
         batch = _recompute_batch(ctx, recomputed, manifest, verification)
         _compare(verification, window.key, "batch", manifest, batch)
-        candidate = ctx.repository.candidate(lineage_id_for(ctx, window), window.key)
+        candidate = ctx.records.candidate(window)
         if candidate is not None:
             _compare(verification, window.key, "candidate", candidate, update(recomputed, window))
         report = ctx.repository.report(window.key)
@@ -118,8 +113,8 @@ def _recompute_initial_model(
 
 def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMarker) -> None:
     """Copy to the scratch repository what the windows after the marker continue from."""
-    repository, initial_model = ctx.repository, require_initial_model(ctx)
-    lineage_id = lineage_id_for(ctx, ctx.spec.calendar.window(marker.window))
+    repository, initial_model = ctx.repository, ctx.records.require_initial_model()
+    lineage_id = ctx.records.lineage_id(ctx.spec.calendar.window(marker.window))
     start, report = (
         repository.candidate(lineage_id, marker.window),
         repository.report(marker.window),
@@ -153,7 +148,7 @@ def _recompute_batch(
         return recomputed.repository.commit_manifest(manifest)
     plan = recomputed.repository.plan(manifest.window)
     assert plan is not None  # copied above
-    epochs = [a.epoch for _, a in adoptions(ctx.repository) if a.topic_id == plan.topic_id]
+    epochs = [a.epoch for _, a in ctx.repository.adoptions() if a.topic_id == plan.topic_id]
     if plan.epoch == max(epochs, default=plan.epoch):
         with suppress(TopicError):
             return extract_plan(recomputed, plan)

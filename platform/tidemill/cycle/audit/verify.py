@@ -11,7 +11,6 @@ from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.audit.verify_ledger import ledger_differences
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import adoptions, lineage_for
 from tidemill.cycle.repository import FIRST_LINEAGE, adoption_name, bundle_name
 
 Progress = Callable[[str], None]
@@ -160,7 +159,7 @@ class _Verifier:
             return
         parent = initial_model.digest
         for window in self._windows_in("candidates/", 1):
-            lineage = lineage_for(self.ctx, window)
+            lineage = self.ctx.records.lineage(window)
             lineage_id = canonical.digest_of(lineage)
             if lineage.first_window == window.key and lineage.parent != parent:
                 self.add_finding(
@@ -234,7 +233,7 @@ class _Verifier:
         self.verification.entries = len(chain.entries)
         self.verification.findings.extend(ledger_differences(self.repository, chain))
         self.accounted_names.update(
-            adoption_name(number) for number, _ in adoptions(self.repository)
+            adoption_name(number) for number, _ in self.repository.adoptions()
         )
         for valid_entry in chain.entries:
             self._check_bundle(valid_entry.entry.digest, f"ledger entry {valid_entry.entry.seq}")

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
-from tidemill.cycle.lineage import adoptions
 from tidemill.cycle.repository import ModelRepository, adoption_name
 
 
@@ -13,7 +12,7 @@ def ledger_differences(repository: ModelRepository, chain: Chain) -> Iterator[st
     for seq in range(max(repository.last_entry_seq() + 1, len(chain.entries))):
         yield from _entry_differences(repository, chain, seq)
     adoption_hashes = {v.entry.evidence for v in chain.entries if v.entry.kind == "adopt"}
-    for number, adoption in adoptions(repository):
+    for number, adoption in repository.adoptions():
         if repository.hash(adoption_name(number)) not in adoption_hashes:
             yield f"The adoption from window {adoption.window} on has no ledger entry."
 

@@ -1,7 +1,6 @@
 """Deploy: validate a report's champion and append it to the ledger."""
 
 from tidemill.core.deployment import Deployment, outcome_without_append
-from tidemill.core.errors import PredecessorMissing
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
@@ -15,12 +14,7 @@ def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
     Raises `PredecessorMissing` without a report or an initial deployment, `FeatureSkew` and
     `BundleInvalid` if the model fails its validation, `LedgerLost`, `LogUnavailable`.
     """
-    report = ctx.repository.report(window.key)
-    if report is None:
-        raise PredecessorMissing(
-            f"Window {window.key} of model {ctx.model} has no evaluation report.",
-            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`.",
-        )
+    report = ctx.records.require_report(window)
 
     def outcome(chain: Chain) -> Deployment | None:
         return outcome_without_append(chain, window, report, final)

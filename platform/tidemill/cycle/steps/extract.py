@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from tidemill.core.decoding import Decoded, Decoder, Rejected, gc_paused
-from tidemill.core.errors import DataLost, DigestMismatch, PredecessorMissing, TopicError
+from tidemill.core.errors import DataLost, DigestMismatch, TopicError
 from tidemill.core.event_log import RecordBatch, TimestampCounts
-from tidemill.core.parquet import from_parquet, library_versions, rows_digest, to_parquet
+from tidemill.core.parquet import library_versions, rows_digest, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import FileRef, Manifest, SkipDecision
 from tidemill.core.windows import Window
@@ -102,25 +102,6 @@ def read_batch(ctx: ModelContext, plan: Plan) -> Batch:
     batch = decode(ctx, ctx.event_log.read(plan.topic, plan.offset_ranges))
     verified_topic(ctx, plan)  # it may have been recreated in the meantime
     return batch
-
-
-def require_batch(ctx: ModelContext, window: Window) -> Manifest:
-    """The manifest of a window's batch. Raises `PredecessorMissing`."""
-    manifest = ctx.repository.manifest(window.key)
-    if manifest is None:
-        raise PredecessorMissing(
-            f"Window {window.key} of model {ctx.model} has no batch.",
-            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be read.",
-        )
-    return manifest
-
-
-def load_rows(ctx: ModelContext, manifest: Manifest) -> pl.DataFrame:
-    """The rows of a batch, in the order of partition and offset, verified."""
-    if manifest.rows_file is None:
-        return Decoder(ctx.spec).empty()
-    return from_parquet(ctx.repository.file(manifest.rows_file))
 
 
 def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Manifest:

@@ -8,7 +8,7 @@ from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.records import InitialModel, Manifest, Sample
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
-from tidemill.cycle.lineage import adoptions, raise_lineage_changed
+from tidemill.cycle.lineage import raise_lineage_changed
 from tidemill.cycle.planning.plan import plan_initial
 from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.cycle.steps import extract
@@ -31,7 +31,7 @@ def train(ctx: ModelContext) -> InitialModel:
     """The initial model, committed but not deployed."""
     existing = none_if_damaged(ctx.repository.initial_model)
     if existing is not None and existing.learning_spec != ctx.learning_spec():
-        if not any(adoptions(ctx.repository)):
+        if not any(ctx.repository.adoptions()):
             raise_lineage_changed(ctx, existing.learning_spec, ctx.learning_spec())
         ctx = ctx.with_learning_spec(existing.learning_spec)
     manifest = _file_batch(ctx) if ctx.historical_data is not None else _topic_batch(ctx)
@@ -92,7 +92,7 @@ def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
             "Produce events before `windows.start`, move it to a later time, or set "
             "`initial.file`.",
         )
-    rows = learner.sort_canonical(extract.load_rows(ctx, manifest))
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
     spec = ctx.spec.learner.replay
     identified = replay.with_epoch(rows, manifest.epoch)
     sample = replay.sample([identified], spec.rows, spec.half_life, ctx.model)
