@@ -1,18 +1,16 @@
 """The composition root: builds adapters from the settings, and a model's context from them."""
 
-import fcntl
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from tidemill import failpoints
+from tidemill import failpoints, locks
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
 from tidemill.core.spec_parser import parse
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from tidemill.adapters.kafka import Cluster
     from tidemill.adapters.mlflow import MlflowTracker
     from tidemill.ports import Store
-
-_LOCK_RETRY_SECONDS = 0.1  # longer than `is_locked` holds the lock
 
 
 def model_files(settings: Settings) -> dict[str, Path]:
@@ -197,41 +193,24 @@ def exclusive_lock(model: str, settings: Settings) -> Iterator[None]:
 
     It only saves work: two writers are safe without it, because the first writer of a record wins.
     """
-    with _lock_file(model, settings) as lock:
-        if not (
-            _try_lock(lock, fcntl.LOCK_EX) or _try_lock(lock, fcntl.LOCK_EX, _LOCK_RETRY_SECONDS)
-        ):
-            lock.seek(0)
-            raise AlreadyRunning(
-                f"Model {model} is in use by process {lock.read().strip() or 'unknown'}.",
-                "Wait until that process ends, or stop it; completed work is kept.",
-            )
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+
+    def error(holder: str) -> AlreadyRunning:
+        return AlreadyRunning(
+            f"Model {model} is in use by process {holder}.",
+            "Wait until that process ends, or stop it; completed work is kept.",
+        )
+
+    with locks.exclusive_or_raise(_lock_file(model, settings), error):
         yield
 
 
 def is_locked(model: str, settings: Settings) -> bool:
     """Whether a process holds the model's lock now; `exclusive_lock` waits out this check."""
-    with _lock_file(model, settings) as lock:
-        return not _try_lock(lock, fcntl.LOCK_SH)
+    return locks.is_exclusively_held(_lock_file(model, settings))
 
 
-def _lock_file(model: str, settings: Settings) -> IO[str]:
-    folder = settings.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f"{model}.lock").open("a+")
-
-
-def _try_lock(lock: IO[str], operation: int, delay_seconds: float = 0) -> bool:
-    """Wait this many seconds, then try to lock; whether that succeeded."""
-    time.sleep(delay_seconds)
-    try:
-        fcntl.flock(lock, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock_file(model: str, settings: Settings) -> Path:
+    return settings.home / "locks" / f"{model}.lock"
 
 
 def make_alert_sender(settings: Settings) -> Callable[[Mapping[str, object]], None] | None:
