@@ -31,7 +31,8 @@ from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.operations.manual_actions import close, skip
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.extract import extract, extract_plan
+from tidemill.cycle.steps.batch import extract_plan
+from tidemill.cycle.steps.extract import extract
 
 TOPIC = "events"
 WINDOW_MS = 5 * MINUTE

@@ -13,7 +13,7 @@ from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.repository import bundle_name
+from tidemill.cycle.names import bundle_name
 from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
 

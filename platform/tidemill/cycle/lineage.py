@@ -8,7 +8,7 @@ from tidemill.core.errors import LineageChanged
 from tidemill.core.records import Lineage
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.repository import none_if_damaged
+from tidemill.cycle.model_store import none_if_damaged
 
 _ADOPTABLE_KEYS = ("fields", "features", "features_source", "learner")
 

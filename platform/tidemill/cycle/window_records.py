@@ -8,7 +8,9 @@ from tidemill.core.plans import INITIAL_KEY
 from tidemill.core.records import Adoption, Candidate, InitialModel, Lineage, Manifest
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Calendar, Window
-from tidemill.cycle.repository import ModelRepository, adoption_name, none_if_damaged
+from tidemill.cycle.model_store import none_if_damaged
+from tidemill.cycle.names import PLANS, REPORTS, adoption_name
+from tidemill.cycle.repository import ModelRepository
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ class WindowRecords:
 
     def newest_report(self) -> Report | None:
         """The report of the newest window that has one."""
-        names = list(self.repository.names("reports/"))
+        names = list(self.repository.names(REPORTS))
         if not names:
             return None
-        return self.repository.report(names[-1].removeprefix("reports/").removesuffix(".json"))
+        return self.repository.report(names[-1].removeprefix(REPORTS).removesuffix(".json"))
 
     def lineage(self, window: Window) -> Lineage:
         """The lineage of the window's candidate; the first one is created now if there is none.
@@ -127,7 +129,7 @@ class WindowRecords:
 
     def first_unplanned_window(self) -> Window:
         """The first window without a plan."""
-        names = self.repository.names("plans/")
+        names = self.repository.names(PLANS)
         keys = (name.split("/")[-1].removesuffix(".json") for name in names)
         newest = max((key for key in keys if key != INITIAL_KEY), default=None)
         calendar = self.calendar

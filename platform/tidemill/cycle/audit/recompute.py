@@ -14,9 +14,16 @@ from tidemill.core.windows import Window
 from tidemill.cycle.audit.verify import VerificationReport
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import contexts_by_lineage
-from tidemill.cycle.repository import FIRST_LINEAGE, ModelRepository, bundle_name
+from tidemill.cycle.names import (
+    FIRST_LINEAGE,
+    INITIAL_MODEL,
+    bundle_name,
+    candidate_name,
+    report_name,
+)
+from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.steps.batch import extract_plan
 from tidemill.cycle.steps.evaluate import evaluate
-from tidemill.cycle.steps.extract import extract_plan
 from tidemill.cycle.steps.initial import train
 from tidemill.cycle.steps.update import update
 
@@ -123,12 +130,12 @@ def _seed_scratch(ctx: ModelContext, scratch: ModelRepository, marker: PruneMark
         initial_model.digest,
         *(valid_entry.entry.digest for valid_entry in ctx.chain().entries),
     }
-    names = ["initial.json", FIRST_LINEAGE, initial_model.sample.snapshot.name]
+    names = [INITIAL_MODEL, FIRST_LINEAGE, initial_model.sample.snapshot.name]
     if start is not None:
-        names += [repository.candidate_name(lineage_id, marker.window), start.sample.snapshot.name]
+        names += [candidate_name(lineage_id, marker.window), start.sample.snapshot.name]
         digests.add(start.digest)
     if report is not None:
-        names.append(f"reports/{marker.window}.json")
+        names.append(report_name(marker.window))
         digests |= {report.state.champion, report.state.baseline}
     for name in (*names, *(bundle_name(digest) for digest in digests)):
         repository.copy_to(name, scratch)
@@ -153,7 +160,7 @@ def _recompute_batch(
         with suppress(TopicError):
             return extract_plan(recomputed, plan)
     verification.taken_as_archived.append(manifest.window)
-    for ref in filter(None, (manifest.rows_file, manifest.rejected_file)):
+    for ref in manifest.files:
         recomputed.repository.put_file(ref, ctx.repository.file(ref))
     return recomputed.repository.commit_manifest(manifest)
 

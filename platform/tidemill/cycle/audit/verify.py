@@ -11,7 +11,25 @@ from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.audit.verify_ledger import ledger_differences
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.repository import FIRST_LINEAGE, adoption_name, bundle_name
+from tidemill.cycle.names import (
+    BATCHES,
+    CANDIDATES,
+    FIRST_LINEAGE,
+    INITIAL_MODEL,
+    LEDGER,
+    LEDGER_TOPIC,
+    OBSERVATIONS,
+    PLANS,
+    PRUNE_MARKER,
+    QUARANTINE,
+    REPORTS,
+    adoption_name,
+    bundle_name,
+    candidate_name,
+    manifest_name,
+    plan_name,
+    report_name,
+)
 
 Progress = Callable[[str], None]
 
@@ -69,10 +87,10 @@ class _Verifier:
         self.repository = ctx.repository
         self.verification = VerificationReport()
         self.accounted_names: set[str] = {
-            "observations.json",
-            "initial.json",
+            OBSERVATIONS,
+            INITIAL_MODEL,
             FIRST_LINEAGE,
-            "pruned.json",
+            PRUNE_MARKER,
         }
         self.marker: PruneMarker | None = None
 
@@ -92,19 +110,19 @@ class _Verifier:
     def check_plans(self) -> None:
         """Each plan starts where the previous one ends, and contains its hash."""
         previous: Plan | None = None
-        for key in self._window_keys("plans/"):
+        for key in self._window_keys(PLANS):
             plan = self.repository.plan(key)
             if plan is None:
                 self.add_finding(f"The plan of window {key} is missing, but later plans exist.")
                 return
-            self.accounted_names.add(f"plans/{key}.json")
+            self.accounted_names.add(plan_name(key))
             self.verification.plans += 1
             if previous is not None:
                 self._check_successor(previous, plan)
             previous = plan
 
     def _check_successor(self, previous: Plan, plan: Plan) -> None:
-        if plan.previous != self.repository.hash(f"plans/{previous.window}.json"):
+        if plan.previous != self.repository.hash(plan_name(previous.window)):
             self.add_finding(
                 f"The plan of window {previous.window} was edited after {plan.window}'s."
             )
@@ -132,11 +150,11 @@ class _Verifier:
             )
 
     def check_batches(self) -> None:
-        for key in self._window_keys("batches/"):
+        for key in self._window_keys(BATCHES):
             manifest = self.repository.manifest(key)
             if manifest is None:  # windows may be extracted in any order
                 continue
-            self.accounted_names.add(f"batches/{key}/manifest.json")
+            self.accounted_names.add(manifest_name(key))
             self.verification.batches += 1
             may_be_pruned = self._may_be_pruned(key)
             self._check_file(manifest.rows_file, may_be_pruned)
@@ -144,7 +162,7 @@ class _Verifier:
             plan = self.repository.plan(key)
             if manifest.epoch < 0 or plan is None:
                 continue
-            if manifest.plan != self.repository.hash(f"plans/{key}.json"):
+            if manifest.plan != self.repository.hash(plan_name(key)):
                 self.add_finding(f"The batch of window {key} was made from another plan.")
             if manifest.rows + manifest.rejected + manifest.gaps != plan.offset_count:
                 self.add_finding(f"The batch of window {key} does not account for its offsets.")
@@ -158,7 +176,7 @@ class _Verifier:
         if self.repository.lineage() is None:
             return
         parent = initial_model.digest
-        for window in self._windows_in("candidates/", 1):
+        for window in self._windows_in(CANDIDATES, 1):
             lineage = self.ctx.records.lineage(window)
             lineage_id = canonical.digest_of(lineage)
             if lineage.first_window == window.key and lineage.parent != parent:
@@ -171,7 +189,7 @@ class _Verifier:
                     f"The candidate of window {window.key} is missing, but later ones exist."
                 )
                 return
-            self.accounted_names.add(self.repository.candidate_name(lineage_id, window.key))
+            self.accounted_names.add(candidate_name(lineage_id, window.key))
             self.verification.candidates += 1
             self._check_candidate(candidate, parent)
             parent = candidate.digest
@@ -185,29 +203,29 @@ class _Verifier:
         self._check_file(candidate.sample.snapshot, may_be_pruned and not is_start)
         if candidate.parent != parent:
             self.add_finding(f"Candidate {key} continues {candidate.parent}, not {parent}.")
-        if candidate.batch != self.repository.hash(f"batches/{key}/manifest.json"):
+        if candidate.batch != self.repository.hash(manifest_name(key)):
             self.add_finding(f"Candidate {key} was made from another batch manifest.")
 
     def check_reports(self) -> None:
         previous: Report | None = None
-        for window in self._windows_in("reports/"):
+        for window in self._windows_in(REPORTS):
             report = self.repository.report(window.key)
             if report is None:
                 self.add_finding(
                     f"The report of window {window.key} is missing, but later ones exist."
                 )
                 return
-            self.accounted_names.add(f"reports/{window.key}.json")
+            self.accounted_names.add(report_name(window.key))
             self.verification.reports += 1
             names = {
                 "previous report": (
                     report.inputs.previous,
-                    f"reports/{previous.window}.json" if previous else None,
+                    report_name(previous.window) if previous else None,
                 ),
-                "batch": (report.inputs.batch, f"batches/{window.key}/manifest.json"),
+                "batch": (report.inputs.batch, manifest_name(window.key)),
                 "candidate": (
                     report.inputs.candidate,
-                    self.repository.candidate_name(report.lineage, window.key),
+                    candidate_name(report.lineage, window.key),
                 ),
             }
             for record_kind, (expected, name) in names.items():
@@ -222,8 +240,8 @@ class _Verifier:
 
     def check_ledger(self) -> None:
         """The topic holds the copied entries in the same order, and their models exist."""
-        copies = [name for name in self.repository.names("ledger/") if name != "ledger/topic.json"]
-        self.accounted_names.update([*copies, "ledger/topic.json"])
+        copies = [name for name in self.repository.names(LEDGER) if name != LEDGER_TOPIC]
+        self.accounted_names.update([*copies, LEDGER_TOPIC])
         chain, topic_identity = self.ctx.chain(), self.repository.ledger_topic()
         if topic_identity is not None and topic_identity != self.ctx.ledger.identity():
             self.add_finding(
@@ -241,7 +259,7 @@ class _Verifier:
     def check_orphans(self) -> None:
         """Every file in the store belongs to a record, or is in the quarantine."""
         for name in self.repository.names(""):
-            if name not in self.accounted_names and not name.startswith("quarantine/"):
+            if name not in self.accounted_names and not name.startswith(QUARANTINE):
                 self.add_finding(f"{self.repository.model}/{name} belongs to no record.")
 
     def _check_bundle(self, digest: str, owner: str, may_be_pruned: bool = False) -> None:

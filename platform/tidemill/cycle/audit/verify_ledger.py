@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from tidemill.core import canonical
 from tidemill.core.ledger import Chain
-from tidemill.cycle.repository import ModelRepository, adoption_name
+from tidemill.cycle.names import adoption_name
+from tidemill.cycle.repository import ModelRepository
 
 
 def ledger_differences(repository: ModelRepository, chain: Chain) -> Iterator[str]:

@@ -9,7 +9,7 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.operations.prune import raise_if_pruned
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.extract import empty_manifest
+from tidemill.cycle.steps.batch import empty_manifest
 
 
 def close(ctx: ModelContext, through: Window, actor: str) -> Plan:

@@ -8,7 +8,8 @@ from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import read_chain
-from tidemill.cycle.repository import ModelRepository, bundle_name
+from tidemill.cycle.names import bundle_name
+from tidemill.cycle.repository import ModelRepository
 from tidemill.failpoints import failpoint
 
 
@@ -102,9 +103,8 @@ def _expired_files(
     first = calendar.after(calendar.window(marker.window)) if marker else calendar.first
     for window in calendar.between(first, last):
         manifest = ctx.repository.manifest(window.key)
-        for ref in (manifest.rows_file, manifest.rejected_file) if manifest else ():
-            if ref is not None:
-                yield ref.name
+        if manifest is not None:
+            yield from (ref.name for ref in manifest.files)
         candidate = ctx.records.candidate(window)
         if candidate is not None:
             yield bundle_name(candidate.digest)

@@ -18,6 +18,7 @@ from tidemill.core.plans import (
 from tidemill.core.windows import Window, from_ms
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import lineage_or_none
+from tidemill.cycle.names import plan_name
 from tidemill.cycle.planning.idleness import idle_reason, record_end_offsets
 from tidemill.cycle.planning.topic_binding import TopicBinding, bind_topic
 
@@ -187,7 +188,7 @@ def _commit_plan(
             topic_id=topic.topic_id,
             epoch=binding.epoch,
             ranges=ranges,
-            previous=ctx.repository.hash(f"plans/{previous.window}.json") if previous else None,
+            previous=ctx.repository.hash(plan_name(previous.window)) if previous else None,
             closed_by=closed_by,
             adoption=binding.adoption,
         )

@@ -6,6 +6,7 @@ from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
+from tidemill.cycle.names import report_name
 
 
 def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
@@ -44,7 +45,7 @@ def _build_entry(ctx: ModelContext, window: Window, report: Report, chain: Chain
         as_of=window.key,
         as_of_ms=window.end,
         verdict=deciding_report.verdict,
-        evidence=ctx.repository.require_hash(f"reports/{deciding_report.window}.json"),
+        evidence=ctx.repository.require_hash(report_name(deciding_report.window)),
         actor=ctx.actor,
         reason="; ".join(deciding_report.reasons),
         prev=prev,

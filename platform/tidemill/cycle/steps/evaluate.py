@@ -19,7 +19,8 @@ from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import read_chain
 from tidemill.cycle.lineage import current_lineage
-from tidemill.cycle.repository import none_if_damaged
+from tidemill.cycle.model_store import none_if_damaged
+from tidemill.cycle.names import candidate_name, manifest_name, report_name
 
 _MAX_WORKERS = 4
 """Models that predict at the same time."""
@@ -82,9 +83,9 @@ def _inputs(
 ) -> EvaluationInputs:
     require_hash = ctx.repository.require_hash
     inputs = InputDigests(
-        previous=require_hash(f"reports/{previous.window}.json") if previous else None,
-        batch=require_hash(f"batches/{window.key}/manifest.json"),
-        candidate=require_hash(ctx.repository.candidate_name(candidate.lineage, window.key)),
+        previous=require_hash(report_name(previous.window)) if previous else None,
+        batch=require_hash(manifest_name(window.key)),
+        candidate=require_hash(candidate_name(candidate.lineage, window.key)),
     )
     return EvaluationInputs(
         model=ctx.model,

@@ -15,7 +15,8 @@ from tidemill.core.records import Candidate, Lineage, Sample
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import current_lineage
-from tidemill.cycle.repository import file_ref, none_if_damaged
+from tidemill.cycle.model_store import file_ref, none_if_damaged
+from tidemill.cycle.names import manifest_name
 from tidemill.failpoints import failpoint
 
 
@@ -31,7 +32,8 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     lineage_id = canonical.digest_of(lineage)
     existing = none_if_damaged(lambda: ctx.repository.candidate(lineage_id, window.key))
     if existing is not None and (
-        _files_intact(ctx, existing) or ctx.repository.is_pruned(window.end)
+        ctx.repository.is_intact([existing.sample.snapshot], existing.bundles)
+        or ctx.repository.is_pruned(window.end)
     ):
         return existing
     candidate = _learn(ctx.with_learning_spec(lineage.learning_spec), window, lineage)
@@ -42,18 +44,6 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
             "Restore the model's files from a backup; `tidemill verify` names them.",
         )
     return ctx.repository.commit_candidate(candidate)
-
-
-def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
-    """Whether the files of an existing candidate are intact."""
-    try:
-        ctx.repository.bundle(candidate.digest)
-        if candidate.holdout is not None:
-            ctx.repository.bundle(candidate.holdout)
-        ctx.repository.file(candidate.sample.snapshot)
-    except CommittedDataError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
         lineage=lineage_id,
         window=window.key,
         kind="carry",
-        batch=ctx.repository.require_hash(f"batches/{window.key}/manifest.json"),
+        batch=ctx.repository.require_hash(manifest_name(window.key)),
         parent=predecessor.digest,
         digest=predecessor.digest,
         num_iterations=predecessor.trees,
