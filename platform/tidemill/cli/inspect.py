@@ -12,7 +12,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.audit.verify import VerificationReport
+    from tidemill.cycle.audit.verification import VerificationReport
     from tidemill.cycle.context import ModelContext
 
 
