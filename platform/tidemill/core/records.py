@@ -6,6 +6,8 @@ from typing import Any, Literal
 from tidemill.core.canonical import FORMAT
 from tidemill.core.event_log import TimestampCounts
 
+UpdateKind = Literal["continue", "retrain", "carry"]
+
 
 @dataclass(frozen=True)
 class FileRef:
@@ -115,6 +117,11 @@ class InitialModel:
     libraries: dict[str, str]
     format: int = FORMAT
 
+    @property
+    def since_retrain(self) -> int:
+        """The number of windows since its trees were trained from scratch, as of a candidate."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -128,7 +135,7 @@ class Candidate:
     model: str
     lineage: str
     window: str
-    kind: Literal["continue", "retrain", "carry"]
+    kind: UpdateKind
     batch: str
     parent: str
     digest: str

@@ -61,6 +61,14 @@ class WindowRecords:
             )
         return candidate
 
+    def predecessor(self, window: Window) -> InitialModel | Candidate:
+        """The model that the window's candidate continues: the previous candidate, if any.
+
+        Raises `PredecessorMissing`.
+        """
+        previous = self.calendar.before(window)
+        return self.require_candidate(previous) if previous else self.require_initial_model()
+
     def require_report(self, window: Window) -> Report:
         """The evaluation report of the window."""
         report = self.repository.report(window.key)

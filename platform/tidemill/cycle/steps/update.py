@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import polars as pl
 
@@ -11,7 +11,7 @@ from tidemill.core.bundle import Model
 from tidemill.core.decoding import align_to_schema
 from tidemill.core.errors import CommittedDataError, ParentInvalid
 from tidemill.core.parquet import from_parquet, library_versions, to_parquet
-from tidemill.core.records import Candidate, Lineage, Sample
+from tidemill.core.records import Candidate, InitialModel, Lineage, Sample, UpdateKind
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import current_lineage
@@ -46,39 +46,44 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     return ctx.repository.commit_candidate(candidate)
 
 
-@dataclass(frozen=True)
-class _Predecessor:
-    """The model that a window continues from: the previous candidate, or the initial model."""
-
-    digest: str
-    trees: int
-    tree_digest: str
-    since_retrain: int
-    sample: Sample
-
-
-def _predecessor(ctx: ModelContext, window: Window) -> _Predecessor:
-    previous_window = ctx.spec.calendar.before(window)
-    if previous_window is None:
-        i = ctx.records.require_initial_model()
-        return _Predecessor(i.digest, i.num_iterations, i.tree_digest, 0, i.sample)
-    c = ctx.records.require_candidate(previous_window)
-    return _Predecessor(c.digest, c.num_iterations, c.tree_digest, c.since_retrain, c.sample)
-
-
-def _grown_under(ctx: ModelContext, window: Window, lineage: Lineage, since_retrain: int) -> bool:
-    """Whether the trees that the window continues from were trained under this lineage."""
-    retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
-    if retrained is None:  # by the initial model
-        return lineage.learning_spec == ctx.records.first_lineage().learning_spec
-    return retrained.key >= lineage.first_window
-
-
 def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     """Train the candidate of a window and commit its files, but not its record."""
-    lineage_id = canonical.digest_of(lineage)
-    manifest, predecessor = ctx.records.require_batch(window), _predecessor(ctx, window)
-    carried = Candidate(
+    manifest, predecessor = ctx.records.require_batch(window), ctx.records.predecessor(window)
+    carried = _carry(ctx, window, canonical.digest_of(lineage), predecessor)
+    if manifest.rows == 0:
+        return carried
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
+    training_rows = learner.without_holdout(rows)
+    parts = [rows] if training_rows is None else [rows, training_rows]
+    parent = _load_parent(ctx, predecessor.digest)
+    kind = _update_kind(ctx, window, lineage, predecessor)
+    if kind == "retrain":
+        parts = _retrain_samples(ctx, window, predecessor.sample, manifest.epoch, parts)
+        sample = _commit_snapshot(ctx, carried, parts[0])
+    else:
+        windows_since = (*predecessor.sample.windows_since, window.key)
+        sample = replace(predecessor.sample, windows_since=windows_since)
+    model, *holdout_fits = _fit(ctx, kind, parent, parts, rows, carried)
+    learned = replace(
+        carried,
+        kind=kind,
+        digest=model.digest,
+        num_iterations=model.num_iterations,
+        tree_digest=model.tree_digest,
+        since_retrain=0 if kind == "retrain" else carried.since_retrain,
+        sample=sample,
+    )
+    if training_rows is None:
+        return learned
+    tail_rows = rows.height - training_rows.height
+    return replace(learned, holdout=holdout_fits[0].digest, tail_rows=tail_rows)
+
+
+def _carry(
+    ctx: ModelContext, window: Window, lineage_id: str, predecessor: InitialModel | Candidate
+) -> Candidate:
+    """The candidate of a window without rows: its predecessor's model."""
+    return Candidate(
         model=ctx.model,
         lineage=lineage_id,
         window=window.key,
@@ -86,7 +91,7 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
         batch=ctx.repository.require_hash(manifest_name(window.key)),
         parent=predecessor.digest,
         digest=predecessor.digest,
-        num_iterations=predecessor.trees,
+        num_iterations=predecessor.num_iterations,
         tree_digest=predecessor.tree_digest,
         holdout=None,
         tail_rows=0,
@@ -95,42 +100,26 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
         seed=_seed(lineage_id, window),
         libraries=library_versions(),
     )
-    if manifest.rows == 0:
-        return carried
-    rows = learner.sort_canonical(ctx.load_rows(manifest))
-    training_rows = learner.without_holdout(rows)
-    parts = [rows] if training_rows is None else [rows, training_rows]
-    parent = _load_parent(ctx, predecessor.digest)
-    sample = replace(
-        predecessor.sample, windows_since=(*predecessor.sample.windows_since, window.key)
-    )
-    kind = learner.choose_update_kind(
-        predecessor.since_retrain, predecessor.trees, ctx.spec.learner
-    )
-    if not _grown_under(ctx, window, lineage, predecessor.since_retrain):
-        kind = "retrain"
-    if kind == "retrain":
-        parts = _retrain_samples(ctx, window, predecessor.sample, manifest.epoch, parts)
-        data = to_parquet(parts[0])
-        sample = Sample(file_ref(f"samples/{lineage_id[:16]}/{window.key}", "parquet", data))
-        ctx.repository.put_file(sample.snapshot, data)
-    models = _fit(ctx, window, kind, parent, parts, rows, carried.seed)
-    return replace(
-        carried,
-        kind=kind,
-        digest=models[0].digest,
-        num_iterations=models[0].num_iterations,
-        tree_digest=models[0].tree_digest,
-        holdout=models[1].digest if training_rows is not None else None,
-        tail_rows=rows.height - training_rows.height if training_rows is not None else 0,
-        since_retrain=0 if kind == "retrain" else carried.since_retrain,
-        sample=sample,
-    )
 
 
 def _seed(lineage_id: str, window: Window) -> int:
     """The random seed of a window's training: 31 bits of a hash of lineage and window."""
     return int(canonical.digest(f"{lineage_id}/{window.key}".encode())[:8], 16) & 0x7FFFFFFF
+
+
+def _update_kind(
+    ctx: ModelContext, window: Window, lineage: Lineage, predecessor: InitialModel | Candidate
+) -> UpdateKind:
+    """Retrain when it is due, and in any case on trees that were trained under another lineage."""
+    since_retrain = predecessor.since_retrain
+    retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
+    if retrained is None:  # by the initial model
+        is_same = lineage.learning_spec == ctx.records.first_lineage().learning_spec
+    else:
+        is_same = retrained.key >= lineage.first_window
+    if not is_same:
+        return "retrain"
+    return learner.choose_update_kind(since_retrain, predecessor.num_iterations, ctx.spec.learner)
 
 
 def _load_parent(ctx: ModelContext, digest: str) -> Model:
@@ -165,14 +154,22 @@ def _retrain_samples(
     ]
 
 
+def _commit_snapshot(ctx: ModelContext, candidate: Candidate, rows: pl.DataFrame) -> Sample:
+    """Commit the replay sample that later windows continue from."""
+    data = to_parquet(rows)
+    stem = f"samples/{candidate.lineage[:16]}/{candidate.window}"
+    sample = Sample(file_ref(stem, "parquet", data))
+    ctx.repository.put_file(sample.snapshot, data)
+    return sample
+
+
 def _fit(
     ctx: ModelContext,
-    window: Window,
-    kind: str,
+    kind: UpdateKind,
     parent: Model,
     parts: Sequence[pl.DataFrame],
     rows: pl.DataFrame,
-    seed: int,
+    candidate: Candidate,
 ) -> list[Model]:
     """Train a model on each part, in parallel threads: LightGBM releases the GIL."""
 
@@ -183,8 +180,8 @@ def _fit(
             parent=parent,
             continue_=kind == "continue",
             golden=rows,
-            window=window.key,
-            seed=seed,
+            window=candidate.window,
+            seed=candidate.seed,
             num_threads=ctx.num_threads,
             function=ctx.feature_function,
         )
