@@ -1,13 +1,13 @@
 """The decisions of an operator: close a stream, skip a window, roll back, approve."""
 
-from tidemill.core.errors import OperationNotAllowed
+from tidemill.core.errors import ModelPruned, OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry, EntryKind
 from tidemill.core.plans import Plan
 from tidemill.core.records import Manifest, SkipDecision
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
-from tidemill.cycle.operations.prune import raise_if_pruned
+from tidemill.cycle.names import bundle_name
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.batch import empty_manifest
 
@@ -54,7 +54,7 @@ def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entr
             f"`tidemill history {ctx.model}` lists them.",
         )
     if digest not in deployed:
-        raise_if_pruned(ctx, digest)
+        _raise_if_pruned(ctx, digest)
         raise OperationNotAllowed(
             f"{digest[:80]!r} was never deployed as model {ctx.model}.",
             f"`tidemill history {ctx.model}` lists the deployed digests.",
@@ -76,6 +76,21 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
             "Name a digest, or wait for a window whose entry test passes (`gate.policy: manual`).",
         )
     return _append_manual_entry(ctx, "approve", chosen, actor, reason)
+
+
+def _raise_if_pruned(ctx: ModelContext, digest: str) -> None:
+    """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
+    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
+    if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
+        return
+    for window in calendar.between(calendar.first, calendar.window(marker.window)):
+        candidate = ctx.records.candidate(window)
+        if candidate is not None and candidate.digest == digest:
+            raise ModelPruned(
+                f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
+                "never deployed, and `retention_windows` has pruned it.",
+                f"Name a deployed one: `tidemill history {ctx.model}` lists them.",
+            )
 
 
 def _append_manual_entry(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from tidemill.core.errors import ModelPruned
 from tidemill.core.gate import GateState
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
@@ -49,21 +48,6 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
     failpoint("prune.marked")
     _delete(ctx.repository, new_marker.deleted)
     return new_marker
-
-
-def raise_if_pruned(ctx: ModelContext, digest: str) -> None:
-    """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
-    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
-    if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
-        return
-    for window in calendar.between(calendar.first, calendar.window(marker.window)):
-        candidate = ctx.records.candidate(window)
-        if candidate is not None and candidate.digest == digest:
-            raise ModelPruned(
-                f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
-                "never deployed, and `retention_windows` has pruned it.",
-                f"Name a deployed one: `tidemill history {ctx.model}` lists them.",
-            )
 
 
 def _retention_start(
