@@ -13,8 +13,8 @@ from tidemill import bootstrap
 from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import Decoder
+from tidemill.core.evaluation import EvaluationInputs, EvaluationRows, scored_roles
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
@@ -98,7 +98,7 @@ def reports(cron: str, sigma: float, seed: int) -> Iterator[Report]:
 
         predict = partial(_predict, scored_window, derived_from, sigma, (seed, number))
         tail = np.arange(len(scored_window.label)) >= len(scored_window.label) - candidate.tail_rows
-        predictions = {d: predict(d) for d in set(report.scored_roles(case).values())}
+        predictions = {d: predict(d) for d in set(scored_roles(case).values())}
         on_tail = predict(candidate.holdout or "")[tail]
         previous = report.build_report(
             case,

@@ -10,6 +10,20 @@ _MAX_VALUE_CHARACTERS = 80  # longer values from a topic are truncated
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 _ROLES = ("initial", "baseline", "champion", "challenger", "candidate", "holdout")
+_COMPARISON_HEADERS = (
+    "on",
+    "reference",
+    "challenger",
+    "n",
+    "G",
+    "m/L",
+    "m",
+    "se",
+    "t",
+    "worse below",
+    "better above",
+    "outcome",
+)
 
 Cell = str | int | float | None
 
@@ -86,18 +100,24 @@ def _models(report: Report) -> str:
 
 
 def _comparisons(report: Report) -> str:
-    headers = ("on", "reference", "challenger", "n", "G", "m/L", "m", "se", "t", "worse below",
-             "better above", "outcome")  # fmt: skip
     rows = [
         (
-            c.scope, _short_digest(c.pair.reference), _short_digest(c.pair.challenger),
-            c.estimate.n, c.estimate.clusters, _percentage(c.gain), c.estimate.m, c.estimate.se,
-            c.estimate.t, _thresholds(c.t_below, c.m_below), _thresholds(c.t_above, c.m_above),
+            c.scope,
+            _short_digest(c.pair.reference),
+            _short_digest(c.pair.challenger),
+            c.estimate.n,
+            c.estimate.clusters,
+            _percentage(c.gain),
+            c.estimate.m,
+            c.estimate.se,
+            c.estimate.t,
+            _thresholds(c.t_below, c.m_below),
+            _thresholds(c.t_above, c.m_above),
             c.outcome,
         )
         for c in report.comparisons
-    ]  # fmt: skip
-    return "## Comparisons\n\n" + _table(headers, rows) if rows else ""
+    ]
+    return "## Comparisons\n\n" + _table(_COMPARISON_HEADERS, rows) if rows else ""
 
 
 def _champion(report: Report) -> str:

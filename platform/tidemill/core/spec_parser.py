@@ -14,8 +14,12 @@ COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
 KeyPath = Sequence[str | int]
 
 _DOCUMENT_KEYS = (
-    "type", "attributes", "requirements", "post_processing", "template_vars_module",
-)  # fmt: skip
+    "type",
+    "attributes",
+    "requirements",
+    "post_processing",
+    "template_vars_module",
+)
 
 
 def parse(text: str, file: str) -> ModelSpec:

@@ -9,11 +9,11 @@ import polars as pl
 from tidemill.core import learner, report
 from tidemill.core.decoding import align_to_schema
 from tidemill.core.errors import PredecessorMissing
+from tidemill.core.evaluation import EvaluationInputs, EvaluationRows, scored_roles
 from tidemill.core.features import Array
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
@@ -110,7 +110,7 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
 
 def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
     rows = learner.sort_canonical(ctx.load_rows(manifest))
-    digests = set(report.scored_roles(inputs).values())
+    digests = set(scored_roles(inputs).values())
     candidate, tail_mask, tail_predictions = inputs.candidate, None, None
     with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM releases the GIL while it predicts
         futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
