@@ -13,7 +13,7 @@ from tidemill.cycle.model_store import none_if_damaged
 _ADOPTABLE_KEYS = ("fields", "features", "features_source", "learner")
 
 
-def current_lineage(ctx: ModelContext, window: Window) -> Lineage:
+def checked_lineage(ctx: ModelContext, window: Window) -> Lineage:
     """The window's lineage. Raises `LineageChanged` if the model's learning spec has changed.
 
     Windows of a lineage that an adoption has ended are not compared: they keep their own spec.
@@ -26,10 +26,10 @@ def current_lineage(ctx: ModelContext, window: Window) -> Lineage:
     return lineage
 
 
-def lineage_or_none(ctx: ModelContext, window: Window) -> Lineage | None:
-    """The window's lineage, checked as by `current_lineage`; None before the initial model."""
+def checked_lineage_or_none(ctx: ModelContext, window: Window) -> Lineage | None:
+    """The window's lineage, checked as by `checked_lineage`; None before the initial model."""
     has_initial_model = none_if_damaged(ctx.repository.initial_model) is not None
-    return current_lineage(ctx, window) if has_initial_model else None
+    return checked_lineage(ctx, window) if has_initial_model else None
 
 
 def contexts_by_lineage(ctx: ModelContext) -> Callable[[Window], ModelContext]:

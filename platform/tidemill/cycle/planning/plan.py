@@ -3,14 +3,10 @@
 from dataclasses import replace
 
 from tidemill.core.errors import PlanLost, WindowOpen
-from tidemill.core.plans import (
-    INITIAL_KEY,
-    Plan,
-    PlannedRange,
-)
+from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_or_none
+from tidemill.cycle.lineage import checked_lineage_or_none
 from tidemill.cycle.names import plan_name
 from tidemill.cycle.planning.ranges import RangePlanner
 from tidemill.cycle.planning.topic_binding import bind_topic
@@ -29,7 +25,7 @@ def plan_window(ctx: ModelContext, window: Window, closed_by: str | None = None)
         return existing
     _assert_never_planned(ctx, window)
     previous, unplanned = _previous_and_unplanned(ctx, window)
-    lineage_or_none(ctx, unplanned[0])
+    checked_lineage_or_none(ctx, unplanned[0])  # before anything is planned
     if previous is None:
         previous = _first_plan(ctx, closed_by)
     binding = bind_topic(ctx, previous, unplanned[0])

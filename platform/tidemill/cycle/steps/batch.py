@@ -16,18 +16,18 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.model_store import file_ref, none_if_damaged
 from tidemill.cycle.names import plan_name
 from tidemill.cycle.steps.quarantine import reject_invalid_batch, rejected_table
-from tidemill.cycle.steps.read import Batch, read_batch
+from tidemill.cycle.steps.read import DecodedRecords, read_records
 
 
 def extract_plan(ctx: ModelContext, plan: Plan) -> Manifest:
     """The batch of a committed plan: verified, created or repaired."""
-    return get_or_create_batch(ctx, plan, _plan_hash(ctx, plan), lambda: read_batch(ctx, plan))
+    return get_or_create_batch(ctx, plan, _plan_hash(ctx, plan), lambda: read_records(ctx, plan))
 
 
 def get_or_create_batch(
-    ctx: ModelContext, plan: Plan, source_hash: str, build_batch: Callable[[], Batch]
+    ctx: ModelContext, plan: Plan, source_hash: str, read: Callable[[], DecodedRecords]
 ) -> Manifest:
-    """The existing batch, verified; without one, `build_batch`'s result, checked and committed.
+    """The existing batch, verified; without one, `read`'s result, checked and committed.
 
     `source_hash` is the sha256 of the batch's plan, or of its file.
     """
@@ -41,8 +41,8 @@ def get_or_create_batch(
         pruned = plan.window != INITIAL_KEY and ctx.repository.is_pruned(plan.end)
         if existing is not None and pruned:
             return existing
-        return _rebuild(ctx, plan, source_hash, build_batch, damage)
-    return existing or _commit(ctx, plan, source_hash, build_batch())
+        return _rebuild(ctx, plan, source_hash, read, damage)
+    return existing or _commit(ctx, plan, source_hash, read())
 
 
 def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Manifest:
@@ -69,27 +69,27 @@ def empty_manifest(ctx: ModelContext, plan: Plan, skipped: SkipDecision) -> Mani
     )
 
 
-def _commit(ctx: ModelContext, plan: Plan, source_hash: str, batch: Batch) -> Manifest:
-    reject_invalid_batch(ctx, plan, batch.rows.height, batch.rejected, batch.absent)
-    manifest, files = _build_manifest(ctx, plan, source_hash, batch)
+def _commit(ctx: ModelContext, plan: Plan, source_hash: str, decoded: DecodedRecords) -> Manifest:
+    reject_invalid_batch(ctx, plan, decoded.rows.height, decoded.rejected, decoded.absent)
+    manifest, files = _build_manifest(ctx, plan, source_hash, decoded)
     for ref, data in files:
         ctx.repository.put_file(ref, data)
     return ctx.repository.commit_manifest(manifest)
 
 
 def _build_manifest(
-    ctx: ModelContext, plan: Plan, source_hash: str, batch: Batch
+    ctx: ModelContext, plan: Plan, source_hash: str, decoded: DecodedRecords
 ) -> tuple[Manifest, list[tuple[FileRef, bytes]]]:
     """The manifest of a batch and the files it names."""
     files: dict[str, tuple[FileRef, bytes]] = {}
-    tables = (("rows", batch.rows), ("rejected", rejected_table(batch.rejected)))
+    tables = (("rows", decoded.rows), ("rejected", rejected_table(decoded.rejected)))
     with ThreadPoolExecutor(1) as pool:  # hashing and compressing both release the GIL
-        digest = pool.submit(rows_digest, batch.rows)
+        digest = pool.submit(rows_digest, decoded.rows)
         for stem, table in tables:
             if table.height:
                 data = to_parquet(table)
                 files[stem] = file_ref(f"batches/{plan.window}/{stem}", "parquet", data), data
-    rows, rejected = batch.rows.height, len(batch.rejected)
+    rows, rejected = decoded.rows.height, len(decoded.rejected)
     manifest = Manifest(
         model=ctx.model,
         window=plan.window,
@@ -98,11 +98,11 @@ def _build_manifest(
         rows=rows,
         rejected=rejected,
         gaps=plan.offset_count - rows - rejected,
-        late=batch.rows.filter(pl.col("_timestamp") < plan.start).height,
-        early=batch.rows.filter(pl.col("_timestamp") >= plan.end).height,
-        timestamps=batch.timestamps,
-        missing={name: batch.rows[name].null_count() for name in ctx.spec.fields},
-        reasons=dict(sorted(Counter(r.reason for r in batch.rejected).items())),
+        late=decoded.rows.filter(pl.col("_timestamp") < plan.start).height,
+        early=decoded.rows.filter(pl.col("_timestamp") >= plan.end).height,
+        timestamps=decoded.timestamps,
+        missing={name: decoded.rows[name].null_count() for name in ctx.spec.fields},
+        reasons=dict(sorted(Counter(r.reason for r in decoded.rejected).items())),
         rows_file=files["rows"][0] if "rows" in files else None,
         rejected_file=files["rejected"][0] if "rejected" in files else None,
         rows_digest=digest.result(),
@@ -115,7 +115,7 @@ def _rebuild(
     ctx: ModelContext,
     plan: Plan,
     source_hash: str,
-    build_batch: Callable[[], Batch],
+    read: Callable[[], DecodedRecords],
     damage: DigestMismatch,
 ) -> Manifest:
     """Rebuild a damaged batch; only the same bytes as were committed are accepted.
@@ -124,7 +124,7 @@ def _rebuild(
     """
     remedy = "Restore the file from a backup."
     try:
-        manifest, files = _build_manifest(ctx, plan, source_hash, build_batch())
+        manifest, files = _build_manifest(ctx, plan, source_hash, read())
     except TopicError as error:
         raise DataLost(
             f"{damage.message} It cannot be read again from Kafka: {error.message}", remedy

@@ -18,7 +18,7 @@ from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import read_chain
-from tidemill.cycle.lineage import current_lineage
+from tidemill.cycle.lineage import checked_lineage
 from tidemill.cycle.model_store import none_if_damaged
 from tidemill.cycle.names import candidate_name, manifest_name, report_name
 
@@ -37,14 +37,14 @@ def evaluate(
     existing = none_if_damaged(lambda: ctx.repository.report(window.key))
     if existing is not None:
         return existing
-    ctx = ctx.with_learning_spec(current_lineage(ctx, window).learning_spec)
+    ctx = ctx.with_learning_spec(checked_lineage(ctx, window).learning_spec)
     manifest = ctx.records.require_batch(window)
     candidate = ctx.records.require_candidate(window)
     previous = _previous(ctx, window)
     if entries is None:
         entries = _manual_entries(ctx, window, previous)
     inputs = _inputs(ctx, window, manifest, candidate, previous, entries)
-    return ctx.repository.commit_report(_judge(ctx, inputs, manifest))
+    return ctx.repository.commit_report(_build_report(ctx, inputs, manifest))
 
 
 def _previous(ctx: ModelContext, window: Window) -> Report | None:
@@ -108,7 +108,7 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
     return {candidate.parent: 1} | ages | {candidate.digest: 0, candidate.holdout or "": 0}
 
 
-def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
+def _build_report(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
     rows = learner.sort_canonical(ctx.load_rows(manifest))
     digests = set(scored_roles(inputs).values())
     candidate, tail_mask, tail_predictions = inputs.candidate, None, None

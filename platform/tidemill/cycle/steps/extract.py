@@ -3,7 +3,7 @@
 from tidemill.core.records import Manifest
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_or_none
+from tidemill.cycle.lineage import checked_lineage_or_none
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.batch import extract_plan
 
@@ -17,5 +17,5 @@ def extract(ctx: ModelContext, window: Window) -> Manifest:
     `DataLost`; then nothing is committed. The raw records of a refused batch are quarantined.
     """
     plan = plan_window(ctx, window)
-    lineage = lineage_or_none(ctx, window)
+    lineage = checked_lineage_or_none(ctx, window)
     return extract_plan(ctx.with_learning_spec(lineage.learning_spec) if lineage else ctx, plan)

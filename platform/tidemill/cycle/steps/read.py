@@ -14,7 +14,7 @@ from tidemill.cycle.planning.topic_binding import verified_topic
 
 
 @dataclass(frozen=True)
-class Batch:
+class DecodedRecords:
     """Decoded records: rows and rejected records, both in the order of partition and offset.
 
     `absent` counts, for each field, the rows whose message lacks that key; `timestamps` counts all
@@ -27,7 +27,7 @@ class Batch:
     timestamps: TimestampCounts
 
 
-def read_batch(ctx: ModelContext, plan: Plan) -> Batch:
+def read_records(ctx: ModelContext, plan: Plan) -> DecodedRecords:
     """Read exactly the planned offsets, from the same topic that they were planned on, and decode.
 
     Raises what `verified_topic` and `EventLog.read` raise.
@@ -35,12 +35,12 @@ def read_batch(ctx: ModelContext, plan: Plan) -> Batch:
     if not plan.offset_ranges:
         return decode(ctx, ())
     verified_topic(ctx, plan)
-    batch = decode(ctx, ctx.event_log.read(plan.topic, plan.offset_ranges))
+    decoded = decode(ctx, ctx.event_log.read(plan.topic, plan.offset_ranges))
     verified_topic(ctx, plan)  # it may have been recreated in the meantime
-    return batch
+    return decoded
 
 
-def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
+def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> DecodedRecords:
     """Decode one record batch after another, while the client fetches the next ones."""
     decoder = Decoder(ctx.spec)
     decoded: list[Decoded] = []
@@ -66,7 +66,7 @@ def decode(ctx: ModelContext, record_batches: Iterable[RecordBatch]) -> Batch:
     for part in decoded:
         absent.update(part.absent)
     rejected = [record for part in decoded for record in part.rejected]
-    return Batch(
+    return DecodedRecords(
         rows=pl.concat([decoder.empty(), *(d.rows for d in decoded)]).sort("_partition", "_offset"),
         rejected=sorted(rejected, key=lambda record: (record.partition, record.offset)),
         absent=dict(absent),

@@ -14,7 +14,7 @@ from tidemill.core.parquet import from_parquet, library_versions, to_parquet
 from tidemill.core.records import Candidate, InitialModel, Lineage, Sample, UpdateKind
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import current_lineage
+from tidemill.cycle.lineage import checked_lineage
 from tidemill.cycle.model_store import file_ref, none_if_damaged
 from tidemill.cycle.names import manifest_name
 from tidemill.failpoints import failpoint
@@ -28,7 +28,7 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     `LineageChanged` if the learning spec has changed, `ParentInvalid` if the parent is missing or
     damaged.
     """
-    lineage = current_lineage(ctx, window)
+    lineage = checked_lineage(ctx, window)
     lineage_id = canonical.digest_of(lineage)
     existing = none_if_damaged(lambda: ctx.repository.candidate(lineage_id, window.key))
     if existing is not None and (
