@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from model_harness import SPEC, ModelHarness, run_windows, window
-from processes import run_command
-from store_snapshot import file_stamps, take_snapshot
+from support.models.harness import SPEC, ModelHarness, run_windows, window
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.commands import run_command
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.core import canonical

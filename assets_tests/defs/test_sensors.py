@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from model_harness import MINUTE, SPEC, ModelHarness, run_windows
+from support.models.harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
 from tidemill.cycle.operations.adopt import adopt
 from tidemill.defs import connection_cache, sensors

@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from support.kafka.streams import read_records, read_sequences
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.simulated_events import build_simulated_events
 from tidemill.simulation.time_scale import TimeScale
-from topic_readers import read_records, read_sequences
 
 DAY = 86_400_000
 

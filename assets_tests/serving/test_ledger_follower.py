@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from follower_fixture import SPEC, FollowerFixture, distinct_bundles
+from serving.follower_fixture import SPEC, FollowerFixture, distinct_bundles
 from tidemill.core import canonical
 
 

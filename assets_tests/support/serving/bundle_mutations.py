@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from confluent_kafka import Producer
 
-from model_harness import ModelHarness, run_window, run_windows, window
+from support.models.harness import ModelHarness, run_window, run_windows, window
 from tidemill import bootstrap
 from tidemill.core import canonical
 from tidemill.core.bundle import Model

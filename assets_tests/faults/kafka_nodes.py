@@ -11,9 +11,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from dagster_webserver import free_port
-from processes import wait_until
-from tcp_fault_proxy import TcpProxy, running_tcp_proxy
+from support.dagster.webserver import free_port
+from support.processes.commands import wait_until
+from support.servers.tcp_fault_proxy import TcpProxy, running_tcp_proxy
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
 _JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")

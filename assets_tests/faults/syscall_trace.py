@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_harness import ModelHarness, window
-from required_tools import require_tools
+from support.models.harness import ModelHarness, window
+from support.processes.required_tools import require_tools
+from support.processes.workers import resume, wait_until_stopped, worker
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.steps.extract import extract
-from worker_processes import resume, wait_until_stopped, worker
 
 KINDS = {
     "write": ("write", "writev", "pwrite64"),

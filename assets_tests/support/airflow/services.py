@@ -8,9 +8,9 @@ from typing import Any
 
 import requests
 
-from airflow_driver import BIN, Airflow, call_api
-from dagster_webserver import free_port
-from processes import background, output, wait_until
+from support.airflow.driver import BIN, Airflow, call_api
+from support.dagster.webserver import free_port
+from support.processes.commands import background, output, wait_until
 
 _SERVICES = {
     "scheduler": ("scheduler", "--skip-serve-logs"),

@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 
-from dagster_webserver import DagsterClient
-from model_harness import ModelHarness
-from processes import clean_env, wait_until
+from support.dagster.webserver import DagsterClient
+from support.models.harness import ModelHarness
+from support.processes.commands import clean_env, wait_until
 
 _RUN_DAG_SCRIPT = Path(__file__).with_name("run_dag.py")
 BIN = Path(sys.executable).parent

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from model_harness import ModelHarness, events
-from prediction_server import PredictionServer
-from processes import wait_until
+from support.models.harness import ModelHarness, events
+from support.processes.commands import wait_until
+from support.serving.prediction_server import PredictionServer
 from tidemill.adapters.files import FileStore
 from tidemill.core.bundle import Model
 from tidemill.cycle.repository import ModelRepository

@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 
-from airflow_driver import call_api
-from dagster_webserver import DagsterClient, free_port
-from processes import run_command, wait_until
+from support.airflow.driver import call_api
+from support.dagster.webserver import DagsterClient, free_port
+from support.processes.commands import run_command, wait_until
 
 MODEL = "flights_live"
 DAGS = tuple(f"{MODEL}.{d}" for d in ("initial_model", "simulated_events", "incremental_update"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import requests
 
-from dagster_webserver import free_port
-from model_harness import ModelHarness, S3Location
-from processes import wait_until
-from required_tools import require_tools
+from support.dagster.webserver import free_port
+from support.models.harness import ModelHarness, S3Location
+from support.processes.commands import wait_until
+from support.processes.required_tools import require_tools
 from tidemill.adapters.s3 import S3Store
 
 KEY, SECRET = "tidemill", "a secret of the tests"

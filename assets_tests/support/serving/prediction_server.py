@@ -14,9 +14,9 @@ from typing import Any
 import polars as pl
 import requests
 
-from ledger_tools import manual_entry
-from model_harness import ModelHarness
-from processes import background, output, wait_until
+from support.kafka.ledgers import manual_entry
+from support.models.harness import ModelHarness
+from support.processes.commands import background, output, wait_until
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext

@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from required_tools import require_tools
+from support.processes.required_tools import require_tools
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
-from model_harness import START, ModelHarness
-from processes import wait_until
+from support.models.harness import START, ModelHarness
+from support.processes.commands import wait_until
 
 Records = Sequence[tuple[int, bytes | None]]
 """(timestamp, value) of each record, in the order of appending."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from model_harness import ModelHarness
+from support.models.harness import ModelHarness
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.audit.recompute import recompute
 from tidemill.cycle.audit.verify import VerificationReport, verify

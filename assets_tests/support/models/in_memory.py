@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from model_harness import SPEC, events
+from support.models.harness import SPEC, events
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore

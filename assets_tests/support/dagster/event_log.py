@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from model_harness import ModelHarness
+from support.models.harness import ModelHarness
 
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 CHECKS = {

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-import small_models
-from ledger_tools import manual_entry
+from serving import small_models
+from support.kafka.ledgers import manual_entry
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 import tidemill
-from model_harness import ModelHarness, run_windows, window
-from processes import wait_until
+from support.models.harness import ModelHarness, run_windows, window
+from support.processes.commands import wait_until
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import WindowOpen
 from tidemill.cycle.context import ModelContext
@@ -31,7 +31,7 @@ from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 120.0
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
-_FORK_CONTEXT.set_forkserver_preload(["worker_processes", "lightgbm", "tidemill.adapters.kafka"])
+_FORK_CONTEXT.set_forkserver_preload([__name__, "lightgbm", "tidemill.adapters.kafka"])
 
 KILLED = -signal.SIGKILL
 
@@ -110,7 +110,7 @@ def _start_fork_server() -> None:
 
     Python 3.11 does not pass `sys.path` to it, and it ignores failed imports silently.
     """
-    paths = (Path(__file__).parent, Path(tidemill.__path__[0]).parent)
+    paths = (Path(__file__).parents[2], Path(tidemill.__path__[0]).parent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         forkserver.ensure_running()

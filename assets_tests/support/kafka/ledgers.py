@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from model_harness import ModelHarness
-from processes import wait_until
+from support.models.harness import ModelHarness
+from support.processes.commands import wait_until
 from tidemill import bootstrap
 from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.core.event_log import LedgerRecord

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import requests
 
-from container_engine import ROOT, DockerEngine
-from dagster_webserver import free_port
-from oracle import log_reader_jars
-from platform_driver import DAGS, MODEL, PlatformClient
-from processes import wait_until
+from e2e.containers.engine import ROOT, DockerEngine
+from support.dagster.webserver import free_port
+from support.models.oracle import log_reader_jars
+from support.processes.commands import wait_until
+from support.servers.platform import DAGS, MODEL, PlatformClient
 from tidemill.services.live_flights import TOPIC
 
 PORTS = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_harness import SPEC, ModelHarness, events
+from support.models.harness import SPEC, ModelHarness, events
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
-from load_generator import encode_head
-from processes import wait_until
+from support.processes.commands import wait_until
+from support.serving.load_generator import encode_head
 
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
 _CONNECT_BATCH_SIZE = 100

@@ -10,9 +10,9 @@ from typing import Any
 import requests
 from dagster import DagsterInstance
 
-from processes import background, output, wait_until
+from support.processes.commands import background, output, wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 _NODES = (
     "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from processes import wait_until
-from required_tools import require_tools
+from support.processes.commands import wait_until
+from support.processes.required_tools import require_tools
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INSTALLED = Path("/usr/local/lib/docker-engine")
 """Where `make tools` unpacks the engine."""
 IMAGES = ("serving", "airflow", "platform")
