@@ -38,7 +38,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # These pass the environment to a child process, set the location of Dagster's home and
     # database, or disable MLflow's telemetry.
     child_environments = {
-        "adapters/mlflow.py",
+        "adapters/mlflow/__init__.py",
         "adapters/bundle_validation/fork_server.py",
         "cli/backfill.py",
         "demo/processes.py",

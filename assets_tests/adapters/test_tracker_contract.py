@@ -13,7 +13,7 @@ import requests
 
 from support.dagster.webserver import free_port
 from tidemill.adapters.memory import MemoryTracker
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
 from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.ports import Tracker

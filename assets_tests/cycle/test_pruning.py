@@ -19,7 +19,6 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations import prune as pruning
 from tidemill.cycle.operations.manual_actions import approve, rollback
 from tidemill.cycle.operations.prune import prune
-from tidemill.cycle.steps.update import require_candidate
 
 LAST = 8
 KEEP = 3
@@ -38,7 +37,7 @@ def trained_harness(harness: ModelHarness) -> ModelHarness:
 
 
 def candidate_at(ctx: ModelContext, number: int) -> Candidate:
-    return require_candidate(ctx, window(ctx.spec, number))
+    return ctx.records.require_candidate(window(ctx.spec, number))
 
 
 def prune_last(ctx: ModelContext) -> PruneMarker | None:

@@ -21,7 +21,6 @@ from tidemill.cycle.operations import adopt as adopt_module
 from tidemill.cycle.operations.adopt import adopt
 from tidemill.cycle.operations.restore import restore
 from tidemill.cycle.steps.extract import extract
-from tidemill.cycle.steps.update import require_candidate
 
 NEXT = 3
 """The first unplanned window; windows 0 to 2 are completed."""
@@ -48,7 +47,7 @@ def run_adopt(harness: ModelHarness, *options: str) -> dict[str, object]:
 
 def load_candidate(harness: ModelHarness, number: int) -> Candidate:
     with harness.open_model() as ctx:
-        return require_candidate(ctx, harness.window(number))
+        return ctx.records.require_candidate(harness.window(number))
 
 
 @pytest.mark.faults

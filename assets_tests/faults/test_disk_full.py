@@ -14,7 +14,7 @@ from support.models.store_snapshot import define_two_windows, take_snapshot
 from support.processes.workers import run_all
 from support.servers.s3 import running_s3_server
 from tidemill import failpoints
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.tracking import Recorder, find_drift

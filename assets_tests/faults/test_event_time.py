@@ -13,7 +13,7 @@ from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 
 WINDOWS = 22
@@ -45,7 +45,7 @@ def test_late_and_out_of_order_events_are_in_exactly_one_window_and_counted(
         manifests = [extract(ctx, harness.window(number)) for number in range(3)]
         assert [manifest.late for manifest in manifests] == [0, 3, 1]
         assert [manifest.rows for manifest in manifests] == [200, 100 + 2 + 151, 1 + 60 + 1 + 60]
-        rows = pl.concat([load_rows(ctx, manifest) for manifest in manifests])
+        rows = pl.concat([ctx.load_rows(manifest) for manifest in manifests])
         assert rows.select("_partition", "_offset").is_unique().all()
         changed = {name for name, sha in hashes.items() if ctx.repository.hash(name) != sha}
         assert changed <= {"observations.json"}

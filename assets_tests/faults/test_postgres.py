@@ -19,7 +19,7 @@ from support.models.store_snapshot import take_snapshot
 from support.servers.postgres import PostgresServer, running_postgres, world_accessible_folder
 from support.servers.tcp_fault_proxy import running_tcp_proxy
 from tidemill import failpoints
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import InstanceUnavailable, TrackerUnavailable
 from tidemill.cycle.steps.initial import initial

@@ -24,7 +24,7 @@ from support.serving.prediction_server import PredictionServer, bundle_digests, 
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.cycle.ledger import read_chain
-from tidemill.cycle.repository import bundle_name
+from tidemill.cycle.names import bundle_name
 
 pytestmark = pytest.mark.faults
 

@@ -26,7 +26,7 @@ from support.serving.bundle_mutations import (
 from support.serving.load_generator import load_generator_for
 from support.serving.prediction_server import PredictionServer, running_server
 from tidemill.adapters import mlflow
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.restore import restore
 from tidemill.cycle.steps import deploy

@@ -15,7 +15,7 @@ from tidemill.core.report_markdown import render_markdown
 from tidemill.core.windows import to_ms
 from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults
@@ -106,5 +106,5 @@ def test_records_without_a_timestamp_are_rejected_and_never_confirm_a_boundary(
             20,
             {"no timestamp": 20},
         )
-        assert load_rows(ctx, manifest)["_timestamp"].null_count() == 0
+        assert ctx.load_rows(manifest)["_timestamp"].null_count() == 0
     oracle.assert_consistent(harness)

@@ -15,7 +15,7 @@ from support.processes.commands import clean_env, run_command
 from support.processes.workers import failpoints_in
 from tidemill import bootstrap
 from tidemill.adapters import mlflow as adapter
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.tracking import find_drift
 
 pytestmark = pytest.mark.faults

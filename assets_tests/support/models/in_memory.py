@@ -12,7 +12,8 @@ from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.validator import InProcessValidator
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.audit.recompute import recompute
-from tidemill.cycle.audit.verify import VerificationReport, verify
+from tidemill.cycle.audit.verification import VerificationReport
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
 from tidemill.ports import Clock

@@ -10,7 +10,8 @@ from pathlib import Path
 from support.models.harness import ModelHarness
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.audit.recompute import recompute
-from tidemill.cycle.audit.verify import VerificationReport, verify
+from tidemill.cycle.audit.verification import VerificationReport
+from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.repository import ModelRepository
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 

@@ -13,12 +13,12 @@ from tidemill.core import canonical
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.repository import bundle_name
+from tidemill.cycle.names import bundle_name
 from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
 
 
 def deploy_windows(harness: ModelHarness, last: int = 1) -> ModelHarness:

@@ -53,6 +53,11 @@ class Manifest:
     libraries: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """The files of the batch: rows and rejected records; none for a kind without records."""
+        return tuple(ref for ref in (self.rows_file, self.rejected_file) if ref is not None)
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -136,6 +141,11 @@ class Candidate:
     seed: int
     libraries: dict[str, str]
     format: int = FORMAT
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The digests of the candidate's model and, if there is one, of its holdout fit."""
+        return tuple(digest for digest in (self.digest, self.holdout) if digest is not None)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from tidemill.core.errors import DigestMismatch, PredecessorMissing
 from tidemill.core.run_record import WindowRun, registry_version, window_run
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_for
-from tidemill.cycle.steps.extract import load_rows
 from tidemill.ports import Tracker
 
 
@@ -147,10 +145,10 @@ class Recorder:
                 f"Run `tidemill backfill {self.ctx.model} --from {key} --to {key}`.",
             )
         try:
-            rows = load_rows(self.ctx, manifest)
+            rows = self.ctx.load_rows(manifest)
         except DigestMismatch:  # pruned, or damaged, which `verify` reports
             rows = pl.DataFrame()
-        spec = self.ctx.with_learning_spec(lineage_for(self.ctx, window).learning_spec).spec
+        spec = self.ctx.with_learning_spec(self.ctx.records.lineage(window).learning_spec).spec
         return window_run(spec, plan, manifest, candidate, report, rows, self.tags)
 
 

@@ -16,20 +16,9 @@ from tidemill.core.records import Adoption, Lineage
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, has_pending_deployment, read_chain
-from tidemill.cycle.lineage import (
-    adoptable,
-    adoption_number,
-    adoptions,
-    differing_keys,
-    first_unplanned_window,
-    lineage_for,
-    require_initial_model,
-    took_effect,
-)
-from tidemill.cycle.operations.manual_actions import newest_report
+from tidemill.cycle.lineage import adoptable, differing_keys
 from tidemill.cycle.planning.plan import plan_initial
 from tidemill.cycle.planning.topic_binding import bind_topic, verified_topic
-from tidemill.cycle.steps.update import require_candidate
 from tidemill.failpoints import failpoint
 
 
@@ -80,7 +69,7 @@ def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> Adoptio
             f"Model {ctx.model} has no initial model in service, so there is nothing to continue.",
             f"Run `tidemill backfill {ctx.model}`, which creates it.",
         )
-    first = first_unplanned_window(ctx)
+    first = ctx.records.first_unplanned_window()
     previous = _previous_plan(ctx, first)
     change = _detect_change(ctx, first, previous)
     if not change:
@@ -90,7 +79,7 @@ def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> Adoptio
     _check_models(ctx, first)
     if change.topic_changed:
         ctx.repository.clear_observations()
-    number = max((n for n, _ in adoptions(ctx.repository)), default=0) + 1
+    number = max((n for n, _ in ctx.repository.adoptions()), default=0) + 1
     return _commit(
         ctx, first, number, _proposed(ctx, first, previous, change, actor, reason), change
     )
@@ -103,7 +92,7 @@ def _previous_plan(ctx: ModelContext, first: Window) -> Plan:
 
 
 def _detect_change(ctx: ModelContext, first: Window, previous: Plan) -> _Change:
-    old_spec = lineage_for(ctx, first).learning_spec
+    old_spec = ctx.records.lineage(first).learning_spec
     keys = differing_keys(old_spec, {**old_spec, **ctx.learning_spec()})
     if not adoptable(keys):
         raise OperationNotAllowed(
@@ -120,8 +109,8 @@ def _detect_change(ctx: ModelContext, first: Window, previous: Plan) -> _Change:
 
 def _existing_adoption(ctx: ModelContext, window: Window) -> AdoptionResult:
     """The adoption in effect from this window on. Raises `OperationNotAllowed` without one."""
-    for number, adoption in reversed(list(adoptions(ctx.repository))):
-        if adoption.window == window.key and took_effect(ctx.repository, number, adoption):
+    for number, adoption in reversed(list(ctx.repository.adoptions())):
+        if adoption.window == window.key and ctx.records.took_effect(number, adoption):
             return _result(ctx, number, adoption, _Change(set(), False))
     raise OperationNotAllowed(
         f"Model {ctx.model} already uses the learning spec and the topic of defs.yaml.",
@@ -142,7 +131,7 @@ def _check_window(ctx: ModelContext, window: Window, first: Window) -> None:
 
 def _check_done(ctx: ModelContext, first: Window) -> None:
     """Every earlier window must have a report, and its deployment must not be pending."""
-    calendar, report = ctx.spec.calendar, newest_report(ctx)
+    calendar, report = ctx.spec.calendar, ctx.records.newest_report()
     last = calendar.before(first)
     done = calendar.window(report.window) if report else None
     if last is None or (done == last and not has_pending_deployment(ctx, last)):
@@ -160,8 +149,8 @@ def _check_done(ctx: ModelContext, first: Window) -> None:
 
 def _check_models(ctx: ModelContext, first: Window) -> None:
     """Every model that the next report scores must be loadable with its own feature function."""
-    report, chain = newest_report(ctx), read_chain(ctx)
-    digests = {require_initial_model(ctx).digest, _parent_digest(ctx, first)}
+    report, chain = ctx.records.newest_report(), read_chain(ctx)
+    digests = {ctx.records.require_initial_model().digest, _parent_digest(ctx, first)}
     if chain.head is not None:
         digests.add(chain.head.entry.digest)
     if report is not None:
@@ -180,18 +169,20 @@ def _check_models(ctx: ModelContext, first: Window) -> None:
 
 def _parent_digest(ctx: ModelContext, first: Window) -> str:
     last = ctx.spec.calendar.before(first)
-    return require_candidate(ctx, last).digest if last else require_initial_model(ctx).digest
+    if last is None:
+        return ctx.records.require_initial_model().digest
+    return ctx.records.require_candidate(last).digest
 
 
 def _proposed(
     ctx: ModelContext, first: Window, previous: Plan, change: _Change, actor: str, reason: str
 ) -> Adoption:
-    topic, lineage = verified_topic(ctx, None), lineage_for(ctx, first)
+    topic, lineage = verified_topic(ctx, None), ctx.records.lineage(first)
     if change.keys:
         lineage = Lineage(
             {**lineage.learning_spec, **ctx.learning_spec()}, _parent_digest(ctx, first), first.key
         )
-    number = adoption_number(ctx.repository, first)
+    number = ctx.records.adoption_number(first)
     pending = ctx.repository.adoption(number) if number > previous.adoption else None
     return Adoption(
         model=ctx.model,
@@ -234,7 +225,7 @@ def _commit(
     adoption = _recorded_adoption(read_chain(ctx), proposed) or proposed
     committed = ctx.repository.commit_adoption(number, adoption)
     failpoint("adopt.committed")
-    if committed != adoption or not took_effect(ctx.repository, number, committed):
+    if committed != adoption or not ctx.records.took_effect(number, committed):
         raise OperationNotAllowed(
             f"Another process adopted for model {ctx.model}, or planned {first}, at the same time.",
             f"Look at `tidemill history {ctx.model}`, and run the command again.",

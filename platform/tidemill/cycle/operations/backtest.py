@@ -10,6 +10,7 @@ from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import contexts_by_lineage
+from tidemill.cycle.names import report_name
 from tidemill.cycle.operations.summary import Summary, summarize
 from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.steps.evaluate import evaluate
@@ -87,7 +88,7 @@ def backtest(
     context_for = contexts_by_lineage(backtest_ctx)
     previous = ctx.spec.calendar.before(windows[0])
     if previous is not None:
-        ctx.repository.copy_to(f"reports/{previous.key}.json", scratch)
+        ctx.repository.copy_to(report_name(previous.key), scratch)
     verdict_changes: list[VerdictChange] = []
     manual_entries = 0
     for window in windows:

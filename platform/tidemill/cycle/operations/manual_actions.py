@@ -4,13 +4,12 @@ from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry, EntryKind
 from tidemill.core.plans import Plan
 from tidemill.core.records import Manifest, SkipDecision
-from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.operations.prune import raise_if_pruned
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.extract import empty_manifest
+from tidemill.cycle.steps.batch import empty_manifest
 
 
 def close(ctx: ModelContext, through: Window, actor: str) -> Plan:
@@ -45,7 +44,7 @@ def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entr
     `FeatureSkew`, `BundleInvalid`.
     """
     chain = read_chain(ctx)
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     digest = to or (newest.state.baseline if newest else None)
     deployed = {valid.entry.digest for valid in chain.entries}
     if digest is None or (to is None and chain.head and chain.head.entry.digest == digest):
@@ -68,7 +67,7 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
 
     Raises `OperationNotAllowed` if there is none, or if it is in service already.
     """
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     pending = newest.state.pending if newest else None
     chosen = digest or pending
     if chosen is None:
@@ -77,14 +76,6 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
             "Name a digest, or wait for a window whose entry test passes (`gate.policy: manual`).",
         )
     return _append_manual_entry(ctx, "approve", chosen, actor, reason)
-
-
-def newest_report(ctx: ModelContext) -> Report | None:
-    """The report of the newest window that has one."""
-    names = list(ctx.repository.names("reports/"))
-    if not names:
-        return None
-    return ctx.repository.report(names[-1].removeprefix("reports/").removesuffix(".json"))
 
 
 def _append_manual_entry(
@@ -121,7 +112,7 @@ def _append_manual_entry(
 
 def _as_of(ctx: ModelContext, digest: str) -> Window | None:
     """The later of the newest reported window and the newest one that the model learned from."""
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     learned = ctx.load(digest).window
     keys = [key for key in (newest.window if newest else None, learned) if key is not None]
     windows = [ctx.spec.calendar.window(key) for key in keys]

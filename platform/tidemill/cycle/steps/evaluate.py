@@ -18,10 +18,9 @@ from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import read_chain
-from tidemill.cycle.lineage import current_lineage, require_initial_model
-from tidemill.cycle.repository import none_if_damaged
-from tidemill.cycle.steps.extract import load_rows, require_batch
-from tidemill.cycle.steps.update import require_candidate
+from tidemill.cycle.lineage import current_lineage
+from tidemill.cycle.model_store import none_if_damaged
+from tidemill.cycle.names import candidate_name, manifest_name, report_name
 
 _MAX_WORKERS = 4
 """Models that predict at the same time."""
@@ -39,8 +38,8 @@ def evaluate(
     if existing is not None:
         return existing
     ctx = ctx.with_learning_spec(current_lineage(ctx, window).learning_spec)
-    manifest = require_batch(ctx, window)
-    candidate = require_candidate(ctx, window)
+    manifest = ctx.records.require_batch(window)
+    candidate = ctx.records.require_candidate(window)
     previous = _previous(ctx, window)
     if entries is None:
         entries = _manual_entries(ctx, window, previous)
@@ -84,16 +83,16 @@ def _inputs(
 ) -> EvaluationInputs:
     require_hash = ctx.repository.require_hash
     inputs = InputDigests(
-        previous=require_hash(f"reports/{previous.window}.json") if previous else None,
-        batch=require_hash(f"batches/{window.key}/manifest.json"),
-        candidate=require_hash(ctx.repository.candidate_name(candidate.lineage, window.key)),
+        previous=require_hash(report_name(previous.window)) if previous else None,
+        batch=require_hash(manifest_name(window.key)),
+        candidate=require_hash(candidate_name(candidate.lineage, window.key)),
     )
     return EvaluationInputs(
         model=ctx.model,
         spec=ctx.spec,
         window=window,
         candidate=candidate,
-        initial=require_initial_model(ctx).digest,
+        initial=ctx.records.require_initial_model().digest,
         previous=previous,
         input_digests=inputs,
         entries=tuple(entries),
@@ -110,7 +109,7 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
 
 
 def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
-    rows = learner.sort_canonical(load_rows(ctx, manifest))
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
     digests = set(report.scored_roles(inputs).values())
     candidate, tail_mask, tail_predictions = inputs.candidate, None, None
     with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM releases the GIL while it predicts

@@ -9,19 +9,14 @@ import polars as pl
 from tidemill.core import canonical, learner, replay
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import align_to_schema
-from tidemill.core.errors import CommittedDataError, ParentInvalid, PredecessorMissing
+from tidemill.core.errors import CommittedDataError, ParentInvalid
 from tidemill.core.parquet import from_parquet, library_versions, to_parquet
 from tidemill.core.records import Candidate, Lineage, Sample
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import (
-    current_lineage,
-    first_lineage,
-    lineage_id_for,
-    require_initial_model,
-)
-from tidemill.cycle.repository import file_ref, none_if_damaged
-from tidemill.cycle.steps.extract import load_rows, require_batch
+from tidemill.cycle.lineage import current_lineage
+from tidemill.cycle.model_store import file_ref, none_if_damaged
+from tidemill.cycle.names import manifest_name
 from tidemill.failpoints import failpoint
 
 
@@ -37,7 +32,8 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     lineage_id = canonical.digest_of(lineage)
     existing = none_if_damaged(lambda: ctx.repository.candidate(lineage_id, window.key))
     if existing is not None and (
-        _files_intact(ctx, existing) or ctx.repository.is_pruned(window.end)
+        ctx.repository.is_intact([existing.sample.snapshot], existing.bundles)
+        or ctx.repository.is_pruned(window.end)
     ):
         return existing
     candidate = _learn(ctx.with_learning_spec(lineage.learning_spec), window, lineage)
@@ -48,30 +44,6 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
             "Restore the model's files from a backup; `tidemill verify` names them.",
         )
     return ctx.repository.commit_candidate(candidate)
-
-
-def require_candidate(ctx: ModelContext, window: Window) -> Candidate:
-    """The candidate record of a window, in its lineage. Raises `PredecessorMissing`."""
-    candidate = ctx.repository.candidate(lineage_id_for(ctx, window), window.key)
-    if candidate is None:
-        raise PredecessorMissing(
-            f"Window {window.key} of model {ctx.model} has no candidate.",
-            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be processed.",
-        )
-    return candidate
-
-
-def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
-    """Whether the files of an existing candidate are intact."""
-    try:
-        ctx.repository.bundle(candidate.digest)
-        if candidate.holdout is not None:
-            ctx.repository.bundle(candidate.holdout)
-        ctx.repository.file(candidate.sample.snapshot)
-    except CommittedDataError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -88,9 +60,9 @@ class _Predecessor:
 def _predecessor(ctx: ModelContext, window: Window) -> _Predecessor:
     previous_window = ctx.spec.calendar.before(window)
     if previous_window is None:
-        i = require_initial_model(ctx)
+        i = ctx.records.require_initial_model()
         return _Predecessor(i.digest, i.num_iterations, i.tree_digest, 0, i.sample)
-    c = require_candidate(ctx, previous_window)
+    c = ctx.records.require_candidate(previous_window)
     return _Predecessor(c.digest, c.num_iterations, c.tree_digest, c.since_retrain, c.sample)
 
 
@@ -98,20 +70,20 @@ def _grown_under(ctx: ModelContext, window: Window, lineage: Lineage, since_retr
     """Whether the trees that the window continues from were trained under this lineage."""
     retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
     if retrained is None:  # by the initial model
-        return lineage.learning_spec == first_lineage(ctx).learning_spec
+        return lineage.learning_spec == ctx.records.first_lineage().learning_spec
     return retrained.key >= lineage.first_window
 
 
 def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     """Train the candidate of a window and commit its files, but not its record."""
     lineage_id = canonical.digest_of(lineage)
-    manifest, predecessor = require_batch(ctx, window), _predecessor(ctx, window)
+    manifest, predecessor = ctx.records.require_batch(window), _predecessor(ctx, window)
     carried = Candidate(
         model=ctx.model,
         lineage=lineage_id,
         window=window.key,
         kind="carry",
-        batch=ctx.repository.require_hash(f"batches/{window.key}/manifest.json"),
+        batch=ctx.repository.require_hash(manifest_name(window.key)),
         parent=predecessor.digest,
         digest=predecessor.digest,
         num_iterations=predecessor.trees,
@@ -125,7 +97,7 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     )
     if manifest.rows == 0:
         return carried
-    rows = learner.sort_canonical(load_rows(ctx, manifest))
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
     training_rows = learner.without_holdout(rows)
     parts = [rows] if training_rows is None else [rows, training_rows]
     parent = _load_parent(ctx, predecessor.digest)
@@ -182,8 +154,8 @@ def _retrain_samples(
     types = {name: field.type for name, field in ctx.spec.fields.items()}
     frames = [from_parquet(ctx.repository.file(sample.snapshot))]
     for key in sample.windows_since:
-        manifest = require_batch(ctx, ctx.spec.calendar.window(key))
-        frames.append(replay.with_epoch(load_rows(ctx, manifest), manifest.epoch))
+        manifest = ctx.records.require_batch(ctx.spec.calendar.window(key))
+        frames.append(replay.with_epoch(ctx.load_rows(manifest), manifest.epoch))
     frames = [align_to_schema(frame, {**types, ctx.spec.label: "number"}) for frame in frames]
     return [
         replay.sample(

@@ -1,41 +1,32 @@
-"""The tracker on MLflow: one run per window, one registered model per model, and an alias.
+"""The tracker on MLflow: one run per window, one registered model per model, and an alias."""
 
-The alias follows the head of the ledger. Nothing is loaded from MLflow: a version's source names a
-bundle in the store and has no flavor.
-"""
-
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from functools import cached_property
-from itertools import islice, zip_longest
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it sends data from its import on
-
-import mlflow.environment_variables as variables
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from sqlalchemy import NullPool, create_engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from tidemill.core.errors import TrackerUnavailable
+from tidemill.adapters.mlflow.connection import MlflowConnection
+from tidemill.adapters.mlflow.limits import (
+    MAX_METRICS_PER_REQUEST,
+    MAX_PARAM_LENGTH,
+    MAX_PARAMS_PER_REQUEST,
+    allowed_keys,
+    allowed_tags,
+    in_pages,
+)
 from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.failpoints import failpoint
-
-T = TypeVar("T")
 
 ALIAS = "champion"
 _MODEL, _WINDOW, _REPORT = "tidemill.model", "tidemill.window", "tidemill.report"
 _DIGEST = "tidemill.digest"
-_MAX_LENGTH = {"param": 6000, "tag": 8000}  # characters, MLflow's limits
-_MAX_PER_REQUEST = {"param": 100, "metric": 800}  # MLflow accepts 1,000 items in total
 
 
 class MlflowTracker:
@@ -47,7 +38,7 @@ class MlflowTracker:
     def __init__(
         self, uri: str, artifact_location: str | None, ui_url: str, timeout: float
     ) -> None:
-        self.uri, self._timeout = uri, timeout
+        self._connection = MlflowConnection(uri, timeout)
         self._artifact_location, self._ui_url = artifact_location, ui_url
         self._experiment_ids: dict[str, str] = {}
         self._experiment_by_run: dict[str, str] = {}
@@ -55,14 +46,18 @@ class MlflowTracker:
         self._logged_params: dict[str, Mapping[str, str]] = {}
         self._version_numbers: dict[tuple[str, str], str] = {}
 
-    @cached_property
+    @property
+    def uri(self) -> str:
+        """The address of the tracking server, or of the local database."""
+        return self._connection.uri
+
+    @property
     def _client(self) -> MlflowClient:
-        limits: Any = variables
-        limits.MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(1, round(self._timeout)))
-        limits.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(0)
-        if not self.uri.startswith("http"):
-            _check_reachable(self.uri, self._timeout)
-        return MlflowClient(self.uri, self.uri)
+        return self._connection.client
+
+    def translate_errors(self, action: str) -> AbstractContextManager[None]:
+        """As `MlflowConnection.translate_errors`."""
+        return self._connection.translate_errors(action)
 
     def experiment_id(self, model: str) -> str:
         """The id of the model's experiment, which is named after the model."""
@@ -123,7 +118,7 @@ class MlflowTracker:
             created = self._client.create_model_version(
                 model,
                 source=f"tidemill://{model}/models/{version.digest}.bundle",
-                tags={_DIGEST: version.digest, **_allowed_tags(version.tags)},
+                tags={_DIGEST: version.digest, **allowed_tags(version.tags)},
                 description=version.tags.get("reason"),
             )
             failpoint("version.after")
@@ -185,22 +180,22 @@ class MlflowTracker:
             for name, text in run.texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
-        new = {key: value for key, value in _allowed_keys(run.params).items() if key not in logged}
-        params = [Param(key, value[: _MAX_LENGTH["param"]]) for key, value in new.items()]
+        new = {key: value for key, value in allowed_keys(run.params).items() if key not in logged}
+        params = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in new.items()]
         metrics = [
             Metric(key, value, run.timestamp_ms, 0)
-            for key, value in _allowed_keys(run.metrics).items()
+            for key, value in allowed_keys(run.metrics).items()
         ]
         pages = (
-            _pages(metrics, _MAX_PER_REQUEST["metric"]),
-            _pages(params, _MAX_PER_REQUEST["param"]),
+            in_pages(metrics, MAX_METRICS_PER_REQUEST),
+            in_pages(params, MAX_PARAMS_PER_REQUEST),
         )
         *earlier, last = list(zip_longest(*pages, fillvalue=())) or [((), ())]
         for page in earlier:
             self._client.log_batch(run_id, *page)
         self._client.set_terminated(run_id)
         failpoint("run.ended")
-        run_tags = {f"tidemill.{key}": value for key, value in _allowed_tags(run.tags).items()}
+        run_tags = {f"tidemill.{key}": value for key, value in allowed_tags(run.tags).items()}
         # Within one request, MLflow writes the tags last.
         tags = [RunTag(*tag) for tag in (run_tags | {_REPORT: run.digest}).items()]
         self._client.log_batch(run_id, *last, tags)
@@ -233,65 +228,6 @@ class MlflowTracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    @contextmanager
-    def translate_errors(self, action: str) -> Iterator[None]:
-        """Raise MLflow's errors as `TrackerUnavailable`. `action` completes "MLflow could not"."""
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            message = str(getattr(error.__cause__, "orig", error))  # the database's own message
-            raise TrackerUnavailable(
-                f"MLflow at {_redact_url(self.uri)} could not {action}: {type(error).__name__}: "
-                f"{message.splitlines()[0][:300]}",
-                "Check that it is running (TIDEMILL_MLFLOW__TRACKING_URI). The next run, or "
-                "`tidemill verify MODEL --repair`, fills the gap.",
-            ) from error
-
 
 def _is_not_found(error: MlflowException) -> bool:
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-
-
-def _allowed_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value[: _MAX_LENGTH["tag"]] for key, value in tags.items() if value}
-
-
-def _allowed_keys(values: Mapping[str, T]) -> dict[str, T]:
-    """The same values under distinct keys that MLflow allows; a field's name may be any text."""
-    renamed: dict[str, T] = {}
-    for key, value in values.items():
-        sanitized = "".join(c if c.isalnum() or c in "_-. " else "_" for c in key)
-        name = sanitized[:240]
-        while name in renamed:
-            name += "_"
-        renamed[name] = value
-    return renamed
-
-
-def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while page := list(islice(iterator, size)):
-        yield page
-
-
-def _check_reachable(uri: str, timeout: float) -> None:
-    """Check a local database before MLflow opens it.
-
-    MLflow itself retries for 100 s to open an unreachable database, and waits 20 s per lock.
-    Raises `sqlite3.Error` if the file is not writable now, `SQLAlchemyError` if the PostgreSQL
-    server is not reachable.
-    """
-    kind, _, file = uri.partition(":///")
-    if kind == "sqlite":
-        with closing(sqlite3.connect(file, timeout=timeout)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
-    elif uri.startswith("postgresql"):
-        connect_args = {"connect_timeout": max(1, round(timeout))}
-        create_engine(uri, poolclass=NullPool, connect_args=connect_args).connect().close()
-
-
-def _redact_url(uri: str) -> str:
-    """The URL without the user and password that it may contain."""
-    scheme, separator, remainder = uri.partition("://")
-    return f"{scheme}{separator}{remainder.rpartition('@')[2]}"
