@@ -13,9 +13,9 @@ from tidemill.bootstrap import load_spec, model_files
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
-from tidemill.defs.component import load_model
 from tidemill.defs.loading import PACKAGED_MODELS, load_models
 from tidemill.defs.resources import TidemillResource
+from tidemill.model_files import read_spec
 from tidemill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -96,14 +96,14 @@ def mapping_label(dep: dg.AssetDep) -> str:
 
 
 def test_the_asset_specs_match_the_snapshot(spec):
-    description = json.dumps(describe_assets(build_assets("tides", spec)), indent=2) + "\n"
+    description = json.dumps(describe_assets(build_assets(spec)), indent=2) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(description)
     assert description == SNAPSHOT.read_text()
 
 
 def test_only_a_dependency_on_itself_looks_back(spec):
-    for definition in build_assets("tides", spec):
+    for definition in build_assets(spec):
         for asset in definition.specs:
             back = [d.asset_key for d in asset.deps if d.partition_mapping is not None]
             assert back in ([], [asset.key])
@@ -159,7 +159,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["Tides", "9tides", "tides-1", "t" * 64, "tides.v2"])
 def test_an_invalid_model_name_is_refused(tmp_path, name):
     with pytest.raises(SpecInvalid, match="not a valid model name"):
-        load_model(write(tmp_path, name))
+        read_spec(write(tmp_path, name))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ from pydantic import SecretStr
 from tidemill import failpoints
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, SpecInvalid, UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
-from tidemill.core.spec_parser import parse
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
 from tidemill.local.postgres import Postgres
-from tidemill.model_files import find_models
+from tidemill.model_files import find_models, read_spec
 from tidemill.settings import Settings
 from tidemill.settings_groups import KafkaSettings
 
@@ -39,8 +38,7 @@ def model_files(settings: Settings) -> dict[str, Path]:
 
 def load_spec(model: str, settings: Settings) -> ModelSpec:
     """The spec of a model. Raises `UnknownModel`, `SpecInvalid`."""
-    file = _model_file(model, settings)
-    return parse(file.read_text(), str(file))
+    return read_spec(_model_file(model, settings))
 
 
 def _model_file(model: str, settings: Settings) -> Path:
@@ -110,47 +108,44 @@ def _security_config(kafka: KafkaSettings) -> dict[str, str]:
 
 @contextmanager
 def open_model(
-    model: str,
+    spec: ModelSpec,
     settings: Settings,
     *,
     actor: str = "tidemill",
-    spec: ModelSpec | None = None,
     exclusive: bool = False,
     start: bool = True,
 ) -> Iterator[ModelContext]:
     """A model's context over the real adapters; `exclusive` holds the model's lock meanwhile.
 
     Kafka is the cluster of the settings, or the embedded broker, which is started if necessary (and
-    if `start` allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`,
-    `SpecInvalid`, `LogUnavailable`, `StoreUnavailable`.
+    if `start` allows it) and then stopped at the end. Raises `AlreadyRunning`, `SpecInvalid` for a
+    feature function that cannot be loaded, `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
     from tidemill.adapters.feature_function import load_feature_function
 
-    spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
         store = make_store(settings)
         if exclusive:
-            stack.enter_context(exclusive_lock(model, settings))
-            store.recover(model)
+            stack.enter_context(exclusive_lock(spec.name, settings))
+            store.recover(spec.name)
         cluster = stack.enter_context(kafka_cluster(settings, start=start))
         validator = stack.enter_context(ForkServerValidator())
         if exclusive:  # a validation will follow, and the fork server's imports take a while
             validator.start()
         event_log = stack.enter_context(kafka.KafkaLog(cluster))
         yield ModelContext(
-            model=model,
             spec=spec,
             event_log=event_log,
-            repository=ModelRepository(store, model),
+            repository=ModelRepository(store, spec.name),
             ledger=stack.enter_context(kafka.KafkaLedger(cluster)),
             validator=validator,
             clock=lambda: time.time_ns() // 1_000_000,
             feature_function=load_feature_function(spec.features) if spec.features else None,
             load_function=load_feature_function,
-            historical_data=_historical_data_reader(model, spec, settings),
+            historical_data=_historical_data_reader(spec, settings),
             num_threads=settings.num_threads,
             actor=actor,
         )
@@ -158,7 +153,7 @@ def open_model(
 
 @contextmanager
 def open_model_readonly(
-    model: str, settings: Settings
+    spec: ModelSpec, settings: Settings
 ) -> Iterator[tuple[ModelContext, ModelRepository]]:
     """A model's context with its store, but with an empty log and an empty ledger.
 
@@ -168,17 +163,16 @@ def open_model_readonly(
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
 
-    spec, store = load_spec(model, settings), make_store(settings)
+    store = make_store(settings)
     feature_function = load_feature_function(spec.features) if spec.features else None
     event_log, ledger, validator = (
         memory.MemoryLog(),
         memory.MemoryLedger(),
         memory.InProcessValidator(),
     )
-    repository = ModelRepository(store, model)
+    repository = ModelRepository(store, spec.name)
     load_function = load_feature_function
     ctx = ModelContext(
-        model,
         spec,
         event_log,
         repository,
@@ -188,7 +182,7 @@ def open_model_readonly(
         feature_function,
         load_function,
     )
-    yield ctx, ModelRepository(memory.OverlayStore(store, f"{model}/reports/"), model)
+    yield ctx, ModelRepository(memory.OverlayStore(store, f"{spec.name}/reports/"), spec.name)
 
 
 @contextmanager
@@ -280,19 +274,19 @@ def local_databases(settings: Settings) -> Iterator[None]:
 
 
 def _historical_data_reader(
-    model: str, spec: ModelSpec, settings: Settings
+    spec: ModelSpec, settings: Settings
 ) -> Callable[[], tuple[str, bytes]] | None:
     """A function that reads name and bytes of `initial.file`; None if the spec names no file."""
     if spec.initial.file is None:
         return None
-    path = _model_file(model, settings).parent / spec.initial.file
+    path = _model_file(spec.name, settings).parent / spec.initial.file
 
     def read() -> tuple[str, bytes]:
         try:
             return path.name, path.read_bytes()
         except OSError as error:
             raise SpecInvalid(
-                f"`initial.file` of model {model} cannot be read: {error}.",
+                f"`initial.file` of model {spec.name} cannot be read: {error}.",
                 "Put the file there, or change `initial.file` in defs.yaml.",
             ) from error
 

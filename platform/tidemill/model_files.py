@@ -1,9 +1,14 @@
-"""Which models exist: one folder with one `defs.yaml` per model."""
+"""The models as files: one folder with one `defs.yaml` per model."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import MODEL_NAME, ModelSpec
+from tidemill.core.spec_parser import parse
+
+COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
+"""The `type` of every `defs.yaml`, by which Dagster finds the component."""
 
 
 def find_models(folders: Iterable[Path]) -> dict[str, Path]:
@@ -27,3 +32,17 @@ def find_models(folders: Iterable[Path]) -> dict[str, Path]:
             in_folder[file.parent.name] = file
         files |= in_folder
     return files
+
+
+def read_spec(file: Path) -> ModelSpec:
+    """The spec in a `defs.yaml`, of the model that is named after its folder.
+
+    Raises `SpecInvalid` with the line of each error, and for a folder whose name is not valid.
+    """
+    name = file.parent.name
+    if not MODEL_NAME.fullmatch(name):
+        raise SpecInvalid(
+            f"{file}: the folder's name {name!r} is not a valid model name.",
+            "Start with a letter; use at most 63 lowercase letters, digits and underscores.",
+        )
+    return parse(file.read_text(encoding="utf-8"), str(file), name, COMPONENT_TYPE)

@@ -7,10 +7,9 @@ from types import ModuleType
 import dagster as dg
 
 import tidemill.models
-from tidemill.defs.component import load_model
 from tidemill.defs.dagster_compat import suppress_dagster_warnings, without_component_tree
 from tidemill.defs.external_assets import external_assets
-from tidemill.model_files import find_models
+from tidemill.model_files import find_models, read_spec
 
 PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 
@@ -29,7 +28,7 @@ def load_models(*folders: Path) -> dg.Definitions:
         dg.ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
         for number, folder in enumerate(dict.fromkeys(f.parent.parent for f in files.values()))
     ]
-    specs = {name: load_model(file).spec for name, file in files.items()}
+    specs = [read_spec(file) for file in files.values()]
     first, *others = [tree.build_defs() for tree in trees]
     loaded = [first, *map(without_component_tree, others)]
     return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
