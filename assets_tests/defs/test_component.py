@@ -1,5 +1,6 @@
 """One folder with a `defs.yaml` is one model; errors in it are reported with their line."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,12 +11,13 @@ import dagster as dg
 import pytest
 
 from tidemill.bootstrap import load_spec, model_files
+from tidemill.core import spec_parser
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
 from tidemill.defs.loading import PACKAGED_MODELS, load_models
 from tidemill.defs.resources import TidemillResource
-from tidemill.model_files import read_spec
+from tidemill.model_files import COMPONENT_TYPE, read_spec
 from tidemill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +140,24 @@ def test_commands_and_dagster_find_the_same_models(tmp_path, monkeypatch, file_n
     assert load_spec("tides", settings).topic == "tides"
     loaded = keys_of(load_models(*settings.model_folders))
     assert {key.partition("/")[0] for key in loaded} == {"tides", "kafka"}
+
+
+def test_each_file_is_parsed_once_per_load(tmp_path, monkeypatch):
+    parsed: list[str] = []
+
+    def parse(text: str, file: str, *args: str):
+        parsed.append(file)
+        return spec_parser.parse(text, file, *args)
+
+    monkeypatch.setattr("tidemill.model_files.parse", parse)
+    files = [str(write(tmp_path, model)) for model in ("ebbs", "tides")]
+    keys_of(load_models(tmp_path))
+    assert parsed == files
+
+
+def test_the_type_in_a_defs_yaml_is_the_component():
+    module, _, name = COMPONENT_TYPE.rpartition(".")
+    assert getattr(importlib.import_module(module), name) is IncrementalModel
 
 
 def test_a_model_with_two_files_is_refused(tmp_path):

@@ -23,15 +23,20 @@ def find_models(folders: Iterable[Path]) -> dict[str, Path]:
                 f"The model folder {folder} does not exist.",
                 "Set TIDEMILL_MODELS to a folder with one subfolder and one defs.yaml per model.",
             )
-        in_folder = {file.parent.name: file for file in sorted(folder.glob("*/defs.yaml"))}
-        for file in sorted(folder.glob("*/defs.yml")):
-            if file.parent.name in in_folder:
-                raise SpecInvalid(
-                    f"{file.parent} has a defs.yaml and a defs.yml.", "Remove one of the two files."
-                )
-            in_folder[file.parent.name] = file
-        files |= in_folder
+        for model_folder in sorted(folder.iterdir()):
+            if (file := find_defs_file(model_folder)) is not None:
+                files[model_folder.name] = file
     return files
+
+
+def find_defs_file(folder: Path) -> Path | None:
+    """The `defs.yaml` (or `defs.yml`) in a folder. Raises `SpecInvalid` if it has both files."""
+    match [file for name in ("defs.yaml", "defs.yml") if (file := folder / name).exists()]:
+        case []:
+            return None
+        case [file]:
+            return file
+    raise SpecInvalid(f"{folder} has a defs.yaml and a defs.yml.", "Remove one of the two files.")
 
 
 def read_spec(file: Path) -> ModelSpec:

@@ -1,7 +1,6 @@
 """The Dagster component of one model, with the schema of its `defs.yaml`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,7 +14,7 @@ from tidemill.defs.assets import build_assets
 from tidemill.defs.freshness import freshness_check
 from tidemill.defs.sensors import window_closed_sensor
 from tidemill.defs.simulated_events import build_simulated_events
-from tidemill.model_files import read_spec
+from tidemill.model_files import find_defs_file, read_spec
 from tidemill.settings import Settings
 
 
@@ -62,7 +61,9 @@ class IncrementalModel(dg.Component):
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "IncrementalModel":
         """The model of the folder's `defs.yaml`. Raises `SpecInvalid` with line numbers."""
-        return cls(read_spec(_defs_file(context.path)))
+        file = find_defs_file(context.path)
+        assert file is not None  # Dagster has found it
+        return cls(read_spec(file))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets, checks and sensors of this model, and the asset of its simulated events."""
@@ -78,7 +79,3 @@ class IncrementalModel(dg.Component):
                 alerts_sensor(self.spec.name, sensors),
             ],
         )
-
-
-def _defs_file(folder: Path) -> Path:
-    return next(f for f in (folder / "defs.yaml", folder / "defs.yml") if f.exists())
