@@ -20,7 +20,7 @@ from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.steps.deploy import append_entry, read_chain
+from tidemill.cycle.ledger import append_entry, read_chain
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -11,8 +11,8 @@ from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.operations.restore import restore
-from tidemill.cycle.steps.deploy import append_entry, read_chain
 
 DIGESTS = "abcd"
 

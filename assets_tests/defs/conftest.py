@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from tidemill.core.deployment import Deployment
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import GateState
@@ -25,7 +26,6 @@ from tidemill.core.report_records import (
 )
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.steps.deploy import Deployment
 from tidemill.defs.resources import Steps
 from tidemill.defs.run_tracking import RunTracker, TrackedRun
 

@@ -23,8 +23,8 @@ from prediction_server import PredictionServer, bundle_digests, running_server
 from processes import wait_until
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
+from tidemill.cycle.ledger import read_chain
 from tidemill.cycle.repository import bundle_name
-from tidemill.cycle.steps.deploy import read_chain
 
 pytestmark = pytest.mark.faults
 

@@ -22,7 +22,7 @@ from prediction_server import (
     running_server,
 )
 from processes import wait_until
-from tidemill.cycle.steps.deploy import read_chain
+from tidemill.cycle.ledger import read_chain
 
 pytestmark = pytest.mark.faults
 

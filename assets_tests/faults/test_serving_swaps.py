@@ -11,7 +11,7 @@ from bundle_mutations import LedgerAppender, deploy_windows
 from load_generator import load_generator_for
 from model_harness import ModelHarness
 from prediction_server import PredictionServer, bundle_digests, running_server
-from tidemill.cycle.steps.deploy import read_chain
+from tidemill.cycle.ledger import read_chain
 
 pytestmark = pytest.mark.faults
 

@@ -21,11 +21,12 @@ from ledger_tools import (
 from model_harness import ModelHarness, run_window, run_windows
 from tidemill import bootstrap
 from tidemill.adapters.memory import MemoryLedger
+from tidemill.core.deployment import Deployment
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.ledger import Chain, Entry, build_chain
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import rollback
-from tidemill.cycle.steps.deploy import Deployment, deploy
+from tidemill.cycle.steps.deploy import deploy
 from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial

@@ -25,7 +25,7 @@ from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.core.event_log import LedgerRecord
 from tidemill.core.ledger import Chain, Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.steps.deploy import append_entry
+from tidemill.cycle.ledger import append_entry
 from tidemill.ports import LedgerTopic
 from tidemill.settings import Settings
 

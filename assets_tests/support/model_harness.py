@@ -15,10 +15,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tidemill import bootstrap
+from tidemill.core.deployment import Deployment
 from tidemill.core.errors import UnknownWindow
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.steps.deploy import Deployment, deploy
+from tidemill.cycle.steps.deploy import deploy
 from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial

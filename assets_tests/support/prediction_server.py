@@ -20,7 +20,7 @@ from processes import background, output, wait_until
 from tidemill.core.bundle import Model
 from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.steps.deploy import append_entry
+from tidemill.cycle.ledger import append_entry
 
 ROW = {"country": "de", "price": 12.5, "visits": 3}
 """A row for a harness's model."""

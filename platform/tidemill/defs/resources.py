@@ -14,10 +14,10 @@ from tidemill.core.windows import Window
 from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
+    from tidemill.core.deployment import Deployment
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report_records import Report
     from tidemill.cycle.context import ModelContext
-    from tidemill.cycle.steps.deploy import Deployment
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Starts and stops the whole platform on this machine, without containers."""
 
-import fcntl
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 
 import psutil
 
-from tidemill import bootstrap
+from tidemill import bootstrap, locks
 from tidemill.core.errors import (
     OperationNotAllowed,
     PrerequisiteMissing,
@@ -222,16 +221,13 @@ def _stop_all(settings: Settings, supervisor: Supervisor) -> bool:
     return was_running or had_leftovers or kafka_stopped
 
 
-@contextmanager
-def _exclusive_lock(settings: Settings) -> Iterator[None]:
+def _exclusive_lock(settings: Settings) -> AbstractContextManager[None]:
     """Allows one `up` or `down` at a time. Raises `OperationNotAllowed`."""
-    settings.up_data.mkdir(parents=True, exist_ok=True)
-    with (settings.up_data / "lock").open("a") as lock_file:
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperationNotAllowed(
-                f"Another `tidemill up` or `tidemill down` is running in {settings.home}.",
-                "Wait until it has finished.",
-            ) from None
-        yield
+
+    def error(holder: str) -> OperationNotAllowed:
+        return OperationNotAllowed(
+            f"Another `tidemill up` or `tidemill down` is running in {settings.home}.",
+            "Wait until it has finished.",
+        )
+
+    return locks.exclusive_or_raise(settings.up_data / "lock", error)

@@ -7,9 +7,8 @@ contains its own events from the topic's first one, without a gap, so its last r
 where to continue.
 """
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import msgspec
 import polars as pl
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from tidemill import locks
 from tidemill.adapters.kafka import Cluster, make_producer
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OperationNotAllowed
 from tidemill.failpoints import failpoint
@@ -249,16 +249,13 @@ def _send_failed(cluster: Cluster, topic: str, reason: str) -> LogUnavailable:
     )
 
 
-@contextmanager
-def _exclusive_lock(lock_folder: Path, topic: str) -> Iterator[None]:
-    """Hold the topic's lock in this folder; a crashed process releases it."""
-    lock_folder.mkdir(parents=True, exist_ok=True)
-    with (lock_folder / f"stream-{topic}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"Another process is producing to the topic {topic}.",
-                "Wait until it ends, or stop it; what it has produced is kept.",
-            ) from None
-        yield
+def _exclusive_lock(lock_folder: Path, topic: str) -> AbstractContextManager[None]:
+    """Hold the topic's lock in this folder. Raises `AlreadyRunning`."""
+
+    def error(holder: str) -> AlreadyRunning:
+        return AlreadyRunning(
+            f"Another process is producing to the topic {topic}.",
+            "Wait until it ends, or stop it; what it has produced is kept.",
+        )
+
+    return locks.exclusive_or_raise(lock_folder / f"stream-{topic}.lock", error)

@@ -15,6 +15,7 @@ from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption, Lineage
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import append_entry, has_pending_deployment, read_chain
 from tidemill.cycle.lineage import (
     adoptable,
     adoption_number,
@@ -28,7 +29,6 @@ from tidemill.cycle.lineage import (
 from tidemill.cycle.operations.manual_actions import newest_report
 from tidemill.cycle.planning.plan import plan_initial
 from tidemill.cycle.planning.topic_binding import bind_topic, verified_topic
-from tidemill.cycle.steps.deploy import append_entry, has_pending_deployment, read_chain
 from tidemill.cycle.steps.update import require_candidate
 from tidemill.failpoints import failpoint
 

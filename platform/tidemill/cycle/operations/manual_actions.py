@@ -7,9 +7,9 @@ from tidemill.core.records import Manifest, SkipDecision
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.operations.prune import raise_if_pruned
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.deploy import append_entry, read_chain
 from tidemill.cycle.steps.extract import empty_manifest
 
 

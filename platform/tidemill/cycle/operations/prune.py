@@ -7,9 +7,9 @@ from tidemill.core.gate import GateState
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import read_chain
 from tidemill.cycle.lineage import lineage_id_for, require_initial_model
 from tidemill.cycle.repository import ModelRepository, bundle_name
-from tidemill.cycle.steps.deploy import read_chain
 from tidemill.failpoints import failpoint
 
 

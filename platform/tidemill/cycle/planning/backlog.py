@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import has_pending_deployment
 from tidemill.cycle.operations.manual_actions import newest_report
 from tidemill.cycle.planning.plan import newest_closed, plan_initial
-from tidemill.cycle.steps.deploy import has_pending_deployment
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import read_chain
 from tidemill.cycle.lineage import current_lineage, require_initial_model
 from tidemill.cycle.repository import none_if_damaged
-from tidemill.cycle.steps.deploy import read_chain
 from tidemill.cycle.steps.extract import load_rows, require_batch
 from tidemill.cycle.steps.update import require_candidate
 

@@ -7,11 +7,11 @@ from tidemill.core.parquet import library_versions, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.records import InitialModel, Manifest, Sample
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.lineage import adoptions, raise_lineage_changed
 from tidemill.cycle.planning.plan import plan_initial
 from tidemill.cycle.repository import file_ref, none_if_damaged
 from tidemill.cycle.steps import extract
-from tidemill.cycle.steps.deploy import append_entry, read_chain
 from tidemill.failpoints import failpoint
 
 

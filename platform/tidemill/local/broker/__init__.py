@@ -4,7 +4,6 @@ Its folder contains everything: the data, the ports, the log, and `broker.json` 
 file lock serializes starting and stopping; a second one is shared by the broker's users.
 """
 
-import fcntl
 import json
 import socket
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tidemill import locks
 from tidemill.core.errors import LogUnavailable
 from tidemill.local.broker.process import launch
 from tidemill.textfile import atomic_write_text, tail_for_error
@@ -55,7 +55,7 @@ def stop(folder: Path) -> bool:
     folder = folder.absolute()
     if not folder.is_dir():
         return False
-    with _lock(folder / "start.lock"):
+    with locks.exclusive(folder / "start.lock"):
         return _stop(folder)
 
 
@@ -73,26 +73,19 @@ def running(folder: Path) -> Iterator[str]:
     leaves this context; a user that crashed does not keep it running.
     """
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "users.lock").open("a") as users:
-        fcntl.flock(users, fcntl.LOCK_SH)
-        try:
+    users_lock = folder / "users.lock"
+    try:
+        with locks.shared(users_lock):
             yield _start(folder, persistent=False).bootstrap_servers
-        finally:
-            fcntl.flock(users, fcntl.LOCK_UN)
-            with _lock(folder / "start.lock"):
-                state = _running_state(folder)
-                if (
-                    state is not None
-                    and not state.persistent
-                    and _is_unlocked(folder / "users.lock")
-                ):
-                    _stop(folder)
+    finally:
+        with locks.exclusive(folder / "start.lock"):
+            state = _running_state(folder)
+            if state is not None and not state.persistent and locks.is_free(users_lock):
+                _stop(folder)
 
 
 def _start(folder: Path, *, persistent: bool) -> Broker:
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / "start.lock"):
+    with locks.exclusive(folder / "start.lock"):
         state = _running_state(folder)
         # A broker that was just killed may still look alive; then it ends during the wait.
         if state is not None and _wait_until_ready(folder, state.port):
@@ -175,20 +168,3 @@ def _save_state(folder: Path, state: _State) -> None:
 
 def _bootstrap_servers(port: int) -> str:
     return f"127.0.0.1:{port}"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _is_unlocked(path: Path) -> bool:
-    """Whether no process holds the lock; tested with a separate file description."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

@@ -4,7 +4,6 @@ Its folder contains everything: the data, the passwords, the log, and `port` whi
 File locks serialize starting and stopping, and are shared by its users.
 """
 
-import fcntl
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 import psutil
 
+from tidemill import locks
 from tidemill.local.postgres import server
 from tidemill.textfile import atomic_write_text
 
@@ -90,22 +90,16 @@ class Postgres:
         this context; any other server is left running. Raises `PrerequisiteMissing`,
         `ServiceFailed`.
         """
-        with (self.folder / "users.lock").open("a") as users:
-            fcntl.flock(users, fcntl.LOCK_SH)
-            try:
-                with self._start_lock():
+        start_lock, users_lock = self.folder / "start.lock", self.folder / "users.lock"
+        try:
+            with locks.shared(users_lock):
+                with locks.exclusive(start_lock):
                     self._start()
                 yield
-            finally:
-                with self._start_lock(), suppress(BlockingIOError):
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            with locks.exclusive(start_lock):
+                if locks.is_free(users_lock):
                     self._stop()
-
-    @contextmanager
-    def _start_lock(self) -> Iterator[None]:
-        with (self.folder / "start.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @property
     def _pid_file(self) -> Path:
