@@ -38,7 +38,8 @@ def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> byt
             "late": (size + draw.normal(size=800) > 0).astype(np.float64),
         }
     )
-    spec = ModelSpec.model_validate(
+    spec = ModelSpec.create(
+        "m",
         {
             "topic": "t",
             "fields": {"size": "number", "place": "category"},
@@ -52,7 +53,7 @@ def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> byt
                     "min_data_in_leaf": 20,
                 }
             },
-        }
+        },
     )
     return learner.fit(
         spec,

@@ -32,7 +32,7 @@ def make_context(
     windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirmation_records": 3}
     attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y"}
     closing = {"idle_timeout": "10m", "close_after_silence": silence}
-    spec = ModelSpec.model_validate(attributes | {"windows": windows | closing})
+    spec = ModelSpec.create("m", attributes | {"windows": windows | closing})
     return make_memory_context(spec, log, lambda: clock[0]), clock
 
 

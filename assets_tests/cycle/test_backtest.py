@@ -37,7 +37,7 @@ def run_backtest(
 ) -> tuple[BacktestResult, ModelRepository]:
     spec = harness.load_spec()
     bounds = [None if number is None else window(spec, number) for number in (first, last)]
-    with bootstrap.open_model_readonly(harness.model, harness.settings) as (ctx, scratch):
+    with bootstrap.open_model_readonly(harness.load_spec(), harness.settings) as (ctx, scratch):
         windows = windows_to_backtest(ctx, *bounds)
         return backtest(
             ctx, with_gate_overrides(spec, gate), scratch, windows, lambda _: None

@@ -23,9 +23,7 @@ def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
     """The candidate of a window in which the labels of the `changed` rows are inverted."""
     log = MemoryLog()
     log.create_topic("tides", 1)
-    ctx = make_memory_context(
-        ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START
-    )
+    ctx = make_memory_context(ModelSpec.create("m", {"topic": "tides", **SPEC}), log, lambda: START)
     for index in range(-2, number + 2):
         for row, (timestamp, value) in enumerate(events(index, ROWS)):
             event = json.loads(value)

@@ -35,7 +35,7 @@ class LedgerMachine(RuleBasedStateMachine):
             "label": "y",
             "windows": windows,
         }
-        self.ctx = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
+        self.ctx = make_memory_context(ModelSpec.create("m", attributes), MemoryLog(), lambda: 0)
         self.valid_values: list[bytes] = []
         self.pending: list[Entry] = []
 

@@ -74,7 +74,7 @@ class PlanningMachine(RuleBasedStateMachine):
             "max_reject_share": 1,
         }
         idle = {"idle_timeout": "10m", "close_after_silence": silence}
-        self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
+        self.spec = ModelSpec.create("m", attributes | {"windows": windows | idle})
         self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
         self.stored_hashes: dict[str, str | None] = {}
         self.windows_checked = 0

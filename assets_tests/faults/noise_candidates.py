@@ -42,7 +42,7 @@ def flights_spec(cron: str) -> ModelSpec:
     attributes = bootstrap.load_spec("flights", Settings()).model_dump(mode="json", by_alias=True)
     attributes["windows"]["cron"] = cron
     attributes["gate"]["slices"] = []
-    return ModelSpec.model_validate(attributes)
+    return ModelSpec.create("flights", attributes)
 
 
 @cache

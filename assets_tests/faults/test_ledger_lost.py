@@ -171,7 +171,7 @@ def test_one_command_restores_every_model_of_a_shared_ledger(four_entries: Model
     other.create_topic()
     other.produce_windows(-2, 0)
     with bootstrap.open_model(
-        other.model, settings_with_ledger(four_entries, four_entries.ledger)
+        other.load_spec(), settings_with_ledger(four_entries, four_entries.ledger)
     ) as ctx:
         initial(ctx)
     values = [record.value for record in ledger_records(four_entries)]

@@ -58,7 +58,7 @@ def backfill(harness: ModelHarness, number: int) -> InstanceUnavailable | None:
     """Run this window in Dagster; the error if its database failed."""
     key = harness.window(number).key
     try:
-        run_backfill(harness.settings, harness.model, harness.load_spec(), key, key, quiet=True)
+        run_backfill(harness.settings, harness.load_spec(), key, key, quiet=True)
     except InstanceUnavailable as error:
         return error
     return None

@@ -42,7 +42,7 @@ def committed_names(calls: list[Syscall]) -> set[str]:
 
 def assert_recovers_to(twin: ModelHarness, expected: ModelHarness) -> None:
     """Assert that a rerun gives the same plan, manifest and digests, and no other file."""
-    with bootstrap.open_model(twin.model, twin.settings, exclusive=True) as ctx:
+    with bootstrap.open_model(twin.load_spec(), twin.settings, exclusive=True) as ctx:
         extract_first_window(ctx)
         assert verify(ctx).findings == []
     assert take_snapshot(twin) == take_snapshot(expected)

@@ -25,8 +25,8 @@ import sys
 from tidemill import bootstrap
 from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
-settings, model = Settings(), sys.argv[1]
-with bootstrap.open_model(model, settings) as ctx:
+settings = Settings()
+with bootstrap.open_model(bootstrap.load_spec(sys.argv[1], settings), settings) as ctx:
     recorder = Recorder(ctx, bootstrap.make_tracker(settings))
     recorder.record_window(ctx.spec.calendar.after(ctx.spec.calendar.first))
     recorder.record_deployments()

@@ -121,9 +121,7 @@ def test_a_second_backfill_names_the_lock_holder_and_a_dead_process_holds_no_loc
         wait_until_stopped(holder)
         before = file_stamps(harness)
         with pytest.raises(AlreadyRunning, match=rf"by process {holder.pid}\."):
-            run_backfill(
-                harness.settings, harness.model, harness.load_spec(), first, last, quiet=True
-            )
+            run_backfill(harness.settings, harness.load_spec(), first, last, quiet=True)
         assert exit_code(harness, _LAST) == 1
         assert "AlreadyRunning" in failure_output(harness)
         assert file_stamps(harness) == before

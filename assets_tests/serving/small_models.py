@@ -22,7 +22,7 @@ def spec(**changes: Any) -> ModelSpec:
         "windows": {"start": "2026-01-01"},
         "learner": {"retrain": _RETRAIN},
     }
-    return ModelSpec.model_validate(attributes | changes)
+    return ModelSpec.create("m", attributes | changes)
 
 
 def rows(count: int = 600) -> pl.DataFrame:

@@ -65,7 +65,7 @@ def main() -> int:
         log("the platform is up")
         broker_status = broker.status(settings.kafka_data)
         assert broker_status is not None
-        ctx = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
+        ctx = stack.enter_context(bootstrap.open_model(spec, settings, start=False))
         _wait_until_caught_up(ctx)
         observations = stack.enter_context(
             _observe(platform, spec, broker_status.bootstrap_servers)

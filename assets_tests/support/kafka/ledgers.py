@@ -87,7 +87,7 @@ def settings_with_ledger(harness: ModelHarness, ledger: str) -> Settings:
 def open_new_ledger(harness: ModelHarness, values: Sequence[bytes]) -> Iterator[ModelContext]:
     """The harness's context on a new ledger topic with these records."""
     name = f"{harness.ledger}.{uuid.uuid4().hex[:8]}"
-    with bootstrap.open_model(harness.model, settings_with_ledger(harness, name)) as ctx:
+    with bootstrap.open_model(harness.load_spec(), settings_with_ledger(harness, name)) as ctx:
         ctx.ledger.identity()  # creates the topic
         producer = Producer({"bootstrap.servers": harness.bootstrap_servers, "linger.ms": 0})
         for value in values:
@@ -101,7 +101,8 @@ def append_entries(
 ) -> None:
     """Append `ENTRIES_PER_WRITER` manual entries once `start_file` exists; for another process."""
     os.environ.update(env | {"TIDEMILL_KAFKA__LEDGER_TOPIC": ledger})
-    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
+    settings = Settings()
+    with bootstrap.open_model(bootstrap.load_spec(model, settings), settings, actor=actor) as ctx:
         digest = ctx.chain().entries[0].entry.digest
         while not Path(start_file).exists():
             time.sleep(0.001)

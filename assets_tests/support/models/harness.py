@@ -17,7 +17,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tidemill import bootstrap
 from tidemill.core.deployment import Deployment
 from tidemill.core.errors import UnknownWindow
-from tidemill.core.spec_parser import COMPONENT_TYPE
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.steps.deploy import deploy
@@ -25,6 +24,7 @@ from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
+from tidemill.model_files import COMPONENT_TYPE
 from tidemill.settings import Settings
 from tidemill.settings_groups import Bucket, KafkaSettings, MlflowSettings, S3Settings
 
@@ -194,7 +194,7 @@ class ModelHarness:
 
     @contextmanager
     def open_model(self, actor: str = "tidemill") -> Iterator[ModelContext]:
-        with bootstrap.open_model(self.model, self.settings, actor=actor) as ctx:
+        with bootstrap.open_model(self.load_spec(), self.settings, actor=actor) as ctx:
             yield ctx
 
     def window(self, number: int) -> Window:

@@ -27,14 +27,14 @@ def make_memory_model() -> ModelContext:
     log.create_topic(TOPIC, 2)
     repository = ModelRepository(MemoryStore(), "m")
     return ModelContext(
-        "m", make_spec(), log, repository, MemoryLedger(), InProcessValidator(), lambda: 0
+        make_spec(), log, repository, MemoryLedger(), InProcessValidator(), lambda: 0
     )
 
 
 def make_memory_context(spec: ModelSpec, log: MemoryLog, clock: Clock) -> ModelContext:
     """The context of a model `m` that has no records yet, and that never deploys a model."""
     repository = ModelRepository(MemoryStore(), "m")
-    return ModelContext("m", spec, log, repository, MemoryLedger(), NoValidation(), clock)
+    return ModelContext(spec, log, repository, MemoryLedger(), NoValidation(), clock)
 
 
 class NoValidation:
@@ -46,7 +46,7 @@ class NoValidation:
 
 def make_spec(**changes: Any) -> ModelSpec:
     """The harness's spec with these attributes replaced."""
-    return ModelSpec.model_validate({"topic": TOPIC, **SPEC, **changes})
+    return ModelSpec.create("m", {"topic": TOPIC, **SPEC, **changes})
 
 
 def with_changes(ctx: ModelContext, **changes: Any) -> ModelContext:

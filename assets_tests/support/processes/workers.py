@@ -166,7 +166,8 @@ def _run_worker(
     reached_log = (settings.home / "reached").open("a", buffering=1)
     failpoints.on_reached(lambda name: print(name, file=reached_log))
     try:
-        with bootstrap.open_model(model, settings, exclusive=exclusive, actor=actor) as ctx:
+        spec = bootstrap.load_spec(model, settings)
+        with bootstrap.open_model(spec, settings, exclusive=exclusive, actor=actor) as ctx:
             target(ctx)
     except Exception as error:
         Path(settings.home / "failed").write_text(traceback.format_exc())
