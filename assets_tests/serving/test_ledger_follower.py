@@ -48,6 +48,31 @@ def test_an_invalid_entry_changes_nothing(follower_fixture: FollowerFixture) -> 
     assert follower_fixture.served.digest == follower_fixture.digest(2)
 
 
+def test_an_entry_of_a_later_format_affects_only_its_own_model(bundles: list[bytes]) -> None:
+    fixture = FollowerFixture(bundles, models=("newer", "m"))
+    later = replace(fixture.entry(fixture.digest(0)), model="newer")
+    fixture.ledger.append("newer", canonical.encode(later))
+    fixture.step()
+    newer = fixture.follower.states["newer"]
+    assert newer.served is not None
+    head = newer.chain.next_position[1]
+    unsupported = replace(later, seq=1, prev=head, format=canonical.FORMAT + 1)
+    fixture.ledger.append("newer", canonical.encode(unsupported))
+    fixture.deploy(fixture.digest(1))
+    fixture.step()
+    assert fixture.served.digest == fixture.digest(1)
+    assert newer.served.entry.seq == 0
+    assert newer.failure is not None
+    assert newer.failure.error == "FormatUnsupported"
+    # To a reader of that format, this one is not valid.
+    late = replace(later, seq=1, prev=head, digest=fixture.digest(2))
+    fixture.ledger.append("newer", canonical.encode(late))
+    fixture.step()
+    assert newer.served.digest == fixture.digest(0)
+    stale = fixture.status.describe_model("newer")["stale"]
+    assert "has format 2" in stale
+
+
 def test_an_entry_for_the_same_model_changes_only_the_version(
     follower_fixture: FollowerFixture,
 ) -> None:

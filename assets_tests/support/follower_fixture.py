@@ -28,9 +28,13 @@ def distinct_bundles() -> list[bytes]:
 
 @dataclass
 class FollowerFixture:
-    """A ledger, bundles by digest, a local copy, and the follower that uses them."""
+    """A ledger, bundles by digest, a local copy, and the follower that uses them.
+
+    The entries are those of model "m"; the follower may follow other models, too.
+    """
 
     bundles: list[bytes]
+    models: tuple[str, ...] = ("m",)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     copy_store: MemoryStore = field(default_factory=MemoryStore)
     store: dict[str, bytes] = field(default_factory=dict)
@@ -44,17 +48,20 @@ class FollowerFixture:
 
     def start(self) -> None:
         """Create a new follower over the same state; it has not polled the ledger yet."""
-        contract = RequestSchema("m", SPEC.fields, 100)
-        model = ModelFollower(
-            contract,
+        models = [self._model_follower(name) for name in self.models]
+        self.follower = LedgerFollower(MemoryFeed(self.ledger), models, self._now, 5_000)
+        specs = dict.fromkeys(self.models, SPEC)
+        self.status = Status(self.follower.states, self.follower.connection, specs, self._now)
+
+    def _model_follower(self, name: str) -> ModelFollower:
+        return ModelFollower(
+            RequestSchema(name, SPEC.fields, 100),
             self._bundle,
             PredictorLoader(self.validator, load_feature_function),
             LocalCopy(self.copy_store),
             self._now,
             on_event=lambda model, event: self.events.append(event),
         )
-        self.follower = LedgerFollower(MemoryFeed(self.ledger), [model], self._now, 5_000)
-        self.status = Status(self.follower.states, self.follower.connection, {"m": SPEC}, self._now)
 
     def digest(self, number: int) -> str:
         return canonical.digest(self.bundles[number])
