@@ -8,6 +8,7 @@ import pytest
 
 from follower_fixture import SPEC, FollowerFixture, distinct_bundles
 from tidemill.core import canonical
+from tidemill.cycle.repository import bundle_name
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,9 @@ def test_damaged_bytes_are_rejected_before_they_are_loaded(
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
-    follower_fixture.store[follower_fixture.digest(1)] = follower_fixture.bundles[1][:-1] + b"x"
+    follower_fixture.repository.store.replace(
+        f"m/{bundle_name(follower_fixture.digest(1))}", follower_fixture.bundles[1][:-1] + b"x"
+    )
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.model.failure is not None
@@ -118,11 +121,11 @@ def test_a_bundle_that_becomes_available_later_is_served_then(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
-    bundle = follower_fixture.store.pop(follower_fixture.digest(1))
+    follower_fixture.repository.delete(bundle_name(follower_fixture.digest(1)))
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(0)  # the newest loadable one
-    follower_fixture.store[follower_fixture.digest(1)] = bundle
+    follower_fixture.repository.put_bundle(follower_fixture.bundles[1])
     follower_fixture.step()
     follower_fixture.now_ms += 999
     follower_fixture.step()
@@ -267,6 +270,8 @@ def test_a_damaged_local_copy_is_not_served(follower_fixture: FollowerFixture) -
     assert follower_fixture.model.served is None
     assert not follower_fixture.status.ready
     assert follower_fixture.model.failure is not None
+    assert follower_fixture.model.failure.error == "DigestMismatch"
+    assert "local copy" in follower_fixture.model.failure.message  # before it is validated
 
 
 def test_a_local_copy_holds_one_bundle_per_model(follower_fixture: FollowerFixture) -> None:

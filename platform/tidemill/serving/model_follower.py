@@ -35,9 +35,9 @@ _MAX_RETRY_DELAY_MS = 60_000
 
 FollowerEvent = Literal["swap", "failure"]
 FetchBundle = Callable[[str], bytes]
-"""The bytes of a bundle of the model by its digest."""
+"""The verified bytes of a bundle of the model by its digest."""
 LoadPredictor = Callable[[bytes, str, RequestSchema], Predictor]
-"""Verify, validate and load: bytes, digest, schema. Raises if the bundle is not usable."""
+"""Validate and load: verified bytes, digest, schema. Raises if the bundle is not usable."""
 
 
 class ModelFollower:
