@@ -7,8 +7,8 @@ from support.kafka.ledgers import manual_entry
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
-from tidemill.core.errors import DigestMismatch
 from tidemill.core.ledger import Entry, build_chain
+from tidemill.cycle.repository import ModelRepository
 from tidemill.ports import BundleValidator
 from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
@@ -28,33 +28,41 @@ def distinct_bundles() -> list[bytes]:
 
 @dataclass
 class FollowerFixture:
-    """A ledger, bundles by digest, a local copy, and the follower that uses them."""
+    """A ledger, a store with bundles, a local copy, and the follower that uses them.
+
+    The entries are those of model "m"; the follower may follow other models, too.
+    """
 
     bundles: list[bytes]
+    models: tuple[str, ...] = ("m",)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     copy_store: MemoryStore = field(default_factory=MemoryStore)
-    store: dict[str, bytes] = field(default_factory=dict)
+    repository: ModelRepository = field(default_factory=lambda: ModelRepository(MemoryStore(), "m"))
     now_ms: int = 1_000_000
     events: list[str] = field(default_factory=list)
     validator: BundleValidator = field(default_factory=InProcessValidator)
 
     def __post_init__(self) -> None:
-        self.store |= {canonical.digest(each): each for each in self.bundles}
+        for bundle in self.bundles:
+            self.repository.put_bundle(bundle)
         self.start()
 
     def start(self) -> None:
         """Create a new follower over the same state; it has not polled the ledger yet."""
-        contract = RequestSchema("m", SPEC.fields, 100)
-        model = ModelFollower(
-            contract,
-            self._bundle,
+        models = [self._model_follower(name) for name in self.models]
+        self.follower = LedgerFollower(MemoryFeed(self.ledger), models, self._now, 5_000)
+        specs = dict.fromkeys(self.models, SPEC)
+        self.status = Status(self.follower.states, self.follower.connection, specs, self._now)
+
+    def _model_follower(self, name: str) -> ModelFollower:
+        return ModelFollower(
+            RequestSchema(name, SPEC.fields, 100),
+            self.repository.bundle,
             PredictorLoader(self.validator, load_feature_function),
             LocalCopy(self.copy_store),
             self._now,
             on_event=lambda model, event: self.events.append(event),
         )
-        self.follower = LedgerFollower(MemoryFeed(self.ledger), [model], self._now, 5_000)
-        self.status = Status(self.follower.states, self.follower.connection, {"m": SPEC}, self._now)
 
     def digest(self, number: int) -> str:
         return canonical.digest(self.bundles[number])
@@ -82,8 +90,3 @@ class FollowerFixture:
 
     def _now(self) -> int:
         return self.now_ms
-
-    def _bundle(self, digest: str) -> bytes:
-        if digest not in self.store:
-            raise DigestMismatch(f"The bundle {digest} is missing.", "Restore it.")
-        return self.store[digest]

@@ -1,6 +1,5 @@
 """A model's context over the adapters of the settings."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -33,6 +32,7 @@ def open_model(
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
+    from tidemill.adapters.clock import now_ms
     from tidemill.adapters.feature_function import load_feature_function
 
     failpoints.arm(settings.failpoints)
@@ -52,7 +52,7 @@ def open_model(
             repository=ModelRepository(store, spec.name),
             ledger=stack.enter_context(kafka.KafkaLedger(cluster)),
             validator=validator,
-            clock=lambda: time.time_ns() // 1_000_000,
+            clock=now_ms,
             feature_function=load_feature_function(spec.features) if spec.features else None,
             load_function=load_feature_function,
             historical_data=_historical_data_reader(spec, settings),
