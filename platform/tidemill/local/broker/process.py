@@ -9,6 +9,8 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
+
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 from tidemill.textfile import atomic_write_text
@@ -43,8 +45,8 @@ broker.heartbeat.interval.ms=500
 # ended. Broker and controller are one process, so a pause stops both clocks together.
 
 
-def launch(folder: Path) -> tuple[int, int]:
-    """Format the folder on first use, start the process, and return its pid and port.
+def launch(folder: Path) -> tuple[psutil.Process, int]:
+    """Format the folder on first use, start the process, and return it and its port.
 
     Raises `PrerequisiteMissing`, `DigestMismatch` (a jar).
     """
@@ -82,7 +84,7 @@ def launch(folder: Path) -> tuple[int, int]:
             start_new_session=True,
         )
     process.returncode = 0  # it outlives this object, which would otherwise warn
-    return process.pid, port
+    return psutil.Process(process.pid), port
 
 
 def _format(command: list[str], folder: Path, properties: Path) -> None:
