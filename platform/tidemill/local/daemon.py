@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tidemill import locks
+from tidemill import locks, processes
 from tidemill.textfile import atomic_write_text
 
 _POLL_INTERVAL_SECONDS = 0.05
@@ -140,14 +140,6 @@ class LocalDaemon:
         if state is not None:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(state.pid)
-                process.send_signal(self.stop_signal)
-                self._wait_or_kill(process)
+                processes.stop(process, self.shutdown_timeout_seconds, self.stop_signal)
         self.state_file.unlink(missing_ok=True)
         return state is not None
-
-    def _wait_or_kill(self, process: psutil.Process) -> None:
-        try:
-            process.wait(self.shutdown_timeout_seconds)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(self.shutdown_timeout_seconds)

@@ -1,6 +1,5 @@
 """The address to listen on, and the worker processes that share it."""
 
-import ctypes
 import ipaddress
 import logging
 import os
@@ -13,13 +12,13 @@ from types import FrameType
 
 from tidemill.core.errors import OperationNotAllowed, PrerequisiteMissing, SpecInvalid
 from tidemill.core.spec import ModelSpec
+from tidemill.processes import terminate_with_parent
 from tidemill.serving.shutdown import shutdown_requested
 from tidemill.settings import Settings
 from tidemill.settings_groups import ServeSettings
 
 logger = logging.getLogger("tidemill.serving")
 
-_PR_SET_PDEATHSIG = 1
 _MIN_LIFETIME_SECONDS = 2.0
 """A worker that exits sooner is not restarted, because it would fail again."""
 _RESTART_DELAY_SECONDS = 1.0
@@ -153,7 +152,7 @@ def _fork(number: int, is_restart: bool, target: Callable[[int, bool], None]) ->
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        terminate_with_parent()
         if os.getppid() == parent:
             target(number, is_restart)
             code = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from tidemill.core.errors import LogUnavailable
 from tidemill.local.broker.process import launch
 from tidemill.local.daemon import DaemonState, LocalDaemon
-from tidemill.textfile import tail_for_error
+from tidemill.processes import tail_for_error
 
 _SHUTDOWN_TIMEOUT_SECONDS = 30
 

@@ -18,7 +18,7 @@ import psutil
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
 from tidemill.local.daemon import DaemonState, LocalDaemon
 from tidemill.packaged_files import packaged_file
-from tidemill.textfile import tail_for_error
+from tidemill.processes import run_logged, spawn_daemon, tail_for_error
 
 SUPERUSER = "postgres"
 STOP_SIGNAL = signal.SIGINT
@@ -150,20 +150,9 @@ def daemon(data: Path, port: int, log_file: Path) -> LocalDaemon:
 
 
 def _launch(data: Path, port: int, log_file: Path) -> psutil.Process:
-    """Start the server with its output appended to the log. Raises `PrerequisiteMissing`."""
-    with log_file.open("ab") as output:
-        process = subprocess.Popen(
-            server_command(data, port),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"LANG": "C.UTF-8"},
-            start_new_session=True,
-            **_user_kwargs(run_as_user()),
-        )
-    process.returncode = 0  # it outlives this object, which would otherwise warn
-    return psutil.Process(process.pid)
+    """Start the server. Raises `PrerequisiteMissing`."""
+    user = _user_kwargs(run_as_user())
+    return spawn_daemon(server_command(data, port), log_file, cwd="/", **user)
 
 
 def _running_server(data: Path, port: int) -> DaemonState | None:
@@ -187,12 +176,7 @@ def service_failed(message: str, log_file: Path) -> ServiceFailed:
 
 
 def _run_logged(command: Sequence[object], log_file: Path, **options: Any) -> None:
-    with log_file.open("ab") as output:
-        result = subprocess.run(
-            [str(argument) for argument in command],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **options,
-        )  # fmt: skip
-    if result.returncode:
+    if run_logged([str(argument) for argument in command], log_file, **options):
         raise service_failed("PostgreSQL's databases could not be created.", log_file)
 
 
