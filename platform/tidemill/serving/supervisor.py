@@ -1,6 +1,5 @@
 """The worker processes of a server, which share its address."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from types import FrameType
 
 from tidemill.core.errors import PrerequisiteMissing
+from tidemill.processes import terminate_with_parent
 from tidemill.serving.shutdown import shutdown_requested
 
 logger = logging.getLogger("tidemill.serving")
 
-_PR_SET_PDEATHSIG = 1
 _MIN_LIFETIME_SECONDS = 2.0
 """A worker that exits sooner is not restarted, because it would fail again."""
 _RESTART_DELAY_SECONDS = 1.0
@@ -141,7 +140,7 @@ def _fork(worker: Worker, run_worker: RunWorker) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        terminate_with_parent()
         if os.getppid() == parent:
             run_worker(worker)
             code = 0
