@@ -8,7 +8,7 @@ import pytest
 
 from serving.follower_fixture import SPEC, FollowerFixture, distinct_bundles
 from tidemill.core import canonical
-from tidemill.cycle.repository import bundle_name
+from tidemill.cycle.names import bundle_name
 
 
 @pytest.fixture(scope="module")
