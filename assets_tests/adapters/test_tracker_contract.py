@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from dagster_webserver import free_port
+from support.dagster.webserver import free_port
 from tidemill.adapters.memory import MemoryTracker
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable

@@ -35,7 +35,7 @@ def make_spec(**changes: Any) -> ModelSpec:
         "windows": {"start": "2024-01-01"},
         "gate": {"slices": ["sky"]},
     }
-    return ModelSpec.model_validate(attributes | changes)
+    return ModelSpec.create("m", attributes | changes)
 
 
 SPEC = make_spec()

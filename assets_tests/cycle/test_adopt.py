@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from memory_model import (
+from support.models.harness import SPEC, run_window, run_windows, window
+from support.models.in_memory import (
     TOPIC,
     assert_verified,
     make_memory_model,
@@ -14,7 +15,6 @@ from memory_model import (
     stored_files,
     with_changes,
 )
-from model_harness import SPEC, run_window, run_windows, window
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (

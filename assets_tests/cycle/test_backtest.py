@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from model_harness import SPEC, ModelHarness, run_windows, window
-from processes import run_command
-from store_snapshot import file_stamps, take_snapshot
+from support.models.harness import SPEC, ModelHarness, run_windows, window
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.commands import run_command
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
@@ -37,7 +37,7 @@ def run_backtest(
 ) -> tuple[BacktestResult, ModelRepository]:
     spec = harness.load_spec()
     bounds = [None if number is None else window(spec, number) for number in (first, last)]
-    with bootstrap.open_model_readonly(harness.model, harness.settings) as (ctx, scratch):
+    with bootstrap.open_model_readonly(harness.load_spec(), harness.settings) as (ctx, scratch):
         windows = windows_to_backtest(ctx, *bounds)
         return backtest(
             ctx, with_gate_overrides(spec, gate), scratch, windows, lambda _: None

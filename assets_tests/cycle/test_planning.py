@@ -17,9 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memory_model import make_memory_context
-from model_harness import MINUTE, START, window
-from reference import Counts, Cut, Partition, Record, Reference
+from cycle.planning_reference import Counts, Cut, Partition, Record, Reference
+from support.models.harness import MINUTE, START, window
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen
@@ -74,7 +74,7 @@ class PlanningMachine(RuleBasedStateMachine):
             "max_reject_share": 1,
         }
         idle = {"idle_timeout": "10m", "close_after_silence": silence}
-        self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
+        self.spec = ModelSpec.create("m", attributes | {"windows": windows | idle})
         self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
         self.stored_hashes: dict[str, str | None] = {}
         self.windows_checked = 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows, window
-from store_snapshot import file_stamps, take_snapshot
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows, window
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.workers import KILLED, exit_code_of, failpoints_in
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
@@ -18,7 +19,6 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations import prune as pruning
 from tidemill.cycle.operations.manual_actions import approve, rollback
 from tidemill.cycle.operations.prune import prune
-from worker_processes import KILLED, exit_code_of, failpoints_in
 
 LAST = 8
 KEEP = 3

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from memory_model import make_memory_context
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
@@ -32,7 +32,7 @@ def ctx() -> ModelContext:
     """A model with four entries, each copied."""
     windows = {"start": "2026-01-01"}
     attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
-    model = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
+    model = make_memory_context(ModelSpec.create("m", attributes), MemoryLog(), lambda: 0)
     for digest in DIGESTS:
         append_entry(model, lambda chain, digest=digest: entry(chain, digest))
     return model

@@ -48,7 +48,7 @@ class FakeTidemillResource:
     calls: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
-    def open(self, model: str, spec: ModelSpec) -> Iterator[SimpleNamespace]:
+    def open(self, spec: ModelSpec) -> Iterator[SimpleNamespace]:
         if self.is_locked:
             raise AlreadyRunning("Model tides is in use.", "Wait until it ends.")
         repository = SimpleNamespace(
@@ -59,7 +59,7 @@ class FakeTidemillResource:
         validator = SimpleNamespace(validate=lambda bundle: None)
         head = self._exists("initial")
         yield SimpleNamespace(
-            model=model,
+            model=spec.name,
             spec=spec,
             repository=repository,
             validator=validator,
@@ -138,13 +138,14 @@ class FakeTidemillResource:
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "tides",
         {
             "topic": "tides",
             "fields": {"height": "number"},
             "label": "flood",
             "windows": {"start": "2024-01-01"},
-        }
+        },
     )
 
 

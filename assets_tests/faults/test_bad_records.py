@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
-from quarantine_checks import quarantined_records
+from faults.quarantine_checks import quarantined_records
+from support.models import oracle
+from support.models.harness import MINUTE, START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
 from tidemill.core.parquet import from_parquet
 from tidemill.cycle.context import ModelContext

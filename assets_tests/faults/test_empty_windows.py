@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows
+from support.kafka.topics import begin_transaction, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core.decoding import Decoder
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import begin_transaction, spread_events, timestamp_at
 
 
 def assert_nothing_learned(ctx: ModelContext, harness: ModelHarness, number: int) -> None:

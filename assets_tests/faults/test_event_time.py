@@ -5,8 +5,9 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import MINUTE, ModelHarness, run_window, run_windows
+from support.kafka.topics import event, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.adapters.memory import MemoryLedger
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.context import ModelContext
@@ -14,7 +15,6 @@ from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import event, spread_events, timestamp_at
 
 WINDOWS = 22
 """The window with the record from the future, the 20 after it, and one more."""

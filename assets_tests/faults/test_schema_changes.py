@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, events, run_window, run_windows
-from quarantine_checks import quarantined_records
+from faults.quarantine_checks import quarantined_records
+from support.models import oracle
+from support.models.harness import ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial

@@ -6,20 +6,31 @@ from functools import partial
 
 import pytest
 
-import oracle
-from bundle_mutations import deploy_windows, record_window, require_tracker, run_and_record_window
-from ledger_tools import delete_ledger_topic
-from load_generator import load_generator_for
-from model_harness import ModelHarness, run_window
-from prediction_server import PredictionServer, running_server
-from processes import run_command, wait_until
+from support.kafka.ledgers import delete_ledger_topic
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window
+from support.processes.commands import run_command, wait_until
+from support.processes.workers import (
+    KILLED,
+    exit_code_of,
+    failpoints_in,
+    wait_for_failpoint,
+    worker,
+)
+from support.serving.bundle_mutations import (
+    deploy_windows,
+    record_window,
+    require_tracker,
+    run_and_record_window,
+)
+from support.serving.load_generator import load_generator_for
+from support.serving.prediction_server import PredictionServer, running_server
 from tidemill.adapters import mlflow
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.restore import restore
 from tidemill.cycle.steps import deploy
 from tidemill.cycle.tracking import find_drift
-from worker_processes import KILLED, exit_code_of, failpoints_in, wait_for_failpoint, worker
 
 pytestmark = pytest.mark.faults
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from ledger_tools import set_topic_config
-from model_harness import ModelHarness, run_window
+from support.kafka.ledgers import set_topic_config
+from support.kafka.topics import Records, event, spread_events
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window
 from tidemill.core.errors import WindowOpen
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.report_markdown import render_markdown
@@ -16,7 +17,6 @@ from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import Records, event, spread_events
 
 pytestmark = pytest.mark.faults
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import START, ModelHarness, events, run_window, run_windows
+from support.kafka.topics import begin_transaction, end_offsets, event, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.records import Manifest
 from tidemill.cycle.context import ModelContext
@@ -17,7 +18,6 @@ from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import begin_transaction, end_offsets, event, spread_events, timestamp_at
 
 DAY = 86_400_000
 

@@ -72,7 +72,7 @@ def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
     with bootstrap.kafka_cluster(settings):
         result = produce_flights(settings, spec, spec.calendar.after(last).end)
         log(f"{result.produced} flights produced")
-        with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
+        with bootstrap.open_model(spec, settings, exclusive=True) as ctx:
             close(ctx, last, "benchmark: end of the data")
             initial_record = initial(ctx)
             cpu_by_step = {step: CpuTimer() for step in ("extract", "update", "evaluate", "deploy")}

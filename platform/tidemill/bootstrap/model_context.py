@@ -1,13 +1,12 @@
 """A model's context over the adapters of the settings."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from tidemill import failpoints
 from tidemill.bootstrap.kafka import kafka_cluster
 from tidemill.bootstrap.locks import exclusive_lock
-from tidemill.bootstrap.models import load_spec, model_file
+from tidemill.bootstrap.models import model_file
 from tidemill.bootstrap.store import make_store
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
@@ -18,47 +17,45 @@ from tidemill.settings import Settings
 
 @contextmanager
 def open_model(
-    model: str,
+    spec: ModelSpec,
     settings: Settings,
     *,
     actor: str = "tidemill",
-    spec: ModelSpec | None = None,
     exclusive: bool = False,
     start: bool = True,
 ) -> Iterator[ModelContext]:
     """A model's context over the real adapters; `exclusive` holds the model's lock meanwhile.
 
     Kafka is the cluster of the settings, or the embedded broker, which is started if necessary (and
-    if `start` allows it) and then stopped at the end. Raises `AlreadyRunning`, `UnknownModel`,
-    `SpecInvalid`, `LogUnavailable`, `StoreUnavailable`.
+    if `start` allows it) and then stopped at the end. Raises `AlreadyRunning`, `SpecInvalid` for a
+    feature function that cannot be loaded, `LogUnavailable`, `StoreUnavailable`.
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
+    from tidemill.adapters.clock import now_ms
     from tidemill.adapters.feature_function import load_feature_function
 
-    spec = spec or load_spec(model, settings)
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
         store = make_store(settings)
         if exclusive:
-            stack.enter_context(exclusive_lock(model, settings))
-            store.recover(model)
+            stack.enter_context(exclusive_lock(spec.name, settings))
+            store.recover(spec.name)
         cluster = stack.enter_context(kafka_cluster(settings, start=start))
         validator = stack.enter_context(ForkServerValidator())
         if exclusive:  # a validation will follow, and the fork server's imports take a while
             validator.start()
         event_log = stack.enter_context(kafka.KafkaLog(cluster))
         yield ModelContext(
-            model=model,
             spec=spec,
             event_log=event_log,
-            repository=ModelRepository(store, model),
+            repository=ModelRepository(store, spec.name),
             ledger=stack.enter_context(kafka.KafkaLedger(cluster)),
             validator=validator,
-            clock=lambda: time.time_ns() // 1_000_000,
+            clock=now_ms,
             feature_function=load_feature_function(spec.features) if spec.features else None,
             load_function=load_feature_function,
-            historical_data=_historical_data_reader(model, spec, settings),
+            historical_data=_historical_data_reader(spec, settings),
             num_threads=settings.num_threads,
             actor=actor,
         )
@@ -66,7 +63,7 @@ def open_model(
 
 @contextmanager
 def open_model_readonly(
-    model: str, settings: Settings
+    spec: ModelSpec, settings: Settings
 ) -> Iterator[tuple[ModelContext, ModelRepository]]:
     """A model's context with its store, but with an empty log and an empty ledger.
 
@@ -76,17 +73,16 @@ def open_model_readonly(
     from tidemill.adapters import memory
     from tidemill.adapters.feature_function import load_feature_function
 
-    spec, store = load_spec(model, settings), make_store(settings)
+    store = make_store(settings)
     feature_function = load_feature_function(spec.features) if spec.features else None
     event_log, ledger, validator = (
         memory.MemoryLog(),
         memory.MemoryLedger(),
         memory.InProcessValidator(),
     )
-    repository = ModelRepository(store, model)
+    repository = ModelRepository(store, spec.name)
     load_function = load_feature_function
     ctx = ModelContext(
-        model,
         spec,
         event_log,
         repository,
@@ -96,23 +92,23 @@ def open_model_readonly(
         feature_function,
         load_function,
     )
-    yield ctx, ModelRepository(memory.OverlayStore(store, f"{model}/reports/"), model)
+    yield ctx, ModelRepository(memory.OverlayStore(store, f"{spec.name}/reports/"), spec.name)
 
 
 def _historical_data_reader(
-    model: str, spec: ModelSpec, settings: Settings
+    spec: ModelSpec, settings: Settings
 ) -> Callable[[], tuple[str, bytes]] | None:
     """A function that reads name and bytes of `initial.file`; None if the spec names no file."""
     if spec.initial.file is None:
         return None
-    path = model_file(model, settings).parent / spec.initial.file
+    path = model_file(spec.name, settings).parent / spec.initial.file
 
     def read() -> tuple[str, bytes]:
         try:
             return path.name, path.read_bytes()
         except OSError as error:
             raise SpecInvalid(
-                f"`initial.file` of model {model} cannot be read: {error}.",
+                f"`initial.file` of model {spec.name} cannot be read: {error}.",
                 "Put the file there, or change `initial.file` in defs.yaml.",
             ) from error
 

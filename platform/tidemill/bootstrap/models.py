@@ -4,8 +4,7 @@ from pathlib import Path
 
 from tidemill.core.errors import UnknownModel
 from tidemill.core.spec import MODEL_NAME, ModelSpec
-from tidemill.core.spec_parser import parse
-from tidemill.model_files import find_models
+from tidemill.model_files import find_models, read_spec
 from tidemill.settings import Settings
 
 
@@ -17,8 +16,7 @@ def model_files(settings: Settings) -> dict[str, Path]:
 
 def load_spec(model: str, settings: Settings) -> ModelSpec:
     """The spec of a model. Raises `UnknownModel`, `SpecInvalid`."""
-    file = model_file(model, settings)
-    return parse(file.read_text(), str(file))
+    return read_spec(model_file(model, settings))
 
 
 def model_file(model: str, settings: Settings) -> Path:

@@ -32,7 +32,6 @@ class ModelContext:
     data; None if the model starts from the topic's history. `actor` is recorded in ledger entries.
     """
 
-    model: str
     spec: ModelSpec
     event_log: EventLog
     repository: ModelRepository
@@ -51,6 +50,11 @@ class ModelContext:
     _chain_cache: list[tuple[list[LedgerRecord], Chain]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.spec.name
 
     @property
     def records(self) -> WindowRecords:
