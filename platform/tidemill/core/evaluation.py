@@ -59,7 +59,8 @@ class EvaluationRows:
 
 def opening_state(inputs: EvaluationInputs) -> GateState:
     """The state in which the window is judged."""
-    gate_spec, lineage = inputs.spec.gate, inputs.candidate.lineage
+    gate_spec = inputs.spec.gate
+    lineage = inputs.candidate.lineage
     return gate.opening_state(previous_state(inputs), inputs.entries, gate_spec, lineage)
 
 
@@ -101,9 +102,11 @@ class ScoredWindow:
 
     def gate_inputs(self) -> GateInputs:
         """What the gate decides on: the differences between the losses of the models."""
-        candidate, by_digest = self.inputs.candidate, self._losses_by_digest()
+        candidate = self.inputs.candidate
+        by_digest = self._losses_by_digest()
         pair = gate.guarded_pair(self.state, self.inputs.spec.gate, candidate.parent)
-        window_differences, tail_differences = None, None
+        window_differences = None
+        tail_differences = None
         if pair:
             window_differences = cluster_differences(
                 by_digest[pair.reference], by_digest[pair.challenger], self.clusters
@@ -133,7 +136,8 @@ def score_window(
     holdout_predictions: Array | None = None,
 ) -> ScoredWindow:
     """Score the predictions of a window's models; the arguments are those of `build_report`."""
-    state, roles = opening_state(inputs), scored_roles(inputs)
+    state = opening_state(inputs)
+    roles = scored_roles(inputs)
     cluster_length = _cluster_length(inputs)
     by_digest = {d: _losses(inputs, rows.label, predictions[d]) for d in set(roles.values())}
     return ScoredWindow(

@@ -96,7 +96,9 @@ def fit(
     vocabulary = extend_vocabulary(base.vocabulary if base else Vocabulary(), features, columns)
     if spec.objective in _COUNT_OBJECTIVES and not label.any():
         unchanged = _require_parent(spec, parent)
-        text, columns, vocabulary = unchanged.text, unchanged.header.columns, unchanged.vocabulary
+        text = unchanged.text
+        columns = unchanged.header.columns
+        vocabulary = unchanged.vocabulary
     else:
         parameters = lightgbm_parameters(spec, continue_, len(label), seed, num_threads)
         feature_matrix = matrix(features, columns, vocabulary)

@@ -40,7 +40,9 @@ def build_report(
 
 
 def _report(scored: ScoredWindow, verdict: Verdict) -> Report:
-    inputs, label, objective = scored.inputs, scored.rows.label, scored.inputs.spec.objective
+    inputs = scored.inputs
+    label = scored.rows.label
+    objective = scored.inputs.spec.objective
     return Report(
         model=inputs.model,
         window=inputs.window.key,
@@ -82,7 +84,9 @@ def _mean(values: Array) -> float | None:
 
 
 def _mean_losses(scored: ScoredWindow) -> dict[str, float | None]:
-    spec, rows, losses = scored.inputs.spec, scored.rows, scored.losses
+    spec = scored.inputs.spec
+    rows = scored.rows
+    losses = scored.losses
     means = {role: _mean(loss) for role, loss in losses.items()}
     means["prior"] = scoring.constant_prior(spec.objective, rows.label, spec.learner.parameters)
     tail = losses["champion"][rows.tail] if rows.tail is not None else None
@@ -92,7 +96,8 @@ def _mean_losses(scored: ScoredWindow) -> dict[str, float | None]:
 
 
 def _models(scored: ScoredWindow) -> dict[str, ModelInRole]:
-    inputs, candidate = scored.inputs, scored.inputs.candidate
+    inputs = scored.inputs
+    candidate = scored.inputs.candidate
     digests = scored.roles | {"candidate": candidate.digest}
     if candidate.holdout is not None:
         digests["holdout"] = candidate.holdout
@@ -111,7 +116,8 @@ def _slices(scored: ScoredWindow) -> tuple[Slice, ...]:
 
 
 def _permutation_check(scored: ScoredWindow) -> PermutationCheck:
-    inputs, gate_spec = scored.inputs, scored.inputs.spec.gate
+    inputs = scored.inputs
+    gate_spec = scored.inputs.spec.gate
     result = scoring.permutation_test(
         inputs.spec.objective,
         scored.rows.label,

@@ -121,7 +121,8 @@ def _comparisons(report: Report) -> str:
 
 
 def _champion(report: Report) -> str:
-    permutation, calibration = report.permutation_check.estimate, report.calibration
+    permutation = report.permutation_check.estimate
+    calibration = report.calibration
     alarm = {None: "no evidence", True: "**ALARM: labels may be permuted**", False: "no alarm"}
     lines = [
         "## Champion",
@@ -129,7 +130,8 @@ def _champion(report: Report) -> str:
         f"t {_cell(permutation.t)}, {alarm[report.permutation_check.alarm]}.",
     ]
     if calibration is not None:
-        predicted, observed = _cell(calibration.predicted), _cell(calibration.observed)
+        predicted = _cell(calibration.predicted)
+        observed = _cell(calibration.observed)
         means = f"Mean prediction {predicted}, mean label {observed}"
         lines.append(f"{means}, bias {_cell(calibration.bias)}.")
         rows = [(b.n, b.predicted, b.observed) for b in calibration.bins]
@@ -154,7 +156,8 @@ def _slices(report: Report) -> str:
 
 
 def _cumulative_losses(report: Report) -> str:
-    n, sums = report.cumulative_losses.rows, report.cumulative_losses.sums
+    n = report.cumulative_losses.rows
+    sums = report.cumulative_losses.sums
     rows = [(role, sums[role] / n if n else None) for role in _ordered(sums)]
     heading = f"## Cumulative mean losses, {n} rows\n\n"
     return heading + _table(("always serving the", "mean loss"), rows)

@@ -94,7 +94,8 @@ class ModelContext:
             self._chain_cache[-1] if self._chain_cache else ([], Chain(self.model))
         )
         if records[: len(cached_records)] != cached_records:
-            cached_records, model_chain = [], Chain(self.model)
+            cached_records = []
+            model_chain = Chain(self.model)
         model_chain = build_chain(self.model, records[len(cached_records) :], model_chain)
         self._chain_cache[:] = [(records, model_chain)]
         return model_chain
@@ -113,7 +114,8 @@ class ModelContext:
         """
         if {**learning_spec, **self.learning_spec()} == learning_spec:
             return self
-        reference, source = learning_spec["features"], learning_spec["features_source"]
+        reference = learning_spec["features"]
+        source = learning_spec["features_source"]
 
         def checked_function(frame: pl.DataFrame) -> Any:
             loaded = self._resolve_function(reference)

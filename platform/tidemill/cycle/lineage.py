@@ -18,7 +18,8 @@ def checked_lineage(ctx: ModelContext, window: Window) -> Lineage:
 
     Windows of a lineage that an adoption has ended are not compared: they keep their own spec.
     """
-    lineage, first = ctx.records.lineage(window), ctx.records.first_lineage().first_window
+    lineage = ctx.records.lineage(window)
+    first = ctx.records.first_lineage().first_window
     old = {**lineage.learning_spec, "first_window": first}
     new = {**old, **ctx.learning_spec(), "first_window": ctx.spec.calendar.first.key}
     if old != new and not any(a.window > window.key for _, a in ctx.repository.adoptions()):

@@ -132,12 +132,11 @@ class Recorder:
         return run_id
 
     def _build_run(self, window: Window) -> WindowRun:
-        repository, key = self.ctx.repository, window.key
-        report, plan, manifest = (
-            repository.report(key),
-            repository.plan(key),
-            repository.manifest(key),
-        )
+        repository = self.ctx.repository
+        key = window.key
+        report = repository.report(key)
+        plan = repository.plan(key)
+        manifest = repository.manifest(key)
         candidate = repository.candidate(report.lineage, key) if report else None
         if report is None or plan is None or manifest is None or candidate is None:
             raise PredecessorMissing(
@@ -167,7 +166,8 @@ def find_drift(ctx: ModelContext, tracker: Tracker) -> Drift:
 
 def _reported_windows(ctx: ModelContext) -> Iterator[Window]:
     """Every reported window whose batch is not pruned."""
-    window, marker = ctx.spec.calendar.first, ctx.repository.prune_marker()
+    window = ctx.spec.calendar.first
+    marker = ctx.repository.prune_marker()
     if marker is not None:
         window = ctx.spec.calendar.after(ctx.spec.calendar.window(marker.window))
     while ctx.repository.report(window.key) is not None:

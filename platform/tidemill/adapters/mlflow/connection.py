@@ -22,7 +22,8 @@ class MlflowConnection:
     """
 
     def __init__(self, uri: str, timeout: float) -> None:
-        self.uri, self._timeout = uri, timeout
+        self.uri = uri
+        self._timeout = timeout
 
     @cached_property
     def client(self) -> MlflowClient:

@@ -25,7 +25,9 @@ from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.failpoints import failpoint
 
 ALIAS = "champion"
-_MODEL, _WINDOW, _REPORT = "tidemill.model", "tidemill.window", "tidemill.report"
+_MODEL = "tidemill.model"
+_WINDOW = "tidemill.window"
+_REPORT = "tidemill.report"
 _DIGEST = "tidemill.digest"
 
 
@@ -39,7 +41,8 @@ class MlflowTracker:
         self, uri: str, artifact_location: str | None, ui_url: str, timeout: float
     ) -> None:
         self._connection = MlflowConnection(uri, timeout)
-        self._artifact_location, self._ui_url = artifact_location, ui_url
+        self._artifact_location = artifact_location
+        self._ui_url = ui_url
         self._experiment_ids: dict[str, str] = {}
         self._experiment_by_run: dict[str, str] = {}
         # Parameters that a started run already has: MLflow never changes one.

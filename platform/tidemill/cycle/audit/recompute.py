@@ -59,7 +59,8 @@ class _Recomputation:
     progress: Progress
 
     def run(self) -> None:
-        repository, marker = self.ctx.repository, self.ctx.repository.prune_marker()
+        repository = self.ctx.repository
+        marker = self.ctx.repository.prune_marker()
         windows = list(self._planned_windows())
         self._copy_plans_and_adoptions(windows)
         self.progress(INITIAL_KEY)
@@ -98,7 +99,8 @@ class _Recomputation:
 
     def _copy_start(self, marker: PruneMarker) -> None:
         """Copy what the windows after the marker continue from."""
-        repository, initial_model = self.ctx.repository, self.ctx.records.require_initial_model()
+        repository = self.ctx.repository
+        initial_model = self.ctx.records.require_initial_model()
         start = self.ctx.records.candidate(self.ctx.spec.calendar.window(marker.window))
         report = repository.report(marker.window)
         digests = {

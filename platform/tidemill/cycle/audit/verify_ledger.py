@@ -13,7 +13,8 @@ def check_ledger(verification: Verification) -> None:
     """The topic holds the copied entries in the same order, and their models exist."""
     copies = [name for name in verification.repository.names(LEDGER) if name != LEDGER_TOPIC]
     verification.accounted_names.update([*copies, LEDGER_TOPIC])
-    chain, topic_identity = verification.ctx.chain(), verification.repository.ledger_topic()
+    chain = verification.ctx.chain()
+    topic_identity = verification.repository.ledger_topic()
     if topic_identity is not None and topic_identity != verification.ctx.ledger.identity():
         verification.add_finding(
             f"The ledger's entries were in topic {topic_identity[1]} of cluster "

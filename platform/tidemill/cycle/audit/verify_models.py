@@ -37,7 +37,8 @@ def check_candidates(verification: Verification) -> None:
 
 
 def _check_candidate(verification: Verification, candidate: Candidate, parent: str) -> None:
-    key, may_be_pruned = candidate.window, verification.may_be_pruned(candidate.window)
+    key = candidate.window
+    may_be_pruned = verification.may_be_pruned(candidate.window)
     is_start = verification.marker is not None and key == verification.marker.window
     verification.check_bundle(candidate.digest, f"candidate {key}", may_be_pruned and not is_start)
     if candidate.holdout is not None:

@@ -97,7 +97,8 @@ def _existing_adoption(ctx: ModelContext, window: Window) -> AdoptionResult:
 def _proposed(
     ctx: ModelContext, first: Window, previous: Plan, change: Change, actor: str, reason: str
 ) -> Adoption:
-    topic, lineage = verified_topic(ctx, None), ctx.records.lineage(first)
+    topic = verified_topic(ctx, None)
+    lineage = ctx.records.lineage(first)
     if change.keys:
         parent = ctx.records.predecessor(first).digest
         learning_spec = {**lineage.learning_spec, **ctx.learning_spec()}

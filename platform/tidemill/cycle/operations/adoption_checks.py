@@ -59,7 +59,8 @@ def check_completed(ctx: ModelContext, first: Window) -> None:
 
     Raises `OperationNotAllowed`.
     """
-    calendar, report = ctx.spec.calendar, ctx.records.newest_report()
+    calendar = ctx.spec.calendar
+    report = ctx.records.newest_report()
     last = calendar.before(first)
     done = calendar.window(report.window) if report else None
     if last is None or (done == last and not has_pending_deployment(ctx, last)):
@@ -80,7 +81,8 @@ def check_models(ctx: ModelContext, first: Window) -> None:
 
     Raises `FeatureSkew`.
     """
-    report, chain = ctx.records.newest_report(), read_chain(ctx)
+    report = ctx.records.newest_report()
+    chain = read_chain(ctx)
     digests = {ctx.records.require_initial_model().digest, ctx.records.predecessor(first).digest}
     if chain.head is not None:
         digests.add(chain.head.entry.digest)

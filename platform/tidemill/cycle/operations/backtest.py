@@ -54,7 +54,8 @@ def windows_to_backtest(
 
     Raises `PredecessorMissing` if there are none.
     """
-    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
+    marker = ctx.repository.prune_marker()
+    calendar = ctx.spec.calendar
     window = first or calendar.first
     if marker is not None and window.end <= marker.window_end_ms:
         window = calendar.after(calendar.window(marker.window))

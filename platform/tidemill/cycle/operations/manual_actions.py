@@ -80,7 +80,8 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
 
 def _raise_if_pruned(ctx: ModelContext, digest: str) -> None:
     """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
-    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
+    marker = ctx.repository.prune_marker()
+    calendar = ctx.spec.calendar
     if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
         return
     for window in calendar.between(calendar.first, calendar.window(marker.window)):

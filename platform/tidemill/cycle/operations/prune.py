@@ -31,7 +31,8 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
         and ctx.repository.hash(marker.deleted[-1]) is not None
     ):
         _delete(ctx.repository, marker.deleted)
-    start, report = _retention_start(ctx, window, marker), ctx.repository.report(window.key)
+    start = _retention_start(ctx, window, marker)
+    report = ctx.repository.report(window.key)
     if start is None or report is None:
         return marker
     retained = _retained_names(ctx, report.state, start)
@@ -71,7 +72,8 @@ def _retention_start(
 
 def _retained_names(ctx: ModelContext, state: GateState, start: Candidate) -> set[str]:
     """The names of expired files that are still needed, for example by the ledger or the gate."""
-    initial_model, entries = ctx.records.require_initial_model(), read_chain(ctx).entries
+    initial_model = ctx.records.require_initial_model()
+    entries = read_chain(ctx).entries
     digests = {start.digest, initial_model.digest, state.champion, state.baseline, state.pending}
     digests |= {valid_entry.entry.digest for valid_entry in entries}
     names = {start.sample.snapshot.name, initial_model.sample.snapshot.name}

@@ -99,7 +99,8 @@ def freshness(ctx: ModelContext, backlog: Backlog) -> Freshness:
     By the wall clock, a window is due as soon as it has ended; by event time, for a simulated
     stream, as soon as the log has closed it. A window whose deployment is pending is not done.
     """
-    calendar, spec = ctx.spec.calendar, ctx.spec.freshness
+    calendar = ctx.spec.calendar
+    spec = ctx.spec.freshness
     done = backlog.done
     if done is not None and backlog.first == done:
         done = calendar.before(done)

@@ -1,5 +1,6 @@
 """Plan: fix the offset ranges of a window as soon as the log has closed it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from tidemill.core.errors import PlanLost, WindowOpen
@@ -57,12 +58,14 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
     by every attempt at planning. The number of queries to the log grows with the logarithm of the
     number of windows. Raises what `plan_window` raises, except `WindowOpen`.
     """
-    calendar, first = ctx.spec.calendar, ctx.spec.calendar.first
+    calendar = ctx.spec.calendar
+    first = calendar.first
     if previous.window != INITIAL_KEY:
         first = calendar.after(calendar.window(previous.window))
     planner = RangePlanner(ctx, bind_topic(ctx, previous, first))
     starts = planner.start_offsets(first, previous)
-    windows, open_reason = [first], ""
+    windows = [first]
+    open_reason = ""
 
     def is_closed(index: int) -> bool:
         nonlocal open_reason
@@ -79,16 +82,27 @@ def newest_closed(ctx: ModelContext, previous: Plan) -> tuple[Window | None, str
             return False
         return True
 
-    last_closed, step = -1, 1  # the newest index known to be closed
-    while is_closed(last_closed + step):
-        last_closed, step = last_closed + step, step * 2
-    first_open = last_closed + step  # the oldest known to be open
-    while first_open - last_closed > 1:
-        middle = (last_closed + first_open) // 2
-        last_closed, first_open = (
-            (middle, first_open) if is_closed(middle) else (last_closed, middle)
-        )
+    last_closed = _last_index(is_closed)
     return (windows[last_closed] if last_closed >= 0 else None), open_reason
+
+
+def _last_index(holds: Callable[[int], bool]) -> int:
+    """The last index from 0 on at which this holds; -1 if it holds at none.
+
+    It holds at every index before one at which it holds. The number of calls grows with the
+    logarithm of the result.
+    """
+    last, step = -1, 1  # the last index at which it is known to hold
+    while holds(last + step):
+        last, step = last + step, step * 2
+    first_not = last + step  # the first at which it is known not to hold
+    while first_not - last > 1:
+        middle = (last + first_not) // 2
+        if holds(middle):
+            last = middle
+        else:
+            first_not = middle
+    return last
 
 
 def _assert_never_planned(ctx: ModelContext, window: Window | None) -> None:
@@ -120,7 +134,8 @@ def _first_plan(ctx: ModelContext, closed_by: str | None) -> Plan:
     planner = RangePlanner(ctx, bind_topic(ctx, None), closed_by)
     history_start = ctx.spec.history_start_ms
     if history_start is None:
-        history_start, starts = 0, planner.low_watermarks()
+        history_start = 0
+        starts = planner.low_watermarks()
     else:
         starts = planner.boundaries(history_start)
     history = Window(history_start, ctx.spec.calendar.first.start, INITIAL_KEY)
@@ -136,7 +151,9 @@ def _commit_plan(
     ranges: tuple[PlannedRange, ...],
     previous: Plan | None,
 ) -> Plan:
-    repository, binding, topic = planner.ctx.repository, planner.binding, planner.binding.topic
+    repository = planner.ctx.repository
+    binding = planner.binding
+    topic = planner.binding.topic
     return repository.commit_plan(
         Plan(
             model=planner.ctx.model,

@@ -61,7 +61,8 @@ def bind_topic(
         return TopicBinding(topic, ctx.event_log.offset_ranges(topic.name))
     number = ctx.records.adoption_number(window) if window else previous.adoption
     adoption = ctx.repository.adoption(number) if number > previous.adoption else None
-    source, epoch = adoption or previous, adoption.epoch if adoption else previous.epoch
+    source = adoption or previous
+    epoch = adoption.epoch if adoption else previous.epoch
     if source.topic != ctx.spec.topic:
         raise TopicRecreated(
             f"The plans of model {ctx.model} were made on topic {source.topic}; defs.yaml names "

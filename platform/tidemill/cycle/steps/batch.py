@@ -89,7 +89,8 @@ def _build_manifest(
             if table.height:
                 data = to_parquet(table)
                 files[stem] = file_ref(f"batches/{plan.window}/{stem}", "parquet", data), data
-    rows, rejected = decoded.rows.height, len(decoded.rejected)
+    rows = decoded.rows.height
+    rejected = len(decoded.rejected)
     manifest = Manifest(
         model=ctx.model,
         window=plan.window,

@@ -111,7 +111,9 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
 def _build_report(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
     rows = learner.sort_canonical(ctx.load_rows(manifest))
     digests = set(scored_roles(inputs).values())
-    candidate, tail_mask, tail_predictions = inputs.candidate, None, None
+    candidate = inputs.candidate
+    tail_mask = None
+    tail_predictions = None
     with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM releases the GIL while it predicts
         futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
         if candidate.holdout is not None:

@@ -48,7 +48,8 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
 
 def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     """Train the candidate of a window and commit its files, but not its record."""
-    manifest, predecessor = ctx.records.require_batch(window), ctx.records.predecessor(window)
+    manifest = ctx.records.require_batch(window)
+    predecessor = ctx.records.predecessor(window)
     carried = _carry(ctx, window, canonical.digest_of(lineage), predecessor)
     if manifest.rows == 0:
         return carried
