@@ -25,11 +25,11 @@ from support.serving.bundle_mutations import (
 )
 from support.serving.load_generator import load_generator_for
 from support.serving.prediction_server import PredictionServer, running_server
-from tidemill.adapters import mlflow
+from tidemill.adapters.mlflow import tracker as mlflow_tracker
 from tidemill.adapters.mlflow.tracker import MlflowTracker
+from tidemill.cycle import ledger
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.restore import restore
-from tidemill.cycle.steps import deploy
 from tidemill.cycle.tracking import find_drift
 
 pytestmark = pytest.mark.faults
@@ -82,7 +82,7 @@ def test_a_deployment_killed_between_append_and_alias_reaches_agreement(
 ) -> None:
     """Fault 24: the server follows the ledger at once; the next run completes the rest."""
     failpoints = sorted(
-        failpoints_in([deploy.__file__, mlflow.__file__]) | {"entry.before", "entry.after"}
+        failpoints_in([ledger.__file__, mlflow_tracker.__file__]) | {"entry.before", "entry.after"}
     )
     assert {"append.after", "version.before", "alias.before", "alias.after"} <= set(failpoints)
     scenario.harness.produce_windows(8, 2 + len(failpoints) + 1)

@@ -14,7 +14,7 @@ from support.models.harness import ModelHarness, run_windows
 from support.processes.commands import clean_env, run_command
 from support.processes.workers import failpoints_in
 from tidemill import bootstrap
-from tidemill.adapters import mlflow as adapter
+from tidemill.adapters.mlflow import tracker as adapter
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.tracking import find_drift
 

@@ -8,7 +8,7 @@ from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical
 from tidemill.core.ledger import Entry, build_chain
-from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.model_store import ModelStore
 from tidemill.ports import BundleValidator
 from tidemill.serving.ledger_follower import LedgerFollower
 from tidemill.serving.loading import PredictorLoader
@@ -37,14 +37,14 @@ class FollowerFixture:
     models: tuple[str, ...] = ("m",)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     copy_store: MemoryStore = field(default_factory=MemoryStore)
-    repository: ModelRepository = field(default_factory=lambda: ModelRepository(MemoryStore(), "m"))
+    model_store: ModelStore = field(default_factory=lambda: ModelStore(MemoryStore(), "m"))
     now_ms: int = 1_000_000
     events: list[str] = field(default_factory=list)
     validator: BundleValidator = field(default_factory=InProcessValidator)
 
     def __post_init__(self) -> None:
         for bundle in self.bundles:
-            self.repository.put_bundle(bundle)
+            self.model_store.put_bundle(bundle)
         self.start()
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class FollowerFixture:
     def _model_follower(self, name: str) -> ModelFollower:
         return ModelFollower(
             RequestSchema(name, SPEC.fields, 100),
-            self.repository.bundle,
+            self.model_store.bundle,
             PredictorLoader(self.validator, load_feature_function),
             LocalCopy(self.copy_store),
             self._now,

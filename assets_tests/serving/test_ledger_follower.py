@@ -107,7 +107,7 @@ def test_damaged_bytes_are_rejected_before_they_are_loaded(
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
-    follower_fixture.repository.store.replace(
+    follower_fixture.model_store.store.replace(
         f"m/{bundle_name(follower_fixture.digest(1))}", follower_fixture.bundles[1][:-1] + b"x"
     )
     follower_fixture.deploy(follower_fixture.digest(1))
@@ -121,11 +121,11 @@ def test_a_bundle_that_becomes_available_later_is_served_then(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
-    follower_fixture.repository.delete(bundle_name(follower_fixture.digest(1)))
+    follower_fixture.model_store.delete(bundle_name(follower_fixture.digest(1)))
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(0)  # the newest loadable one
-    follower_fixture.repository.put_bundle(follower_fixture.bundles[1])
+    follower_fixture.model_store.put_bundle(follower_fixture.bundles[1])
     follower_fixture.step()
     follower_fixture.now_ms += 999
     follower_fixture.step()

@@ -179,9 +179,11 @@ def failpoints_in(files: Iterable[Path | str]) -> set[str]:
     trees = [ast.parse(Path(file).read_text()) for file in files]
     explicit = set(_first_string_arguments(trees, {"failpoint"}))
     commits = set(_first_string_arguments(trees, {"_put", "_put_by_digest", "_commit"}))
-    return explicit | {
+    found = explicit | {
         f"{record_kind}.{side}" for record_kind in commits for side in ("before", "after")
     }
+    assert found, "these files have no failpoint; have they moved?"
+    return found
 
 
 def _first_string_arguments(trees: list[ast.Module], functions: set[str]) -> Iterator[str]:

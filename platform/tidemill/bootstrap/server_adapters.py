@@ -14,7 +14,7 @@ from tidemill.adapters.kafka import Cluster, KafkaFeed, create_topic, make_produ
 from tidemill.bootstrap.kafka import kafka_cluster
 from tidemill.bootstrap.store import make_store
 from tidemill.core.errors import LogUnavailable
-from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.model_store import ModelStore
 from tidemill.serving.prediction_log import Producer, predictions_topic
 from tidemill.serving.worker import Adapters
 from tidemill.settings import Settings
@@ -47,7 +47,7 @@ def open_adapters(settings: Settings, models: Sequence[str]) -> Iterator[Adapter
         stack.callback(feed.close)
         yield Adapters(
             feed=feed,
-            fetch_bundle=lambda model, digest: ModelRepository(store, model).bundle(digest),
+            fetch_bundle=lambda model, digest: ModelStore(store, model).bundle(digest),
             local_copies=FileStore(settings.serving_data),
             validator=validator,
             load_function=load_feature_function,

@@ -23,7 +23,7 @@ class PredictorLoader:
     def __call__(self, bundle: bytes, digest: str, schema: RequestSchema) -> Predictor:
         """The predictor of a bundle.
 
-        Whoever fetches the bytes verifies their digest: `ModelRepository.bundle` or
+        Whoever fetches the bytes verifies their digest: `ModelStore.bundle` or
         `LocalCopy.bundle`. `Model.load` verifies it once more before this process parses them.
         Raises `DigestMismatch`, `FeatureSkew`, `BundleInvalid`, and what `load_function` raises.
         """
