@@ -1,12 +1,13 @@
 """Lets a run that is requested early wait, imports done, until the log has closed its window."""
 
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from tidemill.core.errors import SpecInvalid, TidemillError, WindowOpen
 from tidemill.core.windows import Window
+from tidemill.polling import wait_until
 
 if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
@@ -38,14 +39,13 @@ def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: floa
     meanwhile. But the run occupies the model's pool, so it never waits for what another run must do
     first; any other obstacle is left for the window's step to report.
     """
-    deadline = time.monotonic() + timeout_seconds
-    try:
-        if not _is_next(ctx, window):
-            return
-        while not _is_planned(ctx, window) and time.monotonic() < deadline:
-            time.sleep(_POLL_INTERVAL_SECONDS)
-    except TidemillError:
-        return
+    with suppress(TidemillError):
+        if _is_next(ctx, window):
+            wait_until(
+                lambda: _is_planned(ctx, window),
+                timeout_seconds=timeout_seconds,
+                interval_seconds=_POLL_INTERVAL_SECONDS,
+            )
 
 
 def _is_next(ctx: "ModelContext", window: Window) -> bool:
