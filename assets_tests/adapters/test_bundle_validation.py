@@ -14,7 +14,7 @@ import polars as pl
 import psutil
 import pytest
 
-from bundle_mutations import with_excessive_golden_rows
+from support.serving.bundle_mutations import with_excessive_golden_rows
 from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator

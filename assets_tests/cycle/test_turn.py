@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model_harness import ModelHarness, events, run_window, run_windows
+from support.models.harness import ModelHarness, events, run_window, run_windows
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen

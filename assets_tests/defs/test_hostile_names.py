@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from model_harness import ModelHarness
+from support.models.harness import ModelHarness
 from tidemill.cli import main
 from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from model_harness import MINUTE, SPEC, ModelHarness, run_windows
+from support.models.harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext

@@ -7,13 +7,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from support.kafka.streams import read_records, read_sequences
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.resources import TidemillResource
 from tidemill.defs.simulated_events import build_simulated_events
 from tidemill.settings import Settings
 from tidemill.settings_groups import KafkaSettings
 from tidemill.simulation.time_scale import TimeScale
-from topic_readers import read_records, read_sequences
 
 DAY = 86_400_000
 

@@ -9,8 +9,7 @@ from threading import Barrier
 
 import pytest
 
-import oracle
-from ledger_tools import (
+from support.kafka.ledgers import (
     ENTRIES_PER_WRITER,
     AmbiguousLedger,
     BarrierLedger,
@@ -18,7 +17,8 @@ from ledger_tools import (
     ledger_records,
     settings_with_ledger,
 )
-from model_harness import ModelHarness, run_window, run_windows
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill import bootstrap
 from tidemill.adapters.memory import MemoryLedger
 from tidemill.core.deployment import Deployment

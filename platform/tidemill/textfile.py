@@ -1,4 +1,4 @@
-"""Small text files: atomic writes, and the tail of a log."""
+"""Atomic writes of small text files."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,3 @@ def atomic_write_text(path: Path, text: str, *, private: bool = False) -> None:
     with os.fdopen(fd, "w") as file:
         file.write(text)
     temp_path.replace(path)
-
-
-def tail_for_error(log_file: Path) -> str:
-    """The last lines of a log, without Java's stack frames, and its path: for a remedy."""
-    lines = log_file.read_text(errors="replace").splitlines() if log_file.is_file() else []
-    tail = [line for line in lines if not line.startswith("\tat ")][-6:]
-    return "Its last lines are:\n" + "\n".join(tail) + f"\nThe whole log is {log_file}."

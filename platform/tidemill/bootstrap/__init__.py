@@ -1,4 +1,8 @@
-"""The composition root: builds what the commands and Dagster need from the settings."""
+"""The composition root: builds what the commands and Dagster need from the settings.
+
+Importing it loads no client of Kafka, S3 or MLflow, and nothing of the prediction server, whose
+module, `bootstrap.server`, only `tidemill serve` imports.
+"""
 
 from tidemill.bootstrap.alerts import make_alert_sender
 from tidemill.bootstrap.databases import local_databases, local_postgres

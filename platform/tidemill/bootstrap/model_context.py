@@ -1,6 +1,5 @@
 """A model's context over the adapters of the settings."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -13,6 +12,7 @@ from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
+from tidemill.ports import Store
 from tidemill.settings import Settings
 
 
@@ -33,26 +33,23 @@ def open_model(
     """
     from tidemill.adapters import kafka
     from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
+    from tidemill.adapters.clock import now_ms
     from tidemill.adapters.feature_function import load_feature_function
 
     failpoints.arm(settings.failpoints)
     with ExitStack() as stack:
-        store = make_store(settings)
-        if exclusive:
-            stack.enter_context(exclusive_lock(spec.name, settings))
-            store.recover(spec.name)
+        store = stack.enter_context(_open_store(spec.name, settings, exclusive))
         cluster = stack.enter_context(kafka_cluster(settings, start=start))
         validator = stack.enter_context(ForkServerValidator())
         if exclusive:  # a validation will follow, and the fork server's imports take a while
             validator.start()
-        event_log = stack.enter_context(kafka.KafkaLog(cluster))
         yield ModelContext(
             spec=spec,
-            event_log=event_log,
+            event_log=stack.enter_context(kafka.KafkaLog(cluster)),
             repository=ModelRepository(store, spec.name),
             ledger=stack.enter_context(kafka.KafkaLedger(cluster)),
             validator=validator,
-            clock=lambda: time.time_ns() // 1_000_000,
+            clock=now_ms,
             feature_function=load_feature_function(spec.features) if spec.features else None,
             load_function=load_feature_function,
             historical_data=_historical_data_reader(spec, settings),
@@ -74,25 +71,29 @@ def open_model_readonly(
     from tidemill.adapters.feature_function import load_feature_function
 
     store = make_store(settings)
-    feature_function = load_feature_function(spec.features) if spec.features else None
-    event_log, ledger, validator = (
-        memory.MemoryLog(),
-        memory.MemoryLedger(),
-        memory.InProcessValidator(),
-    )
-    repository = ModelRepository(store, spec.name)
-    load_function = load_feature_function
     ctx = ModelContext(
-        spec,
-        event_log,
-        repository,
-        ledger,
-        validator,
-        lambda: 0,
-        feature_function,
-        load_function,
+        spec=spec,
+        event_log=memory.MemoryLog(),
+        repository=ModelRepository(store, spec.name),
+        ledger=memory.MemoryLedger(),
+        validator=memory.InProcessValidator(),
+        clock=lambda: 0,
+        feature_function=load_feature_function(spec.features) if spec.features else None,
+        load_function=load_feature_function,
     )
     yield ctx, ModelRepository(memory.OverlayStore(store, f"{spec.name}/reports/"), spec.name)
+
+
+@contextmanager
+def _open_store(model: str, settings: Settings, exclusive: bool) -> Iterator[Store]:
+    """The store; with `exclusive`, under the model's lock and after its recovery."""
+    store = make_store(settings)
+    if not exclusive:
+        yield store
+        return
+    with exclusive_lock(model, settings):
+        store.recover(model)
+        yield store
 
 
 def _historical_data_reader(

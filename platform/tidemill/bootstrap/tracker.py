@@ -6,7 +6,7 @@ from tidemill.bootstrap.databases import local_postgres
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
 
 
 def make_tracker(settings: Settings) -> "MlflowTracker | None":
@@ -14,7 +14,7 @@ def make_tracker(settings: Settings) -> "MlflowTracker | None":
     mlflow_settings = settings.mlflow
     if mlflow_settings.tracking_uri == "off":
         return None
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
 
     if mlflow_settings.tracking_uri is not None:
         return MlflowTracker(

@@ -12,7 +12,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.audit.verify import VerificationReport
+    from tidemill.cycle.audit.verification import VerificationReport
     from tidemill.cycle.context import ModelContext
 
 
@@ -73,9 +73,8 @@ def status(
 
 
 def _status_row(ctx: "ModelContext") -> dict[str, object]:
-    from tidemill.cycle.operations.manual_actions import newest_report
 
-    head, report = ctx.chain().head, newest_report(ctx)
+    head, report = ctx.chain().head, ctx.records.newest_report()
     return {
         "model": ctx.model,
         "in_service": head.entry.digest if head else None,

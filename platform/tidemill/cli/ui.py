@@ -12,6 +12,7 @@ import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import console
+from tidemill.processes import kill_group
 from tidemill.services import mlflow
 from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.services.services import resolve_command
@@ -66,8 +67,7 @@ def _running_process(
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
             process.wait(_SHUTDOWN_TIMEOUT_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
 
 
 COMMANDS = (ui,)

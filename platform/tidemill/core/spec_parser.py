@@ -13,8 +13,12 @@ from tidemill.core.spec import ModelSpec
 KeyPath = Sequence[str | int]
 
 _DOCUMENT_KEYS = (
-    "type", "attributes", "requirements", "post_processing", "template_vars_module",
-)  # fmt: skip
+    "type",
+    "attributes",
+    "requirements",
+    "post_processing",
+    "template_vars_module",
+)
 
 
 def parse(text: str, file: str, name: str, component_type: str) -> ModelSpec:
@@ -117,13 +121,15 @@ def _sibling_keys(loc: KeyPath) -> list[str]:
 
 def _line(root: yaml.Node, path: KeyPath) -> int:
     """The line of the deepest key of `path` that the document contains."""
-    node, line = root, root.start_mark.line
+    node = root
+    line = root.start_mark.line
     for step in path:
         if isinstance(node, yaml.MappingNode):
             pair = next((p for p in node.value if p[0].value == str(step)), None)
             if pair is None:
                 break
-            line, node = pair[0].start_mark.line, pair[1]
+            line = pair[0].start_mark.line
+            node = pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
             line = node.start_mark.line

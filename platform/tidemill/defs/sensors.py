@@ -155,7 +155,6 @@ class _Tick:
     def _fingerprint(self, window: str) -> str:
         """A digest of everything that an operator can change about a window."""
         from tidemill.core import canonical
-        from tidemill.cycle.lineage import adoptions
 
         repository, chain = self.ctx.repository, self.ctx.chain()
         inputs = {
@@ -163,7 +162,7 @@ class _Tick:
             "learning": self.ctx.learning_spec(),
             "ledger": len(chain.entries),
             "records": [repository.hash(f"batches/{window}/manifest.json")],
-            "adoptions": [*adoptions(repository)],
+            "adoptions": [*repository.adoptions()],
         }
         return canonical.digest(canonical.encode(inputs))
 

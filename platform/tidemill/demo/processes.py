@@ -1,27 +1,24 @@
 """The demo's processes: a prediction server, and a client that sends requests to it."""
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.request import Request, urlopen
 
 import msgspec
 
 from tidemill.cycle.context import ModelContext
 from tidemill.demo.traffic import LedgerAppend, RequestResult
+from tidemill.processes import spawn_child, stop
 from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 60
 """Seconds for a process to end, and for a server to put a new version into service."""
 _POLL_INTERVAL_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1
 _NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN_SECONDS": "0"}
 """No load balancer has to notice that the server shuts down."""
 
@@ -59,35 +56,27 @@ class ServerProcess:
 @contextmanager
 def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]:
     """A server of the model on a free local port; started, but not yet ready."""
-    from tidemill.serving.supervisor import resolve_address
+    from tidemill.serving.address import resolve_address
 
     serve_settings = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
     address, port = resolve_address(serve_settings)
     log_file = settings.home / "demo" / "serve.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (
-        "serve",
-        "--host",
-        address,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--models",
-        model,
-    )
+    listen = ("--host", address, "--port", str(port))
+    arguments = ("serve", *listen, "--workers", "1", "--models", model)
     with log_file.open("wb") as log_stream:
-        process = _spawn(
-            ("-c", "from tidemill.cli import main; main()", *arguments),
-            {"stdin": subprocess.DEVNULL, "stdout": log_stream, "stderr": log_stream},
-            {"TIDEMILL_HOME": str(settings.home), **_NO_DRAIN_ENV},
+        process = spawn_child(
+            (sys.executable, "-c", "from tidemill.cli import main; main()", *arguments),
+            os.environ | {"TIDEMILL_HOME": str(settings.home), **_NO_DRAIN_ENV},
+            stdin=subprocess.DEVNULL,
+            stdout=log_stream,
+            stderr=log_stream,
         )
     token = serve_settings.token.get_secret_value() if serve_settings.token else None
     try:
         yield ServerProcess(f"http://{address}:{port}", model, token, str(log_file), process)
     finally:
-        process.terminate()
-        _wait_or_kill(process)
+        stop(process, _TIMEOUT_SECONDS)
 
 
 @dataclass
@@ -102,8 +91,8 @@ def running_load_client(
     server: ServerProcess, rows: Sequence[bytes], rate: float
 ) -> Iterator[LoadClient]:
     """A client that sends the server these rows in turn, `rate` requests per second."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = _spawn(("-m", "tidemill.demo.load_client"), pipes, {})
+    command = (sys.executable, "-m", "tidemill.demo.load_client")
+    process = spawn_child(command, os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     target = {"url": server.url, "model": server.model, "rate": rate, "token": server.token}
     raw_rows = [msgspec.Raw(row) for row in rows]
     load_client = LoadClient()
@@ -150,28 +139,3 @@ def ledger_appends(ctx: ModelContext, topic: str) -> dict[int, LedgerAppend]:
         )
         for valid_entry in ctx.chain().entries
     }
-
-
-def _spawn(
-    arguments: Sequence[str], stdio: Mapping[str, Any], env: Mapping[str, str]
-) -> "subprocess.Popen[bytes]":
-    """A Python process that Ctrl-C does not reach, and that ends with this one."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=os.environ | env,
-        start_new_session=True,
-        preexec_fn=_terminate_with_parent,
-        **stdio,
-    )
-
-
-def _terminate_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _wait_or_kill(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

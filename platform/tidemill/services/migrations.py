@@ -1,11 +1,11 @@
 """Migrates the databases of Dagster, MLflow and Airflow to the installed versions."""
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from tidemill import bootstrap
 from tidemill.core.errors import ServiceFailed
+from tidemill.processes import run_logged
 from tidemill.services.services import resolve_command
 from tidemill.settings import Settings
 
@@ -33,16 +33,8 @@ def _migrate(
     if marker_file.exists() and marker_file.read_text() == installed_version:
         return
     log_file = settings.up_data / "logs" / f"{name}-migrate.log"
-    with log_file.open("wb") as log_stream:
-        completed = subprocess.run(
-            resolve_command(command),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=log_stream,
-            stderr=log_stream,
-            check=False,
-        )
-    if completed.returncode:
+    log_file.unlink(missing_ok=True)
+    if run_logged(resolve_command(command), log_file, env=env):
         raise ServiceFailed(
             f"The database of {name} could not be created or migrated.", f"See its log: {log_file}."
         )

@@ -16,6 +16,7 @@ from tidemill.core.errors import (
 )
 from tidemill.core.windows import from_ms
 from tidemill.local import broker
+from tidemill.processes import tail_for_error
 from tidemill.services import airflow, orphaned_runs, table
 from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.services.init_containers import write_workspace
@@ -24,7 +25,6 @@ from tidemill.services.migrations import migrate
 from tidemill.services.services import Endpoints, Service, platform_env, platform_services
 from tidemill.services.supervisor import Supervisor
 from tidemill.settings import Settings
-from tidemill.textfile import tail_for_error
 
 Report = Callable[[str], None]
 """Receives a sentence, or the name of a service, while the platform starts."""

@@ -15,6 +15,7 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
+from tidemill.processes import stop_all
 from tidemill.services import supervisor_config
 from tidemill.services.services import PLATFORM_ENV, Service, code_socket, resolve_command
 from tidemill.settings import Settings
@@ -25,6 +26,7 @@ _MAX_SOCKET_PATH_BYTES = 100
 """Limit of the operating system for the path of a socket, minus the suffix that supervisor adds."""
 _TIMEOUT_SECONDS = 30.0
 _RPC_TIMEOUT_SECONDS = 10.0
+_LEFTOVER_TIMEOUT_SECONDS = 5.0
 _POLL_INTERVAL_SECONDS = 0.1
 _EXIT_LOG_PATTERN = re.compile(r"exited: ([\w-]+) \((.*)\)$")
 
@@ -158,14 +160,7 @@ class Supervisor:
         Returns whether there were any.
         """
         leftovers = self._leftovers()
-        for process in leftovers:
-            with suppress(psutil.Error):
-                process.terminate()
-        _, alive = psutil.wait_procs(leftovers, timeout=5)
-        for process in alive:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(alive, timeout=5)
+        stop_all(leftovers, _LEFTOVER_TIMEOUT_SECONDS)
         for file in (self.socket_file, self._pid_file, self._session_file):
             file.unlink(missing_ok=True)
         code_socket(self.folder).unlink(missing_ok=True)

@@ -2,20 +2,19 @@
 
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from typing import IO, Self
 
 import msgspec
 
 from tidemill.adapters.bundle_validation.result import REMEDY, ValidationResult
 from tidemill.core.errors import BundleInvalid
+from tidemill.processes import kill_group, last_lines
 
 STARTUP_TIMEOUT_SECONDS = 120.0
 """How long the worker may take for its imports, on a busy machine."""
@@ -86,7 +85,7 @@ class ForkServerValidator:
         """Abort the running validation, which then fails, and all later ones; thread-safe."""
         self._aborted = True
         if self._worker is not None:
-            _kill(self._worker)
+            kill_group(self._worker)
 
     def _request(self, bundle: bytes) -> ValidationResult | None:
         """The worker's response, or None if it is dead."""
@@ -125,13 +124,13 @@ class ForkServerValidator:
             start_new_session=True,  # Ctrl-C is for the parent; closing the pipe stops it
         )
         if self._aborted:
-            _kill(self._worker)
+            kill_group(self._worker)
         return self._worker
 
     def _terminate(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
-            _kill(worker)
+            kill_group(worker)
             worker.wait()
             for pipe in (worker.stdin, worker.stdout, self._stderr):
                 _close(pipe)
@@ -141,8 +140,7 @@ class ForkServerValidator:
         if self._stderr is None:
             return ""
         self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1][:200]}" if lines else ""
+        return "".join(f": {line[:200]}" for line in last_lines(self._stderr.read(), 1))
 
 
 def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
@@ -158,12 +156,6 @@ def _read_frame(pipe: IO[bytes], deadline: float) -> bytes | None:
         if len(data) == 8 and expected == 8:
             expected += struct.unpack("<Q", data)[0]
     return data[8:]
-
-
-def _kill(worker: subprocess.Popen[bytes]) -> None:
-    """Kill the worker and its child, which would otherwise survive it."""
-    with suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _close(pipe: IO[bytes] | None) -> None:

@@ -1,12 +1,12 @@
 """Deploy: validate a report's champion and append it to the ledger."""
 
 from tidemill.core.deployment import Deployment, outcome_without_append
-from tidemill.core.errors import PredecessorMissing
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
+from tidemill.cycle.names import report_name
 
 
 def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
@@ -15,12 +15,7 @@ def deploy(ctx: ModelContext, window: Window, final: bool) -> Deployment:
     Raises `PredecessorMissing` without a report or an initial deployment, `FeatureSkew` and
     `BundleInvalid` if the model fails its validation, `LedgerLost`, `LogUnavailable`.
     """
-    report = ctx.repository.report(window.key)
-    if report is None:
-        raise PredecessorMissing(
-            f"Window {window.key} of model {ctx.model} has no evaluation report.",
-            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`.",
-        )
+    report = ctx.records.require_report(window)
 
     def outcome(chain: Chain) -> Deployment | None:
         return outcome_without_append(chain, window, report, final)
@@ -50,7 +45,7 @@ def _build_entry(ctx: ModelContext, window: Window, report: Report, chain: Chain
         as_of=window.key,
         as_of_ms=window.end,
         verdict=deciding_report.verdict,
-        evidence=ctx.repository.require_hash(f"reports/{deciding_report.window}.json"),
+        evidence=ctx.repository.require_hash(report_name(deciding_report.window)),
         actor=ctx.actor,
         reason="; ".join(deciding_report.reasons),
         prev=prev,

@@ -9,8 +9,11 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
+
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
+from tidemill.processes import spawn_daemon
 from tidemill.textfile import atomic_write_text
 
 PORT_BIND_TIMEOUT_SECONDS = 5
@@ -43,8 +46,8 @@ broker.heartbeat.interval.ms=500
 # ended. Broker and controller are one process, so a pause stops both clocks together.
 
 
-def launch(folder: Path) -> tuple[int, int]:
-    """Format the folder on first use, start the process, and return its pid and port.
+def launch(folder: Path) -> tuple[psutil.Process, int]:
+    """Format the folder on first use, start the process, and return it and its port.
 
     Raises `PrerequisiteMissing`, `DigestMismatch` (a jar).
     """
@@ -69,20 +72,7 @@ def launch(folder: Path) -> tuple[int, int]:
         log_file.replace(folder / "broker.log.1")
     if not (folder / "data" / "meta.properties").is_file():
         _format(command, folder, properties)
-    with log_file.open("ab") as output:
-        # A separate session, so that Ctrl-C reaches only the starting process; a clean environment,
-        # so that no variable meant for another Java affects this one.
-        process = subprocess.Popen(
-            [*command, "kafka.Kafka", str(properties)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={"LANG": "C.UTF-8"},
-            start_new_session=True,
-        )
-    process.returncode = 0  # it outlives this object, which would otherwise warn
-    return process.pid, port
+    return spawn_daemon([*command, "kafka.Kafka", str(properties)], log_file, cwd=folder), port
 
 
 def _format(command: list[str], folder: Path, properties: Path) -> None:

@@ -1,7 +1,6 @@
 """The bundled PostgreSQL: a server on the loopback with databases for Dagster, Airflow and MLflow.
 
 Its folder contains everything: the data, the passwords, the log, and `port` while it is enabled.
-File locks serialize starting and stopping, and are shared by its users.
 """
 
 import secrets
@@ -11,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import psutil
-
-from tidemill import locks
 from tidemill.local.postgres import server
 from tidemill.textfile import atomic_write_text
 
@@ -90,49 +86,7 @@ class Postgres:
         this context; any other server is left running. Raises `PrerequisiteMissing`,
         `ServiceFailed`.
         """
-        start_lock, users_lock = self.folder / "start.lock", self.folder / "users.lock"
-        try:
-            with locks.shared(users_lock):
-                with locks.exclusive(start_lock):
-                    self._start()
-                yield
-        finally:
-            with locks.exclusive(start_lock):
-                if locks.is_free(users_lock):
-                    self._stop()
-
-    @property
-    def _pid_file(self) -> Path:
-        """Contains the pid of a server that was started only for its users."""
-        return self.folder / "started.pid"
-
-    def _start(self) -> None:
         port = self.port
         assert port is not None
-        if self._process() is None:
-            process = server.launch(self.data, port, self.log_file)
-            self._pid_file.write_text(str(process.pid))
-            server.wait_until_ready(self.data, port, lambda: process.poll() is None, self.log_file)
-            process.returncode = 0  # it outlives this object, which would otherwise warn
-        else:
-            server.wait_until_ready(self.data, port, self._is_running, self.log_file)
-
-    def _stop(self) -> None:
-        with suppress(FileNotFoundError, psutil.Error):
-            started_pid, process = int(self._pid_file.read_text()), self._process()
-            self._pid_file.unlink()
-            if process is not None and process.pid == started_pid:
-                process.send_signal(server.STOP_SIGNAL)
-                process.wait(server.SHUTDOWN_TIMEOUT_SECONDS)
-
-    def _is_running(self) -> bool:
-        return self._process() is not None
-
-    def _process(self) -> psutil.Process | None:
-        """The running server, or None; after a kill, its pid file is stale."""
-        with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
-            fields = (self.data / "postmaster.pid").read_text().split()
-            process = psutil.Process(int(fields[0]))
-            is_ours = str(self.data) in process.cmdline()
-            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
-        return None
+        with server.daemon(self.data, port, self.log_file).running():
+            yield

@@ -6,24 +6,26 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
+from tidemill.local.daemon import DaemonState, LocalDaemon
 from tidemill.packaged_files import packaged_file
-from tidemill.textfile import tail_for_error
+from tidemill.processes import run_logged, spawn_daemon, tail_for_error
 
 SUPERUSER = "postgres"
 STOP_SIGNAL = signal.SIGINT
 """Requests a fast shutdown; SIGTERM would wait for connected clients."""
-STARTUP_TIMEOUT_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 60
 _DEBIAN_ROOT = Path("/usr/lib/postgresql")
 _SERVER_USER = "postgres"
-_POLL_INTERVAL_SECONDS = 0.05
 
 
 def find_program(name: str, data: Path) -> Path:
@@ -119,9 +121,7 @@ def create_cluster(
         initdb_command = (initdb, "-D", temp_data, "-U", SUPERUSER, "--pwfile", superuser_file)
         options = ("--no-instructions", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
         _run_logged((*initdb_command, *options), log_file, cwd="/", **_user_kwargs(user))
-        process = launch(temp_data, port, log_file)
-        try:
-            wait_until_ready(temp_data, port, lambda: process.poll() is None, log_file)
+        with daemon(temp_data, port, log_file).running():
             env = {
                 "PATH": f"{initdb.parent}:{os.defpath}",
                 "PGHOST": "127.0.0.1",
@@ -131,25 +131,38 @@ def create_cluster(
                 "SECRETS": secrets,
             }
             _run_logged(("bash", packaged_file("postgres") / "init.sh"), log_file, env=env)
-        finally:
-            process.send_signal(STOP_SIGNAL)
-            process.wait(SHUTDOWN_TIMEOUT_SECONDS)
     temp_data.replace(data)
 
 
-def launch(data: Path, port: int, log_file: Path) -> "subprocess.Popen[bytes]":
-    """Start the server with its output appended to the log. Raises `PrerequisiteMissing`."""
-    with log_file.open("ab") as output:
-        return subprocess.Popen(
-            server_command(data, port),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"LANG": "C.UTF-8"},
-            start_new_session=True,
-            **_user_kwargs(run_as_user()),
-        )
+def daemon(data: Path, port: int, log_file: Path) -> LocalDaemon:
+    """The server of this data on this port; its start raises `PrerequisiteMissing` and
+    `ServiceFailed`."""
+    return LocalDaemon(
+        data.parent,
+        data.parent / "started.json",
+        launch=lambda: (_launch(data, port, log_file), port),
+        is_ready=partial(is_ready, data),
+        start_error=lambda _: service_failed("PostgreSQL did not start.", log_file),
+        stop_signal=STOP_SIGNAL,
+        shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_SECONDS,
+        supervised=partial(_running_server, data, port),
+    )
+
+
+def _launch(data: Path, port: int, log_file: Path) -> psutil.Process:
+    """Start the server. Raises `PrerequisiteMissing`."""
+    user = _user_kwargs(run_as_user())
+    return spawn_daemon(server_command(data, port), log_file, cwd="/", **user)
+
+
+def _running_server(data: Path, port: int) -> DaemonState | None:
+    """The server of this data, whoever started it; after a kill, its pid file is stale."""
+    with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
+        fields = (data / "postmaster.pid").read_text().split()
+        process = psutil.Process(int(fields[0]))
+        if str(data) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            return DaemonState.of(process, port, persistent=True)
+    return None
 
 
 def is_ready(data: Path, port: int) -> bool:
@@ -158,26 +171,12 @@ def is_ready(data: Path, port: int) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
-def wait_until_ready(data: Path, port: int, is_alive: Callable[[], bool], log_file: Path) -> None:
-    """Wait until the server is ready. Raises `ServiceFailed` if it ends or times out."""
-    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
-    while not is_ready(data, port):
-        if not is_alive() or time.monotonic() > deadline:
-            raise service_failed("PostgreSQL did not start.", log_file)
-        time.sleep(_POLL_INTERVAL_SECONDS)
-
-
 def service_failed(message: str, log_file: Path) -> ServiceFailed:
     return ServiceFailed(message, tail_for_error(log_file))
 
 
 def _run_logged(command: Sequence[object], log_file: Path, **options: Any) -> None:
-    with log_file.open("ab") as output:
-        result = subprocess.run(
-            [str(argument) for argument in command],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **options,
-        )  # fmt: skip
-    if result.returncode:
+    if run_logged([str(argument) for argument in command], log_file, **options):
         raise service_failed("PostgreSQL's databases could not be created.", log_file)
 
 
