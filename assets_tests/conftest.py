@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from model_harness import ModelHarness, model_name_for
-from s3_server import S3Server, running_s3_server
+from support.models.harness import ModelHarness, model_name_for
+from support.servers.s3 import S3Server, running_s3_server
 from tidemill import failpoints
 from tidemill.local import broker
 

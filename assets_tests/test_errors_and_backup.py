@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from error_classes import leaf_errors
-from model_harness import ModelHarness
-from postgres_server import running_postgres, world_accessible_folder
-from processes import clean_env
-from required_tools import require_tools
-from s3_server import S3Server
-from store_snapshot import define_two_windows, take_snapshot
+from support.error_classes import leaf_errors
+from support.models.harness import ModelHarness
+from support.models.store_snapshot import define_two_windows, take_snapshot
+from support.processes.commands import clean_env
+from support.processes.required_tools import require_tools
+from support.processes.workers import run_all
+from support.servers.postgres import running_postgres, world_accessible_folder
+from support.servers.s3 import S3Server
 from tidemill.local.postgres import DATABASES
-from worker_processes import run_all
 
 _DOCS = Path(__file__).parents[1] / "platform" / "docs"
 _ERRORS = (_DOCS / "reference" / "errors.md").read_text()

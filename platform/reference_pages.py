@@ -20,7 +20,7 @@ from typer.cli import get_docs_for_click
 
 from tidemill.cli.app import app
 from tidemill.core.spec import ModelSpec
-from tidemill.core.spec_parser import parse
+from tidemill.model_files import read_spec
 from tidemill.serving.openapi import document
 from tidemill.serving.schemas import RequestSchema
 from tidemill.settings import Settings
@@ -183,7 +183,7 @@ def _prepare(command: Any) -> None:
 
 def _http_api() -> str:
     path = Path(__file__).parent / "tidemill" / "models" / _EXAMPLE / "defs.yaml"
-    spec = parse(path.read_text(), path.name)
+    spec = read_spec(path)
     contract = RequestSchema(_EXAMPLE, spec.fields, ServeSettings().max_rows)
     api = msgspec.json.decode(document({_EXAMPLE: spec}, {_EXAMPLE: contract}))
     lines = [

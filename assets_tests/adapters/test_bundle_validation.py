@@ -14,7 +14,7 @@ import polars as pl
 import psutil
 import pytest
 
-from bundle_mutations import with_excessive_golden_rows
+from support.serving.bundle_mutations import with_excessive_golden_rows
 from tidemill.adapters.bundle_validation.fork_server import ForkServerValidator
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator
@@ -38,7 +38,8 @@ def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> byt
             "late": (size + draw.normal(size=800) > 0).astype(np.float64),
         }
     )
-    spec = ModelSpec.model_validate(
+    spec = ModelSpec.create(
+        "m",
         {
             "topic": "t",
             "fields": {"size": "number", "place": "category"},
@@ -52,7 +53,7 @@ def make_bundle(trees: int = 30, function: FeatureFunction | None = None) -> byt
                     "min_data_in_leaf": 20,
                 }
             },
-        }
+        },
     )
     return learner.fit(
         spec,

@@ -13,7 +13,7 @@ from confluent_kafka.admin import OffsetSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processes import wait_until
+from support.processes.commands import wait_until
 from tidemill.adapters import kafka as real
 from tidemill.adapters.kafka import topics
 from tidemill.adapters.memory import MemoryLog

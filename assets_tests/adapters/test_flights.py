@@ -12,7 +12,7 @@ import pytest
 import tidemill.models
 from tidemill.core.canonical import digest
 from tidemill.core.errors import PrerequisiteMissing
-from tidemill.core.spec_parser import parse
+from tidemill.model_files import read_spec
 from tidemill.simulation import flights
 
 
@@ -64,7 +64,7 @@ def test_an_event_has_exactly_the_models_fields_its_label_and_its_id(
     events: pl.DataFrame,
 ) -> None:
     path = Path(tidemill.models.__file__).parent / "flights" / "defs.yaml"
-    spec = parse(path.read_text(), str(path))
+    spec = read_spec(path)
     assert set(flights.FIELDS) == set(spec.fields)
     expected = ["id", *flights.FIELDS, spec.label]
     assert all(list(json.loads(value)) == expected for value in events["value"].gather_every(997))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from postgres_server import (
+from support.servers.postgres import (
     PostgresServer,
     require_postgres,
     running_postgres,

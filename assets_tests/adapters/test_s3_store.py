@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dagster_webserver import free_port
-from s3_server import KEY, SECRET, S3Server, write_credentials
-from tcp_fault_proxy import TcpProxy, running_tcp_proxy
+from support.dagster.webserver import free_port
+from support.servers.s3 import KEY, SECRET, S3Server, write_credentials
+from support.servers.tcp_fault_proxy import TcpProxy, running_tcp_proxy
 from tidemill.adapters.s3 import S3Store
 from tidemill.core.errors import SpecInvalid, StoreUnavailable
 

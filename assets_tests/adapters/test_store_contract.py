@@ -9,7 +9,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from s3_server import S3Server, write_credentials
+from support.servers.s3 import S3Server, write_credentials
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.adapters.memory.store import MemoryStore, OverlayStore

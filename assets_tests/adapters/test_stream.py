@@ -14,13 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill import failpoints
-from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.core.errors import LogUnavailable
-from tidemill.local import broker
-from tidemill.simulation import flights
-from tidemill.simulation.produce import ProduceResult, produce, remaining
-from topic_readers import (
+from support.kafka.streams import (
     MINUTE,
     PARTITIONS,
     make_stream,
@@ -29,6 +23,12 @@ from topic_readers import (
     record_count,
     sequences_by_partition,
 )
+from tidemill import failpoints
+from tidemill.adapters.kafka import Cluster, create_topic
+from tidemill.core.errors import LogUnavailable
+from tidemill.local import broker
+from tidemill.simulation import flights
+from tidemill.simulation.produce import ProduceResult, produce, remaining
 
 CHILD = """
 import sys, time

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.kafka.streams import make_stream, read_records
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.simulation.produce import ProduceResult
 from tidemill.simulation.topic_position import StreamOrigin
-from topic_readers import make_stream, read_records
 
 
 def test_a_live_simulation_sends_each_event_at_its_time_on_todays_clock(

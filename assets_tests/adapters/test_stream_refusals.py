@@ -12,16 +12,16 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from tidemill.adapters.kafka import Cluster, create_topic
-from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
-from tidemill.simulation.produce import ProduceResult, produce
-from topic_readers import (
+from support.kafka.streams import (
     PARTITIONS,
     make_stream,
     read_records,
     read_sequences,
     sequences_by_partition,
 )
+from tidemill.adapters.kafka import Cluster, create_topic
+from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
+from tidemill.simulation.produce import ProduceResult, produce
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from dagster_webserver import free_port
+from support.dagster.webserver import free_port
 from tidemill.adapters.memory import MemoryTracker
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
 from tidemill.core.run_record import RegistryVersion, WindowRun
 from tidemill.ports import Tracker

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_driver import Airflow, Bridge, connection_uri
-from dagster_webserver import running_dagster
-from model_harness import ModelHarness, model_name_for
+from support.airflow.driver import Airflow, Bridge, connection_uri
+from support.dagster.webserver import running_dagster
+from support.models.harness import ModelHarness, model_name_for
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it

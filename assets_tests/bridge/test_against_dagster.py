@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from airflow_driver import Bridge
+from support.airflow.driver import Bridge
 
 PACKAGED = Path(__file__).parents[2] / "airflow_bridge" / "dags" / "flights.py"
 DAGS = """

@@ -7,11 +7,11 @@ from shutil import which
 
 import pytest
 
-from processes import clean_env
+from support.processes.commands import clean_env
 
 ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "assets_tests" / "bridge" / "unit"
-SUPPORT = ROOT / "assets_tests" / "support"
+ASSETS_TESTS = ROOT / "assets_tests"
+UNIT = ASSETS_TESTS / "bridge" / "unit"
 
 
 def run_command(*command: str, cwd: Path, timeout: float = 900) -> str:
@@ -56,7 +56,7 @@ def test_the_unit_tests_of_the_bridge_pass_with_only_airflow(
     assert not {"dagster", "tidemill", "dagster-graphql"} & set(packages)
     output = run_command(
         python, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(UNIT), "--confcutdir",
-        str(UNIT), "--import-mode", "importlib", "-o", f"pythonpath={SUPPORT}", "-p",
+        str(UNIT), "--import-mode", "importlib", "-o", f"pythonpath={ASSETS_TESTS}", "-p",
         "no:cacheprovider", str(UNIT), cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in output.splitlines()[-1]

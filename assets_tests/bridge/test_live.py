@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_driver import Airflow, Bridge, connection_uri
-from airflow_services import RunningAirflow, running_airflow
-from dagster_event_log import open_instance
-from dagster_webserver import ROOT, running_dagster, wait_for_webserver
-from graphql_fault_proxy import GraphqlFaultProxy, graphql_proxy
-from model_harness import ModelHarness, model_name_for
-from processes import background, wait_until
+from bridge.graphql_fault_proxy import GraphqlFaultProxy, graphql_proxy
+from support.airflow.driver import Airflow, Bridge, connection_uri
+from support.airflow.services import RunningAirflow, running_airflow
+from support.dagster.event_log import open_instance
+from support.dagster.webserver import ROOT, running_dagster, wait_for_webserver
+from support.models.harness import ModelHarness, model_name_for
+from support.processes.commands import background, wait_until
 from tidemill.core.windows import from_ms
 from tidemill.cycle.steps.initial import initial
 from tidemill.defs.assets import pool_of

@@ -1,6 +1,6 @@
 """The errors that Airflow waits for are tidemill's, and a retry can fix each of them."""
 
-from error_classes import leaf_errors
+from support.error_classes import leaf_errors
 from tidemill_airflow.factory import RETRYABLE_ERRORS
 
 

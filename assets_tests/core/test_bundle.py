@@ -19,7 +19,8 @@ from tidemill.core.spec import ModelSpec
 
 
 def spec(**overrides: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "m",
         {
             "topic": "t",
             "fields": {"size": "number", "place": "category"},
@@ -29,7 +30,7 @@ def spec(**overrides: Any) -> ModelSpec:
                 "retrain": {"num_iterations": 8, "learning_rate": 0.1, "min_data_in_leaf": 20}
             },
         }
-        | overrides
+        | overrides,
     )
 
 

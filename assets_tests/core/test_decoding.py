@@ -13,14 +13,15 @@ from tidemill.core.spec import ModelSpec
 
 
 def spec(**overrides: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "m",
         {
             "topic": "t",
             "fields": {"carrier": "category", "distance": "number", "wet": "boolean"},
             "label": "late",
             "windows": {"start": "2013-02-01"},
         }
-        | overrides
+        | overrides,
     )
 
 

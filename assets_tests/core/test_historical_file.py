@@ -11,14 +11,15 @@ from tidemill.core.decoding import Decoder
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 
-SPEC = ModelSpec.model_validate(
+SPEC = ModelSpec.create(
+    "m",
     {
         "topic": "t",
         "label": "y",
         "fields": {"code": "category", "x": "number"},
         "windows": {"start": "2026-01-01"},
         "initial": {"file": "past.csv", "time_column": "at"},
-    }
+    },
 )
 ROWS = pl.DataFrame(
     {

@@ -23,7 +23,8 @@ LEARNER = {
 
 
 def spec(**overrides: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "m",
         {
             "topic": "t",
             "fields": {"place": "category", "size": "number", "wet": "boolean"},
@@ -31,7 +32,7 @@ def spec(**overrides: Any) -> ModelSpec:
             "windows": {"start": "2013-02-01"},
             "learner": LEARNER,
         }
-        | overrides
+        | overrides,
     )
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tidemill.core import canonical, report, scoring
 from tidemill.core.errors import ScoreInvalid
+from tidemill.core.evaluation import EvaluationInputs, EvaluationRows, scored_roles
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_markdown import escape, render_markdown
 from tidemill.core.report_records import CumulativeLosses, InputDigests, ModelInRole, Report
 from tidemill.core.scoring import Array
@@ -35,7 +35,7 @@ def make_spec(**changes: Any) -> ModelSpec:
         "windows": {"start": "2024-01-01"},
         "gate": {"slices": ["sky"]},
     }
-    return ModelSpec.model_validate(attributes | changes)
+    return ModelSpec.create("m", attributes | changes)
 
 
 SPEC = make_spec()
@@ -115,8 +115,7 @@ def judge_windows(
         )
         rows = make_rows(window, label)
         predictions = {
-            d: labels.predictions(logit, skill_by_digest[d])
-            for d in report.scored_roles(inputs).values()
+            d: labels.predictions(logit, skill_by_digest[d]) for d in scored_roles(inputs).values()
         }
         holdout_predictions = labels.predictions(logit[rows.tail], skill(w))
         reports.append(report.build_report(inputs, rows, predictions, holdout_predictions))

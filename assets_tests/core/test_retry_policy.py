@@ -2,7 +2,7 @@
 
 import pytest
 
-from error_classes import leaf_errors
+from support.error_classes import leaf_errors
 from tidemill.core.errors import LedgerError, TidemillError, TopicMissing
 from tidemill.core.retry_policy import (
     CANCELED,

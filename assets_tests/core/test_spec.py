@@ -5,6 +5,7 @@ import pytest
 from tidemill.core.errors import SpecInvalid
 from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_parser import parse
+from tidemill.model_files import COMPONENT_TYPE
 
 GOOD = """\
 type: tidemill.defs.IncrementalModel
@@ -27,15 +28,19 @@ attributes:
 """
 
 
+def parse_text(text: str, file: str = "clicks/defs.yaml") -> ModelSpec:
+    return parse(text, file, "clicks", COMPONENT_TYPE)
+
+
 def error_message(valid_text: str, invalid_text: str) -> str:
     assert valid_text in GOOD
     with pytest.raises(SpecInvalid) as raised:
-        parse(GOOD.replace(valid_text, invalid_text), "clicks/defs.yaml")
+        parse_text(GOOD.replace(valid_text, invalid_text), "clicks/defs.yaml")
     return raised.value.message
 
 
 def test_a_missing_key_has_a_default_that_works() -> None:
-    spec = parse(GOOD, "x")
+    spec = parse_text(GOOD)
     assert spec.objective == "binary"
     assert spec.learner.retrain_every == 7
     assert spec.learner.replay.half_life == 12 * 3_600_000
@@ -58,6 +63,7 @@ def test_a_missing_key_has_a_default_that_works() -> None:
         ("start: 2026-01-01", "start: soon", ":11: `windows.start"),
         ("  topic: clicks\n", "", ":2: `topic` is missing"),
         ("topic: clicks", "topic: no such/name", ":3: `topic` is 'no such/name'"),
+        ("label: bought", "label: bought\n  name: x", ":5: unknown key `name`; did"),
         ("label: bought", "label: price", "`label` 'price' is also one of the `fields`"),
         ("slices: [country]", "slices: [price]", "'price' is not a category field"),
         ("tidemill.defs.Incr", "tidemill.Incr", ":1: `type` must be `tidemill.defs.Incr"),
@@ -84,17 +90,16 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize("text", ["", "- a", "5", "attributes: 3"])
 def test_a_file_of_another_shape_is_refused(text: str) -> None:
     with pytest.raises(SpecInvalid, match="clicks:1: "):
-        parse(text, "clicks")
+        parse_text(text, "clicks")
 
 
 def test_the_order_of_fields_and_what_may_be_missing_are_no_part_of_what_is_learned() -> None:
-    spec = parse(GOOD, "x")
-    swapped = parse(
+    spec = parse_text(GOOD)
+    swapped = parse_text(
         GOOD.replace(
             "    price: number\n    country: category\n",
             "    country: category\n    price: number?\n",
         ),
-        "x",
     )
     assert swapped.learning_spec(None) == spec.learning_spec(None)
     assert list(swapped.fields) == list(spec.fields)
@@ -119,16 +124,25 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object]) -> No
         "fields": {"x": "number"},
         "windows": {"start": "2026-01-01"},
     }
-    ModelSpec.model_validate(valid)
+    ModelSpec.create("m", valid)
     with pytest.raises(ValueError, match=r"Value error|greater than 0"):
-        ModelSpec.model_validate(valid | changes)
+        ModelSpec.create("m", valid | changes)
 
 
 def test_a_spec_with_another_learning_spec_learns_as_that_one_and_keeps_the_rest() -> None:
-    other = parse(GOOD.replace("half_life: 12h", "half_life: 1h"), "x")
-    spec = parse(GOOD.replace("    price: number\n", "") + "    min_rows: 9\n", "x")
+    other = parse_text(GOOD.replace("half_life: 12h", "half_life: 1h"))
+    spec = parse_text(GOOD.replace("    price: number\n", "") + "    min_rows: 9\n")
     merged = spec.with_learning_spec(other.learning_spec(None))
     assert merged.learning_spec(None) == other.learning_spec(None)
     assert list(merged.fields) == list(other.fields)
     assert all(field.optional for field in merged.fields.values())
     assert (merged.gate, merged.calendar, merged.topic) == (spec.gate, spec.calendar, spec.topic)
+
+
+def test_a_spec_knows_its_name_which_is_no_part_of_what_it_contains() -> None:
+    spec = parse_text(GOOD)
+    assert spec.name == spec.with_learning_spec(spec.learning_spec(None)).name == "clicks"
+    renamed = parse(GOOD, "x", "visits", COMPONENT_TYPE)
+    assert renamed != spec
+    assert renamed.model_dump() == spec.model_dump()
+    assert renamed.learning_spec(None) == spec.learning_spec(None)

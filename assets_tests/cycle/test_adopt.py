@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from memory_model import (
+from support.models.harness import SPEC, run_window, run_windows, window
+from support.models.in_memory import (
     TOPIC,
     assert_verified,
     make_memory_model,
@@ -14,7 +15,6 @@ from memory_model import (
     stored_files,
     with_changes,
 )
-from model_harness import SPEC, run_window, run_windows, window
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (
@@ -33,7 +33,6 @@ from tidemill.core.records import Candidate
 from tidemill.core.windows import Window
 from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_id_for
 from tidemill.cycle.operations.adopt import AdoptionResult, adopt
 from tidemill.cycle.operations.backtest import backtest, windows_to_backtest
 from tidemill.cycle.operations.manual_actions import approve, close, rollback, skip
@@ -44,7 +43,7 @@ from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from tidemill.cycle.steps.update import require_candidate, update
+from tidemill.cycle.steps.update import update
 
 COUPON = {"country": "category", "price": "number", "coupon": "number?"}
 """`visits` is removed, `coupon` is new."""
@@ -76,7 +75,7 @@ def adopt_at(ctx: ModelContext, number: int = COMPLETED_WINDOWS) -> AdoptionResu
 
 
 def candidate_at(ctx: ModelContext, number: int) -> Candidate:
-    return require_candidate(ctx, window_at(ctx, number))
+    return ctx.records.require_candidate(window_at(ctx, number))
 
 
 def memory_log(ctx: ModelContext) -> MemoryLog:
@@ -324,7 +323,7 @@ def test_a_spec_may_be_adopted_before_the_first_window_is_planned() -> None:
 def test_on_another_topic_the_next_window_starts_as_the_first_did(
     ctx: ModelContext, name: str, changes: dict[str, Any]
 ) -> None:
-    lineage_id = lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS - 1))
+    lineage_id = ctx.records.lineage_id(window_at(ctx, COMPLETED_WINDOWS - 1))
     memory_log(ctx).create_topic(name, 3)
     produce(ctx, COMPLETED_WINDOWS - 2, COMPLETED_WINDOWS + 2, name, 3, coupon=coupon)
     ctx = with_changes(ctx, topic=name, **changes)
@@ -551,8 +550,8 @@ def test_an_adoption_after_the_plan_of_its_window_never_takes_effect(ctx: ModelC
             )
         )
     run_window(ctx, COMPLETED_WINDOWS)
-    assert lineage_id_for(ctx, window_at(ctx, COMPLETED_WINDOWS)) == lineage_id_for(
-        ctx, window_at(ctx, 0)
+    assert ctx.records.lineage_id(window_at(ctx, COMPLETED_WINDOWS)) == ctx.records.lineage_id(
+        window_at(ctx, 0)
     )
     adopt_at(late, COMPLETED_WINDOWS + 1)
     run_window(late, COMPLETED_WINDOWS + 1)
@@ -623,7 +622,9 @@ def test_another_gate_keeps_the_lineage_and_reports_are_recomputed_with_their_ow
         model, gate={"min_rows": 60, "policy": "manual"}, warn_below_rows=3, retention_windows=9
     )
     run_window(other, 1)
-    assert lineage_id_for(other, window_at(other, 1)) == lineage_id_for(model, window_at(model, 0))
+    assert other.records.lineage_id(window_at(other, 1)) == model.records.lineage_id(
+        window_at(model, 0)
+    )
     assert_verified(other)
     without = with_changes(other, fields={"price": "number", "visits": "number?"})
     adopt_at(without, 2)

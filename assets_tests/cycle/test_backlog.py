@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory_model import make_memory_context
-from model_harness import MINUTE, START, ModelHarness, run_window, run_windows
+from support.models.harness import MINUTE, START, ModelHarness, run_window, run_windows
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.core.errors import WindowOpen
 from tidemill.core.spec import ModelSpec
@@ -32,7 +32,7 @@ def make_context(
     windows = {"cron": "*/5 * * * *", "start": "2026-01-01", "confirmation_records": 3}
     attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y"}
     closing = {"idle_timeout": "10m", "close_after_silence": silence}
-    spec = ModelSpec.model_validate(attributes | {"windows": windows | closing})
+    spec = ModelSpec.create("m", attributes | {"windows": windows | closing})
     return make_memory_context(spec, log, lambda: clock[0]), clock
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from model_harness import SPEC, ModelHarness, run_windows, window
-from processes import run_command
-from store_snapshot import file_stamps, take_snapshot
+from support.models.harness import SPEC, ModelHarness, run_windows, window
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.commands import run_command
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.core import canonical
@@ -18,7 +18,6 @@ from tidemill.cycle.operations.manual_actions import approve, rollback
 from tidemill.cycle.operations.prune import prune
 from tidemill.cycle.operations.summary import summarize
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.update import require_candidate
 
 LAST = 7
 
@@ -38,7 +37,7 @@ def run_backtest(
 ) -> tuple[BacktestResult, ModelRepository]:
     spec = harness.load_spec()
     bounds = [None if number is None else window(spec, number) for number in (first, last)]
-    with bootstrap.open_model_readonly(harness.model, harness.settings) as (ctx, scratch):
+    with bootstrap.open_model_readonly(harness.load_spec(), harness.settings) as (ctx, scratch):
         windows = windows_to_backtest(ctx, *bounds)
         return backtest(
             ctx, with_gate_overrides(spec, gate), scratch, windows, lambda _: None
@@ -106,7 +105,7 @@ def test_a_backtest_applies_manual_entries_and_leaves_out_pruned_windows(
     with trained_harness.open_model(actor="ann") as ctx:
         head, windows = ctx.chain().head, (window(ctx.spec, number) for number in range(LAST))
         assert head is not None
-        digests = [require_candidate(ctx, earlier).digest for earlier in windows]
+        digests = [ctx.records.require_candidate(earlier).digest for earlier in windows]
         approve(ctx, next(d for d in digests if d != head.entry.digest), "ann", "a good one")
         rollback(ctx, ctx.chain().entries[0].entry.digest, "ann", "back to the first one")
         assert run_backtest(trained_harness)[0].manual_entries == 0  # no report has applied it yet

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from memory_model import make_memory_context
-from model_harness import SPEC, START, events, window
+from support.models.harness import SPEC, START, events, window
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec
@@ -23,9 +23,7 @@ def learn_window(number: int, changed: range) -> tuple[ModelContext, Candidate]:
     """The candidate of a window in which the labels of the `changed` rows are inverted."""
     log = MemoryLog()
     log.create_topic("tides", 1)
-    ctx = make_memory_context(
-        ModelSpec.model_validate({"topic": "tides", **SPEC}), log, lambda: START
-    )
+    ctx = make_memory_context(ModelSpec.create("m", {"topic": "tides", **SPEC}), log, lambda: START)
     for index in range(-2, number + 2):
         for row, (timestamp, value) in enumerate(events(index, ROWS)):
             event = json.loads(value)

@@ -14,13 +14,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memory_model import make_memory_context
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.steps.deploy import append_entry, read_chain
+from tidemill.cycle.ledger import append_entry, read_chain
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -35,7 +35,7 @@ class LedgerMachine(RuleBasedStateMachine):
             "label": "y",
             "windows": windows,
         }
-        self.ctx = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
+        self.ctx = make_memory_context(ModelSpec.create("m", attributes), MemoryLog(), lambda: 0)
         self.valid_values: list[bytes] = []
         self.pending: list[Entry] = []
 

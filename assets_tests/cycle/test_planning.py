@@ -17,9 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memory_model import make_memory_context
-from model_harness import MINUTE, START, window
-from reference import Counts, Cut, Partition, Record, Reference
+from cycle.planning_reference import Counts, Cut, Partition, Record, Reference
+from support.models.harness import MINUTE, START, window
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen
@@ -31,7 +31,8 @@ from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.operations.manual_actions import close, skip
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.extract import extract, extract_plan, load_rows
+from tidemill.cycle.steps.batch import extract_plan
+from tidemill.cycle.steps.extract import extract
 
 TOPIC = "events"
 WINDOW_MS = 5 * MINUTE
@@ -73,7 +74,7 @@ class PlanningMachine(RuleBasedStateMachine):
             "max_reject_share": 1,
         }
         idle = {"idle_timeout": "10m", "close_after_silence": silence}
-        self.spec = ModelSpec.model_validate(attributes | {"windows": windows | idle})
+        self.spec = ModelSpec.create("m", attributes | {"windows": windows | idle})
         self.ctx = make_memory_context(self.spec, self.log, lambda: self.now)
         self.stored_hashes: dict[str, str | None] = {}
         self.windows_checked = 0
@@ -280,7 +281,7 @@ class PlanningMachine(RuleBasedStateMachine):
         assert expected == Counts(
             manifest.rows, manifest.rejected, manifest.gaps, manifest.late, manifest.early
         )
-        rows = load_rows(self.ctx, manifest)
+        rows = self.ctx.load_rows(manifest)
         assert {*zip(rows["_partition"], rows["_offset"], strict=True)} == self.reference.rows(cuts)
 
     def _append(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows, window
-from store_snapshot import file_stamps, take_snapshot
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows, window
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.workers import KILLED, exit_code_of, failpoints_in
 from tidemill import failpoints
 from tidemill.adapters.files import FileStore
 from tidemill.core.errors import ModelPruned
@@ -18,8 +19,6 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations import prune as pruning
 from tidemill.cycle.operations.manual_actions import approve, rollback
 from tidemill.cycle.operations.prune import prune
-from tidemill.cycle.steps.update import require_candidate
-from worker_processes import KILLED, exit_code_of, failpoints_in
 
 LAST = 8
 KEEP = 3
@@ -38,7 +37,7 @@ def trained_harness(harness: ModelHarness) -> ModelHarness:
 
 
 def candidate_at(ctx: ModelContext, number: int) -> Candidate:
-    return require_candidate(ctx, window(ctx.spec, number))
+    return ctx.records.require_candidate(window(ctx.spec, number))
 
 
 def prune_last(ctx: ModelContext) -> PruneMarker | None:

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from memory_model import make_memory_context
+from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.context import ModelContext
+from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.operations.restore import restore
-from tidemill.cycle.steps.deploy import append_entry, read_chain
 
 DIGESTS = "abcd"
 
@@ -32,7 +32,7 @@ def ctx() -> ModelContext:
     """A model with four entries, each copied."""
     windows = {"start": "2026-01-01"}
     attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
-    model = make_memory_context(ModelSpec.model_validate(attributes), MemoryLog(), lambda: 0)
+    model = make_memory_context(ModelSpec.create("m", attributes), MemoryLog(), lambda: 0)
     for digest in DIGESTS:
         append_entry(model, lambda chain, digest=digest: entry(chain, digest))
     return model

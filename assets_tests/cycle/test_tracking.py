@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from model_harness import ModelHarness, run_window, run_windows
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.adapters.memory.tracker import MemoryTracker
 from tidemill.core.errors import PredecessorMissing, TrackerUnavailable
 from tidemill.core.run_record import WindowRun

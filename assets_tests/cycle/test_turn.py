@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model_harness import ModelHarness, events, run_window, run_windows
+from support.models.harness import ModelHarness, events, run_window, run_windows
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import LineageChanged, PredecessorMissing, WindowOpen
@@ -130,7 +130,7 @@ def test_an_initial_model_that_was_not_deployed_is_deployed_by_a_backfill(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(harness.settings)))
     first = harness.window(0).key
-    run_backfill(harness.settings, harness.model, harness.load_spec(), first, first, quiet=True)
+    run_backfill(harness.settings, harness.load_spec(), first, first, quiet=True)
     with harness.open_model() as ctx:
         assert ctx.chain().entries[0].entry.reason == "the initial model"
         assert ctx.repository.report(first) is not None

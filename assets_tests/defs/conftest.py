@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from tidemill.core.deployment import Deployment
 from tidemill.core.errors import AlreadyRunning
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import GateState
@@ -25,7 +26,6 @@ from tidemill.core.report_records import (
 )
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.cycle.steps.deploy import Deployment
 from tidemill.defs.resources import Steps
 from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
@@ -48,7 +48,7 @@ class FakeTidemillResource:
     calls: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
-    def open(self, model: str, spec: ModelSpec) -> Iterator[SimpleNamespace]:
+    def open(self, spec: ModelSpec) -> Iterator[SimpleNamespace]:
         if self.is_locked:
             raise AlreadyRunning("Model tides is in use.", "Wait until it ends.")
         repository = SimpleNamespace(
@@ -59,7 +59,7 @@ class FakeTidemillResource:
         validator = SimpleNamespace(validate=lambda bundle: None)
         head = self._exists("initial")
         yield SimpleNamespace(
-            model=model,
+            model=spec.name,
             spec=spec,
             repository=repository,
             validator=validator,
@@ -138,13 +138,14 @@ class FakeTidemillResource:
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "tides",
         {
             "topic": "tides",
             "fields": {"height": "number"},
             "label": "flood",
             "windows": {"start": "2024-01-01"},
-        }
+        },
     )
 
 

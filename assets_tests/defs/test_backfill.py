@@ -57,7 +57,7 @@ def failing_at(step: str, key: str, error: Exception):
 def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
     instance, spec, tidemill_resource
 ):
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
+    outcome = backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert outcome.success
     assert outcome.error is None
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
@@ -69,29 +69,27 @@ def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
 
 
 def test_all_steps_of_a_window_run_before_the_next_window(instance, spec, tidemill_resource):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[1], tidemill=tidemill_resource)
+    backfill(instance, spec, DAYS[0], DAYS[1], tidemill=tidemill_resource)
     steps = ["extract", "update", "evaluate", "deploy"]
     assert tidemill_resource.calls == [(s, d) for d in DAYS[:2] for s in steps]
 
 
 def test_the_initial_model_is_materialized_once(instance, spec, tidemill_resource):
     for day in DAYS[:2]:
-        backfill(instance, "tides", spec, day, day, tidemill=tidemill_resource)
+        backfill(instance, spec, day, day, tidemill=tidemill_resource)
     key = dg.AssetKey(["tides", "initial_model"])
     assert len(instance.fetch_materializations(key, limit=10).records) == 1
 
 
 def test_only_selected_assets_are_run(instance, spec, tidemill_resource):
     chosen = ["evaluation_report", "kafka_batch"]
-    backfill(
-        instance, "tides", spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource
-    )
+    backfill(instance, spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource)
     assert {step for step, _ in tidemill_resource.calls} == {"extract", "evaluate"}
     assert {asset for asset, _ in materialization_counts(instance)} == set(chosen)
 
 
 def test_each_window_deploys_if_requested(instance, spec, tidemill_resource):
-    backfill(instance, "tides", spec, DAYS[0], DAYS[2], deploy="each", tidemill=tidemill_resource)
+    backfill(instance, spec, DAYS[0], DAYS[2], deploy="each", tidemill=tidemill_resource)
     assert tidemill_resource.ledger == DAYS[:3]
 
 
@@ -101,14 +99,14 @@ def test_a_failure_keeps_completed_windows_and_deploys_the_last_one(
     tidemill_resource.before_step = failing_at(
         "extract", DAYS[2], WindowOpen("It is open.", "Wait for the log.")
     )
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
+    outcome = backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert not outcome.success
     assert isinstance(outcome.error, WindowOpen)
     assert tidemill_resource.ledger == [DAYS[1]]
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
 
     tidemill_resource.before_step = lambda step, window: None
-    assert backfill(instance, "tides", spec, DAYS[2], DAYS[4], tidemill=tidemill_resource).success
+    assert backfill(instance, spec, DAYS[2], DAYS[4], tidemill=tidemill_resource).success
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
     assert tidemill_resource.ledger == [DAYS[1], DAYS[4]]
 
@@ -117,7 +115,7 @@ def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resour
     tidemill_resource.before_step = failing_at(
         "update", DAYS[1], WindowOpen("It is open.", "Wait for the log.")
     )
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
+    outcome = backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     logs = instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     failure = logs[0].dagster_event.step_failure_data.user_failure_data
     assert failure.description == f"Window {DAYS[1]}: WindowOpen: It is open. Wait for the log."
@@ -138,7 +136,7 @@ def test_a_blocking_check_fails_with_its_step(
     instance, spec, tidemill_resource, step, error, check
 ):
     tidemill_resource.before_step = failing_at(step, DAYS[1], error)
-    outcome = backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
+    outcome = backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
     assert (CHECKS[check], DAYS[1]) not in materialization_counts(instance)
@@ -149,13 +147,13 @@ def test_an_interrupt_wrapped_by_kafkas_client_is_an_interrupt(instance, spec, t
     wrapped.__cause__ = dg.DagsterExecutionInterruptedError()
     tidemill_resource.before_step = failing_at("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
+        backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert materialization_counts(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
 def test_few_rows_warn_and_do_not_block(instance, spec, tidemill_resource):
     tidemill_resource.rows = spec.warn_below_rows - 1
-    assert backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource).success
+    assert backfill(instance, spec, DAYS[0], DAYS[0], tidemill=tidemill_resource).success
     assert ("few_rows", DAYS[0], False) in evaluations(instance)
 
 
@@ -169,9 +167,7 @@ def test_progress_reports_each_asset_of_each_window_as_it_completes(
         reported.append(materialized)
         call_counts.append(len(tidemill_resource.calls))
 
-    backfill(
-        instance, "tides", spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource
-    )
+    backfill(instance, spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource)
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
     assert [(item.asset, item.window) for item in reported] == expected
     assert call_counts == list(range(9))
@@ -183,14 +179,14 @@ def test_a_key_outside_the_definition_is_refused_before_any_run(
     instance, spec, tidemill_resource, key
 ):
     with pytest.raises(UnknownWindow):
-        backfill(instance, "tides", spec, DAYS[0], key, tidemill=tidemill_resource)
+        backfill(instance, spec, DAYS[0], key, tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
 def test_a_second_run_of_the_model_stops_at_once(instance, spec, tidemill_resource):
     tidemill_resource.is_locked = True
     with pytest.raises(AlreadyRunning):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[0], tidemill=tidemill_resource)
+        backfill(instance, spec, DAYS[0], DAYS[0], tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
@@ -201,7 +197,7 @@ def test_an_interrupt_leaves_the_run_finished(instance, spec, tidemill_resource)
 
     tidemill_resource.before_step = interrupt
     with pytest.raises(KeyboardInterrupt):
-        backfill(instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
+        backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert all(run.is_finished for run in instance.get_runs())
     assert {day for _, day in materialization_counts(instance)} == {DAYS[0]}
 
@@ -218,7 +214,7 @@ def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
     if child == 0:
         tidemill_resource.before_step = die
         with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as child_instance:
-            backfill(child_instance, "tides", spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
+            backfill(child_instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     done = materialization_counts(instance)
@@ -226,9 +222,7 @@ def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
     assert done["candidate_model", DAYS[2]] == 1
 
     missing = [day for day in DAYS if ("deployed_model", day) not in done]
-    assert backfill(
-        instance, "tides", spec, missing[0], missing[-1], tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, missing[0], missing[-1], tidemill=tidemill_resource).success
     assert set(materialization_counts(instance)) == {(a, d) for a in ASSETS for d in DAYS}
     statuses = Counter(run.status for run in instance.get_runs())
     assert statuses[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED

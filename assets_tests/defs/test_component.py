@@ -1,5 +1,6 @@
 """One folder with a `defs.yaml` is one model; errors in it are reported with their line."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,12 +11,13 @@ import dagster as dg
 import pytest
 
 from tidemill.bootstrap import load_spec, model_files
+from tidemill.core import spec_parser
 from tidemill.core.errors import SpecInvalid
 from tidemill.defs import IncrementalModel
 from tidemill.defs.assets import build_assets
-from tidemill.defs.component import load_model
 from tidemill.defs.loading import PACKAGED_MODELS, load_models
 from tidemill.defs.resources import TidemillResource
+from tidemill.model_files import COMPONENT_TYPE, read_spec
 from tidemill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -96,14 +98,14 @@ def mapping_label(dep: dg.AssetDep) -> str:
 
 
 def test_the_asset_specs_match_the_snapshot(spec):
-    description = json.dumps(describe_assets(build_assets("tides", spec)), indent=2) + "\n"
+    description = json.dumps(describe_assets(build_assets(spec)), indent=2) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(description)
     assert description == SNAPSHOT.read_text()
 
 
 def test_only_a_dependency_on_itself_looks_back(spec):
-    for definition in build_assets("tides", spec):
+    for definition in build_assets(spec):
         for asset in definition.specs:
             back = [d.asset_key for d in asset.deps if d.partition_mapping is not None]
             assert back in ([], [asset.key])
@@ -140,6 +142,24 @@ def test_commands_and_dagster_find_the_same_models(tmp_path, monkeypatch, file_n
     assert {key.partition("/")[0] for key in loaded} == {"tides", "kafka"}
 
 
+def test_each_file_is_parsed_once_per_load(tmp_path, monkeypatch):
+    parsed: list[str] = []
+
+    def parse(text: str, file: str, *args: str):
+        parsed.append(file)
+        return spec_parser.parse(text, file, *args)
+
+    monkeypatch.setattr("tidemill.model_files.parse", parse)
+    files = [str(write(tmp_path, model)) for model in ("ebbs", "tides")]
+    keys_of(load_models(tmp_path))
+    assert parsed == files
+
+
+def test_the_type_in_a_defs_yaml_is_the_component():
+    module, _, name = COMPONENT_TYPE.rpartition(".")
+    assert getattr(importlib.import_module(module), name) is IncrementalModel
+
+
 def test_a_model_with_two_files_is_refused(tmp_path):
     file = write(tmp_path, "tides")
     file.with_name("defs.yml").write_text(file.read_text())
@@ -159,7 +179,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["Tides", "9tides", "tides-1", "t" * 64, "tides.v2"])
 def test_an_invalid_model_name_is_refused(tmp_path, name):
     with pytest.raises(SpecInvalid, match="not a valid model name"):
-        load_model(write(tmp_path, name))
+        read_spec(write(tmp_path, name))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from model_harness import ModelHarness
+from support.models.harness import ModelHarness
 from tidemill.cli import main
 from tidemill.core.errors import TidemillError, UnknownWindow
 from tidemill.defs.assets import build_assets
@@ -97,7 +97,7 @@ def test_a_run_for_a_hostile_key_never_succeeds(process_harness, key):
     """Dagster accepts some of them: the tags of a run are not validated."""
     spec = process_harness.load_spec()
     job = dg.Definitions(
-        assets=build_assets(process_harness.model, spec), resources={"tidemill": TidemillResource()}
+        assets=build_assets(spec), resources={"tidemill": TidemillResource()}
     ).resolve_implicit_global_asset_job_def()
     batch = [dg.AssetKey([process_harness.model, "kafka_batch"])]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -113,7 +113,7 @@ def test_a_run_for_a_hostile_key_never_succeeds(process_harness, key):
 
 def test_a_window_of_the_future_is_refused(process_harness):
     spec, key = process_harness.load_spec(), "2999-01-01T0000Z"
-    assets = build_assets(process_harness.model, spec)
+    assets = build_assets(spec)
     with pytest.raises((dg.DagsterError, dg.Failure, TidemillError)):
         dg.materialize(
             assets,

@@ -48,10 +48,10 @@ class MemoryTidemillResource:
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
 
     @contextmanager
-    def open(self, model: str, spec: ModelSpec) -> Iterator[ModelContext]:
-        repository = ModelRepository(self.store, model)
+    def open(self, spec: ModelSpec) -> Iterator[ModelContext]:
+        repository = ModelRepository(self.store, spec.name)
         yield ModelContext(
-            model, spec, self.log, repository, self.ledger, self.validator, clock=lambda: START
+            spec, self.log, repository, self.ledger, self.validator, clock=lambda: START
         )
 
     steps = TidemillResource.steps
@@ -76,7 +76,8 @@ def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> N
 @pytest.fixture
 def spec() -> ModelSpec:
     step = {"num_iterations": 3, "learning_rate": 0.1, "min_data_in_leaf": 10}
-    return ModelSpec.model_validate(
+    return ModelSpec.create(
+        "tides",
         {
             "topic": "tides",
             "fields": {"height": "number"},
@@ -87,7 +88,7 @@ def spec() -> ModelSpec:
                 "retrain": step | {"num_iterations": 10},
                 "retrain_every": 3,
             },
-        }
+        },
     )
 
 
@@ -114,7 +115,7 @@ def test_a_waiting_run_continues_when_the_log_has_closed_its_window(spec, tidemi
     log = tidemill_resource.log = MemoryLog()
     log.create_topic("tides", 2)
     produce(log, -3, 1)
-    with tidemill_resource.open("tides", spec) as ctx:
+    with tidemill_resource.open(spec) as ctx:
         wait_until_closed(ctx, first, HOUR_SECONDS)  # not the next window: no initial model
         assert ctx.repository.plan(first.key) is None
         initial(ctx)
@@ -127,7 +128,7 @@ def test_a_waiting_run_continues_when_the_log_has_closed_its_window(spec, tidemi
 
 def test_the_wait_for_a_window_that_stays_open_has_a_timeout(spec, tidemill_resource):
     open_window = spec.calendar.window("2024-01-04")
-    with tidemill_resource.open("tides", spec) as ctx:
+    with tidemill_resource.open(spec) as ctx:
         initial(ctx)
         run_steps(ctx, ("2024-01-01", "2024-01-02", "2024-01-03"))
         wait_until_closed(ctx, open_window, 0.1)
@@ -151,7 +152,6 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemil
     reported: list[Materialized] = []
     outcome = backfill(
         instance,
-        "tides",
         spec,
         "2024-01-01",
         "2024-01-03",
@@ -177,11 +177,9 @@ def test_a_stream_becomes_models_reports_and_deployments(instance, spec, tidemil
 
 
 def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource)
+    backfill(instance, spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource)
     names, entries = set(tidemill_resource.store.names("")), tidemill_resource.ledger.read()
-    assert backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
     assert set(tidemill_resource.store.names("")) == names
     assert tidemill_resource.ledger.read() == entries
 
@@ -189,27 +187,21 @@ def test_running_a_range_again_changes_nothing(instance, spec, tidemill_resource
 def test_an_open_window_fails_the_run_and_succeeds_once_the_log_has_closed_it(
     instance, spec, tidemill_resource
 ):
-    outcome = backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
-    )
+    outcome = backfill(instance, spec, "2024-01-01", "2024-01-04", tidemill=tidemill_resource)
     assert isinstance(outcome.error, WindowOpen)
     assert asset_metadata(instance, "deployed_model", "2024-01-03")["status"] in (
         "deferred",
         "unchanged",
     )
     produce(tidemill_resource.log, 4, 5)
-    assert backfill(
-        instance, "tides", spec, "2024-01-04", "2024-01-04", tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, "2024-01-04", "2024-01-04", tidemill=tidemill_resource).success
 
 
 def test_a_window_of_rejects_is_not_learned(instance, spec, tidemill_resource):
     for i in range(200):
         tidemill_resource.log.append("tides", i % 2, b"not JSON", START + 4 * DAY + i)
     produce(tidemill_resource.log, 4, 6)
-    outcome = backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource
-    )
+    outcome = backfill(instance, spec, "2024-01-01", "2024-01-05", tidemill=tidemill_resource)
     assert isinstance(outcome.error, TooManyRejects)
 
 
@@ -220,7 +212,6 @@ def test_asset_by_asset_gives_the_same_result_as_window_by_window(
     for asset in ASSETS:
         assert backfill(
             instance,
-            "tides",
             spec,
             "2024-01-01",
             "2024-01-03",
@@ -235,7 +226,7 @@ def test_asset_by_asset_gives_the_same_result_as_window_by_window(
     by_rows = MemoryTidemillResource(
         tidemill_resource.log, MemoryStore(), MemoryLedger(), tidemill_resource.validator
     )
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-03", tidemill=by_rows)
+    backfill(instance, spec, "2024-01-01", "2024-01-03", tidemill=by_rows)
     assert by_columns == {n: by_rows.store.get(n) for n in by_columns}
     reports = [f"tides/reports/2024-01-0{d}.json" for d in (1, 2, 3)]
     assert [tidemill_resource.store.get(n) for n in reports] == [
@@ -244,11 +235,9 @@ def test_asset_by_asset_gives_the_same_result_as_window_by_window(
 
 
 def test_another_learning_spec_is_refused(instance, spec, tidemill_resource):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
+    backfill(instance, spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    outcome = backfill(
-        instance, "tides", changed, "2024-01-02", "2024-01-02", tidemill=tidemill_resource
-    )
+    outcome = backfill(instance, changed, "2024-01-02", "2024-01-02", tidemill=tidemill_resource)
     assert isinstance(outcome.error, LineageChanged)
     assert "learner.seed" in str(outcome.error)
 
@@ -256,12 +245,12 @@ def test_another_learning_spec_is_refused(instance, spec, tidemill_resource):
 def test_an_adopted_spec_starts_a_lineage_that_assets_and_tracker_name(
     instance, spec, tidemill_resource
 ):
-    backfill(instance, "tides", spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
+    backfill(instance, spec, "2024-01-01", "2024-01-01", tidemill=tidemill_resource)
     changed = spec.model_copy(update={"learner": spec.learner.model_copy(update={"seed": 1})})
-    with tidemill_resource.open("tides", changed) as ctx:
+    with tidemill_resource.open(changed) as ctx:
         lineage = adopt(ctx, spec.calendar.window("2024-01-02"), "ada", "another seed").lineage
     assert backfill(
-        instance, "tides", changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource
+        instance, changed, "2024-01-01", "2024-01-03", tidemill=tidemill_resource
     ).success
     lineages = [
         asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["lineage"] for d in (1, 2, 3)
@@ -300,7 +289,7 @@ def test_a_report_links_to_its_run_and_the_alias_follows_the_ledger(
     tidemill_resource.tracker = RecordingTracker(ledger=tidemill_resource.ledger)
     always = spec.model_copy(update={"gate": GateSpec(policy="always")})
     assert backfill(
-        instance, "tides", always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
+        instance, always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
     ).success
     assert (
         asset_metadata(instance, "evaluation_report", "2024-01-02")["mlflow"]
@@ -316,26 +305,20 @@ def test_a_report_links_to_its_run_and_the_alias_follows_the_ledger(
 
 def test_an_unavailable_tracker_only_fails_a_check(instance, spec, tidemill_resource):
     tidemill_resource.tracker.unavailable = True
-    assert backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
     assert "mlflow" not in asset_metadata(instance, "evaluation_report", "2024-01-02")
     (result,) = check_evaluations(instance, "mlflow_record")
     assert not result.passed
     assert result.metadata["remedy"].value == "tidemill verify tides --repair"
     tidemill_resource.tracker.unavailable = False
-    assert backfill(
-        instance, "tides", spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource).success
     windows = [window for _, window in tidemill_resource.tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
     assert check_evaluations(instance, "mlflow_record")[0].passed
 
 
 def test_the_topic_is_observed_once_per_run(instance, spec, tidemill_resource):
-    assert backfill(
-        instance, "tides", spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
-    ).success
+    assert backfill(instance, spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
     records = instance.fetch_observations(dg.AssetKey(["kafka", "tides"]), limit=10).records
     (metadata,) = [record.asset_observation.metadata for record in records]
     assert metadata["planned_through"].value == "2024-01-02"
@@ -348,7 +331,7 @@ def test_a_run_prunes_once_and_a_rerun_of_old_windows_changes_nothing(
     produce(tidemill_resource.log, 4, 8)
     bounded = spec.model_copy(update={"retention_windows": 2})
     assert backfill(
-        instance, "tides", bounded, "2024-01-01", "2024-01-06", tidemill=tidemill_resource
+        instance, bounded, "2024-01-01", "2024-01-06", tidemill=tidemill_resource
     ).success
     marker = ModelRepository(tidemill_resource.store, "tides").prune_marker()
     assert marker is not None
@@ -357,6 +340,6 @@ def test_a_run_prunes_once_and_a_rerun_of_old_windows_changes_nothing(
     assert not any("2024-01-02/rows" in name for name in names)
     assert any("2024-01-04/rows" in name for name in names)
     assert backfill(
-        instance, "tides", bounded, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
+        instance, bounded, "2024-01-01", "2024-01-04", tidemill=tidemill_resource
     ).success
     assert set(tidemill_resource.store.names("")) == names

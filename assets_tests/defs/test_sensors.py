@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from model_harness import MINUTE, SPEC, ModelHarness, run_windows
+from support.models.harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
 from tidemill.cycle.operations.adopt import adopt
 from tidemill.defs import connection_cache, sensors
@@ -28,7 +28,7 @@ class SensorDriver:
     clock_offset_ms: int = 0
 
     def tick(self) -> dg.SensorResult:
-        sensor = window_closed_sensor(self.harness.model, self.harness.load_spec(), "stopped")
+        sensor = window_closed_sensor(self.harness.load_spec(), "stopped")
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         result = sensor(context)
         assert isinstance(result, dg.SensorResult)
@@ -258,9 +258,7 @@ def test_backfilling_an_old_window_does_not_make_a_stale_model_fresh(
     (before,) = check_evaluations(sensor_driver.tick())
     with dg.DagsterInstance.ephemeral() as instance:
         old = sensor_driver.harness.window(0).key
-        assert backfill(
-            instance, sensor_driver.harness.model, sensor_driver.harness.load_spec(), old, old
-        ).success
+        assert backfill(instance, sensor_driver.harness.load_spec(), old, old).success
     sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
     (after,) = check_evaluations(sensor_driver.tick())
     for check in (before, after):

@@ -7,17 +7,17 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from support.kafka.streams import read_records, read_sequences
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.simulated_events import build_simulated_events
 from tidemill.simulation.time_scale import TimeScale
-from topic_readers import read_records, read_sequences
 
 DAY = 86_400_000
 
 
 def make_spec(topic: str, **windows: Any) -> ModelSpec:
     attributes = {"topic": topic, "fields": {"hour": "number"}, "label": "late", "windows": windows}
-    return ModelSpec.model_validate(attributes)
+    return ModelSpec.create("m", attributes)
 
 
 def test_a_model_of_2013_gets_the_flights_at_their_original_times() -> None:
@@ -39,8 +39,8 @@ def test_a_live_window_is_one_day_and_january_precedes_the_first() -> None:
 
 
 def test_a_topic_of_another_name_has_no_simulated_events() -> None:
-    assert build_simulated_events("m", make_spec("clicks", start="2026-01-01")) == []
-    assert build_simulated_events("m", make_spec("flightsim", start="2026-01-01")) == []
+    assert build_simulated_events(make_spec("clicks", start="2026-01-01")) == []
+    assert build_simulated_events(make_spec("flightsim", start="2026-01-01")) == []
 
 
 def test_windows_follow_each_other_and_a_repeat_produces_nothing(
@@ -52,7 +52,7 @@ def test_windows_follow_each_other_and_a_repeat_produces_nothing(
     spec = make_spec(topic, start="2026-01-01T00:00:00", cron="*/5 * * * *")
     first = spec.calendar.first
     second = spec.calendar.after(first)
-    (asset,) = build_simulated_events("m", spec)
+    (asset,) = build_simulated_events(spec)
 
     def produced(key: str) -> int:
         with dg.DagsterInstance.ephemeral() as instance:
@@ -75,7 +75,7 @@ def test_a_window_that_has_not_started_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    (asset,) = build_simulated_events("m", make_spec("flights", start="2026-01-01"))
+    (asset,) = build_simulated_events(make_spec("flights", start="2026-01-01"))
     tags = {"dagster/partition": "2999-01-01"}
     with (
         dg.DagsterInstance.ephemeral() as instance,

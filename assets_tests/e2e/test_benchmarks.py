@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from processes import run_command
-from required_tools import require_tools
+from support.processes.commands import run_command
+from support.processes.required_tools import require_tools
 
 _FOLDER = Path(__file__).parents[2] / "platform" / "benchmarks"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import oracle
-from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
-from processes import run_command
+from support.models import oracle
+from support.models.harness import MINUTE, START, ModelHarness, events, run_window, run_windows
+from support.processes.commands import run_command
 from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults

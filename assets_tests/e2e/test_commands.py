@@ -6,11 +6,16 @@ import signal
 import psutil
 import pytest
 
-from dagster_event_log import ASSETS, check_counts, materialization_counts, run_status_counts
-from model_harness import ModelHarness, run_window
-from oracle import assert_consistent
-from processes import background, output, processes_under, run_command, wait_until
-from store_snapshot import StoreSnapshot, take_snapshot
+from support.dagster.event_log import (
+    ASSETS,
+    check_counts,
+    materialization_counts,
+    run_status_counts,
+)
+from support.models.harness import ModelHarness, run_window
+from support.models.oracle import assert_consistent
+from support.models.store_snapshot import StoreSnapshot, take_snapshot
+from support.processes.commands import background, output, processes_under, run_command, wait_until
 from tidemill.cycle.steps.initial import initial
 
 pytestmark = pytest.mark.faults

@@ -5,7 +5,7 @@ import json
 import dagster as dg
 import pytest
 
-from dagster_event_log import (
+from support.dagster.event_log import (
     ASSETS,
     CHECKS,
     check_counts,
@@ -14,10 +14,11 @@ from dagster_event_log import (
     run_status_counts,
     step_failure_message,
 )
-from dagster_webserver import ROOT, free_port, running_dagster, wait_for_webserver
-from model_harness import ModelHarness
-from oracle import assert_consistent
-from processes import (
+from support.dagster.webserver import ROOT, free_port, running_dagster, wait_for_webserver
+from support.models.harness import ModelHarness
+from support.models.oracle import assert_consistent
+from support.models.store_snapshot import take_snapshot
+from support.processes.commands import (
     background,
     interrupt,
     output,
@@ -25,7 +26,6 @@ from processes import (
     run_command,
     wait_until,
 )
-from store_snapshot import take_snapshot
 from tidemill.core.report_markdown import render_markdown
 from tidemill.cycle.steps.initial import initial
 

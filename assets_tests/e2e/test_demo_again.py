@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from browser import browser
-from dagster_webserver import ROOT, running_dagster
-from processes import background, output, processes_under, run_command, wait_until
+from e2e.browser import browser
+from support.dagster.webserver import ROOT, running_dagster
+from support.processes.commands import background, output, processes_under, run_command, wait_until
 from tidemill.adapters.files import FileStore
 
 pytestmark = pytest.mark.faults

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dagster_event_log import open_instance
-from dagster_webserver import running_dagster
-from model_harness import START, ModelHarness
-from oracle import assert_consistent
-from processes import output, run_command, wait_until
+from support.dagster.event_log import open_instance
+from support.dagster.webserver import running_dagster
+from support.models.harness import START, ModelHarness
+from support.models.oracle import assert_consistent
+from support.processes.commands import output, run_command, wait_until
 from tidemill.defs.sensors import SENSOR_TAG
 
 pytestmark = pytest.mark.faults

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from processes import run_command
-from second_model import AIR_TIME, DEPARTURES, User, air_times, departures, flights
+from e2e.second_model import AIR_TIME, DEPARTURES, User, air_times, departures, flights
+from support.processes.commands import run_command
 
 pytestmark = pytest.mark.faults
 

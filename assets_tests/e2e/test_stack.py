@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from compose_stack import ComposeStack, running_stack
-from container_engine import DockerEngine, running_engine
-from oracle import assert_repository_matches_log
-from platform_driver import DAGS, MODEL
+from e2e.containers.compose_stack import ComposeStack, running_stack
+from e2e.containers.engine import DockerEngine, running_engine
+from support.models.oracle import assert_repository_matches_log
+from support.servers.platform import DAGS, MODEL
 from tidemill.adapters.files import FileStore
 from tidemill.cycle.repository import ModelRepository
 from tidemill.local.broker.jars import lockfile_folder, pinned_jars

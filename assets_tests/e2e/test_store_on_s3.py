@@ -1,10 +1,10 @@
 """A model's whole way with its store on S3-compatible storage, and none of it in a folder."""
 
-from model_harness import ModelHarness, run_windows
-from prediction_server import ROW, running_server
-from processes import run_command
-from s3_server import S3Server
-from store_snapshot import define_two_windows, take_snapshot
+from support.models.harness import ModelHarness, run_windows
+from support.models.store_snapshot import define_two_windows, take_snapshot
+from support.processes.commands import run_command
+from support.servers.s3 import S3Server
+from support.serving.prediction_server import ROW, running_server
 
 
 def test_a_cycle_on_s3_leaves_the_same_bytes_as_in_a_folder_and_is_served(

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import requests
 
-from dagster_webserver import ROOT, free_port, wait_for_webserver
-from model_harness import ModelHarness
-from processes import background, interrupt, output, processes_under, wait_until
+from support.dagster.webserver import ROOT, free_port, wait_for_webserver
+from support.models.harness import ModelHarness
+from support.processes.commands import background, interrupt, output, processes_under, wait_until
 
 pytestmark = pytest.mark.faults
 

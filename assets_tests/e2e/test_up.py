@@ -9,10 +9,10 @@ import psutil
 import pytest
 from selenium.webdriver.common.by import By
 
-from browser import Browser, browser
-from platform_driver import DAGS, MODEL, Platform
-from postgres_server import require_postgres, world_accessible_folder
-from processes import processes_under, run_command, wait_until
+from e2e.browser import Browser, browser
+from support.processes.commands import processes_under, run_command, wait_until
+from support.servers.platform import DAGS, MODEL, Platform
+from support.servers.postgres import require_postgres, world_accessible_folder
 
 pytestmark = pytest.mark.faults
 

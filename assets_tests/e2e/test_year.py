@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import run_command
+from support.processes.commands import run_command
 
 
 @pytest.mark.faults

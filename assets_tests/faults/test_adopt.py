@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import SPEC, ModelHarness, run_window, run_windows
-from processes import run_command
-from store_snapshot import take_snapshot
+from support.kafka.topics import recreate_topic
+from support.models import oracle
+from support.models.harness import SPEC, ModelHarness, run_window, run_windows
+from support.models.store_snapshot import take_snapshot
+from support.processes.commands import run_command
+from support.processes.workers import KILLED, exit_code_of, failpoints_in, failure_output
 from tidemill import failpoints
 from tidemill.core.errors import LineageChanged, TopicRecreated
 from tidemill.core.records import Candidate
@@ -19,9 +21,6 @@ from tidemill.cycle.operations import adopt as adopt_module
 from tidemill.cycle.operations.adopt import adopt
 from tidemill.cycle.operations.restore import restore
 from tidemill.cycle.steps.extract import extract
-from tidemill.cycle.steps.update import require_candidate
-from topic_tools import recreate_topic
-from worker_processes import KILLED, exit_code_of, failpoints_in, failure_output
 
 NEXT = 3
 """The first unplanned window; windows 0 to 2 are completed."""
@@ -48,7 +47,7 @@ def run_adopt(harness: ModelHarness, *options: str) -> dict[str, object]:
 
 def load_candidate(harness: ModelHarness, number: int) -> Candidate:
     with harness.open_model() as ctx:
-        return require_candidate(ctx, harness.window(number))
+        return ctx.records.require_candidate(harness.window(number))
 
 
 @pytest.mark.faults

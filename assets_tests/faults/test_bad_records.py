@@ -6,14 +6,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
-from quarantine_checks import quarantined_records
+from faults.quarantine_checks import quarantined_records
+from support.models import oracle
+from support.models.harness import MINUTE, START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import PredecessorMissing, TooManyRejects
 from tidemill.core.parquet import from_parquet
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import skip
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
 
@@ -62,7 +62,7 @@ def produce_with_strange_records(
 
 
 def extract_rows(ctx: ModelContext, harness: ModelHarness, number: int) -> pl.DataFrame:
-    return load_rows(ctx, extract(ctx, harness.window(number)))
+    return ctx.load_rows(extract(ctx, harness.window(number)))
 
 
 def without_offsets(frame: pl.DataFrame) -> pl.DataFrame:

@@ -10,11 +10,11 @@ import pytest
 from confluent_kafka import ElectionType, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-import oracle
-from kafka_nodes import Node, all_in_sync, kafka_cluster, leader_by_partition
-from model_harness import SPEC, ModelHarness, model_name_for, run_window
-from processes import wait_until
-from store_snapshot import StoreSnapshot, take_snapshot
+from faults.kafka_nodes import Node, all_in_sync, kafka_cluster, leader_by_partition
+from support.models import oracle
+from support.models.harness import SPEC, ModelHarness, model_name_for, run_window
+from support.models.store_snapshot import StoreSnapshot, take_snapshot
+from support.processes.commands import wait_until
 from tidemill.core.errors import LogUnavailable
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract

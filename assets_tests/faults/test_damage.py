@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows
-from store_snapshot import define_two_windows, file_stamps, take_snapshot
+from support.kafka.topics import delete_before
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
+from support.models.store_snapshot import define_two_windows, file_stamps, take_snapshot
 from tidemill.core.errors import DataLost, DigestMismatch, ParentInvalid
 from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
@@ -17,7 +18,6 @@ from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
-from topic_tools import delete_before
 
 Damage = Callable[[bytes], bytes]
 

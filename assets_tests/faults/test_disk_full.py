@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window
-from s3_server import running_s3_server
-from small_disk import SmallDisk
-from store_snapshot import define_two_windows, take_snapshot
+from faults.small_disk import SmallDisk
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window
+from support.models.store_snapshot import define_two_windows, take_snapshot
+from support.processes.workers import run_all
+from support.servers.s3 import running_s3_server
 from tidemill import failpoints
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import StoreFull, TrackerUnavailable
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.tracking import Recorder, find_drift
-from worker_processes import run_all
 
 pytestmark = pytest.mark.faults
 

@@ -4,21 +4,21 @@ import json
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows
+from support.kafka.topics import begin_transaction, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core.decoding import Decoder
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import close
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import begin_transaction, spread_events, timestamp_at
 
 
 def assert_nothing_learned(ctx: ModelContext, harness: ModelHarness, number: int) -> None:
     window = harness.window(number)
     manifest = extract(ctx, window)
     assert (manifest.rows, manifest.rejected) == (0, 0)
-    assert load_rows(ctx, manifest).schema == Decoder(ctx.spec).schema
+    assert ctx.load_rows(manifest).schema == Decoder(ctx.spec).schema
     report = ctx.repository.report(window.key)
     assert report is not None
     candidate = ctx.repository.candidate(report.lineage, window.key)

@@ -5,16 +5,16 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import MINUTE, ModelHarness, run_window, run_windows
+from support.kafka.topics import event, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.adapters.memory import MemoryLedger
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import event, spread_events, timestamp_at
 
 WINDOWS = 22
 """The window with the record from the future, the 20 after it, and one more."""
@@ -45,7 +45,7 @@ def test_late_and_out_of_order_events_are_in_exactly_one_window_and_counted(
         manifests = [extract(ctx, harness.window(number)) for number in range(3)]
         assert [manifest.late for manifest in manifests] == [0, 3, 1]
         assert [manifest.rows for manifest in manifests] == [200, 100 + 2 + 151, 1 + 60 + 1 + 60]
-        rows = pl.concat([load_rows(ctx, manifest) for manifest in manifests])
+        rows = pl.concat([ctx.load_rows(manifest) for manifest in manifests])
         assert rows.select("_partition", "_offset").is_unique().all()
         changed = {name for name, sha in hashes.items() if ctx.repository.hash(name) != sha}
         assert changed <= {"observations.json"}

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import oracle
 import tidemill
-from model_harness import SPEC, ModelHarness, run_windows
-from store_snapshot import define_two_windows, take_snapshot
-from tidemill import bootstrap, failpoints
-from tidemill.cycle.audit.verify import verify
-from worker_processes import (
+from support.models import oracle
+from support.models.harness import SPEC, ModelHarness, run_windows
+from support.models.store_snapshot import define_two_windows, take_snapshot
+from support.processes.workers import (
     KILLED,
     exit_code,
     failpoints_in,
@@ -23,6 +21,8 @@ from worker_processes import (
     wait_for_failpoint,
     window_worker,
 )
+from tidemill import bootstrap, failpoints
+from tidemill.cycle.audit.verify import verify
 
 _LAST = 1
 
@@ -37,7 +37,7 @@ def failpoints_undisturbed(harness: ModelHarness) -> list[str]:
     return reached
 
 
-_OTHER_FILES = ("mlflow.py", "restore.py", "prune.py", "adopt.py", "produce.py")
+_OTHER_FILES = ("tracker.py", "restore.py", "prune.py", "adopt.py", "produce.py")
 _ADOPTION_FAILPOINTS = {"adoption.before", "adoption.after"}
 """Files and a commit that a run of windows does not reach; other tests kill at their failpoints."""
 

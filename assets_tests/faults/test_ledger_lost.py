@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from ledger_tools import (
+from support.kafka.ledgers import (
     delete_ledger_topic,
     delete_records_before,
     ledger_records,
     set_topic_config,
     settings_with_ledger,
 )
-from model_harness import ModelHarness, run_window, run_windows
-from processes import run_command
-from store_snapshot import file_stamps, take_snapshot
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
+from support.models.store_snapshot import file_stamps, take_snapshot
+from support.processes.commands import run_command
+from support.processes.workers import KILLED, exit_code_of, failpoints_in
 from tidemill import bootstrap, failpoints
 from tidemill.core.errors import LedgerLost, LedgerMisconfigured, TidemillError
 from tidemill.cycle.audit.verify import verify
@@ -27,7 +28,6 @@ from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
-from worker_processes import KILLED, exit_code_of, failpoints_in
 
 pytestmark = pytest.mark.faults
 
@@ -171,7 +171,7 @@ def test_one_command_restores_every_model_of_a_shared_ledger(four_entries: Model
     other.create_topic()
     other.produce_windows(-2, 0)
     with bootstrap.open_model(
-        other.model, settings_with_ledger(four_entries, four_entries.ledger)
+        other.load_spec(), settings_with_ledger(four_entries, four_entries.ledger)
     ) as ctx:
         initial(ctx)
     values = [record.value for record in ledger_records(four_entries)]

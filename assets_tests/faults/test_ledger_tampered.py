@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-import oracle
-from ledger_tools import ledger_records, open_new_ledger
-from model_harness import ModelHarness, run_window, run_windows
+from support.kafka.ledgers import ledger_records, open_new_ledger
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, TidemillError
 from tidemill.cycle.audit.verify import verify

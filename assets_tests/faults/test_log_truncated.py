@@ -5,16 +5,16 @@ import signal
 
 import pytest
 
-import oracle
-from kafka_nodes import kafka_cluster
-from model_harness import ModelHarness, model_name_for, run_window, run_windows
-from processes import wait_until
-from store_snapshot import file_stamps
+from faults.kafka_nodes import kafka_cluster
+from support.kafka.topics import end_offsets
+from support.models import oracle
+from support.models.harness import ModelHarness, model_name_for, run_window, run_windows
+from support.models.store_snapshot import file_stamps
+from support.processes.commands import wait_until
 from tidemill.core.errors import LogTruncated
 from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract
-from topic_tools import end_offsets
 
 pytestmark = pytest.mark.faults
 

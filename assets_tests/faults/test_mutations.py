@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from required_tools import require_tools
+from support.processes.required_tools import require_tools
 
 pytestmark = pytest.mark.faults
 

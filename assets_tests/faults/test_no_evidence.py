@@ -7,9 +7,9 @@ from statistics import mean
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import MINUTE, START, ModelHarness, events, run_window, run_windows
-from noise_candidates import DAILY, WEEKLY, reports, scored_windows, verdict_counts
+from faults.noise_candidates import DAILY, WEEKLY, reports, scored_windows, verdict_counts
+from support.models import oracle
+from support.models.harness import MINUTE, START, ModelHarness, events, run_window, run_windows
 from tidemill.core.report_records import Report
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.steps.extract import extract

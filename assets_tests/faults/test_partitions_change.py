@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-import oracle
-from model_harness import MINUTE, ModelHarness, run_window, run_windows
+from support.kafka.topics import add_partitions, end_offsets, event, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.plans import PlannedRange
 from tidemill.cycle.context import ModelContext
@@ -14,7 +15,6 @@ from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import add_partitions, end_offsets, event, spread_events, timestamp_at
 
 
 class ManualClock:

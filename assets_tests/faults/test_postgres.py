@@ -10,16 +10,16 @@ from itertools import product
 import pytest
 from mlflow.tracking import MlflowClient
 
-import oracle
-from dagster_event_log import ASSETS, materialization_counts
-from dagster_webserver import free_port
-from model_harness import ModelHarness, run_window, run_windows
-from postgres_server import PostgresServer, running_postgres, world_accessible_folder
-from small_disk import SmallDisk
-from store_snapshot import take_snapshot
-from tcp_fault_proxy import running_tcp_proxy
+from faults.small_disk import SmallDisk
+from support.dagster.event_log import ASSETS, materialization_counts
+from support.dagster.webserver import free_port
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
+from support.models.store_snapshot import take_snapshot
+from support.servers.postgres import PostgresServer, running_postgres, world_accessible_folder
+from support.servers.tcp_fault_proxy import running_tcp_proxy
 from tidemill import failpoints
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cli.backfill import run_backfill
 from tidemill.core.errors import InstanceUnavailable, TrackerUnavailable
 from tidemill.cycle.steps.initial import initial
@@ -58,7 +58,7 @@ def backfill(harness: ModelHarness, number: int) -> InstanceUnavailable | None:
     """Run this window in Dagster; the error if its database failed."""
     key = harness.window(number).key
     try:
-        run_backfill(harness.settings, harness.model, harness.load_spec(), key, key, quiet=True)
+        run_backfill(harness.settings, harness.load_spec(), key, key, quiet=True)
     except InstanceUnavailable as error:
         return error
     return None

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, events, run_window, run_windows
-from quarantine_checks import quarantined_records
+from faults.quarantine_checks import quarantined_records
+from support.models import oracle
+from support.models.harness import ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import PredecessorMissing, SchemaBroken
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
 
@@ -37,7 +37,7 @@ def test_an_added_field_changes_nothing(harness: ModelHarness) -> None:
     expected = [json.loads(value) for _, value in events(1)]
     with harness.open_model() as ctx:
         run_windows(ctx, 0, 1)
-        rows = load_rows(ctx, extract(ctx, harness.window(1))).sort("_timestamp")
+        rows = ctx.load_rows(extract(ctx, harness.window(1))).sort("_timestamp")
         assert rows.drop("_partition", "_offset", "_timestamp").rows(named=True) == expected
     oracle.assert_consistent(harness)
 
@@ -52,7 +52,7 @@ def test_a_removed_optional_field_is_null(harness: ModelHarness) -> None:
         manifest = ctx.repository.manifest(harness.window(1).key)
         assert manifest is not None
         assert (manifest.rows, manifest.missing["visits"]) == (200, 200)
-        assert load_rows(ctx, manifest)["visits"].null_count() == 200
+        assert ctx.load_rows(manifest)["visits"].null_count() == 200
     oracle.assert_consistent(harness)
 
 
@@ -63,7 +63,7 @@ def test_a_field_missing_in_some_rows_is_null_in_them(harness: ModelHarness) -> 
     harness.produce_windows(2, 2)
     with harness.open_model() as ctx:
         run_windows(ctx, 0, 1)
-        rows = load_rows(ctx, extract(ctx, harness.window(1)))
+        rows = ctx.load_rows(extract(ctx, harness.window(1)))
         assert 0 < rows["price"].null_count() < rows.height == 200
     oracle.assert_consistent(harness)
 
@@ -140,6 +140,6 @@ def test_a_removed_field_that_is_declared_optional_is_learned_without(
     harness.define(fields={"country": "category", "price": "number?", "visits": "number?"})
     with harness.open_model() as ctx:
         run_window(ctx, 1)
-        assert load_rows(ctx, extract(ctx, harness.window(1)))["price"].is_null().all()
+        assert ctx.load_rows(extract(ctx, harness.window(1)))["price"].is_null().all()
         assert ctx.repository.plan(harness.window(1).key) is not None
     oracle.assert_consistent(harness)

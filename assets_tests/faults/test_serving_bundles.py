@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-import oracle
-from bundle_mutations import (
+from support.models import oracle
+from support.models.harness import ModelHarness
+from support.processes.commands import wait_until
+from support.serving.bundle_mutations import (
     LedgerAppender,
     deploy_windows,
     substitute,
@@ -17,14 +19,12 @@ from bundle_mutations import (
     with_excessive_golden_rows,
     with_recomputed_golden_rows,
 )
-from load_generator import LoadGenerator, load_generator_for
-from model_harness import ModelHarness
-from prediction_server import PredictionServer, bundle_digests, running_server
-from processes import wait_until
+from support.serving.load_generator import LoadGenerator, load_generator_for
+from support.serving.prediction_server import PredictionServer, bundle_digests, running_server
 from tidemill.core import canonical
 from tidemill.core.bundle import Model
-from tidemill.cycle.repository import bundle_name
-from tidemill.cycle.steps.deploy import read_chain
+from tidemill.cycle.ledger import read_chain
+from tidemill.cycle.names import bundle_name
 
 pytestmark = pytest.mark.faults
 

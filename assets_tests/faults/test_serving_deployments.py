@@ -6,20 +6,31 @@ from functools import partial
 
 import pytest
 
-import oracle
-from bundle_mutations import deploy_windows, record_window, require_tracker, run_and_record_window
-from ledger_tools import delete_ledger_topic
-from load_generator import load_generator_for
-from model_harness import ModelHarness, run_window
-from prediction_server import PredictionServer, running_server
-from processes import run_command, wait_until
-from tidemill.adapters import mlflow
-from tidemill.adapters.mlflow import MlflowTracker
+from support.kafka.ledgers import delete_ledger_topic
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window
+from support.processes.commands import run_command, wait_until
+from support.processes.workers import (
+    KILLED,
+    exit_code_of,
+    failpoints_in,
+    wait_for_failpoint,
+    worker,
+)
+from support.serving.bundle_mutations import (
+    deploy_windows,
+    record_window,
+    require_tracker,
+    run_and_record_window,
+)
+from support.serving.load_generator import load_generator_for
+from support.serving.prediction_server import PredictionServer, running_server
+from tidemill.adapters.mlflow import tracker as mlflow_tracker
+from tidemill.adapters.mlflow.tracker import MlflowTracker
+from tidemill.cycle import ledger
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.restore import restore
-from tidemill.cycle.steps import deploy
 from tidemill.cycle.tracking import find_drift
-from worker_processes import KILLED, exit_code_of, failpoints_in, wait_for_failpoint, worker
 
 pytestmark = pytest.mark.faults
 
@@ -71,7 +82,7 @@ def test_a_deployment_killed_between_append_and_alias_reaches_agreement(
 ) -> None:
     """Fault 24: the server follows the ledger at once; the next run completes the rest."""
     failpoints = sorted(
-        failpoints_in([deploy.__file__, mlflow.__file__]) | {"entry.before", "entry.after"}
+        failpoints_in([ledger.__file__, mlflow_tracker.__file__]) | {"entry.before", "entry.after"}
     )
     assert {"append.after", "version.before", "alias.before", "alias.after"} <= set(failpoints)
     scenario.harness.produce_windows(8, 2 + len(failpoints) + 1)

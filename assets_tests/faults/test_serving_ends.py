@@ -9,11 +9,17 @@ from contextlib import closing
 import psutil
 import pytest
 
-import oracle
-from bundle_mutations import LedgerAppender, deploy_windows, put_bundle, with_excessive_golden_rows
-from load_generator import encode_request, load_generator_for
-from model_harness import ModelHarness, model_name_for
-from prediction_server import (
+from support.models import oracle
+from support.models.harness import ModelHarness, model_name_for
+from support.processes.commands import wait_until
+from support.serving.bundle_mutations import (
+    LedgerAppender,
+    deploy_windows,
+    put_bundle,
+    with_excessive_golden_rows,
+)
+from support.serving.load_generator import encode_request, load_generator_for
+from support.serving.prediction_server import (
     ROW,
     PredictionServer,
     bundle_digests,
@@ -21,8 +27,7 @@ from prediction_server import (
     refuses_connections,
     running_server,
 )
-from processes import wait_until
-from tidemill.cycle.steps.deploy import read_chain
+from tidemill.cycle.ledger import read_chain
 
 pytestmark = pytest.mark.faults
 

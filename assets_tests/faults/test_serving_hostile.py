@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-import oracle
-from attacks import GIGABYTE, MILLION, attacking_clients
-from bundle_mutations import deploy_windows
-from load_generator import encode_head, encode_request
-from model_harness import ModelHarness, model_name_for
-from prediction_server import ROW, PredictionServer, running_server
-from processes import wait_until
+from support.models import oracle
+from support.models.harness import ModelHarness, model_name_for
+from support.processes.commands import wait_until
+from support.serving.attacks import GIGABYTE, MILLION, attacking_clients
+from support.serving.bundle_mutations import deploy_windows
+from support.serving.load_generator import encode_head, encode_request
+from support.serving.prediction_server import ROW, PredictionServer, running_server
 
 pytestmark = pytest.mark.faults
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-import oracle
-from bundle_mutations import LedgerAppender, deploy_windows
-from load_generator import load_generator_for
-from model_harness import ModelHarness
-from prediction_server import PredictionServer, bundle_digests, running_server
-from tidemill.cycle.steps.deploy import read_chain
+from support.models import oracle
+from support.models.harness import ModelHarness
+from support.serving.bundle_mutations import LedgerAppender, deploy_windows
+from support.serving.load_generator import load_generator_for
+from support.serving.prediction_server import PredictionServer, bundle_digests, running_server
+from tidemill.cycle.ledger import read_chain
 
 pytestmark = pytest.mark.faults
 

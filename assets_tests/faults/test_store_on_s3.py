@@ -6,12 +6,10 @@ import time
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness
-from s3_server import S3Server
-from store_snapshot import StoreSnapshot, define_two_windows, take_snapshot
-from tidemill import failpoints
-from worker_processes import (
+from support.models import oracle
+from support.models.harness import ModelHarness
+from support.models.store_snapshot import StoreSnapshot, define_two_windows, take_snapshot
+from support.processes.workers import (
     KILLED,
     exit_code,
     failpoints_reached,
@@ -22,6 +20,8 @@ from worker_processes import (
     wait_until_stopped,
     window_worker,
 )
+from support.servers.s3 import S3Server
+from tidemill import failpoints
 
 _LAST = 1
 

@@ -8,16 +8,16 @@ from pathlib import Path, PurePath
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, events
-from store_snapshot import define_two_windows, take_snapshot
-from syscall_trace import KINDS, Syscall, extract_first_window, trace
+from faults.syscall_trace import KINDS, Syscall, extract_first_window, trace
+from support.models import oracle
+from support.models.harness import ModelHarness, events
+from support.models.store_snapshot import define_two_windows, take_snapshot
+from support.processes.workers import KILLED, failure_output, run_all
 from tidemill import bootstrap
 from tidemill.adapters.files import FileStore
 from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.steps.initial import initial
-from worker_processes import KILLED, failure_output, run_all
 
 pytestmark = pytest.mark.faults
 
@@ -42,7 +42,7 @@ def committed_names(calls: list[Syscall]) -> set[str]:
 
 def assert_recovers_to(twin: ModelHarness, expected: ModelHarness) -> None:
     """Assert that a rerun gives the same plan, manifest and digests, and no other file."""
-    with bootstrap.open_model(twin.model, twin.settings, exclusive=True) as ctx:
+    with bootstrap.open_model(twin.load_spec(), twin.settings, exclusive=True) as ctx:
         extract_first_window(ctx)
         assert verify(ctx).findings == []
     assert take_snapshot(twin) == take_snapshot(expected)

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from ledger_tools import set_topic_config
-from model_harness import ModelHarness, run_window
+from support.kafka.ledgers import set_topic_config
+from support.kafka.topics import Records, event, spread_events
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window
 from tidemill.core.errors import WindowOpen
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.report_markdown import render_markdown
 from tidemill.core.windows import to_ms
 from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import Records, event, spread_events
 
 pytestmark = pytest.mark.faults
 
@@ -106,5 +106,5 @@ def test_records_without_a_timestamp_are_rejected_and_never_confirm_a_boundary(
             20,
             {"no timestamp": 20},
         )
-        assert load_rows(ctx, manifest)["_timestamp"].null_count() == 0
+        assert ctx.load_rows(manifest)["_timestamp"].null_count() == 0
     oracle.assert_consistent(harness)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness, run_window, run_windows
+from support.kafka.topics import delete_before, end_offsets, recreate_topic
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core.errors import (
     OffsetsExpired,
     OperationNotAllowed,
@@ -18,7 +19,6 @@ from tidemill.cycle.operations.manual_actions import skip
 from tidemill.cycle.planning.plan import plan_window
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import delete_before, end_offsets, recreate_topic
 
 
 def store_files(harness: ModelHarness) -> dict[Path, bytes]:

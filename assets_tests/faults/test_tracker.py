@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from dagster_event_log import metadata, open_instance
-from model_harness import ModelHarness, run_windows
-from processes import clean_env, run_command
+from support.dagster.event_log import metadata, open_instance
+from support.models.harness import ModelHarness, run_windows
+from support.processes.commands import clean_env, run_command
+from support.processes.workers import failpoints_in
 from tidemill import bootstrap
-from tidemill.adapters import mlflow as adapter
-from tidemill.adapters.mlflow import MlflowTracker
+from tidemill.adapters.mlflow import tracker as adapter
+from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.cycle.tracking import find_drift
-from worker_processes import failpoints_in
 
 pytestmark = pytest.mark.faults
 
@@ -25,8 +25,8 @@ import sys
 from tidemill import bootstrap
 from tidemill.cycle.tracking import Recorder
 from tidemill.settings import Settings
-settings, model = Settings(), sys.argv[1]
-with bootstrap.open_model(model, settings) as ctx:
+settings = Settings()
+with bootstrap.open_model(bootstrap.load_spec(sys.argv[1], settings), settings) as ctx:
     recorder = Recorder(ctx, bootstrap.make_tracker(settings))
     recorder.record_window(ctx.spec.calendar.after(ctx.spec.calendar.first))
     recorder.record_deployments()

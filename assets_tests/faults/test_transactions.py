@@ -8,16 +8,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import oracle
-from model_harness import START, ModelHarness, events, run_window, run_windows
+from support.kafka.topics import begin_transaction, end_offsets, event, spread_events, timestamp_at
+from support.models import oracle
+from support.models.harness import START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import WindowOpen
 from tidemill.core.records import Manifest
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
-from topic_tools import begin_transaction, end_offsets, event, spread_events, timestamp_at
 
 DAY = 86_400_000
 
@@ -31,7 +31,7 @@ def assert_quick() -> Iterator[None]:
 
 
 def timestamps(ctx: ModelContext, manifest: Manifest) -> list[int]:
-    values: list[int] = load_rows(ctx, manifest).sort("_timestamp")["_timestamp"].to_list()
+    values: list[int] = ctx.load_rows(manifest).sort("_timestamp")["_timestamp"].to_list()
     return values
 
 
@@ -168,5 +168,5 @@ def test_records_of_an_open_transaction_are_in_no_window_however_old(harness: Mo
         manifest = extract(ctx, harness.window(1))
         assert (manifest.rows, manifest.late, manifest.gaps) == (230, 30, 1)
         assert plan_window(ctx, harness.window(0)) == before
-        assert load_rows(ctx, manifest).filter(pl.col("_timestamp") < timestamp_at(5)).height == 30
+        assert ctx.load_rows(manifest).filter(pl.col("_timestamp") < timestamp_at(5)).height == 30
     oracle.assert_consistent(harness)

@@ -9,8 +9,7 @@ from threading import Barrier
 
 import pytest
 
-import oracle
-from ledger_tools import (
+from support.kafka.ledgers import (
     ENTRIES_PER_WRITER,
     AmbiguousLedger,
     BarrierLedger,
@@ -18,14 +17,16 @@ from ledger_tools import (
     ledger_records,
     settings_with_ledger,
 )
-from model_harness import ModelHarness, run_window, run_windows
+from support.models import oracle
+from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill import bootstrap
 from tidemill.adapters.memory import MemoryLedger
+from tidemill.core.deployment import Deployment
 from tidemill.core.errors import LogUnavailable
 from tidemill.core.ledger import Chain, Entry, build_chain
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import rollback
-from tidemill.cycle.steps.deploy import Deployment, deploy
+from tidemill.cycle.steps.deploy import deploy
 from tidemill.cycle.steps.evaluate import evaluate
 from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
@@ -49,7 +50,7 @@ def ready_to_deploy(harness: ModelHarness, number: int) -> None:
 def consistent_chain(harness: ModelHarness, ctx: ModelContext, topic: str | None = None) -> Chain:
     """The chain, which must be equal for a new context, this context and a plain Kafka reader."""
     with bootstrap.open_model(
-        ctx.model, settings_with_ledger(harness, topic or harness.ledger)
+        ctx.spec, settings_with_ledger(harness, topic or harness.ledger)
     ) as fresh_ctx:
         result = fresh_ctx.chain()
     assert result == ctx.chain() == build_chain(ctx.model, ledger_records(harness, topic))
@@ -117,20 +118,20 @@ def test_deployers_of_two_models_in_four_processes_never_disturb_the_chains(
     other.define(topic=harness.model)
     harness.produce_windows(-3, 1)
     ledger, start_file = harness.ledger, harness.home / "start"
-    models = (harness.model, other.model)
+    specs = (harness.load_spec(), other.load_spec())
     with ExitStack() as stack:
         contexts = [
-            stack.enter_context(bootstrap.open_model(model, settings_with_ledger(harness, ledger)))
-            for model in models
+            stack.enter_context(bootstrap.open_model(spec, settings_with_ledger(harness, ledger)))
+            for spec in specs
         ]
         for ctx in contexts:
             initial(ctx)
         workers = [
             _FORK_CONTEXT.Process(
                 target=append_entries,
-                args=(harness.env, model, ledger, f"{model}-{n}", str(start_file)),
+                args=(harness.env, spec.name, ledger, f"{spec.name}-{n}", str(start_file)),
             )
-            for model in models
+            for spec in specs
             for n in range(2)
         ]
         for worker in workers:

@@ -7,16 +7,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-import oracle
-from model_harness import ModelHarness
-from store_snapshot import define_two_windows, file_stamps, take_snapshot
-from tidemill import failpoints
-from tidemill.cli.backfill import run_backfill
-from tidemill.core.errors import AlreadyRunning
-from tidemill.core.plans import Plan
-from tidemill.cycle.operations.manual_actions import close
-from tidemill.cycle.planning.plan import plan_window
-from worker_processes import (
+from support.models import oracle
+from support.models.harness import ModelHarness
+from support.models.store_snapshot import define_two_windows, file_stamps, take_snapshot
+from support.processes.workers import (
     exit_code,
     failure_output,
     resume,
@@ -25,6 +19,12 @@ from worker_processes import (
     wait_until_stopped,
     window_worker,
 )
+from tidemill import failpoints
+from tidemill.cli.backfill import run_backfill
+from tidemill.core.errors import AlreadyRunning
+from tidemill.core.plans import Plan
+from tidemill.cycle.operations.manual_actions import close
+from tidemill.cycle.planning.plan import plan_window
 
 _LAST = 1
 
@@ -121,9 +121,7 @@ def test_a_second_backfill_names_the_lock_holder_and_a_dead_process_holds_no_loc
         wait_until_stopped(holder)
         before = file_stamps(harness)
         with pytest.raises(AlreadyRunning, match=rf"by process {holder.pid}\."):
-            run_backfill(
-                harness.settings, harness.model, harness.load_spec(), first, last, quiet=True
-            )
+            run_backfill(harness.settings, harness.load_spec(), first, last, quiet=True)
         assert exit_code(harness, _LAST) == 1
         assert "AlreadyRunning" in failure_output(harness)
         assert file_stamps(harness) == before

@@ -173,11 +173,10 @@ def is_killed(code: int) -> bool:
 
 def preload() -> None:
     """Import the libraries that a child needs, and make Hypothesis deterministic."""
-    sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests/support")]
+    sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests")]
     own_paths = (str(ROOT / "platform"), str(ROOT / "assets_tests"))
     before = set(sys.modules)
-    import memory_model  # noqa: F401
-    import model_harness  # noqa: F401
+    from support.models import harness, in_memory  # noqa: F401
 
     # A child must import the project's own modules again, one of them from the mutated source.
     for name in set(sys.modules) - before:

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from model_harness import ModelHarness, model_name_for, run_windows
-from prediction_server import LedgerFixture, PredictionServer, bundle_digests, running_server
+from support.models.harness import ModelHarness, model_name_for, run_windows
+from support.serving.prediction_server import (
+    LedgerFixture,
+    PredictionServer,
+    bundle_digests,
+    running_server,
+)
 from tidemill.cycle.context import ModelContext
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from follower_fixture import SPEC, FollowerFixture, distinct_bundles
+from serving.follower_fixture import SPEC, FollowerFixture, distinct_bundles
 from tidemill.core import canonical
+from tidemill.cycle.names import bundle_name
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,31 @@ def test_an_invalid_entry_changes_nothing(follower_fixture: FollowerFixture) -> 
     assert follower_fixture.served.digest == follower_fixture.digest(2)
 
 
+def test_an_entry_of_a_later_format_affects_only_its_own_model(bundles: list[bytes]) -> None:
+    fixture = FollowerFixture(bundles, models=("newer", "m"))
+    later = replace(fixture.entry(fixture.digest(0)), model="newer")
+    fixture.ledger.append("newer", canonical.encode(later))
+    fixture.step()
+    newer = fixture.follower.states["newer"]
+    assert newer.served is not None
+    head = newer.chain.next_position[1]
+    unsupported = replace(later, seq=1, prev=head, format=canonical.FORMAT + 1)
+    fixture.ledger.append("newer", canonical.encode(unsupported))
+    fixture.deploy(fixture.digest(1))
+    fixture.step()
+    assert fixture.served.digest == fixture.digest(1)
+    assert newer.served.entry.seq == 0
+    assert newer.failure is not None
+    assert newer.failure.error == "FormatUnsupported"
+    # To a reader of that format, this one is not valid.
+    late = replace(later, seq=1, prev=head, digest=fixture.digest(2))
+    fixture.ledger.append("newer", canonical.encode(late))
+    fixture.step()
+    assert newer.served.digest == fixture.digest(0)
+    stale = fixture.status.describe_model("newer")["stale"]
+    assert "has format 2" in stale
+
+
 def test_an_entry_for_the_same_model_changes_only_the_version(
     follower_fixture: FollowerFixture,
 ) -> None:
@@ -81,7 +107,9 @@ def test_damaged_bytes_are_rejected_before_they_are_loaded(
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
     follower_fixture.step()
-    follower_fixture.store[follower_fixture.digest(1)] = follower_fixture.bundles[1][:-1] + b"x"
+    follower_fixture.model_store.store.replace(
+        f"m/{bundle_name(follower_fixture.digest(1))}", follower_fixture.bundles[1][:-1] + b"x"
+    )
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.model.failure is not None
@@ -93,11 +121,11 @@ def test_a_bundle_that_becomes_available_later_is_served_then(
     follower_fixture: FollowerFixture,
 ) -> None:
     follower_fixture.deploy(follower_fixture.digest(0))
-    bundle = follower_fixture.store.pop(follower_fixture.digest(1))
+    follower_fixture.model_store.delete(bundle_name(follower_fixture.digest(1)))
     follower_fixture.deploy(follower_fixture.digest(1))
     follower_fixture.step()
     assert follower_fixture.served.digest == follower_fixture.digest(0)  # the newest loadable one
-    follower_fixture.store[follower_fixture.digest(1)] = bundle
+    follower_fixture.model_store.put_bundle(follower_fixture.bundles[1])
     follower_fixture.step()
     follower_fixture.now_ms += 999
     follower_fixture.step()
@@ -242,6 +270,8 @@ def test_a_damaged_local_copy_is_not_served(follower_fixture: FollowerFixture) -
     assert follower_fixture.model.served is None
     assert not follower_fixture.status.ready
     assert follower_fixture.model.failure is not None
+    assert follower_fixture.model.failure.error == "DigestMismatch"
+    assert "local copy" in follower_fixture.model.failure.message  # before it is validated
 
 
 def test_a_local_copy_holds_one_bundle_per_model(follower_fixture: FollowerFixture) -> None:

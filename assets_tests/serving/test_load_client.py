@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from prediction_server import ROW, PredictionServer
+from support.serving.prediction_server import ROW, PredictionServer
 from tidemill.demo.traffic import RequestResult
 
 

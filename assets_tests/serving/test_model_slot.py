@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from follower_fixture import FollowerFixture, distinct_bundles
-from rsgi import Request, send_request
+from serving.follower_fixture import FollowerFixture, distinct_bundles
+from serving.rsgi import Request, send_request
 from tidemill.adapters.memory import InProcessValidator
 from tidemill.core import canonical
 from tidemill.core.bundle import Model

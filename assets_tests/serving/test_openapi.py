@@ -1,7 +1,7 @@
 """The OpenAPI document matches the server: property-based requests find no contradiction."""
 
-from prediction_server import PredictionServer
-from processes import run_command
+from support.processes.commands import run_command
+from support.serving.prediction_server import PredictionServer
 
 CHECKS_CONFIG = """
 [checks]

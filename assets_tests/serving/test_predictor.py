@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import small_models
+from serving import small_models
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.core import canonical
 from tidemill.core.bundle import Model

@@ -12,8 +12,9 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from model_harness import ModelHarness
-from prediction_server import (
+from support.models.harness import ModelHarness
+from support.processes.commands import run_command, wait_until
+from support.serving.prediction_server import (
     ROW,
     LedgerFixture,
     LoadClients,
@@ -21,7 +22,6 @@ from prediction_server import (
     refuses_connections,
     running_server,
 )
-from processes import run_command, wait_until
 from tidemill.local import broker
 
 TOKEN = "a secret of some length"

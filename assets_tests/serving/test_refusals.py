@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prediction_server import ROW, PredictionServer
+from support.serving.prediction_server import ROW, PredictionServer
 
 
 def error_of(response: Any, status: int) -> dict[str, Any]:

@@ -4,8 +4,14 @@ import json
 import time
 from statistics import median
 
-from model_harness import events
-from prediction_server import ROW, LedgerFixture, LoadClients, predict_offline, running_server
+from support.models.harness import events
+from support.serving.prediction_server import (
+    ROW,
+    LedgerFixture,
+    LoadClients,
+    predict_offline,
+    running_server,
+)
 
 SWAPS = 12
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import small_models
-from ledger_tools import manual_entry
-from rsgi import Request, send_request
+from serving import small_models
+from serving.rsgi import Request, send_request
+from support.kafka.ledgers import manual_entry
 from tidemill.adapters.feature_function import load_feature_function
 from tidemill.adapters.memory import InProcessValidator, MemoryFeed, MemoryLedger, MemoryStore
 from tidemill.core import canonical

@@ -17,8 +17,6 @@ from tidemill.core.records import Candidate
 from tidemill.core.scoring import row_losses
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.steps.extract import load_rows, require_batch
-from tidemill.cycle.steps.update import require_candidate
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,10 @@ class BaselineLoop:
     def prepare(self, window: Window) -> TrainingInputs:
         """Load a window from the store, which is not part of the measured loop."""
         ctx, repository = self.ctx, self.ctx.repository
-        candidate = require_candidate(ctx, window)
+        candidate = ctx.records.require_candidate(window)
         report = repository.report(window.key)
         assert report is not None
-        rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
+        rows = learner.sort_canonical(ctx.load_rows(ctx.records.require_batch(window)))
         without_tail = learner.without_holdout(rows)
         assert without_tail is not None
         training_sets = rows, without_tail

@@ -24,13 +24,13 @@ from typing import Any
 from harness import Figure, Goal, argument_parser, log, report_results
 
 # Airflow and Dagster are started and stopped by the test support.
-sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests"))
 
-from airflow_driver import Airflow, connection_uri
-from airflow_services import RunningAirflow, running_airflow
-from dagster_event_log import open_instance
-from dagster_webserver import DagsterClient, running_dagster
-from model_harness import ModelHarness, run_window
+from support.airflow.driver import Airflow, connection_uri
+from support.airflow.services import RunningAirflow, running_airflow
+from support.dagster.event_log import open_instance
+from support.dagster.webserver import DagsterClient, running_dagster
+from support.models.harness import ModelHarness, run_window
 from tidemill.cycle.steps.initial import initial
 from tidemill.defs.assets import pool_of
 from tidemill.local import broker

@@ -191,8 +191,8 @@ def _benchmark_model(cluster: Cluster, home: Path, name: str) -> Iterator[Benchm
         mlflow=MlflowSettings(tracking_uri="off"),
     )
     create_topic(cluster, name, PARTITIONS)
-    spec = ModelSpec.model_validate(SPEC | {"topic": name})
-    with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
+    spec = ModelSpec.create(MODEL, SPEC | {"topic": name})
+    with bootstrap.open_model(spec, settings, exclusive=True) as ctx:
         model = BenchmarkModel(name, ctx, make_producer(cluster, {"linger.ms": 5}))
         model.produce_until(1)
         initial(ctx)

@@ -20,7 +20,7 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.manual_actions import close
 from tidemill.cycle.steps.deploy import deploy
 from tidemill.cycle.steps.evaluate import evaluate
-from tidemill.cycle.steps.extract import extract, load_rows, require_batch
+from tidemill.cycle.steps.extract import extract
 from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
 from tidemill.settings import Settings
@@ -72,7 +72,7 @@ def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
     with bootstrap.kafka_cluster(settings):
         result = produce_flights(settings, spec, spec.calendar.after(last).end)
         log(f"{result.produced} flights produced")
-        with bootstrap.open_model(MODEL, settings, spec=spec, exclusive=True) as ctx:
+        with bootstrap.open_model(spec, settings, exclusive=True) as ctx:
             close(ctx, last, "benchmark: end of the data")
             initial_record = initial(ctx)
             cpu_by_step = {step: CpuTimer() for step in ("extract", "update", "evaluate", "deploy")}
@@ -84,7 +84,7 @@ def run_year(home: Path, last_key: str = LAST_WINDOW) -> Iterator[Year]:
             manifest = ctx.repository.manifest("initial")
             assert manifest is not None
             assert manifest.rows == initial_record.rows
-            yield Year(ctx, learner.sort_canonical(load_rows(ctx, manifest)), days, cpu_by_step)
+            yield Year(ctx, learner.sort_canonical(ctx.load_rows(manifest)), days, cpu_by_step)
 
 
 def _run_window(
@@ -101,5 +101,5 @@ def _run_window(
     if number % 25 == 0:
         seconds = cpu_by_step["update"].seconds
         log(f"{window.key}: {report.verdict}, update so far {seconds:.1f} CPU s")
-    rows = learner.sort_canonical(load_rows(ctx, require_batch(ctx, window)))
+    rows = learner.sort_canonical(ctx.load_rows(ctx.records.require_batch(window)))
     return Day(number, window, rows, candidate, report)

@@ -30,9 +30,9 @@ from freshness_observations import Observations
 from harness import Figure, Goal, argument_parser, log, report_results
 
 # The platform is started and stopped by the test support.
-sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests"))
 
-from platform_driver import MODEL, Platform
+from support.servers.platform import MODEL, Platform
 from tidemill import bootstrap
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
@@ -65,7 +65,7 @@ def main() -> int:
         log("the platform is up")
         broker_status = broker.status(settings.kafka_data)
         assert broker_status is not None
-        ctx = stack.enter_context(bootstrap.open_model(MODEL, settings, start=False))
+        ctx = stack.enter_context(bootstrap.open_model(spec, settings, start=False))
         _wait_until_caught_up(ctx)
         observations = stack.enter_context(
             _observe(platform, spec, broker_status.bootstrap_servers)

@@ -14,7 +14,7 @@ from tidemill.core.windows import Window
 from tidemill.simulation.flights import PARTITIONS
 
 if TYPE_CHECKING:
-    from platform_driver import Platform
+    from support.servers.platform import Platform
 
 _POLL_INTERVAL_SECONDS = 0.05
 

@@ -11,8 +11,8 @@ from harness import log
 
 from tidemill.core import canonical, learner, report
 from tidemill.core.bundle import Model
+from tidemill.core.evaluation import EvaluationInputs, EvaluationRows, scored_roles
 from tidemill.core.records import Candidate, FileRef, Sample
-from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import BoostingSpec
@@ -51,9 +51,7 @@ def run_through_gate(
         inputs = EvaluationInputs(
             "flights", spec, day.window, candidate, initial, previous, InputDigests(None, "", "")
         )
-        predictions = {
-            d: scenario.predict(d, day) for d in set(report.scored_roles(inputs).values())
-        }
+        predictions = {d: scenario.predict(d, day) for d in set(scored_roles(inputs).values())}
         row_count = len(day.label)
         tail = np.arange(row_count) >= row_count - candidate.tail_rows
         rows = EvaluationRows(

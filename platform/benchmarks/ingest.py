@@ -156,9 +156,10 @@ def _prepare_topic(
     kafka = KafkaSettings(bootstrap_servers=cluster.servers, ledger_topic=f"{name}.ledger")
     spec = bootstrap.load_spec(MODEL, settings)
     windows = {"cron": "0 0 1 1 *", "start": "2013-01-01", "timezone": "America/New_York"}
-    spec = ModelSpec.model_validate(
+    spec = ModelSpec.create(
+        MODEL,
         spec.model_dump(by_alias=True, exclude_unset=True)
-        | {"topic": name, "windows": windows, "initial": {}}
+        | {"topic": name, "windows": windows, "initial": {}},
     )
     topic_settings = settings.model_copy(update={"home": home, "kafka": kafka})
     consumer_config = {
@@ -170,7 +171,7 @@ def _prepare_topic(
     tuned_consumer = Consumer(
         cluster.client_config(READER_CONFIG | BULK_FETCH | {"enable.partition.eof": False})
     )
-    with bootstrap.open_model(MODEL, topic_settings, spec=spec, exclusive=True) as ctx:
+    with bootstrap.open_model(spec, topic_settings, exclusive=True) as ctx:
         plan = close(ctx, spec.calendar.first, "benchmark: end of the data")
         log(f"topic {name}: {plan.offset_count} records")
         yield BenchmarkTopic(ctx, plan, home, default_consumer, tuned_consumer)

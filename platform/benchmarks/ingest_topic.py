@@ -19,7 +19,7 @@ from tidemill.core.decoding import Decoder
 from tidemill.core.plans import Plan
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
-from tidemill.cycle.steps.extract import extract, load_rows
+from tidemill.cycle.steps.extract import extract
 
 BATCH_SIZE = 10_000
 
@@ -95,5 +95,5 @@ class BenchmarkTopic:
         """Whether the last `extract` and the last `loop` wrote the same rows."""
         repository = ModelRepository(FileStore(self.store_root), self.ctx.model)
         manifest = repository.manifest(self.plan.window)
-        extracted = load_rows(self.ctx.with_repository(repository), manifest)
+        extracted = self.ctx.with_repository(repository).load_rows(manifest)
         return extracted.equals(pl.read_parquet(self.home / "loop.parquet"))

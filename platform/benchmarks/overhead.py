@@ -90,7 +90,7 @@ class WindowCursor:
         return windows
 
     def backfill(self, windows: Sequence[Window]) -> None:
-        run_backfill(self.settings, MODEL, self.spec, windows[0].key, windows[-1].key, quiet=True)
+        run_backfill(self.settings, self.spec, windows[0].key, windows[-1].key, quiet=True)
 
 
 def main() -> int:
@@ -128,7 +128,7 @@ def _measure_windows(
         windows = cursor.take(block_size)
         with full_cycle.measure(), profiler or nullcontext():
             cursor.backfill(windows)
-        with bootstrap.open_model(MODEL, cursor.settings, spec=cursor.spec) as ctx:
+        with bootstrap.open_model(cursor.spec, cursor.settings) as ctx:
             loop = BaselineLoop(ctx)
             for window in windows:
                 inputs = loop.prepare(window)

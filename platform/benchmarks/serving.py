@@ -39,7 +39,7 @@ from tidemill.core.bundle import Model
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.core.ledger import Chain, Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.steps.deploy import append_entry
+from tidemill.cycle.ledger import append_entry
 from tidemill.demo import processes
 from tidemill.demo.traffic import summarize_traffic
 

@@ -19,9 +19,9 @@ from flights_year import MODEL, benchmark_settings, run_year
 from harness import Figure, Goal, argument_parser, log, report_results
 
 # The attackers are part of the test support.
-sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets_tests"))
 
-from attacks import attacking_clients
+from support.serving.attacks import attacking_clients
 from tidemill.demo import processes
 from tidemill.demo.traffic import RequestResult, TrafficSummary, summarize_traffic
 

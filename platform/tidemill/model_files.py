@@ -1,9 +1,14 @@
-"""Which models exist: one folder with one `defs.yaml` per model."""
+"""The models as files: one folder with one `defs.yaml` per model."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from tidemill.core.errors import SpecInvalid
+from tidemill.core.spec import MODEL_NAME, ModelSpec
+from tidemill.core.spec_parser import parse
+
+COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
+"""The `type` of every `defs.yaml`, by which Dagster finds the component."""
 
 
 def find_models(folders: Iterable[Path]) -> dict[str, Path]:
@@ -18,12 +23,31 @@ def find_models(folders: Iterable[Path]) -> dict[str, Path]:
                 f"The model folder {folder} does not exist.",
                 "Set TIDEMILL_MODELS to a folder with one subfolder and one defs.yaml per model.",
             )
-        in_folder = {file.parent.name: file for file in sorted(folder.glob("*/defs.yaml"))}
-        for file in sorted(folder.glob("*/defs.yml")):
-            if file.parent.name in in_folder:
-                raise SpecInvalid(
-                    f"{file.parent} has a defs.yaml and a defs.yml.", "Remove one of the two files."
-                )
-            in_folder[file.parent.name] = file
-        files |= in_folder
+        for model_folder in sorted(folder.iterdir()):
+            if (file := find_defs_file(model_folder)) is not None:
+                files[model_folder.name] = file
     return files
+
+
+def find_defs_file(folder: Path) -> Path | None:
+    """The `defs.yaml` (or `defs.yml`) in a folder. Raises `SpecInvalid` if it has both files."""
+    match [file for name in ("defs.yaml", "defs.yml") if (file := folder / name).exists()]:
+        case []:
+            return None
+        case [file]:
+            return file
+    raise SpecInvalid(f"{folder} has a defs.yaml and a defs.yml.", "Remove one of the two files.")
+
+
+def read_spec(file: Path) -> ModelSpec:
+    """The spec in a `defs.yaml`, of the model that is named after its folder.
+
+    Raises `SpecInvalid` with the line of each error, and for a folder whose name is not valid.
+    """
+    name = file.parent.name
+    if not MODEL_NAME.fullmatch(name):
+        raise SpecInvalid(
+            f"{file}: the folder's name {name!r} is not a valid model name.",
+            "Start with a letter; use at most 63 lowercase letters, digits and underscores.",
+        )
+    return parse(file.read_text(encoding="utf-8"), str(file), name, COMPONENT_TYPE)

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from fake_dagster import FakeDagster, FakeTaskInstance, connection_json, running_fake_dagster
+from bridge.unit.fake_dagster import (
+    FakeDagster,
+    FakeTaskInstance,
+    connection_json,
+    running_fake_dagster,
+)
 
 _HOME = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)  # before any import of airflow, which reads it

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from fake_dagster import FakeDagster, FakeTaskInstance
+from bridge.unit.fake_dagster import FakeDagster, FakeTaskInstance
 from tidemill_airflow.errors import (
     DagsterRejected,
     DagsterUnreachable,
@@ -331,7 +331,7 @@ def test_a_task_waits_for_code_that_is_not_loaded(
 def test_the_token_is_sent_and_the_test_button_works(
     dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fake_dagster import connection_json
+    from bridge.unit.fake_dagster import connection_json
 
     connection = connection_json(dagster.address, password="t0k")
     monkeypatch.setenv("AIRFLOW_CONN_DAGSTER_DEFAULT", connection)

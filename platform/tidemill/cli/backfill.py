@@ -53,9 +53,7 @@ def backfill(
             raise SpecInvalid(
                 f"{name!r} is not an asset of a window.", f"Select from {', '.join(_ASSETS)}."
             )
-    result = run_backfill(
-        settings, model, spec, first, last, select or _ASSETS, deploy, quiet=as_json
-    )
+    result = run_backfill(settings, spec, first, last, select or _ASSETS, deploy, quiet=as_json)
     if as_json:
         print_json(result)
     else:
@@ -67,7 +65,6 @@ def backfill(
 
 def run_backfill(
     settings: Settings,
-    model: str,
     spec: ModelSpec,
     first: str,
     last: str,
@@ -94,7 +91,6 @@ def run_backfill(
 
         outcome = launch(
             instance,
-            model,
             spec,
             first,
             last,

@@ -48,9 +48,10 @@ def backtest(
 
     settings = Settings()
     overrides = [*([gate_file.read_text()] if gate_file else []), *map(_override_yaml, gate or [])]
-    spec = with_gate_overrides(bootstrap.load_spec(model, settings), overrides)
+    spec = bootstrap.load_spec(model, settings)
+    changed_spec = with_gate_overrides(spec, overrides)
     with (
-        bootstrap.open_model_readonly(model, settings) as (ctx, scratch),
+        bootstrap.open_model_readonly(spec, settings) as (ctx, scratch),
         console.status("backtesting") as spinner,
     ):
         calendar = ctx.spec.calendar
@@ -58,7 +59,7 @@ def backtest(
             ctx, calendar.window(start) if start else None, calendar.window(end) if end else None
         )
         result = run_backtest(
-            ctx, spec, scratch, windows, lambda key: spinner.update(f"backtesting {key}")
+            ctx, changed_spec, scratch, windows, lambda key: spinner.update(f"backtesting {key}")
         )
     if as_json:
         print_json(result)

@@ -70,8 +70,8 @@ def demo(until: Until = "2013-03-31", deploy: Deploy = "each") -> None:
             _timed(seconds, "windows"),
             processes.running_load_client(server, rows, REQUESTS_PER_SECOND) as client,
         ):
-            backfilled = run_backfill(settings, MODEL, spec, first.key, last.key, deploy=deploy)
-            with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
+            backfilled = run_backfill(settings, spec, first.key, last.key, deploy=deploy)
+            with bootstrap.open_model(spec, settings) as ctx:
                 summary = summarize(ctx, first, last)
                 appends = processes.ledger_appends(ctx, settings.kafka.ledger_topic)
             newest_served = server.wait_for_version(max(appends))
@@ -90,7 +90,7 @@ def demo(until: Until = "2013-03-31", deploy: Deploy = "each") -> None:
 
 def _prepare_rows(settings: Settings, spec: ModelSpec, last: Window) -> list[bytes]:
     """The rows of the requests; the last day of the data is closed, because no event follows it."""
-    with bootstrap.open_model(MODEL, settings, spec=spec) as ctx:
+    with bootstrap.open_model(spec, settings) as ctx:
         if last.key == LAST_DAY:
             close(ctx, last, "demo: the data ends here")
         return processes.sample_rows(ctx, SAMPLE_ROWS)

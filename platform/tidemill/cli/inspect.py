@@ -12,7 +12,7 @@ from tidemill.core.errors import SpecInvalid, TidemillError, TrackerUnavailable,
 from tidemill.settings import Settings
 
 if TYPE_CHECKING:
-    from tidemill.cycle.audit.verify import VerificationReport
+    from tidemill.cycle.audit.verification import VerificationReport
     from tidemill.cycle.context import ModelContext
 
 
@@ -49,7 +49,7 @@ def status(
     settings = Settings()
     rows: list[dict[str, object]] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_model(name, settings) as ctx:
+        with bootstrap.open_model(bootstrap.load_spec(name, settings), settings) as ctx:
             rows.append(_status_row(ctx))
     if as_json:
         print_json(rows)
@@ -73,9 +73,8 @@ def status(
 
 
 def _status_row(ctx: "ModelContext") -> dict[str, object]:
-    from tidemill.cycle.operations.manual_actions import newest_report
 
-    head, report = ctx.chain().head, newest_report(ctx)
+    head, report = ctx.chain().head, ctx.records.newest_report()
     return {
         "model": ctx.model,
         "in_service": head.entry.digest if head else None,
@@ -106,7 +105,8 @@ def _freshness(ctx: "ModelContext") -> dict[str, object]:
 
 def history(model: ModelName, as_json: Json = False) -> None:
     """List every deployment of a model in the ledger, and the invalid records."""
-    with bootstrap.open_model(model, Settings()) as ctx:
+    settings = Settings()
+    with bootstrap.open_model(bootstrap.load_spec(model, settings), settings) as ctx:
         chain = ctx.chain()
     if as_json:
         print_json([valid_entry.entry for valid_entry in chain.entries])
@@ -143,7 +143,8 @@ def verify(
     from tidemill.cycle.audit.verify import verify as verify_model
 
     settings = Settings()
-    with bootstrap.local_databases(settings), bootstrap.open_model(model, settings) as ctx:
+    spec = bootstrap.load_spec(model, settings)
+    with bootstrap.local_databases(settings), bootstrap.open_model(spec, settings) as ctx:
         report = verify_model(ctx)
         report.findings.extend(_tracking_findings(ctx, repair))
         if recompute:

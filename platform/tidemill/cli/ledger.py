@@ -37,7 +37,8 @@ def restore(
     settings = Settings()
     results: list[RestoreResult] = []
     for name in [model] if model else list(bootstrap.model_files(settings)):
-        with bootstrap.open_model(name, settings, exclusive=True) as ctx:
+        spec = bootstrap.load_spec(name, settings)
+        with bootstrap.open_model(spec, settings, exclusive=True) as ctx:
             results.append(restore_entries(ctx))
             if not as_json:
                 console.print(_describe(results[-1]), markup=False, soft_wrap=True)

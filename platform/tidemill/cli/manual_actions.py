@@ -1,11 +1,13 @@
 """Commands for manual decisions: close, skip, rollback, approve, adopt."""
 
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import typer
 
 from tidemill import bootstrap
 from tidemill.cli.options import Actor, Json, ModelName, Reason, current_user, print_result
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations import manual_actions
 from tidemill.settings import Settings
 
@@ -19,7 +21,7 @@ def close(
     as_json: Json = False,
 ) -> None:
     """Declare that a stream has ended: close every window up to --through."""
-    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
+    with _open_model(model, actor) as ctx:
         plan = manual_actions.close(ctx, ctx.spec.calendar.window(through), actor)
     print_result(
         plan,
@@ -36,7 +38,7 @@ def skip(
     as_json: Json = False,
 ) -> None:
     """Leave out a window that cannot be read or must not be learned."""
-    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
+    with _open_model(model, actor) as ctx:
         manifest = manual_actions.skip(ctx, ctx.spec.calendar.window(window), actor, reason)
     print_result(
         manifest,
@@ -55,7 +57,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Put an earlier model into service again; without --to, the gate's baseline."""
-    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
+    with _open_model(model, actor) as ctx:
         entry = manual_actions.rollback(ctx, digest, actor, reason)
     print_result(
         entry, f"{model}: {entry.digest} is in service again by ledger entry {entry.seq}.", as_json
@@ -70,7 +72,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Put a candidate that awaits approval into service; without DIGEST, the newest one."""
-    with bootstrap.open_model(model, Settings(), actor=actor) as ctx:
+    with _open_model(model, actor) as ctx:
         entry = manual_actions.approve(ctx, digest, actor, reason)
     print_result(
         entry, f"{model}: {entry.digest} is in service by ledger entry {entry.seq}.", as_json
@@ -89,7 +91,7 @@ def adopt(
     """Adopt a changed learning spec, or another topic, from the first unplanned window on."""
     from tidemill.cycle.operations.adopt import adopt as adopt_changes
 
-    with bootstrap.open_model(model, Settings(), actor=actor, exclusive=True) as ctx:
+    with _open_model(model, actor, exclusive=True) as ctx:
         result = adopt_changes(ctx, ctx.spec.calendar.window(first), actor, reason)
     print_result(
         result,
@@ -98,6 +100,14 @@ def adopt(
         "not changed.",
         as_json,
     )
+
+
+def _open_model(
+    model: str, actor: str, *, exclusive: bool = False
+) -> AbstractContextManager[ModelContext]:
+    settings = Settings()
+    spec = bootstrap.load_spec(model, settings)
+    return bootstrap.open_model(spec, settings, actor=actor, exclusive=exclusive)
 
 
 COMMANDS = (close, skip, rollback, approve, adopt)

@@ -28,18 +28,17 @@ def serve(
     New deployments are taken into service without dropping requests. Further settings are
     TIDEMILL_SERVE__TOKEN, TIDEMILL_SERVE__MAX_ROWS, TIDEMILL_SERVE__PREDICTION_LOG and others.
     """
+    from tidemill.bootstrap.server import run_server
     from tidemill.serving import shutdown
-    from tidemill.serving.supervisor import resolve_address, run
 
     shutdown.install_handler()
     settings = _settings_with(host=host, port=port, workers=workers, models=models)
     names = settings.serve.models or tuple(bootstrap.model_files(settings))
     specs = {name: bootstrap.load_spec(name, settings) for name in names}
-    address, bound_port = resolve_address(settings.serve)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    display_host = f"[{address}]" if ":" in address else address
 
-    def on_listening() -> None:
+    def on_listening(address: str, bound_port: int) -> None:
+        display_host = f"[{address}]" if ":" in address else address
         console.print(
             f"Serving {', '.join(specs)} at http://{display_host}:{bound_port} "
             "(API documentation: /docs).",
@@ -47,7 +46,7 @@ def serve(
             soft_wrap=True,
         )
 
-    run(settings, specs, address, bound_port, on_listening)
+    run_server(settings, specs, on_listening)
 
 
 def _settings_with(**options: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from tidemill.core.features import (
     feature_columns,
     matrix,
 )
+from tidemill.core.records import UpdateKind
 from tidemill.core.replay import CANONICAL_ORDER
 from tidemill.core.spec import ModelSpec
 from tidemill.core.spec_sections import RESERVED_PARAMETERS, BoostingSpec, LearnerSpec, Scalar
@@ -51,7 +52,7 @@ def without_holdout(rows: pl.DataFrame) -> pl.DataFrame | None:
 
 def choose_update_kind(
     since_retrain: int, num_iterations: int, learner: LearnerSpec, rows: int = 1
-) -> Literal["continue", "retrain", "carry"]:
+) -> UpdateKind:
     """The kind of update for a window.
 
     `since_retrain` counts the windows after the last retraining, without this one;
@@ -94,17 +95,25 @@ def fit(
     columns = base.header.columns if base else feature_columns(features)
     vocabulary = extend_vocabulary(base.vocabulary if base else Vocabulary(), features, columns)
     if spec.objective in _COUNT_OBJECTIVES and not label.any():
-        if parent is None:
-            message = (
-                f"All labels `{spec.label}` are 0; {spec.objective} cannot be trained on these."
-            )
-            raise SpecInvalid(message, "Use historical data with other labels, too.")
-        text, columns, vocabulary = parent.text, parent.header.columns, parent.vocabulary
+        unchanged = _require_parent(spec, parent)
+        text = unchanged.text
+        columns = unchanged.header.columns
+        vocabulary = unchanged.vocabulary
     else:
         parameters = lightgbm_parameters(spec, continue_, len(label), seed, num_threads)
         feature_matrix = matrix(features, columns, vocabulary)
         text = _train(parameters, feature_matrix, label, columns, base.text if base else None)
     return bundle.encode(spec, text, columns, vocabulary, function, golden, window)
+
+
+def _require_parent(spec: ModelSpec, parent: Model | None) -> Model:
+    """The parent, which remains as it is if all labels are 0. Raises `SpecInvalid` without one."""
+    if parent is None:
+        raise SpecInvalid(
+            f"All labels `{spec.label}` are 0; {spec.objective} cannot be trained on these.",
+            "Use historical data with other labels, too.",
+        )
+    return parent
 
 
 def check_parameters(parameters: Mapping[str, Scalar]) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from tidemill.core.canonical import FORMAT
 from tidemill.core.event_log import TimestampCounts
 
+UpdateKind = Literal["continue", "retrain", "carry"]
+
 
 @dataclass(frozen=True)
 class FileRef:
@@ -52,6 +54,11 @@ class Manifest:
     skipped: SkipDecision | None = None
     libraries: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """The files of the batch: rows and rejected records; none for a kind without records."""
+        return tuple(ref for ref in (self.rows_file, self.rejected_file) if ref is not None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class InitialModel:
     libraries: dict[str, str]
     format: int = FORMAT
 
+    @property
+    def since_retrain(self) -> int:
+        """The number of windows since its trees were trained from scratch, as of a candidate."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -123,7 +135,7 @@ class Candidate:
     model: str
     lineage: str
     window: str
-    kind: Literal["continue", "retrain", "carry"]
+    kind: UpdateKind
     batch: str
     parent: str
     digest: str
@@ -136,6 +148,11 @@ class Candidate:
     seed: int
     libraries: dict[str, str]
     format: int = FORMAT
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The digests of the candidate's model and, if there is one, of its holdout fit."""
+        return tuple(digest for digest in (self.digest, self.holdout) if digest is not None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,20 @@ _MAX_VALUE_CHARACTERS = 80  # longer values from a topic are truncated
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 _ROLES = ("initial", "baseline", "champion", "challenger", "candidate", "holdout")
+_COMPARISON_HEADERS = (
+    "on",
+    "reference",
+    "challenger",
+    "n",
+    "G",
+    "m/L",
+    "m",
+    "se",
+    "t",
+    "worse below",
+    "better above",
+    "outcome",
+)
 
 Cell = str | int | float | None
 
@@ -86,22 +100,29 @@ def _models(report: Report) -> str:
 
 
 def _comparisons(report: Report) -> str:
-    headers = ("on", "reference", "challenger", "n", "G", "m/L", "m", "se", "t", "worse below",
-             "better above", "outcome")  # fmt: skip
     rows = [
         (
-            c.scope, _short_digest(c.pair.reference), _short_digest(c.pair.challenger),
-            c.estimate.n, c.estimate.clusters, _percentage(c.gain), c.estimate.m, c.estimate.se,
-            c.estimate.t, _thresholds(c.t_below, c.m_below), _thresholds(c.t_above, c.m_above),
+            c.scope,
+            _short_digest(c.pair.reference),
+            _short_digest(c.pair.challenger),
+            c.estimate.n,
+            c.estimate.clusters,
+            _percentage(c.gain),
+            c.estimate.m,
+            c.estimate.se,
+            c.estimate.t,
+            _thresholds(c.t_below, c.m_below),
+            _thresholds(c.t_above, c.m_above),
             c.outcome,
         )
         for c in report.comparisons
-    ]  # fmt: skip
-    return "## Comparisons\n\n" + _table(headers, rows) if rows else ""
+    ]
+    return "## Comparisons\n\n" + _table(_COMPARISON_HEADERS, rows) if rows else ""
 
 
 def _champion(report: Report) -> str:
-    permutation, calibration = report.permutation_check.estimate, report.calibration
+    permutation = report.permutation_check.estimate
+    calibration = report.calibration
     alarm = {None: "no evidence", True: "**ALARM: labels may be permuted**", False: "no alarm"}
     lines = [
         "## Champion",
@@ -109,7 +130,8 @@ def _champion(report: Report) -> str:
         f"t {_cell(permutation.t)}, {alarm[report.permutation_check.alarm]}.",
     ]
     if calibration is not None:
-        predicted, observed = _cell(calibration.predicted), _cell(calibration.observed)
+        predicted = _cell(calibration.predicted)
+        observed = _cell(calibration.observed)
         means = f"Mean prediction {predicted}, mean label {observed}"
         lines.append(f"{means}, bias {_cell(calibration.bias)}.")
         rows = [(b.n, b.predicted, b.observed) for b in calibration.bins]
@@ -134,7 +156,8 @@ def _slices(report: Report) -> str:
 
 
 def _cumulative_losses(report: Report) -> str:
-    n, sums = report.cumulative_losses.rows, report.cumulative_losses.sums
+    n = report.cumulative_losses.rows
+    sums = report.cumulative_losses.sums
     rows = [(role, sums[role] / n if n else None) for role in _ordered(sums)]
     heading = f"## Cumulative mean losses, {n} rows\n\n"
     return heading + _table(("always serving the", "mean loss"), rows)

@@ -51,6 +51,7 @@ def _field_shorthand(value: object) -> object:
 class ModelSpec(Section):
     """One incremental model: the stream it learns from, how it learns, and when it takes over."""
 
+    _name: str  # not a field: it is no key of defs.yaml, and no part of a dump or a digest
     topic: str = Field(
         pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The Kafka topic of labelled events."
     )
@@ -125,6 +126,21 @@ class ModelSpec(Section):
                 raise ValueError(f"`gate.slices`: {name!r} is not a category field")
         _ = self.calendar.first  # raises for a cron that never ticks, or for a timezone not allowed
         return self
+
+    @classmethod
+    def create(cls, name: str, attributes: object) -> "ModelSpec":
+        """The model of this name with these attributes of its `defs.yaml`.
+
+        Raises pydantic's `ValidationError`, and `SpecInvalid` for a calendar without windows.
+        """
+        spec = cls.model_validate(attributes)
+        spec._name = name
+        return spec
+
+    @property
+    def name(self) -> str:
+        """The name of the model, which is that of its folder."""
+        return self._name
 
     @cached_property
     def calendar(self) -> Calendar:

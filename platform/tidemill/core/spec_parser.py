@@ -10,18 +10,21 @@ from pydantic_core import ErrorDetails
 from tidemill.core.errors import SpecInvalid, TidemillError
 from tidemill.core.spec import ModelSpec
 
-COMPONENT_TYPE = "tidemill.defs.IncrementalModel"
 KeyPath = Sequence[str | int]
 
 _DOCUMENT_KEYS = (
-    "type", "attributes", "requirements", "post_processing", "template_vars_module",
-)  # fmt: skip
+    "type",
+    "attributes",
+    "requirements",
+    "post_processing",
+    "template_vars_module",
+)
 
 
-def parse(text: str, file: str) -> ModelSpec:
-    """The spec in this text. Raises `SpecInvalid` with one line per error.
+def parse(text: str, file: str, name: str, component_type: str) -> ModelSpec:
+    """The spec in this text, of the model `name`. Raises `SpecInvalid` with one line per error.
 
-    `file` is the name that errors contain.
+    `file` is the name that errors contain; `component_type` the only value of `type`.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -36,10 +39,10 @@ def parse(text: str, file: str) -> ModelSpec:
         if key not in _DOCUMENT_KEYS:
             hint = _suggestion(key, _DOCUMENT_KEYS[:2])
             errors.append(f"{file}:{_line(root, [key])}: unknown key `{key}`{hint}")
-    if document.get("type") != COMPONENT_TYPE:
-        errors.append(f"{file}:{_line(root, ['type'])}: `type` must be `{COMPONENT_TYPE}`")
+    if document.get("type") != component_type:
+        errors.append(f"{file}:{_line(root, ['type'])}: `type` must be `{component_type}`")
     try:
-        spec = ModelSpec.model_validate(document.get("attributes"))
+        spec = ModelSpec.create(name, document.get("attributes"))
     except ValidationError as error:
         errors += [_format_error(file, root, detail) for detail in error.errors()]
     except TidemillError as error:
@@ -66,7 +69,7 @@ def with_gate_overrides(spec: ModelSpec, overrides: Sequence[str]) -> ModelSpec:
     gate = spec.gate.model_dump(exclude_unset=True) | changes
     parts = {name: getattr(spec, name) for name in spec.model_fields_set}
     try:
-        return ModelSpec.model_validate({**parts, "gate": gate})
+        return ModelSpec.create(spec.name, {**parts, "gate": gate})
     except ValidationError as error:
         root = yaml.compose("{}", Loader=yaml.SafeLoader)
         assert root is not None  # an empty mapping, in which no key has a line
@@ -118,13 +121,15 @@ def _sibling_keys(loc: KeyPath) -> list[str]:
 
 def _line(root: yaml.Node, path: KeyPath) -> int:
     """The line of the deepest key of `path` that the document contains."""
-    node, line = root, root.start_mark.line
+    node = root
+    line = root.start_mark.line
     for step in path:
         if isinstance(node, yaml.MappingNode):
             pair = next((p for p in node.value if p[0].value == str(step)), None)
             if pair is None:
                 break
-            line, node = pair[0].start_mark.line, pair[1]
+            line = pair[0].start_mark.line
+            node = pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
             line = node.start_mark.line

@@ -14,9 +14,18 @@ Scalar = bool | int | float | str
 
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 RESERVED_PARAMETERS = {
-    "objective", "num_class", "num_threads", "seed", "deterministic", "force_row_wise",
-    "learning_rate", "num_leaves", "min_data_in_leaf", "verbosity", "num_iterations",
-}  # fmt: skip
+    "objective",
+    "num_class",
+    "num_threads",
+    "seed",
+    "deterministic",
+    "force_row_wise",
+    "learning_rate",
+    "num_leaves",
+    "min_data_in_leaf",
+    "verbosity",
+    "num_iterations",
+}
 """LightGBM's parameters that tidemill sets itself."""
 
 

@@ -1,1 +1,1 @@
-"""The four steps of one update, each a function over ports: extract, update, evaluate, deploy."""
+"""One update of a model, over ports: planning, steps, operations, and audit."""

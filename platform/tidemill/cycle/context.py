@@ -8,12 +8,16 @@ from typing import Any
 import polars as pl
 
 from tidemill.core.bundle import Model, feature_function_reference
+from tidemill.core.decoding import Decoder
 from tidemill.core.errors import FeatureSkew, SpecInvalid
 from tidemill.core.event_log import LedgerRecord
 from tidemill.core.features import FeatureFunction
 from tidemill.core.ledger import Chain, build_chain
+from tidemill.core.parquet import from_parquet
+from tidemill.core.records import Manifest
 from tidemill.core.spec import ModelSpec
 from tidemill.cycle.repository import ModelRepository
+from tidemill.cycle.window_records import WindowRecords
 from tidemill.ports import BundleValidator, Clock, EventLog, LedgerTopic
 
 _MAX_LOADED_MODELS = 6  # champion, baseline, challenger, initial, candidate, holdout fit
@@ -28,7 +32,6 @@ class ModelContext:
     data; None if the model starts from the topic's history. `actor` is recorded in ledger entries.
     """
 
-    model: str
     spec: ModelSpec
     event_log: EventLog
     repository: ModelRepository
@@ -47,6 +50,25 @@ class ModelContext:
     _chain_cache: list[tuple[list[LedgerRecord], Chain]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.spec.name
+
+    @property
+    def records(self) -> WindowRecords:
+        """The records of the model by window."""
+        return WindowRecords(self.repository, self.spec.calendar)
+
+    def load_rows(self, manifest: Manifest) -> pl.DataFrame:
+        """The rows of a batch, in the order of partition and offset.
+
+        Raises `DigestMismatch` if their file is missing or damaged.
+        """
+        if manifest.rows_file is None:
+            return Decoder(self.spec).empty()
+        return from_parquet(self.repository.file(manifest.rows_file))
 
     def load(self, digest: str) -> Model:
         """The model of this digest with its own feature function, from the store or the cache.
@@ -72,7 +94,8 @@ class ModelContext:
             self._chain_cache[-1] if self._chain_cache else ([], Chain(self.model))
         )
         if records[: len(cached_records)] != cached_records:
-            cached_records, model_chain = [], Chain(self.model)
+            cached_records = []
+            model_chain = Chain(self.model)
         model_chain = build_chain(self.model, records[len(cached_records) :], model_chain)
         self._chain_cache[:] = [(records, model_chain)]
         return model_chain
@@ -91,7 +114,8 @@ class ModelContext:
         """
         if {**learning_spec, **self.learning_spec()} == learning_spec:
             return self
-        reference, source = learning_spec["features"], learning_spec["features_source"]
+        reference = learning_spec["features"]
+        source = learning_spec["features_source"]
 
         def checked_function(frame: pl.DataFrame) -> Any:
             loaded = self._resolve_function(reference)

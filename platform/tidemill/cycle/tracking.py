@@ -11,8 +11,6 @@ from tidemill.core.errors import DigestMismatch, PredecessorMissing
 from tidemill.core.run_record import WindowRun, registry_version, window_run
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_for
-from tidemill.cycle.steps.extract import load_rows
 from tidemill.ports import Tracker
 
 
@@ -134,12 +132,11 @@ class Recorder:
         return run_id
 
     def _build_run(self, window: Window) -> WindowRun:
-        repository, key = self.ctx.repository, window.key
-        report, plan, manifest = (
-            repository.report(key),
-            repository.plan(key),
-            repository.manifest(key),
-        )
+        repository = self.ctx.repository
+        key = window.key
+        report = repository.report(key)
+        plan = repository.plan(key)
+        manifest = repository.manifest(key)
         candidate = repository.candidate(report.lineage, key) if report else None
         if report is None or plan is None or manifest is None or candidate is None:
             raise PredecessorMissing(
@@ -147,10 +144,10 @@ class Recorder:
                 f"Run `tidemill backfill {self.ctx.model} --from {key} --to {key}`.",
             )
         try:
-            rows = load_rows(self.ctx, manifest)
+            rows = self.ctx.load_rows(manifest)
         except DigestMismatch:  # pruned, or damaged, which `verify` reports
             rows = pl.DataFrame()
-        spec = self.ctx.with_learning_spec(lineage_for(self.ctx, window).learning_spec).spec
+        spec = self.ctx.with_learning_spec(self.ctx.records.lineage(window).learning_spec).spec
         return window_run(spec, plan, manifest, candidate, report, rows, self.tags)
 
 
@@ -169,7 +166,8 @@ def find_drift(ctx: ModelContext, tracker: Tracker) -> Drift:
 
 def _reported_windows(ctx: ModelContext) -> Iterator[Window]:
     """Every reported window whose batch is not pruned."""
-    window, marker = ctx.spec.calendar.first, ctx.repository.prune_marker()
+    window = ctx.spec.calendar.first
+    marker = ctx.repository.prune_marker()
     if marker is not None:
         window = ctx.spec.calendar.after(ctx.spec.calendar.window(marker.window))
     while ctx.repository.report(window.key) is not None:

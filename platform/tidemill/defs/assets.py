@@ -49,9 +49,9 @@ _SELF_DEPENDENT = ("kafka_batch", "candidate_model", "evaluation_report")
 
 
 @suppress_dagster_warnings  # backfill policies and the first window's mapping are beta
-def build_assets(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
+def build_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """The five assets of a model, under its name as key prefix."""
-    return [_initial_asset(model, spec), _windowed_assets(model, spec)]
+    return [_initial_asset(spec), _windowed_assets(spec)]
 
 
 def pool_of(model: str) -> str:
@@ -59,21 +59,21 @@ def pool_of(model: str) -> str:
     return f"tidemill_{model}"
 
 
-def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
+def _initial_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[model, "initial_model"],
-        deps=[history_key(model, spec)],
+        key=[spec.name, "initial_model"],
+        deps=[history_key(spec)],
         description="The model trained from historical data: the first champion and baseline. "
         "Materializing it again from the same data changes nothing.",
-        group_name=model,
+        group_name=spec.name,
         owners=OWNERS,
         kinds={"lightgbm"},
-        pool=pool_of(model),
+        pool=pool_of(spec.name),
         backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range requires it of all assets
     )
     def initial_model(tidemill: TidemillResource) -> dg.MaterializeResult[None]:
         try:
-            with tidemill.open(model, spec) as ctx:
+            with tidemill.open(spec) as ctx:
                 return dg.MaterializeResult(
                     metadata=initial_metadata(tidemill.steps().initial(ctx)),
                 )
@@ -83,17 +83,17 @@ def _initial_asset(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     return initial_model
 
 
-def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
+def _windowed_assets(spec: ModelSpec) -> dg.AssetsDefinition:
     partitions = partitions_of(spec.calendar)
 
     @dg.multi_asset(
-        name=f"{model}_windows",
-        specs=_specs(model, spec),
-        check_specs=check_specs(model),
+        name=f"{spec.name}_windows",
+        specs=_specs(spec),
+        check_specs=check_specs(spec.name),
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
-        pool=pool_of(model),
+        pool=pool_of(spec.name),
     )
     def windows(context: dg.AssetExecutionContext, tidemill: TidemillResource) -> Iterator[Event]:
         try:
@@ -102,12 +102,12 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             if wait_seconds := seconds_to_wait(context.run):
                 tidemill.preload()
-                with tidemill.open_readonly(model, spec) as ctx:
+                with tidemill.open_readonly(spec) as ctx:
                     wait_until_closed(ctx, requested[0], wait_seconds)
-            with tidemill.open(model, spec) as ctx:
+            with tidemill.open(spec) as ctx:
                 run_tracker = tidemill.run_tracker(ctx, context.run, context.instance)
                 steps, deploy_each = tidemill.steps(), deploy == "each"
-                run = RunContext(model, spec, ctx, steps, run_tracker, selected, deploy_each)
+                run = RunContext(ctx, steps, run_tracker, selected, deploy_each)
                 yield from materialize_windows(run, requested)
         except TidemillError as error:  # before the first window; later errors name their window
             raise failure(error) from error
@@ -115,13 +115,13 @@ def _windowed_assets(model: str, spec: ModelSpec) -> dg.AssetsDefinition:
     return windows
 
 
-def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
+def _specs(spec: ModelSpec) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
-            [model, name],
-            deps=_deps(model, spec, name),
+            [spec.name, name],
+            deps=_deps(spec, name),
             description=_DESCRIPTIONS[name],
-            group_name=model,
+            group_name=spec.name,
             owners=OWNERS,
             kinds=_KINDS[name],
             freshness_policy=freshness_policy(spec),
@@ -131,15 +131,15 @@ def _specs(model: str, spec: ModelSpec) -> list[dg.AssetSpec]:
     ]
 
 
-def _deps(model: str, spec: ModelSpec, name: str) -> list[dg.AssetDep]:
-    deps = [dg.AssetDep([model, upstream]) for upstream in _UPSTREAM[name]]
+def _deps(spec: ModelSpec, name: str) -> list[dg.AssetDep]:
+    deps = [dg.AssetDep([spec.name, upstream]) for upstream in _UPSTREAM[name]]
     if name == "kafka_batch":
         deps.append(dg.AssetDep(topic_key(spec)))
     if name in _SELF_DEPENDENT:
         previous_window = dg.TimeWindowPartitionMapping(
             start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
         )
-        deps.append(dg.AssetDep([model, name], partition_mapping=previous_window))
+        deps.append(dg.AssetDep([spec.name, name], partition_mapping=previous_window))
     return deps
 
 

@@ -113,9 +113,7 @@ def evaluation(
     )
 
 
-def batch_checks(
-    model: str, spec: ModelSpec, window: str, batch: "Manifest"
-) -> list[dg.AssetCheckEvaluation]:
+def batch_checks(spec: ModelSpec, window: str, batch: "Manifest") -> list[dg.AssetCheckEvaluation]:
     """The evaluations of a committed batch: `reject_share` has passed, the others may fail."""
     records = batch.rows + batch.rejected
     share = batch.rejected / records if records else 0.0
@@ -135,9 +133,9 @@ def batch_checks(
     }
     all_created = not (counts.log_append_time or counts.not_available)
     return [
-        evaluation(model, REJECT_SHARE, window, True, rejects),
-        evaluation(model, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
-        evaluation(model, TIMESTAMPS, window, all_created, timestamps),
+        evaluation(spec.name, REJECT_SHARE, window, True, rejects),
+        evaluation(spec.name, FEW_ROWS, window, batch.rows >= spec.warn_below_rows, rows),
+        evaluation(spec.name, TIMESTAMPS, window, all_created, timestamps),
     ]
 
 

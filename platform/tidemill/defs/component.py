@@ -1,7 +1,6 @@
 """The Dagster component of one model, with the schema of its `defs.yaml`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -9,14 +8,13 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tidemill.core.errors import SpecInvalid
-from tidemill.core.spec import MODEL_NAME, ModelSpec
-from tidemill.core.spec_parser import parse
+from tidemill.core.spec import ModelSpec
 from tidemill.defs.alerts import alerts_sensor
 from tidemill.defs.assets import build_assets
 from tidemill.defs.freshness import freshness_check
 from tidemill.defs.sensors import window_closed_sensor
 from tidemill.defs.simulated_events import build_simulated_events
+from tidemill.model_files import find_defs_file, read_spec
 from tidemill.settings import Settings
 
 
@@ -44,7 +42,6 @@ class IncrementalModel(dg.Component):
     `kafka_batch`, `candidate_model`, `evaluation_report` and `deployed_model`.
     """
 
-    model: str
     spec: ModelSpec
 
     @classmethod
@@ -64,34 +61,21 @@ class IncrementalModel(dg.Component):
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "IncrementalModel":
         """The model of the folder's `defs.yaml`. Raises `SpecInvalid` with line numbers."""
-        return load_model(_defs_file(context.path))
+        file = find_defs_file(context.path)
+        assert file is not None  # Dagster has found it
+        return cls(read_spec(file))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets, checks and sensors of this model, and the asset of its simulated events."""
         sensors = Settings().sensors_default_status
         return dg.Definitions(
             assets=[
-                *build_assets(self.model, self.spec),
-                *build_simulated_events(self.model, self.spec),
+                *build_assets(self.spec),
+                *build_simulated_events(self.spec),
             ],
-            asset_checks=[freshness_check(self.model, self.spec)],
+            asset_checks=[freshness_check(self.spec)],
             sensors=[
-                window_closed_sensor(self.model, self.spec, sensors),
-                alerts_sensor(self.model, sensors),
+                window_closed_sensor(self.spec, sensors),
+                alerts_sensor(self.spec.name, sensors),
             ],
         )
-
-
-def load_model(file: Path) -> IncrementalModel:
-    """The model of a `defs.yaml`, named after its folder. Raises `SpecInvalid`."""
-    name = file.parent.name
-    if not MODEL_NAME.fullmatch(name):
-        raise SpecInvalid(
-            f"{file}: the folder's name {name!r} is not a valid model name.",
-            "Start with a letter; use at most 63 lowercase letters, digits and underscores.",
-        )
-    return IncrementalModel(name, parse(file.read_text(encoding="utf-8"), str(file)))
-
-
-def _defs_file(folder: Path) -> Path:
-    return next(f for f in (folder / "defs.yaml", folder / "defs.yml") if f.exists())

@@ -40,22 +40,20 @@ def _with_short_timeout(settings: "Settings") -> "Settings":
 
 
 @contextmanager
-def open_readonly(model: str, spec: ModelSpec) -> Iterator["ModelContext"]:
+def open_readonly(spec: ModelSpec) -> Iterator["ModelContext"]:
     """A read-only context of the model: no lock is taken and no broker is started.
 
     Its connections are kept for the next call; after a named error they are opened again. Raises
     `LogUnavailable` if the embedded broker is not running.
     """
-    connection = _CONNECTIONS.setdefault(model, _Connection())
+    connection = _CONNECTIONS.setdefault(spec.name, _Connection())
     with connection.lock:
         if connection.ctx is None or connection.spec != spec:
             from tidemill import bootstrap
             from tidemill.settings import Settings
 
             connection.close()
-            opened = bootstrap.open_model(
-                model, _with_short_timeout(Settings()), spec=spec, start=False
-            )
+            opened = bootstrap.open_model(spec, _with_short_timeout(Settings()), start=False)
             connection.ctx, connection.spec = connection.stack.enter_context(opened), spec
         try:
             yield connection.ctx

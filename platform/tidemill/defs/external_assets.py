@@ -1,6 +1,6 @@
 """The external assets that models learn from: topics and files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -21,26 +21,21 @@ def topic_key(spec: ModelSpec) -> dg.AssetKey:
     return dg.AssetKey(["kafka", spec.topic])
 
 
-def file_key(model: str) -> dg.AssetKey:
-    """The asset key of a model's file of historical data."""
-    return dg.AssetKey([model, "history"])
-
-
-def history_key(model: str, spec: ModelSpec) -> dg.AssetKey:
+def history_key(spec: ModelSpec) -> dg.AssetKey:
     """The asset key of what the initial model learns from: a file, or the topic's history."""
-    return topic_key(spec) if spec.initial.file is None else file_key(model)
+    return topic_key(spec) if spec.initial.file is None else dg.AssetKey([spec.name, "history"])
 
 
 @suppress_dagster_warnings  # Dagster warns about parameters that it sets itself
-def external_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
+def external_assets(specs: Sequence[ModelSpec]) -> list[dg.AssetsDefinition]:
     """The external assets of all models, without duplicates."""
-    specs = [*_topic_specs(models), *_file_specs(models)]
-    return [dg.AssetsDefinition(specs=[spec]) for spec in specs]
+    external_specs = [*_topic_specs(specs), *_file_specs(specs)]
+    return [dg.AssetsDefinition(specs=[external_spec]) for external_spec in external_specs]
 
 
-def _topic_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
-    for topic in dict.fromkeys(spec.topic for spec in models.values()):
-        yield _topic_spec(topic, [model for model, spec in models.items() if spec.topic == topic])
+def _topic_specs(specs: Sequence[ModelSpec]) -> Iterable[dg.AssetSpec]:
+    for topic in dict.fromkeys(spec.topic for spec in specs):
+        yield _topic_spec(topic, [spec.name for spec in specs if spec.topic == topic])
 
 
 def _topic_spec(topic: str, models: Iterable[str]) -> dg.AssetSpec:
@@ -55,13 +50,13 @@ def _topic_spec(topic: str, models: Iterable[str]) -> dg.AssetSpec:
     )
 
 
-def _file_specs(models: Mapping[str, ModelSpec]) -> Iterable[dg.AssetSpec]:
-    for model, spec in models.items():
+def _file_specs(specs: Sequence[ModelSpec]) -> Iterable[dg.AssetSpec]:
+    for spec in specs:
         if spec.initial.file is not None:
             yield dg.AssetSpec(
-                file_key(model),
+                history_key(spec),
                 description="The file of historical data that the initial model learns from.",
-                group_name=model,
+                group_name=spec.name,
                 owners=OWNERS,
                 kinds={spec.initial.file.rsplit(".", 1)[-1]},
                 metadata={"file": spec.initial.file, "time": str(spec.initial.time_column)},

@@ -36,11 +36,11 @@ def freshness_policy(spec: ModelSpec) -> dg.FreshnessPolicy | None:
     )
 
 
-def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
+def freshness_check(spec: ModelSpec) -> dg.AssetChecksDefinition:
     """The check for evaluation in the UI; the sensor evaluates it by itself."""
 
     @dg.asset_check(
-        asset=dg.AssetKey([model, FRESHNESS.asset]),
+        asset=dg.AssetKey([spec.name, FRESHNESS.asset]),
         name=FRESHNESS.name,
         description=FRESHNESS.description,
     )
@@ -48,10 +48,12 @@ def freshness_check(model: str, spec: ModelSpec) -> dg.AssetChecksDefinition:
         from tidemill.cycle.planning.backlog import compute_backlog, freshness
 
         try:
-            with open_readonly(model, spec) as ctx:
-                evaluation = freshness_evaluation(model, freshness(ctx, compute_backlog(ctx)), None)
+            with open_readonly(spec) as ctx:
+                evaluation = freshness_evaluation(
+                    spec.name, freshness(ctx, compute_backlog(ctx)), None
+                )
         except WindowOpen as error:
-            evaluation = unknown_freshness(model, error)
+            evaluation = unknown_freshness(spec.name, error)
         except TidemillError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         return dg.AssetCheckResult(

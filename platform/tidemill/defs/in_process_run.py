@@ -56,7 +56,6 @@ class Outcome:
 
 def backfill(
     instance: dg.DagsterInstance,
-    model: str,
     spec: ModelSpec,
     first: str,
     last: str,
@@ -76,9 +75,9 @@ def backfill(
     """
     windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
     tidemill = tidemill or TidemillResource()
-    with tidemill.open(model, spec) as ctx, pooled_connections(instance):
-        _fail_orphaned_runs(instance, model)
-        runner = _InProcessRunner(instance, model, spec, _OpenedTidemill(ctx, tidemill), progress)
+    with tidemill.open(spec) as ctx, pooled_connections(instance):
+        _fail_orphaned_runs(instance, spec.name)
+        runner = _InProcessRunner(instance, spec, _OpenedTidemill(ctx, tidemill), progress)
         if ctx.repository.initial_model() is None or ctx.chain().head is None:
             outcome = runner.run(["initial_model"], {})
             if not outcome.success:
@@ -94,7 +93,7 @@ class _OpenedTidemill:
     ctx: "ModelContext"
     tidemill: TidemillResource
 
-    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+    def open(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         return nullcontext(self.ctx)
 
     def run_tracker(
@@ -109,7 +108,6 @@ class _OpenedTidemill:
 @dataclass(frozen=True)
 class _InProcessRunner:
     instance: dg.DagsterInstance
-    model: str
     spec: ModelSpec
     tidemill: _OpenedTidemill
     progress: Progress | None
@@ -117,7 +115,7 @@ class _InProcessRunner:
     def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:
         """Run these assets in one Dagster run in this process."""
         definitions = dg.Definitions(
-            assets=build_assets(self.model, self.spec), resources={"tidemill": self.tidemill}
+            assets=build_assets(self.spec), resources={"tidemill": self.tidemill}
         )
         run_id = str(uuid.uuid4())
         if self.progress is not None:
@@ -126,8 +124,8 @@ class _InProcessRunner:
             with _ensure_run_finished(self.instance, run_id):
                 definitions.resolve_implicit_global_asset_job_def().execute_in_process(
                     instance=self.instance,
-                    asset_selection=[dg.AssetKey([self.model, asset]) for asset in assets],
-                    tags={MODEL_TAG: self.model, **tags},
+                    asset_selection=[dg.AssetKey([self.spec.name, asset]) for asset in assets],
+                    tags={MODEL_TAG: self.spec.name, **tags},
                     run_id=run_id,
                     run_config=_QUIET_RUN_CONFIG,
                 )

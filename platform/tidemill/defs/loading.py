@@ -7,7 +7,8 @@ from types import ModuleType
 import dagster as dg
 
 import tidemill.models
-from tidemill.defs.component import load_model
+from tidemill.core.spec import ModelSpec
+from tidemill.defs.component import IncrementalModel
 from tidemill.defs.dagster_compat import suppress_dagster_warnings, without_component_tree
 from tidemill.defs.external_assets import external_assets
 from tidemill.model_files import find_models
@@ -25,14 +26,19 @@ def load_models(*folders: Path) -> dg.Definitions:
     if not files:
         return dg.Definitions()
     # Like `dg.load_from_defs_folder`, but without a dg.toml, which an installed wheel lacks.
-    trees = [
-        dg.ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
+    trees = {
+        folder: dg.ComponentTree.from_module(_folder_module(folder, number), project_root=folder)
         for number, folder in enumerate(dict.fromkeys(f.parent.parent for f in files.values()))
-    ]
-    specs = {name: load_model(file).spec for name, file in files.items()}
-    first, *others = [tree.build_defs() for tree in trees]
+    }
+    specs = [_load_spec(trees[file.parent.parent], file.parent) for file in files.values()]
+    first, *others = [tree.build_defs() for tree in trees.values()]
     loaded = [first, *map(without_component_tree, others)]
     return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
+
+
+def _load_spec(tree: dg.ComponentTree, folder: Path) -> ModelSpec:
+    """The spec of the model in a folder; the tree keeps the component for its definitions."""
+    return tree.load_component(folder, IncrementalModel).spec
 
 
 def _folder_module(folder: Path, number: int) -> ModuleType:

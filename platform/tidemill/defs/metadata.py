@@ -8,10 +8,10 @@ import dagster as dg
 from tidemill.core.windows import from_ms
 
 if TYPE_CHECKING:
+    from tidemill.core.deployment import Deployment
     from tidemill.core.plans import Plan
     from tidemill.core.records import Candidate, InitialModel, Manifest
     from tidemill.core.report_records import Report
-    from tidemill.cycle.steps.deploy import Deployment
 
 Metadata = dict[str, dg.MetadataValue]
 Cell = str | int | float | bool | None

@@ -14,10 +14,10 @@ from tidemill.core.windows import Window
 from tidemill.defs.run_tracking import RunTracker, TrackedRun
 
 if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
+    from tidemill.core.deployment import Deployment
     from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
     from tidemill.core.report_records import Report
     from tidemill.cycle.context import ModelContext
-    from tidemill.cycle.steps.deploy import Deployment
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Steps:
 class TidemillResource(dg.ConfigurableResource[None]):
     """Opens models with the settings of this process (`TIDEMILL_…`)."""
 
-    def open(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+    def open(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The model's context with the real adapters, under the model's exclusive lock.
 
         Raises `AlreadyRunning`, `LogUnavailable`, and what settings and adapters raise.
@@ -43,14 +43,14 @@ class TidemillResource(dg.ConfigurableResource[None]):
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        return bootstrap.open_model(model, Settings(), spec=spec, exclusive=True)
+        return bootstrap.open_model(spec, Settings(), exclusive=True)
 
-    def open_readonly(self, model: str, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+    def open_readonly(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The same for reading, without the lock; no broker is started."""
         from tidemill import bootstrap
         from tidemill.settings import Settings
 
-        return bootstrap.open_model(model, Settings(), spec=spec, start=False)
+        return bootstrap.open_model(spec, Settings(), start=False)
 
     def run_tracker(
         self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance

@@ -12,7 +12,7 @@ from tidemill.core.errors import TidemillError, TrackerUnavailable
 from tidemill.core.windows import Window
 
 if TYPE_CHECKING:
-    from tidemill.adapters.mlflow import MlflowTracker
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
     from tidemill.cycle.context import ModelContext
     from tidemill.cycle.tracking import Recorder
     from tidemill.ports import Tracker
@@ -92,7 +92,7 @@ class RunTracker:
         self.disabled = tracker is None
         if tracker is None:
             return None
-        from tidemill.adapters.mlflow import MlflowTracker
+        from tidemill.adapters.mlflow.tracker import MlflowTracker
         from tidemill.cycle.tracking import Recorder
 
         parent = None

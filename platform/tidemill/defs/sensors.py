@@ -42,26 +42,28 @@ _UNFINISHED_STATUSES = [
 ]
 
 
-def window_closed_sensor(model: str, spec: ModelSpec, status: str) -> dg.SensorDefinition:
+def window_closed_sensor(spec: ModelSpec, status: str) -> dg.SensorDefinition:
     """The sensor `<model>_window_closed`; its default `status` is `running` or `stopped`."""
 
     @dg.sensor(
-        name=f"{model}_window_closed",
+        name=f"{spec.name}_window_closed",
         description="Starts one run for all windows that the log has closed, and reports the "
         "model's freshness. A failed window is retried after 1, 2, 4 and 8 minutes and then given "
         "up; errors that need an operator are not retried. The sensor does not go past a window "
         "that was given up.",
-        asset_selection=[dg.AssetKey([model, name]) for name in ("initial_model", *WINDOW_ASSETS)],
+        asset_selection=[
+            dg.AssetKey([spec.name, name]) for name in ("initial_model", *WINDOW_ASSETS)
+        ],
         minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor = decode_window_cursor(context.cursor)
         try:
-            result, cursor = _evaluate_tick(context.instance, model, spec, cursor)
+            result, cursor = _evaluate_tick(context.instance, spec, cursor)
             if not result.run_requests and not result.asset_events:
                 time.sleep(RECHECK_SECONDS)
-                result, _ = _evaluate_tick(context.instance, model, spec, cursor)
+                result, _ = _evaluate_tick(context.instance, spec, cursor)
             return result
         except TidemillError as error:
             return dg.SensorResult(skip_reason=f"{type(error).__name__}: {error}")
@@ -70,9 +72,9 @@ def window_closed_sensor(model: str, spec: ModelSpec, status: str) -> dg.SensorD
 
 
 def _evaluate_tick(
-    instance: dg.DagsterInstance, model: str, spec: ModelSpec, cursor: WindowCursor
+    instance: dg.DagsterInstance, spec: ModelSpec, cursor: WindowCursor
 ) -> tuple[dg.SensorResult, WindowCursor]:
-    with open_readonly(model, spec) as ctx:
+    with open_readonly(spec) as ctx:
         tick = _Tick(instance, ctx, cursor)
         return tick.result(), tick.cursor
 
@@ -153,7 +155,6 @@ class _Tick:
     def _fingerprint(self, window: str) -> str:
         """A digest of everything that an operator can change about a window."""
         from tidemill.core import canonical
-        from tidemill.cycle.lineage import adoptions
 
         repository, chain = self.ctx.repository, self.ctx.chain()
         inputs = {
@@ -161,7 +162,7 @@ class _Tick:
             "learning": self.ctx.learning_spec(),
             "ledger": len(chain.entries),
             "records": [repository.hash(f"batches/{window}/manifest.json")],
-            "adoptions": [*adoptions(repository)],
+            "adoptions": [*repository.adoptions()],
         }
         return canonical.digest(canonical.encode(inputs))
 

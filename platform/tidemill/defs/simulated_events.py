@@ -21,21 +21,21 @@ _FLIGHTS_TOPIC = re.compile(r"flights(-[A-Za-z0-9._-]+)?")
 
 
 @suppress_dagster_warnings  # backfill policies are beta
-def build_simulated_events(model: str, spec: ModelSpec) -> list[dg.AssetsDefinition]:
+def build_simulated_events(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """`simulated_events` if the topic is `flights` or starts with `flights-`; otherwise nothing."""
     if not _FLIGHTS_TOPIC.fullmatch(spec.topic):
         return []
     partitions = partitions_of(spec.calendar, include_open=True)
 
     @dg.asset(
-        key=[model, "simulated_events"],
+        key=[spec.name, "simulated_events"],
         description="The simulated events that are due before the window's end and not yet in the "
         "topic. Until that end, each is sent when it is due.",
         partitions_def=partitions,
-        group_name=model,
+        group_name=spec.name,
         owners=OWNERS,
         kinds={"kafka"},
-        pool=f"tidemill_{model}_simulated_events",
+        pool=f"tidemill_{spec.name}_simulated_events",
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def simulated_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from tidemill.core.errors import TidemillError
-from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.defs import metadata
 from tidemill.defs.checks import (
@@ -38,8 +37,6 @@ class RunContext:
     `validated` holds the digests of the bundles that were validated in this run.
     """
 
-    model: str
-    spec: ModelSpec
     ctx: "ModelContext"
     steps: Steps
     run_tracker: RunTracker
@@ -82,7 +79,7 @@ def _materialize(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
             try:
                 result = _STEPS[asset](run, window, final)
             except Exception as error:
-                failed_check = failed_check_for(run.model, asset, window.key, error)
+                failed_check = failed_check_for(run.ctx.model, asset, window.key, error)
                 if failed_check is not None:
                     yield failed_check
                 run_failure = failure(error, window.key)
@@ -91,7 +88,7 @@ def _materialize(run: RunContext, windows: Sequence[Window]) -> Iterator[Event]:
                 raise run_failure from error
             seconds = dg.MetadataValue.float(round(time.perf_counter() - started, 3))
             yield dg.AssetMaterialization(
-                asset_key=dg.AssetKey([run.model, asset]),
+                asset_key=dg.AssetKey([run.ctx.model, asset]),
                 partition=window.key,
                 metadata={**result.metadata, "seconds": seconds},
             )
@@ -125,13 +122,13 @@ def failure(error: Exception, window: str | None = None) -> dg.Failure:
 def _observe_topic(run: RunContext, window: Window) -> Iterator[dg.AssetObservation]:
     """The topic's watermarks when the run's last batch was read."""
     plan = run.ctx.repository.plan(window.key)
-    if plan is None or plan.topic != run.spec.topic:
+    if plan is None or plan.topic != run.ctx.spec.topic:
         return
     try:
         offset_ranges = run.ctx.event_log.offset_ranges(plan.topic)
     except TidemillError:  # the batch is valid, whatever happened to the topic since
         return
-    yield watermark_observation(run.spec, offset_ranges, plan)
+    yield watermark_observation(run.ctx.spec, offset_ranges, plan)
 
 
 def _deploy_deferred(
@@ -151,7 +148,7 @@ def _deploy_deferred(
         )
         result_metadata = {"error": dg.MetadataValue.text(f"{type(error).__name__}: {error}")}
     return dg.AssetObservation(
-        asset_key=dg.AssetKey([run.model, "deployed_model"]),
+        asset_key=dg.AssetKey([run.ctx.model, "deployed_model"]),
         partition=window.key,
         description="Deployed after the next window failed.",
         metadata=result_metadata,
@@ -161,7 +158,7 @@ def _deploy_deferred(
 def _kafka_batch(run: RunContext, window: Window, final: bool) -> StepResult:
     manifest = run.steps.extract(run.ctx, window)
     plan = run.ctx.repository.plan(window.key)
-    checks = batch_checks(run.model, run.spec, window.key, manifest)
+    checks = batch_checks(run.ctx.spec, window.key, manifest)
     return StepResult(metadata.batch_metadata(manifest, plan), checks)
 
 
@@ -173,7 +170,7 @@ def _evaluation_report(run: RunContext, window: Window, final: bool) -> StepResu
     report = run.steps.evaluate(run.ctx, window)
     run_url = run.run_tracker.record_window(window)
     result_metadata = metadata.report_metadata(report) | metadata.tracking_metadata(run_url)
-    return StepResult(result_metadata, [permutation_test_check(run.model, window.key, report)])
+    return StepResult(result_metadata, [permutation_test_check(run.ctx.model, window.key, report)])
 
 
 def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
@@ -183,13 +180,13 @@ def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
         run.ctx.validator.validate(run.ctx.repository.bundle(deployment.digest))
     run.validated.add(deployment.digest)
     digest: dict[str, dg.MetadataValue] = {"digest": dg.MetadataValue.text(deployment.digest)}
-    checks = [evaluation(run.model, GOLDEN_ROWS, window.key, True, digest)]
+    checks = [evaluation(run.ctx.model, GOLDEN_ROWS, window.key, True, digest)]
     run.run_tracker.record_deployments()
     if final:
         run.steps.prune(run.ctx, window)
         run.run_tracker.flush()
         if not run.run_tracker.disabled:
-            checks.append(mlflow_record_check(run.model, window.key, run.run_tracker.error))
+            checks.append(mlflow_record_check(run.ctx.model, window.key, run.run_tracker.error))
     deferred = deployment.status == "deferred"
     return StepResult(metadata.deployment_metadata(deployment), checks, deferred)
 

@@ -59,7 +59,7 @@ class ServerProcess:
 @contextmanager
 def prediction_server(settings: Settings, model: str) -> Iterator[ServerProcess]:
     """A server of the model on a free local port; started, but not yet ready."""
-    from tidemill.serving.supervisor import resolve_address
+    from tidemill.serving.address import resolve_address
 
     serve_settings = settings.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
     address, port = resolve_address(serve_settings)

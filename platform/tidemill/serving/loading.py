@@ -1,11 +1,9 @@
-"""From bundles to predictors: digests verified, validated in a child process, loaded."""
+"""From bundles to predictors: validated in a child process, then loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidemill.core import canonical
 from tidemill.core.bundle import Model, feature_function_reference
-from tidemill.core.errors import DigestMismatch
 from tidemill.core.features import FeatureFunction
 from tidemill.ports import BundleValidator
 from tidemill.serving.predictor import Predictor
@@ -25,13 +23,10 @@ class PredictorLoader:
     def __call__(self, bundle: bytes, digest: str, schema: RequestSchema) -> Predictor:
         """The predictor of a bundle.
 
+        Whoever fetches the bytes verifies their digest: `ModelStore.bundle` or
+        `LocalCopy.bundle`. `Model.load` verifies it once more before this process parses them.
         Raises `DigestMismatch`, `FeatureSkew`, `BundleInvalid`, and what `load_function` raises.
         """
-        if canonical.digest(bundle) != digest:
-            raise DigestMismatch(
-                f"The bytes of bundle {digest} do not match its digest.",
-                "Restore the bundle from a backup; `tidemill verify` names everything damaged.",
-            )
         self.validator.validate(bundle)
         reference = feature_function_reference(bundle)
         function = self.load_function(reference) if reference else None

@@ -47,10 +47,11 @@ class LocalCopy:
         return LocalEntry(canonical.decode(value, Entry), value)
 
     def bundle(self, model: str, digest: str) -> bytes:
-        """The bytes of a bundle, unverified. Raises `DigestMismatch` if it is missing."""
+        """The bundle of this digest, verified. Raises `DigestMismatch`."""
         data = self.store.get(f"{model}/{digest}.bundle")
-        if data is None:
-            raise DigestMismatch(f"The local copy of bundle {digest} is missing.", _REMEDY)
+        if data is None or canonical.digest(data) != digest:
+            state = "missing" if data is None else "damaged"
+            raise DigestMismatch(f"The local copy of bundle {digest} is {state}.", _REMEDY)
         return data
 
     def save(self, model: str, value: bytes, digest: str, bundle: bytes) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tidemill.core.errors import BundleInvalid, LedgerBroken, StoreUnavailable, TidemillError
+from tidemill.core.errors import (
+    BundleInvalid,
+    FormatUnsupported,
+    LedgerBroken,
+    StoreUnavailable,
+    TidemillError,
+)
 from tidemill.core.event_log import LedgerRecord
 from tidemill.core.ledger import Chain, ValidEntry, build_chain
 from tidemill.ports import Clock
@@ -29,9 +35,9 @@ _MAX_RETRY_DELAY_MS = 60_000
 
 FollowerEvent = Literal["swap", "failure"]
 FetchBundle = Callable[[str], bytes]
-"""The bytes of a bundle of the model by its digest."""
+"""The verified bytes of a bundle of the model by its digest."""
 LoadPredictor = Callable[[bytes, str, RequestSchema], Predictor]
-"""Verify, validate and load: bytes, digest, schema. Raises if the bundle is not usable."""
+"""Validate and load: verified bytes, digest, schema. Raises if the bundle is not usable."""
 
 
 class ModelFollower:
@@ -60,9 +66,21 @@ class ModelFollower:
             self.state.newest_served = local_entry.entry.seq, local_entry.hash
 
     def extend(self, records: Sequence[LedgerRecord], reset: bool) -> None:
-        """Read on in the chain, or, after a reset of the ledger topic, from its start."""
-        previous = Chain(self._name) if reset else self.state.chain
-        self.state.chain = build_chain(self._name, records, previous) if records else previous
+        """Read on in the chain, or, after a reset of the ledger topic, from its start.
+
+        Nothing more is read once there is an entry of a later format, because it determines which
+        of the entries after it are valid.
+        """
+        state = self.state
+        if reset:
+            state.chain, state.unreadable = Chain(self._name), None
+        if not records or state.unreadable is not None:
+            return
+        try:
+            state.chain = build_chain(self._name, records, state.chain)
+        except FormatUnsupported as error:
+            state.unreadable = error.message
+            self._record_failure(error, None)
 
     def reconcile(self) -> None:
         """Serve the head of the chain, or the newest entry before it whose bundle can be loaded."""

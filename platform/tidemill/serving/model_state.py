@@ -54,6 +54,8 @@ class ModelState:
     schema: RequestSchema
     served: ServedModel | None = None
     chain: Chain = field(init=False)
+    unreadable: str | None = None
+    """Why the ledger after the chain cannot be read; None if it can."""
     newest_served: tuple[int, str] | None = None
     failure: LoadFailure | None = None
     backoff: tuple[str, int] | None = None

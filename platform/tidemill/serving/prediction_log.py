@@ -3,16 +3,13 @@
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from tidemill.serving.model_state import ServedModel
 from tidemill.serving.predictor import Prediction
 from tidemill.serving.protocols.common import PredictionRequest
-
-if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Message, Producer
 
 logger = logging.getLogger("tidemill.serving")
 _encode = msgspec.json.Encoder().encode
@@ -21,6 +18,35 @@ _encode = msgspec.json.Encoder().encode
 def predictions_topic(model: str) -> str:
     """The topic to which a model's predictions are logged."""
     return f"{model}.predictions"
+
+
+class Message(Protocol):
+    """A record whose delivery has succeeded or failed."""
+
+    def topic(self) -> str | None: ...
+
+
+class Producer(Protocol):
+    """A queue of records that are sent to Kafka in the background, like librdkafka's."""
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes,
+        *,
+        on_delivery: Callable[[object | None, Message], None],
+    ) -> None:
+        """Put a record into the queue. Raises `BufferError` if it is full."""
+        ...
+
+    def poll(self, timeout_seconds: float) -> int:
+        """Call `on_delivery` for the records whose outcome is known, with the error or None."""
+        ...
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Send what is queued, for at most this many seconds."""
+        ...
 
 
 class PredictionLog:
@@ -33,7 +59,7 @@ class PredictionLog:
 
     def __init__(
         self,
-        producer: "Producer",
+        producer: Producer,
         logged_fields: Mapping[str, Mapping[str, int]],
         on_dropped: Callable[[str, int], None],
     ) -> None:
@@ -82,6 +108,6 @@ class PredictionLog:
         """Send what is queued, for at most this many seconds."""
         self._producer.flush(timeout_seconds)
 
-    def _on_delivery(self, error: "KafkaError | None", message: "Message") -> None:
+    def _on_delivery(self, error: object | None, message: Message) -> None:
         if error is not None:
             self._on_dropped(str(message.topic()).removesuffix(".predictions"), 1)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from granian.server.embed import Server
 
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.serving.app import App
+from tidemill.serving.config import ServerConfig
 from tidemill.serving.shutdown import shutdown_requested
 from tidemill.settings_groups import ServeSettings
 
@@ -23,74 +24,80 @@ _MAX_BUFFER_BYTES = 65_536
 _POLL_INTERVAL_SECONDS = 0.02
 
 
-async def serve(
-    app: App,
-    address: str,
-    port: int,
-    settings: ServeSettings,
-    on_listening: Callable[[], None] | None = None,
-) -> None:
-    """Serve on an IP address and a port until SIGTERM or SIGINT.
+async def serve(app: App, config: ServerConfig, listen_before_ready: bool) -> None:
+    """Serve until SIGTERM or SIGINT.
 
-    `on_listening` is called as soon as the server listens; without it, the server starts to listen
-    only when it is ready. Raises `PrerequisiteMissing` if it cannot listen on the port.
+    With `listen_before_ready`, the server listens at once and calls `on_listening` of the
+    configuration; otherwise it starts to listen when it is ready. Raises `PrerequisiteMissing` if
+    it cannot listen on the port.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
+    stop = _stop_event()
     if shutdown_requested.is_set():
         return
-    while not (on_listening or app.status.ready or stop.is_set()):
+    while not (listen_before_ready or app.status.ready or stop.is_set()):
         await asyncio.sleep(_POLL_INTERVAL_SECONDS)
-    server = _make_server(app, address, port, settings)
+    server = _make_server(app, config)
     server_task = asyncio.create_task(server.serve())
     stop_task = asyncio.create_task(stop.wait())
     background_tasks = [asyncio.create_task(app.limits.cancel_overdue())]
-    if on_listening is not None:
-        notify = _notify_when_listening(on_listening, address, port, (server_task, stop_task))
+    if listen_before_ready:
+        notify = _notify_when_listening(config, (server_task, stop_task))
         background_tasks.append(asyncio.create_task(notify))
     await asyncio.wait((server_task, stop_task), return_when=asyncio.FIRST_COMPLETED)
     if server_task.done():
         raise PrerequisiteMissing(
-            f"The server cannot listen on {address}, port {port}: {server_task.exception()}.",
+            f"The server cannot listen on {config.address}, port {config.port}: "
+            f"{server_task.exception()}.",
             "Choose another port with --port.",
         )
+    await _shut_down(app, server, server_task, config.settings)
+    for task in background_tasks:
+        task.cancel()
+    logger.info("Shut down with %d requests in flight.", app.in_flight)
+
+
+def _stop_event() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    return stop
+
+
+async def _shut_down(
+    app: App, server: Server, server_task: "asyncio.Task[None]", settings: ServeSettings
+) -> None:
+    """Report not ready for a while, then accept no request and finish those in flight."""
     app.status.draining = True
     logger.info("Shutting down: no longer ready; requests in flight are finished.")
     await asyncio.sleep(settings.drain_seconds)
     server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
         await asyncio.wait_for(server_task, settings.shutdown_grace_seconds)
-    for task in background_tasks:
-        task.cancel()
-    logger.info("Shut down with %d requests in flight.", app.in_flight)
 
 
 async def _notify_when_listening(
-    on_listening: Callable[[], None],
-    address: str,
-    port: int,
-    end_tasks: Iterable["asyncio.Task[Any]"],
+    config: ServerConfig, end_tasks: Iterable["asyncio.Task[Any]"]
 ) -> None:
     """Call `on_listening` once a connection can be made; Granian has no hook for this."""
     while not any(task.done() for task in end_tasks):
         with suppress(OSError):
-            _, writer = await asyncio.open_connection(address, port)
+            _, writer = await asyncio.open_connection(config.address, config.port)
             writer.close()
-            on_listening()
+            config.on_listening(config.address, config.port)
             return
         await asyncio.sleep(_POLL_INTERVAL_SECONDS)
 
 
-def _make_server(app: App, address: str, port: int, settings: ServeSettings) -> Server:
+def _make_server(app: App, config: ServerConfig) -> Server:
+    settings = config.settings
     http1 = HTTP1Settings(
         header_read_timeout=round(settings.header_timeout * 1000), max_buffer_size=_MAX_BUFFER_BYTES
     )
     return Server(
         app,
-        address=address,
-        port=port,
+        address=config.address,
+        port=config.port,
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,

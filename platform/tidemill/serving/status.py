@@ -99,4 +99,4 @@ class Status:
             return f"the ledger has not reached entry {state.newest_served[0]} again"
         if head is not None and head.hash != served.hash:
             return f"entry {head.entry.seq} could not be taken into service"
-        return None
+        return state.unreadable

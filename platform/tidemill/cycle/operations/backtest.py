@@ -6,10 +6,12 @@ from typing import Any
 
 from tidemill.core.errors import PredecessorMissing
 from tidemill.core.gate import Decision
+from tidemill.core.report_records import Report
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import contexts_by_lineage
+from tidemill.cycle.names import report_name
 from tidemill.cycle.operations.summary import Summary, summarize
 from tidemill.cycle.repository import ModelRepository
 from tidemill.cycle.steps.evaluate import evaluate
@@ -52,7 +54,8 @@ def windows_to_backtest(
 
     Raises `PredecessorMissing` if there are none.
     """
-    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
+    marker = ctx.repository.prune_marker()
+    calendar = ctx.spec.calendar
     window = first or calendar.first
     if marker is not None and window.end <= marker.window_end_ms:
         window = calendar.after(calendar.window(marker.window))
@@ -87,35 +90,34 @@ def backtest(
     context_for = contexts_by_lineage(backtest_ctx)
     previous = ctx.spec.calendar.before(windows[0])
     if previous is not None:
-        ctx.repository.copy_to(f"reports/{previous.key}.json", scratch)
-    verdict_changes: list[VerdictChange] = []
-    manual_entries = 0
-    for window in windows:
-        progress(window.key)
-        committed = ctx.repository.report(window.key)
-        assert committed is not None  # `windows_to_backtest` has checked it
-        manual_entries += len(committed.entries)
-        backtested = evaluate(context_for(window), window, committed.entries)
-        if backtested.verdict != committed.verdict:
-            verdict_changes.append(
-                VerdictChange(
-                    window.key,
-                    committed.verdict,
-                    backtested.verdict,
-                    committed.reasons,
-                    backtested.reasons,
-                )
-            )
+        ctx.repository.copy_to(report_name(previous.key), scratch)
+    reports = [_evaluate_again(ctx, context_for(window), window, progress) for window in windows]
     marker = ctx.repository.prune_marker()
     return BacktestResult(
         model=ctx.model,
         changes=_changes(ctx.spec, spec),
         committed=summarize(ctx, windows[0], windows[-1]),
         backtested=summarize(backtest_ctx, windows[0], windows[-1]),
-        verdict_changes=tuple(verdict_changes),
-        manual_entries=manual_entries,
+        verdict_changes=tuple(
+            VerdictChange(old.window, old.verdict, new.verdict, old.reasons, new.reasons)
+            for old, new in reports
+            if new.verdict != old.verdict
+        ),
+        manual_entries=sum(len(old.entries) for old, _ in reports),
         pruned=marker.window if marker else None,
     )
+
+
+def _evaluate_again(
+    ctx: ModelContext,
+    backtest_ctx: ModelContext,
+    window: Window,
+    progress: Callable[[str], None],
+) -> tuple[Report, Report]:
+    """The committed report of a window, and that of the other gate with the same entries."""
+    progress(window.key)
+    committed = ctx.records.require_report(window)
+    return committed, evaluate(backtest_ctx, window, committed.entries)
 
 
 def _changes(committed_spec: ModelSpec, backtest_spec: ModelSpec) -> dict[str, tuple[Any, Any]]:

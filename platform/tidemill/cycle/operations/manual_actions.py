@@ -1,16 +1,15 @@
 """The decisions of an operator: close a stream, skip a window, roll back, approve."""
 
-from tidemill.core.errors import OperationNotAllowed
+from tidemill.core.errors import ModelPruned, OperationNotAllowed
 from tidemill.core.ledger import Chain, Entry, EntryKind
 from tidemill.core.plans import Plan
 from tidemill.core.records import Manifest, SkipDecision
-from tidemill.core.report_records import Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.operations.prune import raise_if_pruned
+from tidemill.cycle.ledger import append_entry, read_chain
+from tidemill.cycle.names import bundle_name
 from tidemill.cycle.planning.plan import plan_window
-from tidemill.cycle.steps.deploy import append_entry, read_chain
-from tidemill.cycle.steps.extract import empty_manifest
+from tidemill.cycle.steps.batch import empty_manifest
 
 
 def close(ctx: ModelContext, through: Window, actor: str) -> Plan:
@@ -45,7 +44,7 @@ def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entr
     `FeatureSkew`, `BundleInvalid`.
     """
     chain = read_chain(ctx)
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     digest = to or (newest.state.baseline if newest else None)
     deployed = {valid.entry.digest for valid in chain.entries}
     if digest is None or (to is None and chain.head and chain.head.entry.digest == digest):
@@ -55,7 +54,7 @@ def rollback(ctx: ModelContext, to: str | None, actor: str, reason: str) -> Entr
             f"`tidemill history {ctx.model}` lists them.",
         )
     if digest not in deployed:
-        raise_if_pruned(ctx, digest)
+        _raise_if_pruned(ctx, digest)
         raise OperationNotAllowed(
             f"{digest[:80]!r} was never deployed as model {ctx.model}.",
             f"`tidemill history {ctx.model}` lists the deployed digests.",
@@ -68,7 +67,7 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
 
     Raises `OperationNotAllowed` if there is none, or if it is in service already.
     """
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     pending = newest.state.pending if newest else None
     chosen = digest or pending
     if chosen is None:
@@ -79,12 +78,20 @@ def approve(ctx: ModelContext, digest: str | None, actor: str, reason: str) -> E
     return _append_manual_entry(ctx, "approve", chosen, actor, reason)
 
 
-def newest_report(ctx: ModelContext) -> Report | None:
-    """The report of the newest window that has one."""
-    names = list(ctx.repository.names("reports/"))
-    if not names:
-        return None
-    return ctx.repository.report(names[-1].removeprefix("reports/").removesuffix(".json"))
+def _raise_if_pruned(ctx: ModelContext, digest: str) -> None:
+    """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
+    marker = ctx.repository.prune_marker()
+    calendar = ctx.spec.calendar
+    if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
+        return
+    for window in calendar.between(calendar.first, calendar.window(marker.window)):
+        candidate = ctx.records.candidate(window)
+        if candidate is not None and candidate.digest == digest:
+            raise ModelPruned(
+                f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
+                "never deployed, and `retention_windows` has pruned it.",
+                f"Name a deployed one: `tidemill history {ctx.model}` lists them.",
+            )
 
 
 def _append_manual_entry(
@@ -121,7 +128,7 @@ def _append_manual_entry(
 
 def _as_of(ctx: ModelContext, digest: str) -> Window | None:
     """The later of the newest reported window and the newest one that the model learned from."""
-    newest = newest_report(ctx)
+    newest = ctx.records.newest_report()
     learned = ctx.load(digest).window
     keys = [key for key in (newest.window if newest else None, learned) if key is not None]
     windows = [ctx.spec.calendar.window(key) for key in keys]

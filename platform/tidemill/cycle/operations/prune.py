@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-from tidemill.core.errors import ModelPruned
 from tidemill.core.gate import GateState
 from tidemill.core.records import Candidate, PruneMarker
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import lineage_id_for, require_initial_model
-from tidemill.cycle.repository import ModelRepository, bundle_name
-from tidemill.cycle.steps.deploy import read_chain
+from tidemill.cycle.ledger import read_chain
+from tidemill.cycle.names import bundle_name
+from tidemill.cycle.repository import ModelRepository
 from tidemill.failpoints import failpoint
 
 
@@ -32,7 +31,8 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
         and ctx.repository.hash(marker.deleted[-1]) is not None
     ):
         _delete(ctx.repository, marker.deleted)
-    start, report = _retention_start(ctx, window, marker), ctx.repository.report(window.key)
+    start = _retention_start(ctx, window, marker)
+    report = ctx.repository.report(window.key)
     if start is None or report is None:
         return marker
     retained = _retained_names(ctx, report.state, start)
@@ -51,21 +51,6 @@ def prune(ctx: ModelContext, window: Window) -> PruneMarker | None:
     return new_marker
 
 
-def raise_if_pruned(ctx: ModelContext, digest: str) -> None:
-    """Raise `ModelPruned` if this is a candidate whose bundle was pruned."""
-    marker, calendar = ctx.repository.prune_marker(), ctx.spec.calendar
-    if marker is None or ctx.repository.hash(bundle_name(digest)) is not None:
-        return
-    for window in calendar.between(calendar.first, calendar.window(marker.window)):
-        candidate = _candidate(ctx, window)
-        if candidate is not None and candidate.digest == digest:
-            raise ModelPruned(
-                f"{digest} was the candidate of window {window.key} of model {ctx.model}; it was "
-                "never deployed, and `retention_windows` has pruned it.",
-                f"Name a deployed one: `tidemill history {ctx.model}` lists them.",
-            )
-
-
 def _retention_start(
     ctx: ModelContext, window: Window, marker: PruneMarker | None
 ) -> Candidate | None:
@@ -75,23 +60,20 @@ def _retention_start(
     """
     calendar = ctx.spec.calendar
     start_window = calendar.nth_before(window, ctx.spec.retention_windows)
-    candidate = _candidate(ctx, start_window) if start_window else None
+    candidate = ctx.records.candidate(start_window) if start_window else None
     if start_window is None or candidate is None:
         return None
     if candidate.since_retrain:
         start_window = calendar.nth_before(start_window, candidate.since_retrain)
     if start_window is None or (marker is not None and start_window.end <= marker.window_end_ms):
         return None
-    return _candidate(ctx, start_window)
-
-
-def _candidate(ctx: ModelContext, window: Window) -> Candidate | None:
-    return ctx.repository.candidate(lineage_id_for(ctx, window), window.key)
+    return ctx.records.candidate(start_window)
 
 
 def _retained_names(ctx: ModelContext, state: GateState, start: Candidate) -> set[str]:
     """The names of expired files that are still needed, for example by the ledger or the gate."""
-    initial_model, entries = require_initial_model(ctx), read_chain(ctx).entries
+    initial_model = ctx.records.require_initial_model()
+    entries = read_chain(ctx).entries
     digests = {start.digest, initial_model.digest, state.champion, state.baseline, state.pending}
     digests |= {valid_entry.entry.digest for valid_entry in entries}
     names = {start.sample.snapshot.name, initial_model.sample.snapshot.name}
@@ -107,10 +89,9 @@ def _expired_files(
     first = calendar.after(calendar.window(marker.window)) if marker else calendar.first
     for window in calendar.between(first, last):
         manifest = ctx.repository.manifest(window.key)
-        for ref in (manifest.rows_file, manifest.rejected_file) if manifest else ():
-            if ref is not None:
-                yield ref.name
-        candidate = _candidate(ctx, window)
+        if manifest is not None:
+            yield from (ref.name for ref in manifest.files)
+        candidate = ctx.records.candidate(window)
         if candidate is not None:
             yield bundle_name(candidate.digest)
             yield candidate.sample.snapshot.name

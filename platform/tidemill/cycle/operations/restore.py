@@ -35,7 +35,8 @@ def restore(ctx: ModelContext) -> RestoreResult:
     holds other entries of this model or the copies do not form a chain; and `LedgerMisconfigured`,
     `LedgerLost`, `LogUnavailable`.
     """
-    copies, appended = _copies(ctx), 0
+    copies = _copies(ctx)
+    appended = 0
     identity, previous = ctx.ledger.identity(), ctx.repository.ledger_topic()
     while (restored := _count_restored(ctx, copies)) < len(copies):
         _append(ctx, copies[restored], restored)

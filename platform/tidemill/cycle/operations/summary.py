@@ -33,14 +33,16 @@ class Summary:
 
 def summarize(ctx: ModelContext, first: Window, last: Window) -> Summary:
     """Summarize a range of windows. Raises `PredecessorMissing` unless all have reports."""
-    calendar, repository = ctx.spec.calendar, ctx.repository
+    calendar = ctx.spec.calendar
+    repository = ctx.repository
     counts: Counter[str] = Counter()
     verdicts: Counter[str] = Counter({"promote": 0, "keep": 0, "rollback": 0})
     reasons: dict[str, str] = {}
     sums = {"initial": 0.0, "champion": 0.0, "challenger": 0.0}
     champion = ""
     for window in calendar.between(first, last):
-        manifest, report = repository.manifest(window.key), repository.report(window.key)
+        manifest = repository.manifest(window.key)
+        report = repository.report(window.key)
         if manifest is None or report is None:
             raise PredecessorMissing(
                 f"Window {window.key} of model {ctx.model} has no evaluation report.",

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.operations.manual_actions import newest_report
+from tidemill.cycle.ledger import has_pending_deployment
 from tidemill.cycle.planning.plan import newest_closed, plan_initial
-from tidemill.cycle.steps.deploy import has_pending_deployment
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def _newest_reported(ctx: ModelContext, hint: str | None) -> Window | None:
     """The newest reported window. Every report needs the previous one, so there are no gaps."""
     calendar = ctx.spec.calendar
     if hint is None or ctx.repository.report(hint) is None:
-        newest = newest_report(ctx)
+        newest = ctx.records.newest_report()
         if newest is None:
             return None
         hint = newest.window
@@ -100,7 +99,8 @@ def freshness(ctx: ModelContext, backlog: Backlog) -> Freshness:
     By the wall clock, a window is due as soon as it has ended; by event time, for a simulated
     stream, as soon as the log has closed it. A window whose deployment is pending is not done.
     """
-    calendar, spec = ctx.spec.calendar, ctx.spec.freshness
+    calendar = ctx.spec.calendar
+    spec = ctx.spec.freshness
     done = backlog.done
     if done is not None and backlog.first == done:
         done = calendar.before(done)

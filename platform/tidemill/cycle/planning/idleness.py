@@ -9,7 +9,8 @@ from tidemill.cycle.planning.topic_binding import TopicBinding
 
 def record_end_offsets(ctx: ModelContext, binding: TopicBinding) -> dict[int, Observation]:
     """Store the partitions' current end offsets; planning uses the clock only here."""
-    previous, now = ctx.repository.observations(), ctx.clock()
+    previous = ctx.repository.observations()
+    now = ctx.clock()
     observations = {
         partition: previous[partition].updated(offset_range.last_stable_offset, now)
         if partition in previous
@@ -31,15 +32,14 @@ def idle_reason(
     `idle`: they are idle while another partition has a boundary. `silent`: all partitions are
     silent. Silence closes windows up to the last record, and no later ones.
     """
-    windows, confirmed = ctx.spec.windows, len(open_partitions) < len(observations)
+    windows = ctx.spec.windows
+    confirmed = len(open_partitions) < len(observations)
     if confirmed and all(
         observations[p].unchanged_for_ms >= windows.idle_timeout for p in open_partitions
     ):
         return "idle"
-    silence_timeout, has_records = (
-        windows.close_after_silence,
-        any(o.end_offset > starts[p] for p, o in observations.items()),
-    )
+    silence_timeout = windows.close_after_silence
+    has_records = any(o.end_offset > starts[p] for p, o in observations.items())
     if (
         silence_timeout is not None
         and has_records

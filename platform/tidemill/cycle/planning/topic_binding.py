@@ -9,7 +9,6 @@ from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import adoption_number, first_unplanned_window
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def verified_topic(ctx: ModelContext, previous: Plan | Adoption | None) -> Topic
             f"The topic {topic.name} of model {ctx.model} was recreated: its id is "
             f"{topic.topic_id} in cluster {topic.cluster_id}, but the plans were made on "
             f"{previous.topic_id} in {previous.cluster_id}.",
-            f"Restore the old topic, or continue with the new one: {_adopt_command(ctx)}.",
+            f"Restore the old topic, or continue with the new one: {ctx.records.adopt_command()}.",
         )
     return topic
 
@@ -60,14 +59,16 @@ def bind_topic(
     if previous is None:
         topic = verified_topic(ctx, None)
         return TopicBinding(topic, ctx.event_log.offset_ranges(topic.name))
-    number = adoption_number(ctx.repository, window) if window else previous.adoption
+    number = ctx.records.adoption_number(window) if window else previous.adoption
     adoption = ctx.repository.adoption(number) if number > previous.adoption else None
-    source, epoch = adoption or previous, adoption.epoch if adoption else previous.epoch
+    source = adoption or previous
+    epoch = adoption.epoch if adoption else previous.epoch
     if source.topic != ctx.spec.topic:
         raise TopicRecreated(
             f"The plans of model {ctx.model} were made on topic {source.topic}; defs.yaml names "
             f"{ctx.spec.topic}.",
-            f"Undo the change in defs.yaml, or continue on the other topic: {_adopt_command(ctx)}.",
+            "Undo the change in defs.yaml, or continue on the other topic: "
+            f"{ctx.records.adopt_command()}.",
         )
     topic = verified_topic(ctx, source)
     new_epoch = epoch != previous.epoch
@@ -89,9 +90,5 @@ def _check_not_truncated(
                 f"Partition {partition} of topic {topic.name} ends at offset {last_stable_offset}, "
                 f"before {end}, the end of window {previous.window} of {ctx.model}.",
                 "Committed windows are kept. Restore the log; or continue with the topic as it is, "
-                f"or with another topic of defs.yaml: {_adopt_command(ctx)}.",
+                f"or with another topic of defs.yaml: {ctx.records.adopt_command()}.",
             )
-
-
-def _adopt_command(ctx: ModelContext) -> str:
-    return f"`tidemill adopt {ctx.model} --from {first_unplanned_window(ctx)} --reason REASON`"

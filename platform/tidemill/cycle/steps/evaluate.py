@@ -9,19 +9,18 @@ import polars as pl
 from tidemill.core import learner, report
 from tidemill.core.decoding import align_to_schema
 from tidemill.core.errors import PredecessorMissing
+from tidemill.core.evaluation import EvaluationInputs, EvaluationRows, scored_roles
 from tidemill.core.features import Array
 from tidemill.core.gate import AppliedEntry
 from tidemill.core.ledger import manual_entries_since
 from tidemill.core.records import Candidate, Manifest
-from tidemill.core.report import EvaluationInputs, EvaluationRows
 from tidemill.core.report_records import InputDigests, Report
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import current_lineage, require_initial_model
-from tidemill.cycle.repository import none_if_damaged
-from tidemill.cycle.steps.deploy import read_chain
-from tidemill.cycle.steps.extract import load_rows, require_batch
-from tidemill.cycle.steps.update import require_candidate
+from tidemill.cycle.ledger import read_chain
+from tidemill.cycle.lineage import checked_lineage
+from tidemill.cycle.model_store import none_if_damaged
+from tidemill.cycle.names import candidate_name, manifest_name, report_name
 
 _MAX_WORKERS = 4
 """Models that predict at the same time."""
@@ -38,14 +37,14 @@ def evaluate(
     existing = none_if_damaged(lambda: ctx.repository.report(window.key))
     if existing is not None:
         return existing
-    ctx = ctx.with_learning_spec(current_lineage(ctx, window).learning_spec)
-    manifest = require_batch(ctx, window)
-    candidate = require_candidate(ctx, window)
+    ctx = ctx.with_learning_spec(checked_lineage(ctx, window).learning_spec)
+    manifest = ctx.records.require_batch(window)
+    candidate = ctx.records.require_candidate(window)
     previous = _previous(ctx, window)
     if entries is None:
         entries = _manual_entries(ctx, window, previous)
     inputs = _inputs(ctx, window, manifest, candidate, previous, entries)
-    return ctx.repository.commit_report(_judge(ctx, inputs, manifest))
+    return ctx.repository.commit_report(_build_report(ctx, inputs, manifest))
 
 
 def _previous(ctx: ModelContext, window: Window) -> Report | None:
@@ -84,16 +83,16 @@ def _inputs(
 ) -> EvaluationInputs:
     require_hash = ctx.repository.require_hash
     inputs = InputDigests(
-        previous=require_hash(f"reports/{previous.window}.json") if previous else None,
-        batch=require_hash(f"batches/{window.key}/manifest.json"),
-        candidate=require_hash(ctx.repository.candidate_name(candidate.lineage, window.key)),
+        previous=require_hash(report_name(previous.window)) if previous else None,
+        batch=require_hash(manifest_name(window.key)),
+        candidate=require_hash(candidate_name(candidate.lineage, window.key)),
     )
     return EvaluationInputs(
         model=ctx.model,
         spec=ctx.spec,
         window=window,
         candidate=candidate,
-        initial=require_initial_model(ctx).digest,
+        initial=ctx.records.require_initial_model().digest,
         previous=previous,
         input_digests=inputs,
         entries=tuple(entries),
@@ -109,10 +108,12 @@ def _ages(previous: Report | None, candidate: Candidate) -> dict[str, int]:
     return {candidate.parent: 1} | ages | {candidate.digest: 0, candidate.holdout or "": 0}
 
 
-def _judge(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
-    rows = learner.sort_canonical(load_rows(ctx, manifest))
-    digests = set(report.scored_roles(inputs).values())
-    candidate, tail_mask, tail_predictions = inputs.candidate, None, None
+def _build_report(ctx: ModelContext, inputs: EvaluationInputs, manifest: Manifest) -> Report:
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
+    digests = set(scored_roles(inputs).values())
+    candidate = inputs.candidate
+    tail_mask = None
+    tail_predictions = None
     with ThreadPoolExecutor(_MAX_WORKERS) as pool:  # LightGBM releases the GIL while it predicts
         futures = {digest: pool.submit(_predict, ctx, digest, rows) for digest in digests}
         if candidate.holdout is not None:

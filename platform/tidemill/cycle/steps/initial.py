@@ -1,17 +1,19 @@
 """The initial model: trained once from historical data, first champion and first baseline."""
 
 from tidemill.core import canonical, historical_file, learner, replay
-from tidemill.core.errors import CommittedDataError, SpecInvalid
+from tidemill.core.errors import SpecInvalid
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.parquet import library_versions, to_parquet
 from tidemill.core.plans import INITIAL_KEY, Plan, PlannedRange
 from tidemill.core.records import InitialModel, Manifest, Sample
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import adoptions, raise_lineage_changed
+from tidemill.cycle.ledger import append_entry, read_chain
+from tidemill.cycle.lineage import raise_lineage_changed
+from tidemill.cycle.model_store import file_ref, none_if_damaged
+from tidemill.cycle.names import manifest_name
 from tidemill.cycle.planning.plan import plan_initial
-from tidemill.cycle.repository import file_ref, none_if_damaged
-from tidemill.cycle.steps import extract
-from tidemill.cycle.steps.deploy import append_entry, read_chain
+from tidemill.cycle.steps.batch import extract_plan, get_or_create_batch
+from tidemill.cycle.steps.read import decode
 from tidemill.failpoints import failpoint
 
 
@@ -31,18 +33,20 @@ def train(ctx: ModelContext) -> InitialModel:
     """The initial model, committed but not deployed."""
     existing = none_if_damaged(ctx.repository.initial_model)
     if existing is not None and existing.learning_spec != ctx.learning_spec():
-        if not any(adoptions(ctx.repository)):
+        if not any(ctx.repository.adoptions()):
             raise_lineage_changed(ctx, existing.learning_spec, ctx.learning_spec())
         ctx = ctx.with_learning_spec(existing.learning_spec)
     manifest = _file_batch(ctx) if ctx.historical_data is not None else _topic_batch(ctx)
-    if existing is not None and _files_intact(ctx, existing):
+    if existing is not None and ctx.repository.is_intact(
+        [existing.sample.snapshot], [existing.digest]
+    ):
         return existing
     return ctx.repository.commit_initial_model(_learn(ctx, manifest))
 
 
 def _topic_batch(ctx: ModelContext) -> Manifest:
     """The batch of the topic's history before the first window."""
-    return extract.extract_plan(ctx, plan_initial(ctx))
+    return extract_plan(ctx, plan_initial(ctx))
 
 
 def _file_batch(ctx: ModelContext) -> Manifest:
@@ -54,7 +58,7 @@ def _file_batch(ctx: ModelContext) -> Manifest:
     if existing is not None:
         if existing.plan != sha256:
             raise_lineage_changed(ctx, {"initial.file": existing.plan}, {"initial.file": sha256})
-        if extract.files_intact(ctx, existing):
+        if ctx.repository.is_intact(existing.files):
             return existing
     record_batch = historical_file.read(ctx.spec, name, data)
     file_range = PlannedRange(record_batch.partition, 0, len(record_batch.offsets))
@@ -70,18 +74,7 @@ def _file_batch(ctx: ModelContext) -> Manifest:
         ranges=(file_range,),
         previous=None,
     )
-    return extract.get_or_create_batch(
-        ctx, plan, sha256, lambda: extract.decode(ctx, [record_batch])
-    )
-
-
-def _files_intact(ctx: ModelContext, initial_model: InitialModel) -> bool:
-    try:
-        ctx.repository.bundle(initial_model.digest)
-        ctx.repository.file(initial_model.sample.snapshot)
-    except CommittedDataError:
-        return False
-    return True
+    return get_or_create_batch(ctx, plan, sha256, lambda: decode(ctx, [record_batch]))
 
 
 def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
@@ -92,7 +85,7 @@ def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
             "Produce events before `windows.start`, move it to a later time, or set "
             "`initial.file`.",
         )
-    rows = learner.sort_canonical(extract.load_rows(ctx, manifest))
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
     spec = ctx.spec.learner.replay
     identified = replay.with_epoch(rows, manifest.epoch)
     sample = replay.sample([identified], spec.rows, spec.half_life, ctx.model)
@@ -114,7 +107,7 @@ def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
     model = ctx.load(ctx.repository.put_bundle(bundle))
     return InitialModel(
         model=ctx.model,
-        batch=ctx.repository.require_hash(f"batches/{INITIAL_KEY}/manifest.json"),
+        batch=ctx.repository.require_hash(manifest_name(INITIAL_KEY)),
         learning_spec=ctx.learning_spec(),
         digest=model.digest,
         num_iterations=model.num_iterations,

@@ -11,7 +11,7 @@ from tidemill.core.errors import SchemaBroken, TooManyRejects
 from tidemill.core.parquet import to_parquet
 from tidemill.core.plans import Plan
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.repository import file_ref
+from tidemill.cycle.model_store import file_ref
 
 SCHEMA_MIN_ROWS = 20
 """With fewer rows, an absent field is not evidence that it was removed."""

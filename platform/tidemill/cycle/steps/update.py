@@ -2,26 +2,21 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import polars as pl
 
 from tidemill.core import canonical, learner, replay
 from tidemill.core.bundle import Model
 from tidemill.core.decoding import align_to_schema
-from tidemill.core.errors import CommittedDataError, ParentInvalid, PredecessorMissing
+from tidemill.core.errors import CommittedDataError, ParentInvalid
 from tidemill.core.parquet import from_parquet, library_versions, to_parquet
-from tidemill.core.records import Candidate, Lineage, Sample
+from tidemill.core.records import Candidate, InitialModel, Lineage, Sample, UpdateKind
 from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.lineage import (
-    current_lineage,
-    first_lineage,
-    lineage_id_for,
-    require_initial_model,
-)
-from tidemill.cycle.repository import file_ref, none_if_damaged
-from tidemill.cycle.steps.extract import load_rows, require_batch
+from tidemill.cycle.lineage import checked_lineage
+from tidemill.cycle.model_store import file_ref, none_if_damaged
+from tidemill.cycle.names import manifest_name
 from tidemill.failpoints import failpoint
 
 
@@ -33,11 +28,12 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     `LineageChanged` if the learning spec has changed, `ParentInvalid` if the parent is missing or
     damaged.
     """
-    lineage = current_lineage(ctx, window)
+    lineage = checked_lineage(ctx, window)
     lineage_id = canonical.digest_of(lineage)
     existing = none_if_damaged(lambda: ctx.repository.candidate(lineage_id, window.key))
     if existing is not None and (
-        _files_intact(ctx, existing) or ctx.repository.is_pruned(window.end)
+        ctx.repository.is_intact([existing.sample.snapshot], existing.bundles)
+        or ctx.repository.is_pruned(window.end)
     ):
         return existing
     candidate = _learn(ctx.with_learning_spec(lineage.learning_spec), window, lineage)
@@ -50,71 +46,53 @@ def update(ctx: ModelContext, window: Window) -> Candidate:
     return ctx.repository.commit_candidate(candidate)
 
 
-def require_candidate(ctx: ModelContext, window: Window) -> Candidate:
-    """The candidate record of a window, in its lineage. Raises `PredecessorMissing`."""
-    candidate = ctx.repository.candidate(lineage_id_for(ctx, window), window.key)
-    if candidate is None:
-        raise PredecessorMissing(
-            f"Window {window.key} of model {ctx.model} has no candidate.",
-            f"Run `tidemill backfill {ctx.model} --from {window.key} --to {window.key}`, or "
-            f"`tidemill skip {ctx.model} {window.key} --reason REASON` if it cannot be processed.",
-        )
-    return candidate
-
-
-def _files_intact(ctx: ModelContext, candidate: Candidate) -> bool:
-    """Whether the files of an existing candidate are intact."""
-    try:
-        ctx.repository.bundle(candidate.digest)
-        if candidate.holdout is not None:
-            ctx.repository.bundle(candidate.holdout)
-        ctx.repository.file(candidate.sample.snapshot)
-    except CommittedDataError:
-        return False
-    return True
-
-
-@dataclass(frozen=True)
-class _Predecessor:
-    """The model that a window continues from: the previous candidate, or the initial model."""
-
-    digest: str
-    trees: int
-    tree_digest: str
-    since_retrain: int
-    sample: Sample
-
-
-def _predecessor(ctx: ModelContext, window: Window) -> _Predecessor:
-    previous_window = ctx.spec.calendar.before(window)
-    if previous_window is None:
-        i = require_initial_model(ctx)
-        return _Predecessor(i.digest, i.num_iterations, i.tree_digest, 0, i.sample)
-    c = require_candidate(ctx, previous_window)
-    return _Predecessor(c.digest, c.num_iterations, c.tree_digest, c.since_retrain, c.sample)
-
-
-def _grown_under(ctx: ModelContext, window: Window, lineage: Lineage, since_retrain: int) -> bool:
-    """Whether the trees that the window continues from were trained under this lineage."""
-    retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
-    if retrained is None:  # by the initial model
-        return lineage.learning_spec == first_lineage(ctx).learning_spec
-    return retrained.key >= lineage.first_window
-
-
 def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
     """Train the candidate of a window and commit its files, but not its record."""
-    lineage_id = canonical.digest_of(lineage)
-    manifest, predecessor = require_batch(ctx, window), _predecessor(ctx, window)
-    carried = Candidate(
+    manifest = ctx.records.require_batch(window)
+    predecessor = ctx.records.predecessor(window)
+    carried = _carry(ctx, window, canonical.digest_of(lineage), predecessor)
+    if manifest.rows == 0:
+        return carried
+    rows = learner.sort_canonical(ctx.load_rows(manifest))
+    training_rows = learner.without_holdout(rows)
+    parts = [rows] if training_rows is None else [rows, training_rows]
+    parent = _load_parent(ctx, predecessor.digest)
+    kind = _update_kind(ctx, window, lineage, predecessor)
+    if kind == "retrain":
+        parts = _retrain_samples(ctx, window, predecessor.sample, manifest.epoch, parts)
+        sample = _commit_snapshot(ctx, carried, parts[0])
+    else:
+        windows_since = (*predecessor.sample.windows_since, window.key)
+        sample = replace(predecessor.sample, windows_since=windows_since)
+    model, *holdout_fits = _fit(ctx, kind, parent, parts, rows, carried)
+    learned = replace(
+        carried,
+        kind=kind,
+        digest=model.digest,
+        num_iterations=model.num_iterations,
+        tree_digest=model.tree_digest,
+        since_retrain=0 if kind == "retrain" else carried.since_retrain,
+        sample=sample,
+    )
+    if training_rows is None:
+        return learned
+    tail_rows = rows.height - training_rows.height
+    return replace(learned, holdout=holdout_fits[0].digest, tail_rows=tail_rows)
+
+
+def _carry(
+    ctx: ModelContext, window: Window, lineage_id: str, predecessor: InitialModel | Candidate
+) -> Candidate:
+    """The candidate of a window without rows: its predecessor's model."""
+    return Candidate(
         model=ctx.model,
         lineage=lineage_id,
         window=window.key,
         kind="carry",
-        batch=ctx.repository.require_hash(f"batches/{window.key}/manifest.json"),
+        batch=ctx.repository.require_hash(manifest_name(window.key)),
         parent=predecessor.digest,
         digest=predecessor.digest,
-        num_iterations=predecessor.trees,
+        num_iterations=predecessor.num_iterations,
         tree_digest=predecessor.tree_digest,
         holdout=None,
         tail_rows=0,
@@ -123,42 +101,26 @@ def _learn(ctx: ModelContext, window: Window, lineage: Lineage) -> Candidate:
         seed=_seed(lineage_id, window),
         libraries=library_versions(),
     )
-    if manifest.rows == 0:
-        return carried
-    rows = learner.sort_canonical(load_rows(ctx, manifest))
-    training_rows = learner.without_holdout(rows)
-    parts = [rows] if training_rows is None else [rows, training_rows]
-    parent = _load_parent(ctx, predecessor.digest)
-    sample = replace(
-        predecessor.sample, windows_since=(*predecessor.sample.windows_since, window.key)
-    )
-    kind = learner.choose_update_kind(
-        predecessor.since_retrain, predecessor.trees, ctx.spec.learner
-    )
-    if not _grown_under(ctx, window, lineage, predecessor.since_retrain):
-        kind = "retrain"
-    if kind == "retrain":
-        parts = _retrain_samples(ctx, window, predecessor.sample, manifest.epoch, parts)
-        data = to_parquet(parts[0])
-        sample = Sample(file_ref(f"samples/{lineage_id[:16]}/{window.key}", "parquet", data))
-        ctx.repository.put_file(sample.snapshot, data)
-    models = _fit(ctx, window, kind, parent, parts, rows, carried.seed)
-    return replace(
-        carried,
-        kind=kind,
-        digest=models[0].digest,
-        num_iterations=models[0].num_iterations,
-        tree_digest=models[0].tree_digest,
-        holdout=models[1].digest if training_rows is not None else None,
-        tail_rows=rows.height - training_rows.height if training_rows is not None else 0,
-        since_retrain=0 if kind == "retrain" else carried.since_retrain,
-        sample=sample,
-    )
 
 
 def _seed(lineage_id: str, window: Window) -> int:
     """The random seed of a window's training: 31 bits of a hash of lineage and window."""
     return int(canonical.digest(f"{lineage_id}/{window.key}".encode())[:8], 16) & 0x7FFFFFFF
+
+
+def _update_kind(
+    ctx: ModelContext, window: Window, lineage: Lineage, predecessor: InitialModel | Candidate
+) -> UpdateKind:
+    """Retrain when it is due, and in any case on trees that were trained under another lineage."""
+    since_retrain = predecessor.since_retrain
+    retrained = ctx.spec.calendar.nth_before(window, since_retrain + 1)
+    if retrained is None:  # by the initial model
+        is_same = lineage.learning_spec == ctx.records.first_lineage().learning_spec
+    else:
+        is_same = retrained.key >= lineage.first_window
+    if not is_same:
+        return "retrain"
+    return learner.choose_update_kind(since_retrain, predecessor.num_iterations, ctx.spec.learner)
 
 
 def _load_parent(ctx: ModelContext, digest: str) -> Model:
@@ -182,8 +144,8 @@ def _retrain_samples(
     types = {name: field.type for name, field in ctx.spec.fields.items()}
     frames = [from_parquet(ctx.repository.file(sample.snapshot))]
     for key in sample.windows_since:
-        manifest = require_batch(ctx, ctx.spec.calendar.window(key))
-        frames.append(replay.with_epoch(load_rows(ctx, manifest), manifest.epoch))
+        manifest = ctx.records.require_batch(ctx.spec.calendar.window(key))
+        frames.append(replay.with_epoch(ctx.load_rows(manifest), manifest.epoch))
     frames = [align_to_schema(frame, {**types, ctx.spec.label: "number"}) for frame in frames]
     return [
         replay.sample(
@@ -193,14 +155,22 @@ def _retrain_samples(
     ]
 
 
+def _commit_snapshot(ctx: ModelContext, candidate: Candidate, rows: pl.DataFrame) -> Sample:
+    """Commit the replay sample that later windows continue from."""
+    data = to_parquet(rows)
+    stem = f"samples/{candidate.lineage[:16]}/{candidate.window}"
+    sample = Sample(file_ref(stem, "parquet", data))
+    ctx.repository.put_file(sample.snapshot, data)
+    return sample
+
+
 def _fit(
     ctx: ModelContext,
-    window: Window,
-    kind: str,
+    kind: UpdateKind,
     parent: Model,
     parts: Sequence[pl.DataFrame],
     rows: pl.DataFrame,
-    seed: int,
+    candidate: Candidate,
 ) -> list[Model]:
     """Train a model on each part, in parallel threads: LightGBM releases the GIL."""
 
@@ -211,8 +181,8 @@ def _fit(
             parent=parent,
             continue_=kind == "continue",
             golden=rows,
-            window=window.key,
-            seed=seed,
+            window=candidate.window,
+            seed=candidate.seed,
             num_threads=ctx.num_threads,
             function=ctx.feature_function,
         )

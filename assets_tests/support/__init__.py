@@ -1,0 +1,1 @@
+"""What tests of several folders share; a helper of one folder is beside its tests."""

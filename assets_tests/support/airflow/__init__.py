@@ -1,0 +1,1 @@
+"""A private Airflow, its DAG runs and its API."""

@@ -1,0 +1,1 @@
+"""A running Dagster, its API and its event log."""

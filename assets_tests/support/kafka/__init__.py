@@ -1,0 +1,1 @@
+"""Readers and writers of topics and ledgers that bypass tidemill."""

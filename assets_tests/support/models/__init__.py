@@ -1,0 +1,1 @@
+"""Models of the tests, on Kafka and in memory, and checks of what they stored."""

@@ -1,0 +1,1 @@
+"""The servers around tidemill, started on free ports, and a proxy that breaks connections."""

@@ -1,0 +1,1 @@
+"""Prediction servers in processes of their own, and their clients, honest and malicious."""
