@@ -19,6 +19,7 @@ from tidemill.processes import stop_all
 from tidemill.services import supervisor_config
 from tidemill.services.services import PLATFORM_ENV, Service, code_socket, resolve_command
 from tidemill.settings import Settings
+from tidemill.textfile import atomic_write_text
 
 _NAME = "supervisor"
 """The name of supervisord's files; its log is beside those of the services."""
@@ -88,8 +89,9 @@ class Supervisor:
         self.logs_folder.mkdir(parents=True, exist_ok=True)
         self.log_file(_NAME).unlink(missing_ok=True)
         config_file = self.folder / "supervisord.conf"
-        config_file.write_text(
-            supervisor_config.render(services, self.socket_file, self._pid_file, self.logs_folder)
+        atomic_write_text(
+            config_file,
+            supervisor_config.render(services, self.socket_file, self._pid_file, self.logs_folder),
         )
         completed = subprocess.run(
             resolve_command(("supervisord", "-c", str(config_file))),
@@ -106,7 +108,8 @@ class Supervisor:
                 f"See its log: {self.log_file(_NAME)}.",
             )
         pid = int(self._pid_file.read_text())
-        self._session_file.write_text(json.dumps([pid, psutil.Process(pid).create_time()]))
+        session = [pid, psutil.Process(pid).create_time()]
+        atomic_write_text(self._session_file, json.dumps(session))
 
     def start_service(self, name: str) -> None:
         """Start a service; a running service is left as it is."""

@@ -58,8 +58,8 @@ def launch(folder: Path) -> tuple[psutil.Process, int]:
     temp_folder = folder / "tmp"
     temp_folder.mkdir(exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text(
-        _PROPERTIES.format(broker=port, controller=controller, data=folder / "data")
+    atomic_write_text(
+        properties, _PROPERTIES.format(broker=port, controller=controller, data=folder / "data")
     )
     options = (
         *_JVM,
