@@ -18,7 +18,6 @@ from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 60
 """Seconds for a process to end, and for a server to put a new version into service."""
-_POLL_INTERVAL_SECONDS = 0.05
 _NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN_SECONDS": "0"}
 """No load balancer has to notice that the server shuts down."""
 
@@ -39,8 +38,7 @@ class ServerProcess:
         with httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
             wait_until(
                 lambda: self._has_ended() or self._served_version(client) >= version,
-                timeout_seconds=_TIMEOUT_SECONDS,
-                interval_seconds=_POLL_INTERVAL_SECONDS,
+                _TIMEOUT_SECONDS,
             )
             return not self._has_ended() and self._served_version(client) >= version
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,6 @@ _MAX_SOCKET_PATH_BYTES = 100
 _TIMEOUT_SECONDS = 30.0
 _RPC_TIMEOUT_SECONDS = 10.0
 _LEFTOVER_TIMEOUT_SECONDS = 5.0
-_POLL_INTERVAL_SECONDS = 0.1
 _EXIT_LOG_PATTERN = re.compile(r"exited: ([\w-]+) \((.*)\)$")
 
 
@@ -101,7 +100,7 @@ class Supervisor:
             text=True,
             check=False,
         )
-        if completed.returncode or not _wait_until(self.is_running):
+        if completed.returncode or not wait_until(self.is_running, _TIMEOUT_SECONDS):
             output = (completed.stdout + completed.stderr).strip()[-2000:]
             raise ServiceFailed(
                 f"The process manager did not start. {output}",
@@ -144,13 +143,15 @@ class Supervisor:
             for name in names:
                 with suppress(Fault):
                     self._rpc("stopProcess", name, False)
-            _wait_until(
-                lambda: not any(state.pid for name, state in self.states().items() if name in names)
-            )
+            wait_until(lambda: not self._pids(names), _TIMEOUT_SECONDS)
             self._rpc("shutdown")
         if (supervisord := self._process()) is not None:
             with suppress(psutil.Error):
                 supervisord.wait(_TIMEOUT_SECONDS)
+
+    def _pids(self, names: Sequence[str]) -> list[int]:
+        """The processes of these services."""
+        return [state.pid for name, state in self.states().items() if name in names and state.pid]
 
     def kill_leftovers(self) -> bool:
         """Stop the processes of earlier sessions, also if supervisord was killed.
@@ -209,9 +210,3 @@ class Supervisor:
         transport._get_connection = lambda: connection
         with ServerProxy("http://127.0.0.1", transport, allow_none=True) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
-
-
-def _wait_until(predicate: Callable[[], bool]) -> bool:
-    return wait_until(
-        predicate, timeout_seconds=_TIMEOUT_SECONDS, interval_seconds=_POLL_INTERVAL_SECONDS
-    )

@@ -29,7 +29,6 @@ RETRYABLE = TRANSIENT | {
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR,
 }
-_RETRY_INTERVAL_SECONDS = 0.05
 T = TypeVar("T")
 
 
@@ -62,8 +61,7 @@ def retrying(
         return retry(
             lambda: request(max(0.1, min(attempt_timeout, deadline - time.monotonic()))),
             can_retry,
-            timeout_seconds=cluster.timeout,
-            interval_seconds=_RETRY_INTERVAL_SECONDS,
+            cluster.timeout,
         )
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:

@@ -23,7 +23,6 @@ from tidemill.polling import retry
 _MAX_TIMESTAMP_MS = 2**63 - 1
 _PROBES_PER_BROKER = 4
 """Requests per broker, so that each broker is likely to have received one."""
-_VISIBILITY_INTERVAL_SECONDS = 0.02
 T = TypeVar("T")
 
 
@@ -90,12 +89,7 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
         for _ in range(1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
             identity(client, cluster, name)
 
-    retry(
-        probe,
-        lambda error: isinstance(error, TopicMissing),
-        timeout_seconds=cluster.timeout,
-        interval_seconds=_VISIBILITY_INTERVAL_SECONDS,
-    )
+    retry(probe, lambda error: isinstance(error, TopicMissing), cluster.timeout)
 
 
 def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, str]:
