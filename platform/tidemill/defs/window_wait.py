@@ -1,5 +1,7 @@
 """Lets a run that is requested early wait, imports done, until the log has closed its window."""
 
+import importlib
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
 WAIT_TAG = "tidemill/wait_seconds"
 """The run tag for the longest wait, in seconds."""
 _POLL_INTERVAL_SECONDS = 0.5
+_MODULES_OF_A_WINDOW = (
+    "tidemill.cycle.steps.extract",
+    "tidemill.cycle.steps.update",
+    "tidemill.cycle.steps.evaluate",
+    "tidemill.cycle.steps.deploy",
+    "tidemill.cycle.operations.prune",
+)
 
 
 def seconds_to_wait(run: dg.DagsterRun) -> float:
@@ -30,6 +39,19 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
             "Set it to a number of seconds, at most 86400.",
         )
     return seconds
+
+
+def preload(*, tracks: bool) -> None:
+    """Import what a window needs, before it is needed; `tracks`: so will the tracker be."""
+    from tidemill.core.lightgbm_import import import_lightgbm
+
+    for name in _MODULES_OF_A_WINDOW:
+        importlib.import_module(name)
+    import_lightgbm()
+    if tracks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dagster-mlflow warns that it is beta
+            importlib.import_module("dagster_mlflow")
 
 
 def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: float) -> None:
