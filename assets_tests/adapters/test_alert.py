@@ -1,6 +1,7 @@
 """Delivery of alerts to a real HTTP server and a real command, and its failures."""
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,13 +18,22 @@ ALERT = {"alert": "rollback", "model": "tides", "what": "$(touch harm); `touch h
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[object]]]:
-    """A server's URL and what it received; it rejects requests to the path `/503`."""
+    """A server's URL and what it received.
+
+    It rejects requests to the path `/503`, and redirects those to `/moved` to `/`.
+    """
     received: list[object] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             assert self.headers["Content-Type"] == "application/json"
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/moved":
+                self.send_response(307)
+                self.send_header("Location", "/")
+                self.end_headers()
+                return
+            received.append(body)
             self.send_response(503 if self.path == "/503" else 204)
             self.end_headers()
 
@@ -43,6 +53,28 @@ def test_a_webhook_receives_the_alert_as_json(webhook: tuple[str, list[object]])
     url, received = webhook
     send(ALERT, webhook=url, command=None, timeout=10)
     assert received == [ALERT]
+
+
+def test_webhook_is_found_behind_a_redirect_and_a_proxy(
+    webhook: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, received = webhook
+    send(ALERT, webhook=f"{url}/moved", command=None, timeout=10)
+    assert received == [ALERT]
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", url)
+    monkeypatch.setenv("http_proxy", url)
+    send(ALERT, webhook="http://hooks.invalid/", command=None, timeout=10)
+    assert received == [ALERT, ALERT]
+
+
+def test_webhooks_secret_path_is_not_logged(
+    webhook: tuple[str, list[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    send(ALERT, webhook=f"{webhook[0]}/secret", command=None, timeout=10)
+    assert "secret" not in caplog.text
 
 
 def test_a_command_reads_the_alert_without_a_shell(tmp_path: Path) -> None:

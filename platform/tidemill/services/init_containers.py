@@ -11,6 +11,7 @@ from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.services.live_flights import ensure_live_model, write_dags
 from tidemill.services.services import Endpoints
 from tidemill.settings import Settings
+from tidemill.textfile import atomic_write_text
 
 
 def init(settings: Settings, dags_folder: Path, grpc_address: Mapping[str, str | int]) -> None:
@@ -38,6 +39,6 @@ def write_workspace(endpoints: Endpoints, grpc_address: Mapping[str, str | int])
     `grpc_address` is the code server's: its `socket`, or its `host` and `port`.
     """
     grpc_server = {**grpc_address, "location_name": "tidemill"}
-    endpoints.workspace_file.write_text(
-        yaml.safe_dump({"load_from": [{"grpc_server": grpc_server}]})
+    atomic_write_text(
+        endpoints.workspace_file, yaml.safe_dump({"load_from": [{"grpc_server": grpc_server}]})
     )
