@@ -9,17 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
 
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
-
+from support.kafka import clients
 from support.models.harness import ModelHarness
-from support.processes.commands import wait_until
 from tidemill import bootstrap
 from tidemill.core.errors import LogUnavailable, OperationNotAllowed
 from tidemill.core.event_log import LedgerRecord
@@ -35,46 +26,18 @@ ENTRIES_PER_WRITER = 5
 
 def ledger_records(harness: ModelHarness, topic: str | None = None) -> list[LedgerRecord]:
     """Every record of a ledger topic, read with a plain Kafka consumer."""
-    group = {"group.id": uuid.uuid4().hex, "enable.auto.commit": False}
-    reader = Consumer({"bootstrap.servers": harness.bootstrap_servers, **group})
-    partition = TopicPartition(topic or harness.ledger, 0, 0)
-    low, end = reader.get_watermark_offsets(partition, timeout=10)
-    reader.assign([TopicPartition(partition.topic, 0, low)])
-    result: list[LedgerRecord] = []
-    while len(result) < end - low:
-        for message in reader.consume(end - low - len(result), timeout=0.5):
-            assert message.error() is None
-            result.append(LedgerRecord(message.offset(), message.value()))
-    reader.close()
-    return result
+    (messages,) = clients.read_records(harness.bootstrap_servers, topic or harness.ledger).values()
+    return [LedgerRecord(message.offset(), message.value()) for message in messages]
 
 
 def delete_ledger_topic(harness: ModelHarness) -> None:
     """Delete the ledger's topic; the next access creates an empty one with the same name."""
-    admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
-    admin.delete_topics([harness.ledger])[harness.ledger].result()
-    wait_until(lambda: harness.ledger not in admin.list_topics().topics)
+    clients.delete_topic(harness.bootstrap_servers, harness.ledger)
 
 
 def delete_records_before(harness: ModelHarness, offset: int) -> None:
     """Delete the records of the ledger's topic below an offset; -1 deletes all."""
-    admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
-    for future in admin.delete_records([TopicPartition(harness.ledger, 0, offset)]).values():
-        future.result()
-
-
-def set_topic_config(
-    harness: ModelHarness, setting: str, value: str, topic: str | None = None
-) -> None:
-    """Change a setting of the ledger's topic, or of another topic."""
-    admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
-    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
-    changes = [entry]
-    resource = ConfigResource(
-        ResourceType.TOPIC, topic or harness.ledger, incremental_configs=changes
-    )
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result()
+    clients.delete_records(harness.bootstrap_servers, harness.ledger, {0: offset})
 
 
 def settings_with_ledger(harness: ModelHarness, ledger: str) -> Settings:
@@ -89,10 +52,8 @@ def open_new_ledger(harness: ModelHarness, values: Sequence[bytes]) -> Iterator[
     name = f"{harness.ledger}.{uuid.uuid4().hex[:8]}"
     with bootstrap.open_model(harness.load_spec(), settings_with_ledger(harness, name)) as ctx:
         ctx.ledger.identity()  # creates the topic
-        producer = Producer({"bootstrap.servers": harness.bootstrap_servers, "linger.ms": 0})
-        for value in values:
-            producer.produce(name, value, harness.model.encode(), 0)
-        assert producer.flush(30) == 0
+        records = [(0, value) for value in values]
+        clients.append_records(harness.bootstrap_servers, name, 0, records, harness.model.encode())
         yield ctx
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
-from confluent_kafka import Producer
 
+from support.kafka.clients import make_producer
 from support.models.harness import ModelHarness, run_window, run_windows, window
 from tidemill import bootstrap
 from tidemill.core import canonical
@@ -57,12 +57,7 @@ class LedgerAppender:
         head = ctx.chain().head
         assert head is not None
         self._entry, self._hash, self._topic = head.entry, head.hash, harness.ledger
-        producer_config = {
-            "bootstrap.servers": harness.bootstrap_servers,
-            "linger.ms": 0,
-            "enable.idempotence": True,
-        }
-        self._producer = Producer(producer_config)
+        self._producer = make_producer(harness.bootstrap_servers)
 
     def deploy(self, digest: str) -> Entry:
         """Append an entry that deploys this digest, without any check."""

@@ -4,14 +4,11 @@ import json
 import re
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import polars as pl
 import requests
 
 from support.kafka.ledgers import manual_entry
@@ -130,14 +127,13 @@ def bundle_digests(ctx: ModelContext) -> list[str]:
 
 def predict_offline(ctx: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What a stored model predicts for all rows at once, as evaluation does."""
-    model: Model = ctx.load(digest)
+    return predict_rows(ctx.load(digest), rows)
+
+
+def predict_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     raw = [json.dumps(row).encode() for row in rows]
-    predictions: list[Any] = model.predict(_decode(model, raw)).tolist()
+    predictions: list[Any] = model.predict(model.decoder().rows(raw)).tolist()
     return predictions
-
-
-def _decode(model: Model, raw: Sequence[bytes]) -> pl.DataFrame:
-    return model.decoder().rows(raw)
 
 
 @dataclass(frozen=True)
@@ -156,48 +152,3 @@ class LedgerFixture:
         )
         assert entry is not None
         return entry
-
-
-@dataclass
-class LoadClients:
-    """Threads that request one row after another and keep all responses."""
-
-    server: PredictionServer
-    rows: Sequence[Mapping[str, Any]]
-    responses: list[tuple[int, float, dict[str, Any]]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    @contextmanager
-    def running(self, count: int, interval: float = 0.0) -> Iterator["LoadClients"]:
-        """Run `count` clients until the end of the block."""
-        threads = [
-            threading.Thread(target=self._send_requests, args=(n, interval)) for n in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _send_requests(self, number: int, interval: float) -> None:
-        session = requests.Session()
-        url = f"{self.server.url}/models/{self.server.harness.model}/predict"
-        index = number
-        while not self._stop.is_set():
-            index = (index + 1) % len(self.rows)
-            try:
-                response = session.post(
-                    url, data=json.dumps({"rows": [self.rows[index]]}), timeout=30
-                )
-                if response.status_code == 200:
-                    self.responses.append((index, time.time(), response.json()))
-                else:
-                    self.failures.append(f"{response.status_code} {response.text}")
-            except requests.RequestException as error:
-                self.failures.append(repr(error))
-            time.sleep(interval)
-        session.close()
