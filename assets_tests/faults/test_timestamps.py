@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from faults.topics import Records, event, spread_events
 from support.kafka.clients import set_topic_config
-from support.kafka.topics import Records, event, spread_events
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window
 from tidemill.core.errors import WindowOpen
