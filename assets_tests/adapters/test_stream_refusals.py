@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 from confluent_kafka.admin import ConfigResource, ResourceType
 
-from support.kafka.clients import administer, delete_records, make_producer
-from support.kafka.streams import (
+from adapters.streams import (
     PARTITIONS,
     make_stream,
     read_records,
     read_sequences,
     sequences_by_partition,
 )
+from support.kafka.clients import administer, delete_records, make_producer
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
 from tidemill.simulation.produce import ProduceResult, produce

@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
+from cycle.memory_model import TOPIC, make_memory_model, produce, stored_files, with_changes
 from support.models.harness import SPEC, run_window, run_windows, window
-from support.models.in_memory import (
-    TOPIC,
-    assert_verified,
-    make_memory_model,
-    produce,
-    stored_files,
-    with_changes,
-)
+from support.models.oracle import assert_verified
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import OverlayStore
 from tidemill.core.errors import (

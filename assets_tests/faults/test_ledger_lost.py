@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from faults.ledgers import delete_records_before, ledger_records, settings_with_ledger
 from support.kafka.clients import set_topic_config
-from support.kafka.ledgers import (
-    delete_ledger_topic,
-    delete_records_before,
-    ledger_records,
-    settings_with_ledger,
-)
+from support.kafka.ledgers import delete_ledger_topic
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from support.models.store_snapshot import file_stamps, take_snapshot

@@ -176,7 +176,8 @@ def preload() -> None:
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests")]
     own_paths = (str(ROOT / "platform"), str(ROOT / "assets_tests"))
     before = set(sys.modules)
-    from support.models import harness, in_memory  # noqa: F401
+    from cycle import memory_model  # noqa: F401
+    from support.models import harness  # noqa: F401
 
     # A child must import the project's own modules again, one of them from the mutated source.
     for name in set(sys.modules) - before:

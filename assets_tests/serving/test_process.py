@@ -13,12 +13,12 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from serving.ledger_fixture import LedgerFixture
 from support.models.harness import ModelHarness
 from support.processes.commands import run_command, wait_until
 from support.serving.load_generator import LoadGenerator
 from support.serving.prediction_server import (
     ROW,
-    LedgerFixture,
     PredictionServer,
     refuses_connections,
     running_server,

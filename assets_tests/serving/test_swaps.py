@@ -4,13 +4,9 @@ import time
 from statistics import median
 from typing import Any
 
+from serving.ledger_fixture import LedgerFixture, predict_offline
 from support.serving.load_generator import LoadGenerator, request_rows
-from support.serving.prediction_server import (
-    ROW,
-    LedgerFixture,
-    predict_offline,
-    running_server,
-)
+from support.serving.prediction_server import ROW, running_server
 
 SWAPS = 12
 

@@ -11,13 +11,10 @@ from typing import Any
 
 import requests
 
-from support.kafka.ledgers import manual_entry
 from support.models.harness import ModelHarness
 from support.processes.commands import background, output, wait_until
 from tidemill.core.bundle import Model
-from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.ledger import append_entry
 
 ROW = {"country": "de", "price": 12.5, "visits": 3}
 """A row for a harness's model."""
@@ -125,30 +122,7 @@ def bundle_digests(ctx: ModelContext) -> list[str]:
     return [name.removeprefix("models/").split(".")[0] for name in ctx.repository.names("models/")]
 
 
-def predict_offline(ctx: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a stored model predicts for all rows at once, as evaluation does."""
-    return predict_rows(ctx.load(digest), rows)
-
-
 def predict_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     raw = [json.dumps(row).encode() for row in rows]
     predictions: list[Any] = model.predict(model.decoder().rows(raw)).tolist()
     return predictions
-
-
-@dataclass(frozen=True)
-class LedgerFixture:
-    """A harness with bundles and an empty ledger, its context, and the digests of two bundles."""
-
-    harness: ModelHarness
-    ctx: ModelContext
-    first_digest: str
-    second_digest: str
-
-    def deploy(self, digest: str) -> Entry:
-        """Append an entry that deploys this model."""
-        entry = append_entry(
-            self.ctx, lambda chain: manual_entry(chain, digest, "operator", "a test")
-        )
-        assert entry is not None
-        return entry
