@@ -33,7 +33,13 @@ from dropped_keyword import DropKeyword
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
-GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_loss_differences.py"]
+GATE_TESTS = [
+    "core/test_comparison.py",
+    "core/test_gate.py",
+    "core/test_gate_recovery.py",
+    "core/test_gate_reference.py",
+    "core/test_loss_differences.py",
+]
 STATE_TESTS = ["serving/test_model_slot.py", "serving/test_ledger_follower.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
