@@ -56,6 +56,27 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers <= child_environments | maven | shared
 
 
+def test_dagster_opens_everything_through_one_resource() -> None:
+    """Only `definitions` reads the settings, and only the resource knows the composition root."""
+    trees = {path: ast.parse(path.read_text()) for path in modules(PACKAGE / "defs")}
+    readers = {
+        path.name
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Settings"
+    }
+    roots = {
+        path.name
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and any(
+            f"{node.module}.{alias.name}".startswith("tidemill.bootstrap") for alias in node.names
+        )
+    }
+    assert (readers, roots) == (set(), {"resources.py"})
+
+
 def test_the_bridge_reads_no_environment() -> None:
     for path in modules(BRIDGE):
         assert not {"os", "dotenv", "subprocess", "socket"} & imports(path), path

@@ -11,9 +11,11 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from jgo.env import EnvironmentSpec, LockFile, compute_spec_hash
 from typer.testing import CliRunner
 
 from tidemill.adapters import kafka as real
@@ -131,7 +133,7 @@ def test_it_listens_on_the_loopback_interface_only(kafka: str) -> None:
 def test_every_jar_is_verified_before_a_class_is_loaded(tmp_path: Path) -> None:
     pins = broker_jars.lockfile_folder()
     jars = broker_jars.classpath(pins)
-    assert len(jars) == len(broker_jars.pinned_digests(pins)) > 40
+    assert len(jars) == len(broker_jars.pinned_jars(pins)) > 40
     local = next(parent for parent in jars[0].parents if parent.name == "repository")
     for jar in jars:
         copy = tmp_path / jar.relative_to(local)
@@ -145,6 +147,45 @@ def test_every_jar_is_verified_before_a_class_is_loaded(tmp_path: Path) -> None:
     bad.write_bytes(bytes_)
     with pytest.raises(DigestMismatch, match=re.escape(str(bad))):
         broker_jars.classpath(pins, tmp_path)
+
+
+def test_jar_without_a_digest_is_not_a_pin(tmp_path: Path) -> None:
+    lock = tmp_path / "jgo.lock.toml"
+    text = (broker_jars.lockfile_folder() / lock.name).read_text()
+    for broken in (text.replace("sha256", "sha1", 1), text[:60], ""):
+        lock.write_text(broken)
+        with pytest.raises(PrerequisiteMissing, match=r"jgo\.lock\.toml"):
+            broker_jars.classpath(tmp_path)
+
+
+def test_failed_fetch_leaves_no_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(PrerequisiteMissing, match="cannot be fetched"):
+        broker_jars.classpath(broker_jars.lockfile_folder(), tmp_path)
+    assert not list(tmp_path.rglob("*.jar"))
+
+
+def test_fetched_jar_that_is_not_the_pinned_one_is_never_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download_half(jar: Any, repository: Path) -> None:
+        target = repository / broker_jars._path(jar)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"half")
+
+    monkeypatch.setattr(broker_jars, "_download", download_half)
+    with pytest.raises(DigestMismatch, match="is not the pinned jar"):
+        broker_jars.classpath(broker_jars.lockfile_folder(), tmp_path)
+    assert not list(tmp_path.rglob("*.jar"))
+
+
+def test_lock_of_the_jars_is_that_of_its_spec() -> None:
+    folder = broker_jars.lockfile_folder()
+    lock = LockFile.load(folder / "jgo.lock.toml")
+    assert lock.spec_hash == compute_spec_hash(folder / "jgo.toml")
+    pinned = {f"{jar.groupId}:{jar.artifactId}:{jar.version}" for jar in lock.dependencies}
+    assert pinned.issuperset(EnvironmentSpec.load(folder / "jgo.toml").coordinates)
+    assert "://" not in (folder / "jgo.lock.toml").read_text()
 
 
 def test_another_java_than_the_pinned_one_is_refused(tmp_path: Path) -> None:

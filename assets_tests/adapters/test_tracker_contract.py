@@ -99,6 +99,23 @@ def test_a_window_recorded_twice_is_one_run_with_the_newer_record(
     assert first in tracker.run_url(first)
 
 
+def test_a_parent_run_is_started_where_the_tracker_has_its_data(
+    tracker: Tracker, model: str
+) -> None:
+    addresses: list[str] = []
+
+    def start(address: str) -> str:
+        addresses.append(address)
+        return f"parent of {model}"
+
+    parent = tracker.start_parent_run(model, start)
+    if isinstance(tracker, MlflowTracker):
+        assert (parent, addresses) == (f"parent of {model}", [tracker.uri])
+        assert tracker._client.get_experiment_by_name(model) is not None
+    else:
+        assert (parent, addresses) == (None, [])
+
+
 def test_a_model_registered_twice_is_one_version(tracker: Tracker, model: str) -> None:
     assert tracker.versions(model) == []
     for digest in (*DIGESTS, DIGESTS[0]):
@@ -151,6 +168,7 @@ def test_an_unavailable_tracker_is_reported_in_time(
     started_at = time.monotonic()
     for call in (
         lambda: tracker.recorded_digest("tides", "w"),
+        lambda: tracker.start_parent_run("tides", lambda address: "parent"),
         lambda: tracker.start_run("tides", "w", None),
         lambda: tracker.champion("tides"),
         lambda: tracker.versions("tides"),

@@ -126,8 +126,6 @@ def test_an_initial_model_that_was_not_deployed_is_deployed_by_a_backfill(
     with harness.open_model() as ctx:
         train(ctx)  # as if a crash had prevented its ledger entry
         assert ctx.chain().head is None
-    for name, value in harness.env.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(ensure_dagster_home(harness.settings)))
     first = harness.window(0).key
     run_backfill(harness.settings, harness.load_spec(), first, first, quiet=True)

@@ -1,18 +1,17 @@
 """A model with fake steps over a folder that outlives a process."""
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from tidemill.core.deployment import Deployment
-from tidemill.core.errors import AlreadyRunning
 from tidemill.core.event_log import TimestampCounts
 from tidemill.core.gate import GateState
 from tidemill.core.loss_differences import Estimate
@@ -26,8 +25,8 @@ from tidemill.core.report_records import (
 )
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import Window
-from tidemill.defs.resources import Steps
-from tidemill.defs.run_tracking import RunTracker, TrackedRun
+from tidemill.defs.resources import TidemillResource
+from tidemill.settings import Settings
 
 INITIAL = "0" * 64
 SAMPLE = Sample(FileRef("samples/0.parquet", INITIAL, 1))
@@ -38,19 +37,18 @@ def digest_of(window: Window) -> str:
 
 
 @dataclass
-class FakeTidemillResource:
-    """Replaces `TidemillResource`. Every candidate is promoted; `before_step` may raise errors."""
+class FakeSteps:
+    """Replaces the steps of an update. Every candidate is promoted; `before_step` may raise."""
 
     folder: Path
     before_step: Callable[[str, Window], None] = lambda step, window: None
     rows: int = 500
-    is_locked: bool = False
     calls: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
-    def open(self, spec: ModelSpec) -> Iterator[SimpleNamespace]:
-        if self.is_locked:
-            raise AlreadyRunning("Model tides is in use.", "Wait until it ends.")
+    def open_model(
+        self, spec: ModelSpec, settings: Settings, *, exclusive: bool
+    ) -> Iterator[SimpleNamespace]:
         repository = SimpleNamespace(
             initial_model=lambda: self._exists("initial"),
             plan=lambda key: None,
@@ -66,12 +64,13 @@ class FakeTidemillResource:
             chain=lambda: SimpleNamespace(head=head),
         )
 
-    def run_tracker(self, ctx: Any, run: dg.DagsterRun, instance: dg.DagsterInstance) -> RunTracker:
-        return RunTracker(ctx, TrackedRun(run, instance, ""), lambda: None)
-
-    def steps(self) -> Steps:
-        steps = self._initial, self._extract, self._update, self._evaluate, self._deploy
-        return Steps(*steps, prune=lambda *_: None)
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Replace the functions in their modules, from which the assets import them."""
+        for step in ("initial", "extract", "update", "evaluate", "deploy"):
+            module = importlib.import_module(f"tidemill.cycle.steps.{step}")
+            monkeypatch.setattr(module, step, getattr(self, f"_{step}"))
+        module = importlib.import_module("tidemill.cycle.operations.prune")
+        monkeypatch.setattr(module, "prune", lambda ctx, window: None)
 
     @property
     def ledger(self) -> list[str]:
@@ -150,10 +149,18 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture
-def tidemill_resource(tmp_path: Path) -> FakeTidemillResource:
+def fake_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSteps:
     folder = tmp_path / "model"
     folder.mkdir()
-    return FakeTidemillResource(folder)
+    steps = FakeSteps(folder)
+    steps.install(monkeypatch)
+    return steps
+
+
+@pytest.fixture
+def tidemill_resource(tmp_path: Path, fake_steps: FakeSteps) -> TidemillResource:
+    """A resource whose models have fake steps, and no tracker."""
+    return TidemillResource(Settings(home=tmp_path), fake_steps.open_model, lambda settings: None)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def failing_at(step: str, key: str, error: Exception):
 
 
 def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
-    instance, spec, tidemill_resource
+    instance, spec, tidemill_resource, fake_steps
 ):
     outcome = backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert outcome.success
@@ -65,13 +65,15 @@ def test_a_range_is_one_run_with_one_materialization_and_evaluation_each(
     assert sorted(results) == sorted((check, day, True) for check in CHECKS for day in DAYS)
     runs = instance.get_runs()
     assert [r.status for r in runs] == [dg.DagsterRunStatus.SUCCESS] * 2  # one is initial_model's
-    assert tidemill_resource.ledger == [DAYS[4]]
+    assert fake_steps.ledger == [DAYS[4]]
 
 
-def test_all_steps_of_a_window_run_before_the_next_window(instance, spec, tidemill_resource):
+def test_all_steps_of_a_window_run_before_the_next_window(
+    instance, spec, tidemill_resource, fake_steps
+):
     backfill(instance, spec, DAYS[0], DAYS[1], tidemill=tidemill_resource)
     steps = ["extract", "update", "evaluate", "deploy"]
-    assert tidemill_resource.calls == [(s, d) for d in DAYS[:2] for s in steps]
+    assert fake_steps.calls == [(s, d) for d in DAYS[:2] for s in steps]
 
 
 def test_the_initial_model_is_materialized_once(instance, spec, tidemill_resource):
@@ -81,38 +83,38 @@ def test_the_initial_model_is_materialized_once(instance, spec, tidemill_resourc
     assert len(instance.fetch_materializations(key, limit=10).records) == 1
 
 
-def test_only_selected_assets_are_run(instance, spec, tidemill_resource):
+def test_only_selected_assets_are_run(instance, spec, tidemill_resource, fake_steps):
     chosen = ["evaluation_report", "kafka_batch"]
     backfill(instance, spec, DAYS[0], DAYS[1], selection=chosen, tidemill=tidemill_resource)
-    assert {step for step, _ in tidemill_resource.calls} == {"extract", "evaluate"}
+    assert {step for step, _ in fake_steps.calls} == {"extract", "evaluate"}
     assert {asset for asset, _ in materialization_counts(instance)} == set(chosen)
 
 
-def test_each_window_deploys_if_requested(instance, spec, tidemill_resource):
+def test_each_window_deploys_if_requested(instance, spec, tidemill_resource, fake_steps):
     backfill(instance, spec, DAYS[0], DAYS[2], deploy="each", tidemill=tidemill_resource)
-    assert tidemill_resource.ledger == DAYS[:3]
+    assert fake_steps.ledger == DAYS[:3]
 
 
 def test_a_failure_keeps_completed_windows_and_deploys_the_last_one(
-    instance, spec, tidemill_resource
+    instance, spec, tidemill_resource, fake_steps
 ):
-    tidemill_resource.before_step = failing_at(
+    fake_steps.before_step = failing_at(
         "extract", DAYS[2], WindowOpen("It is open.", "Wait for the log.")
     )
     outcome = backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert not outcome.success
     assert isinstance(outcome.error, WindowOpen)
-    assert tidemill_resource.ledger == [DAYS[1]]
+    assert fake_steps.ledger == [DAYS[1]]
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS[:2])
 
-    tidemill_resource.before_step = lambda step, window: None
+    fake_steps.before_step = lambda step, window: None
     assert backfill(instance, spec, DAYS[2], DAYS[4], tidemill=tidemill_resource).success
     assert materialization_counts(instance) == Counter((a, d) for a in ASSETS for d in DAYS)
-    assert tidemill_resource.ledger == [DAYS[1], DAYS[4]]
+    assert fake_steps.ledger == [DAYS[1], DAYS[4]]
 
 
-def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resource):
-    tidemill_resource.before_step = failing_at(
+def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resource, fake_steps):
+    fake_steps.before_step = failing_at(
         "update", DAYS[1], WindowOpen("It is open.", "Wait for the log.")
     )
     outcome = backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
@@ -133,45 +135,47 @@ def test_a_failure_names_window_error_and_remedy(instance, spec, tidemill_resour
     ],
 )
 def test_a_blocking_check_fails_with_its_step(
-    instance, spec, tidemill_resource, step, error, check
+    instance, spec, tidemill_resource, fake_steps, step, error, check
 ):
-    tidemill_resource.before_step = failing_at(step, DAYS[1], error)
+    fake_steps.before_step = failing_at(step, DAYS[1], error)
     outcome = backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert outcome.error is error
     assert [e for e in evaluations(instance) if not e[2]] == [(check, DAYS[1], False)]
     assert (CHECKS[check], DAYS[1]) not in materialization_counts(instance)
 
 
-def test_an_interrupt_wrapped_by_kafkas_client_is_an_interrupt(instance, spec, tidemill_resource):
+def test_an_interrupt_wrapped_by_kafkas_client_is_an_interrupt(
+    instance, spec, tidemill_resource, fake_steps
+):
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = dg.DagsterExecutionInterruptedError()
-    tidemill_resource.before_step = failing_at("extract", DAYS[1], wrapped)
+    fake_steps.before_step = failing_at("extract", DAYS[1], wrapped)
     with pytest.raises(KeyboardInterrupt):
         backfill(instance, spec, DAYS[0], DAYS[2], tidemill=tidemill_resource)
     assert materialization_counts(instance) == Counter((a, DAYS[0]) for a in ASSETS)
 
 
-def test_few_rows_warn_and_do_not_block(instance, spec, tidemill_resource):
-    tidemill_resource.rows = spec.warn_below_rows - 1
+def test_few_rows_warn_and_do_not_block(instance, spec, tidemill_resource, fake_steps):
+    fake_steps.rows = spec.warn_below_rows - 1
     assert backfill(instance, spec, DAYS[0], DAYS[0], tidemill=tidemill_resource).success
     assert ("few_rows", DAYS[0], False) in evaluations(instance)
 
 
 def test_progress_reports_each_asset_of_each_window_as_it_completes(
-    instance, spec, tidemill_resource
+    instance, spec, tidemill_resource, fake_steps
 ):
     reported: list[Materialized] = []
     call_counts: list[int] = []
 
     def progress(materialized: Materialized) -> None:
         reported.append(materialized)
-        call_counts.append(len(tidemill_resource.calls))
+        call_counts.append(len(fake_steps.calls))
 
     backfill(instance, spec, DAYS[0], DAYS[1], progress=progress, tidemill=tidemill_resource)
     expected = [("initial_model", None), *((a, d) for d in DAYS[:2] for a in ASSETS)]
     assert [(item.asset, item.window) for item in reported] == expected
     assert call_counts == list(range(9))
-    assert reported[1].metadata["rows"] == tidemill_resource.rows
+    assert reported[1].metadata["rows"] == fake_steps.rows
 
 
 @pytest.mark.parametrize("key", ["2024-01-1", "2023-12-31", "2999-01-01", "../../etc"])
@@ -184,18 +188,21 @@ def test_a_key_outside_the_definition_is_refused_before_any_run(
 
 
 def test_a_second_run_of_the_model_stops_at_once(instance, spec, tidemill_resource):
-    tidemill_resource.is_locked = True
+    def refuse(*_: object, **__: object):
+        raise AlreadyRunning("Model tides is in use.", "Wait until it ends.")
+
+    tidemill_resource.open_model = refuse
     with pytest.raises(AlreadyRunning):
         backfill(instance, spec, DAYS[0], DAYS[0], tidemill=tidemill_resource)
     assert instance.get_runs() == []
 
 
-def test_an_interrupt_leaves_the_run_finished(instance, spec, tidemill_resource):
+def test_an_interrupt_leaves_the_run_finished(instance, spec, tidemill_resource, fake_steps):
     def interrupt(step: str, window: Window) -> None:
         if window.key == DAYS[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
-    tidemill_resource.before_step = interrupt
+    fake_steps.before_step = interrupt
     with pytest.raises(KeyboardInterrupt):
         backfill(instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
     assert all(run.is_finished for run in instance.get_runs())
@@ -204,7 +211,7 @@ def test_an_interrupt_leaves_the_run_finished(instance, spec, tidemill_resource)
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later
 def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
-    instance, spec, tidemill_resource, tmp_path: Path
+    instance, spec, tidemill_resource, fake_steps, tmp_path: Path
 ):
     def die(step: str, window: Window) -> None:
         if (step, window.key) == ("evaluate", DAYS[2]):
@@ -212,7 +219,7 @@ def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
 
     child = os.fork()
     if child == 0:
-        tidemill_resource.before_step = die
+        fake_steps.before_step = die
         with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as child_instance:
             backfill(child_instance, spec, DAYS[0], DAYS[4], tidemill=tidemill_resource)
         os._exit(0)
@@ -226,4 +233,4 @@ def test_kill_9_keeps_completed_windows_and_the_next_run_continues(
     assert set(materialization_counts(instance)) == {(a, d) for a in ASSETS for d in DAYS}
     statuses = Counter(run.status for run in instance.get_runs())
     assert statuses[dg.DagsterRunStatus.FAILURE] == 1  # the killed one is no longer STARTED
-    assert tidemill_resource.ledger == [DAYS[4]]
+    assert fake_steps.ledger == [DAYS[4]]

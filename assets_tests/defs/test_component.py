@@ -61,7 +61,7 @@ def run(*command: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[st
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
     merged = dg.Definitions.merge(
-        definitions, dg.Definitions(resources={"tidemill": TidemillResource()})
+        definitions, dg.Definitions(resources={"tidemill": TidemillResource(Settings())})
     )
     return {spec.key.to_user_string() for spec in merged.resolve_all_asset_specs()}
 
@@ -158,6 +158,29 @@ def test_each_file_is_parsed_once_per_load(tmp_path, monkeypatch):
 def test_the_type_in_a_defs_yaml_is_the_component():
     module, _, name = COMPONENT_TYPE.rpartition(".")
     assert getattr(importlib.import_module(module), name) is IncrementalModel
+
+
+def test_every_tick_of_a_process_gets_the_same_resource(tmp_path):
+    write(tmp_path, "tides")
+    seen: list[TidemillResource] = []
+
+    class RecordingResource(TidemillResource):
+        def alert_sender(self) -> None:
+            seen.append(self)
+
+    resource = RecordingResource(Settings())
+    definitions = dg.Definitions.merge(
+        load_models(tmp_path), dg.Definitions(resources={"tidemill": resource})
+    )
+    repository = definitions.get_repository_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for _ in range(2):
+            resources = repository.get_top_level_resources()  # as Dagster's code server does
+            context = dg.build_sensor_context(instance, resources=resources)
+            tick = repository.get_sensor_def("tides_alerts").evaluate_tick(context)
+            assert tick.skip_message.startswith("Alerts are off")
+    assert len(seen) == 2
+    assert all(each is resource for each in seen)
 
 
 def test_a_model_with_two_files_is_refused(tmp_path):

@@ -97,7 +97,8 @@ def test_a_run_for_a_hostile_key_never_succeeds(process_harness, key):
     """Dagster accepts some of them: the tags of a run are not validated."""
     spec = process_harness.load_spec()
     job = dg.Definitions(
-        assets=build_assets(spec), resources={"tidemill": TidemillResource()}
+        assets=build_assets(spec),
+        resources={"tidemill": TidemillResource(process_harness.settings)},
     ).resolve_implicit_global_asset_job_def()
     batch = [dg.AssetKey([process_harness.model, "kafka_batch"])]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -119,7 +120,7 @@ def test_a_window_of_the_future_is_refused(process_harness):
             assets,
             partition_key=key,
             selection=[dg.AssetKey([process_harness.model, "kafka_batch"])],
-            resources={"tidemill": TidemillResource()},
+            resources={"tidemill": TidemillResource(process_harness.settings)},
         )
     assert written_files(process_harness) == set()
 

@@ -28,8 +28,9 @@ from tidemill.cycle.steps.initial import initial
 from tidemill.cycle.steps.update import update
 from tidemill.defs.in_process_run import Materialized, backfill
 from tidemill.defs.resources import TidemillResource
-from tidemill.defs.run_tracking import RunTracker, TrackedRun
 from tidemill.defs.window_wait import WAIT_TAG, seconds_to_wait, wait_until_closed
+from tidemill.ports import BundleValidator
+from tidemill.settings import Settings
 
 DAY = 86_400_000
 HOUR_SECONDS = 3600.0  # longer than the timeout of a test
@@ -37,29 +38,24 @@ START = to_ms(datetime.fromisoformat("2024-01-01T00:00+00:00"))
 ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
 
 
-@dataclass
-class MemoryTidemillResource:
-    """`TidemillResource` with every port in memory except a real validator."""
+class MemoryTidemillResource(TidemillResource):
+    """A resource with every port in memory except a real validator."""
 
-    log: MemoryLog
-    store: MemoryStore
-    ledger: MemoryLedger
-    validator: ForkServerValidator
-    tracker: MemoryTracker = field(default_factory=MemoryTracker)
+    def __init__(
+        self, log: MemoryLog, store: MemoryStore, ledger: MemoryLedger, validator: BundleValidator
+    ) -> None:
+        super().__init__(Settings(), self._open_memory, lambda settings: self.memory_tracker)
+        self.log, self.store, self.ledger, self.validator = log, store, ledger, validator
+        self.memory_tracker = MemoryTracker()
 
     @contextmanager
-    def open(self, spec: ModelSpec) -> Iterator[ModelContext]:
+    def _open_memory(
+        self, spec: ModelSpec, settings: Settings, *, exclusive: bool
+    ) -> Iterator[ModelContext]:
         repository = ModelRepository(self.store, spec.name)
         yield ModelContext(
             spec, self.log, repository, self.ledger, self.validator, clock=lambda: START
         )
-
-    steps = TidemillResource.steps
-
-    def run_tracker(
-        self, ctx: ModelContext, run: dg.DagsterRun, instance: dg.DagsterInstance
-    ) -> RunTracker:
-        return RunTracker(ctx, TrackedRun(run, instance, "http://dagster"), lambda: self.tracker)
 
 
 def produce(log: MemoryLog, first_day: int, last_day: int, rows: int = 400) -> None:
@@ -256,7 +252,7 @@ def test_an_adopted_spec_starts_a_lineage_that_assets_and_tracker_name(
         asset_metadata(instance, "candidate_model", f"2024-01-0{d}")["lineage"] for d in (1, 2, 3)
     ]
     assert lineages[0] != lineages[1] == lineages[2] == lineage
-    runs = [tidemill_resource.tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
+    runs = [tidemill_resource.memory_tracker.runs["tides", f"2024-01-0{d}"] for d in (1, 2)]
     assert [run.params["learner.seed"] for run in runs] == ["0", "1"]
     assert [run.tags["lineage"] for run in runs] == lineages[:2]
     assert [run.tags["epoch"] for run in runs] == ["0", "0"]
@@ -286,7 +282,7 @@ class RecordingTracker(MemoryTracker):
 def test_a_report_links_to_its_run_and_the_alias_follows_the_ledger(
     instance, spec, tidemill_resource
 ):
-    tidemill_resource.tracker = RecordingTracker(ledger=tidemill_resource.ledger)
+    tidemill_resource.memory_tracker = RecordingTracker(ledger=tidemill_resource.ledger)
     always = spec.model_copy(update={"gate": GateSpec(policy="always")})
     assert backfill(
         instance, always, "2024-01-01", "2024-01-02", tidemill=tidemill_resource
@@ -296,23 +292,23 @@ def test_a_report_links_to_its_run_and_the_alias_follows_the_ledger(
         == "memory:tides-2024-01-02"
     )
     champion = json.loads(tidemill_resource.ledger.read()[-1].value)["digest"]
-    assert tidemill_resource.tracker.champion("tides") == champion
-    assert tidemill_resource.tracker.alias_moves[-1] == (champion, champion)
-    assert all(digest == head for digest, head in tidemill_resource.tracker.alias_moves)
+    assert tidemill_resource.memory_tracker.champion("tides") == champion
+    assert tidemill_resource.memory_tracker.alias_moves[-1] == (champion, champion)
+    assert all(digest == head for digest, head in tidemill_resource.memory_tracker.alias_moves)
     (result,) = check_evaluations(instance, "mlflow_record")
     assert result.passed
 
 
 def test_an_unavailable_tracker_only_fails_a_check(instance, spec, tidemill_resource):
-    tidemill_resource.tracker.unavailable = True
+    tidemill_resource.memory_tracker.unavailable = True
     assert backfill(instance, spec, "2024-01-01", "2024-01-02", tidemill=tidemill_resource).success
     assert "mlflow" not in asset_metadata(instance, "evaluation_report", "2024-01-02")
     (result,) = check_evaluations(instance, "mlflow_record")
     assert not result.passed
     assert result.metadata["remedy"].value == "tidemill verify tides --repair"
-    tidemill_resource.tracker.unavailable = False
+    tidemill_resource.memory_tracker.unavailable = False
     assert backfill(instance, spec, "2024-01-03", "2024-01-03", tidemill=tidemill_resource).success
-    windows = [window for _, window in tidemill_resource.tracker.runs]
+    windows = [window for _, window in tidemill_resource.memory_tracker.runs]
     assert windows == ["2024-01-01", "2024-01-02", "2024-01-03"]
     assert check_evaluations(instance, "mlflow_record")[0].passed
 

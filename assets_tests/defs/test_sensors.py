@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -10,10 +11,14 @@ import pytest
 
 from support.models.harness import MINUTE, SPEC, ModelHarness, run_windows
 from tidemill import bootstrap
+from tidemill.core.spec import ModelSpec
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.operations.adopt import adopt
-from tidemill.defs import connection_cache, sensors
+from tidemill.defs import sensors
 from tidemill.defs.in_process_run import backfill
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.sensors import SENSOR_TAG, window_closed_sensor
+from tidemill.settings import Settings
 
 START_TAG, END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -26,10 +31,29 @@ class SensorDriver:
     instance: dg.DagsterInstance
     cursor: str | None = None
     clock_offset_ms: int = 0
+    tidemill: TidemillResource = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tidemill = TidemillResource(self.harness.settings, self._open_model)
+
+    @contextmanager
+    def _open_model(
+        self, spec: ModelSpec, settings: Settings, **options: Any
+    ) -> Iterator[ModelContext]:
+        with bootstrap.open_model(spec, settings, **options) as ctx:
+            clock = ctx.clock
+            yield replace(ctx, clock=lambda: clock() + self.clock_offset_ms)
+
+    def change_settings(self, **kafka: Any) -> None:
+        settings = self.tidemill.settings
+        changed = settings.kafka.model_copy(update=kafka)
+        self.tidemill.settings = settings.model_copy(update={"kafka": changed})
 
     def tick(self) -> dg.SensorResult:
         sensor = window_closed_sensor(self.harness.load_spec(), "stopped")
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, resources={"tidemill": self.tidemill}
+        )
         result = sensor(context)
         assert isinstance(result, dg.SensorResult)
         self.cursor = result.cursor or self.cursor
@@ -66,32 +90,11 @@ class SensorDriver:
 
 @pytest.fixture
 def sensor_driver(harness: ModelHarness, monkeypatch: pytest.MonkeyPatch) -> Iterator[SensorDriver]:
-    for name, value in harness.env.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sensors, "RECHECK_SECONDS", 0.0)
     with dg.DagsterInstance.ephemeral() as instance:
         driver = SensorDriver(harness, instance)
-        open_model = bootstrap.open_model
-
-        def with_clock(*args: Any, **kwargs: Any) -> Any:
-            return _with_clock_offset(open_model(*args, **kwargs), driver)
-
-        monkeypatch.setattr(bootstrap, "open_model", with_clock)
         yield driver
-        connection_cache._CONNECTIONS.pop(harness.model).close()
-
-
-def _with_clock_offset(opened: Any, driver: SensorDriver) -> Any:
-    from contextlib import contextmanager
-    from dataclasses import replace
-
-    @contextmanager
-    def clocked() -> Iterator[Any]:
-        with opened as ctx:
-            clock = ctx.clock
-            yield replace(ctx, clock=lambda: clock() + driver.clock_offset_ms)
-
-    return clocked()
+        driver.tidemill.close()
 
 
 def check_evaluations(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
@@ -220,17 +223,16 @@ def test_a_failure_is_cleared_once_the_window_was_processed(
 
 
 def test_unavailable_kafka_is_a_skip_reason_and_not_a_crash(
-    sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
+    sensor_driver: SensorDriver,
 ) -> None:
-    monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    monkeypatch.setenv("TIDEMILL_KAFKA__TIMEOUT", "1")
+    sensor_driver.change_settings(bootstrap_servers="127.0.0.1:1", timeout=1)
     assert sensor_driver.skip_reason().startswith("LogUnavailable: ")
 
 
 def test_a_sensor_never_starts_the_embedded_broker(
-    sensor_driver: SensorDriver, monkeypatch: pytest.MonkeyPatch
+    sensor_driver: SensorDriver,
 ) -> None:
-    monkeypatch.delenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS")
+    sensor_driver.change_settings(bootstrap_servers=None)
     assert "Start it with `tidemill kafka start`" in sensor_driver.skip_reason()
 
 
@@ -258,7 +260,13 @@ def test_backfilling_an_old_window_does_not_make_a_stale_model_fresh(
     (before,) = check_evaluations(sensor_driver.tick())
     with dg.DagsterInstance.ephemeral() as instance:
         old = sensor_driver.harness.window(0).key
-        assert backfill(instance, sensor_driver.harness.load_spec(), old, old).success
+        assert backfill(
+            instance,
+            sensor_driver.harness.load_spec(),
+            old,
+            old,
+            tidemill=sensor_driver.tidemill,
+        ).success
     sensor_driver.clock_offset_ms = sensors._REPORT_EVERY_MS
     (after,) = check_evaluations(sensor_driver.tick())
     for check in (before, after):

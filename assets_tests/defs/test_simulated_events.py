@@ -9,7 +9,10 @@ import pytest
 
 from support.kafka.clients import read_records
 from tidemill.core.spec import ModelSpec
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.simulated_events import build_simulated_events
+from tidemill.settings import Settings
+from tidemill.settings_groups import KafkaSettings
 from tidemill.simulation.time_scale import TimeScale
 
 DAY = 86_400_000
@@ -44,10 +47,10 @@ def test_a_topic_of_another_name_has_no_simulated_events() -> None:
 
 
 def test_windows_follow_each_other_and_a_repeat_produces_nothing(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    monkeypatch.setenv("TIDEMILL_KAFKA__BOOTSTRAP_SERVERS", kafka)
+    settings = Settings(home=tmp_path, kafka=KafkaSettings(bootstrap_servers=kafka))
+    resources = {"tidemill": TidemillResource(settings)}
     topic = f"flights-{uuid.uuid4().hex[:8]}"
     spec = make_spec(topic, start="2026-01-01T00:00:00", cron="*/5 * * * *")
     first = spec.calendar.first
@@ -56,7 +59,9 @@ def test_windows_follow_each_other_and_a_repeat_produces_nothing(
 
     def produced(key: str) -> int:
         with dg.DagsterInstance.ephemeral() as instance:
-            result = dg.materialize([asset], instance=instance, partition_key=key)
+            result = dg.materialize(
+                [asset], instance=instance, partition_key=key, resources=resources
+            )
         (materialization,) = result.asset_materializations_for_node("m__simulated_events")
         return int(materialization.metadata["produced"].value)
 
@@ -72,15 +77,13 @@ def test_windows_follow_each_other_and_a_repeat_produces_nothing(
         assert seqs == sorted(set(seqs))
 
 
-def test_a_window_that_has_not_started_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
+def test_a_window_that_has_not_started_is_refused(tmp_path: Path) -> None:
+    resources = {"tidemill": TidemillResource(Settings(home=tmp_path))}
     (asset,) = build_simulated_events(make_spec("flights", start="2026-01-01"))
     tags = {"dagster/partition": "2999-01-01"}
     with (
         dg.DagsterInstance.ephemeral() as instance,
         pytest.raises(dg.Failure, match="UnknownWindow"),
     ):
-        dg.materialize([asset], instance=instance, tags=tags)
+        dg.materialize([asset], instance=instance, tags=tags, resources=resources)
     assert list(tmp_path.iterdir()) == []

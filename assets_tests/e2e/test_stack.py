@@ -13,7 +13,7 @@ from support.models.oracle import assert_repository_matches_log
 from support.servers.platform import DAGS, MODEL
 from tidemill.adapters.files import FileStore
 from tidemill.cycle.repository import ModelRepository
-from tidemill.local.broker.jars import lockfile_folder, pinned_digests
+from tidemill.local.broker.jars import lockfile_folder, pinned_jars
 from tidemill.services.live_flights import TOPIC
 
 pytestmark = pytest.mark.faults
@@ -70,12 +70,12 @@ def test_airflow_image_has_the_provider(engine: DockerEngine) -> None:
 
 
 def test_broker_is_the_kafka_whose_jars_are_pinned(platform: ComposeStack) -> None:
-    pinned = next(
-        pin
-        for pin in pinned_digests(lockfile_folder())
-        if pin.startswith("org.apache.kafka:kafka_")
+    (pinned,) = (
+        jar
+        for jar in pinned_jars(lockfile_folder())
+        if jar.groupId == "org.apache.kafka" and jar.artifactId.startswith("kafka_")
     )
-    assert platform.services["kafka"]["image"] == f"apache/kafka:{pinned.rpartition(':')[2]}"
+    assert platform.services["kafka"]["image"] == f"apache/kafka:{pinned.version}"
 
 
 def test_each_service_is_healthy_and_has_no_privileges(platform: ComposeStack) -> None:

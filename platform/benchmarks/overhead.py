@@ -104,7 +104,7 @@ def main() -> int:
         settings = Settings(
             home=Path(scratch), num_threads=1, kafka=KafkaSettings(), mlflow=MlflowSettings()
         )
-        os.environ["TIDEMILL_HOME"] = scratch  # the assets load the settings from the environment
+        os.environ["TIDEMILL_HOME"] = scratch  # the commands load the settings from the environment
         os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
         with bootstrap.kafka_cluster(settings):
             cursor = WindowCursor(settings, bootstrap.load_spec(MODEL, settings))

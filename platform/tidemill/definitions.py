@@ -14,7 +14,10 @@ def defs() -> dg.Definitions:
 
     A run works in its own process: with one step per run, more would gain nothing.
     """
+    settings = Settings()
     return dg.Definitions.merge(
-        load_models(*Settings().model_folders),
-        dg.Definitions(resources={"tidemill": TidemillResource()}, executor=dg.in_process_executor),
+        load_models(*settings.model_folders, sensor_status=settings.sensors_default_status),
+        dg.Definitions(
+            resources={"tidemill": TidemillResource(settings)}, executor=dg.in_process_executor
+        ),
     )

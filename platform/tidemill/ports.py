@@ -134,6 +134,14 @@ class Tracker(Protocol):
         """The digest under which this window was recorded; None if it was not."""
         ...
 
+    def start_parent_run(self, model: str, start: Callable[[str], str]) -> str | None:
+        """The id of the run under which the windows of one Dagster run are recorded.
+
+        `start` finds or creates it in the tracker's data, whose address it gets, and under the
+        model's name; it returns the id. None, without a call, if the data have no address.
+        """
+        ...
+
     def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
         """The id of the window's run: the existing one, or a new one.
 

@@ -75,6 +75,7 @@ def run_backfill(
 ) -> BackfillResult:
     """Run a backfill on the persistent Dagster instance. Raises the error that failed the run."""
     from tidemill.defs.in_process_run import backfill as launch
+    from tidemill.defs.resources import TidemillResource
 
     calendar = spec.calendar
     windows = list(calendar.between(calendar.window(first), calendar.window(last)))
@@ -94,6 +95,7 @@ def run_backfill(
             spec,
             first,
             last,
+            tidemill=TidemillResource(settings),
             selection=select,
             deploy=deploy,
             progress=on_materialized,

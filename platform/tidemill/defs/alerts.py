@@ -11,6 +11,7 @@ import dagster as dg
 from tidemill.core.errors import AlertFailed
 from tidemill.defs.checks import PERMUTATION_TEST, REJECT_SHARE, Check
 from tidemill.defs.freshness import FRESHNESS
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.sensor_cursors import AlertCursor, decode_alert_cursor, encode_cursor
 
 Send = Callable[[Mapping[str, object]], None]
@@ -55,11 +56,10 @@ def alerts_sensor(model: str, status: str) -> dg.SensorDefinition:
         minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from tidemill import bootstrap
-        from tidemill.settings import Settings
-
-        send = bootstrap.make_alert_sender(Settings())
+    def sensor(
+        context: dg.SensorEvaluationContext, tidemill: dg.ResourceParam[TidemillResource]
+    ) -> dg.SensorResult:
+        send = tidemill.alert_sender()
         if send is None:
             return dg.SensorResult(skip_reason="Alerts are off: TIDEMILL_ALERTS__… is not set.")
         cursor, reason = send_new_alerts(context.instance, model, context.cursor, send)

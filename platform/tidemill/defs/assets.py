@@ -13,7 +13,8 @@ from tidemill.defs.freshness import freshness_policy
 from tidemill.defs.metadata import initial_metadata
 from tidemill.defs.partitions import partitions_of, requested_windows
 from tidemill.defs.resources import TidemillResource
-from tidemill.defs.window_wait import seconds_to_wait, wait_until_closed
+from tidemill.defs.run_tracking import RunTracker, TrackedRun
+from tidemill.defs.window_wait import preload, seconds_to_wait, wait_until_closed
 from tidemill.defs.windowed_assets import (
     WINDOW_ASSETS,
     Event,
@@ -71,12 +72,12 @@ def _initial_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         pool=pool_of(spec.name),
         backfill_policy=dg.BackfillPolicy.single_run(),  # a CLI range requires it of all assets
     )
-    def initial_model(tidemill: TidemillResource) -> dg.MaterializeResult[None]:
+    def initial_model(tidemill: dg.ResourceParam[TidemillResource]) -> dg.MaterializeResult[None]:
+        from tidemill.cycle.steps.initial import initial
+
         try:
             with tidemill.open(spec) as ctx:
-                return dg.MaterializeResult(
-                    metadata=initial_metadata(tidemill.steps().initial(ctx)),
-                )
+                return dg.MaterializeResult(metadata=initial_metadata(initial(ctx)))
         except TidemillError as error:
             raise failure(error) from error
 
@@ -95,19 +96,22 @@ def _windowed_assets(spec: ModelSpec) -> dg.AssetsDefinition:
         can_subset=True,
         pool=pool_of(spec.name),
     )
-    def windows(context: dg.AssetExecutionContext, tidemill: TidemillResource) -> Iterator[Event]:
+    def windows(
+        context: dg.AssetExecutionContext, tidemill: dg.ResourceParam[TidemillResource]
+    ) -> Iterator[Event]:
         try:
             selected = frozenset(key.path[-1] for key in context.selected_asset_keys)
             requested = requested_windows(spec.calendar, partitions, context)
             deploy = _deploy_mode(spec, context.run.tags.get(DEPLOY_TAG))
             if wait_seconds := seconds_to_wait(context.run):
-                tidemill.preload()
+                preload(tracks=tidemill.tracker() is not None)
                 with tidemill.open_readonly(spec) as ctx:
                     wait_until_closed(ctx, requested[0], wait_seconds)
             with tidemill.open(spec) as ctx:
-                run_tracker = tidemill.run_tracker(ctx, context.run, context.instance)
-                steps, deploy_each = tidemill.steps(), deploy == "each"
-                run = RunContext(ctx, steps, run_tracker, selected, deploy_each)
+                ui_url = tidemill.settings.dagster.ui_url
+                tracked_run = TrackedRun(context.run, context.instance, ui_url)
+                run_tracker = RunTracker(ctx, tracked_run, tidemill.tracker)
+                run = RunContext(ctx, run_tracker, selected, deploy_each=deploy == "each")
                 yield from materialize_windows(run, requested)
         except TidemillError as error:  # before the first window; later errors name their window
             raise failure(error) from error

@@ -9,13 +9,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tidemill.core.spec import ModelSpec
-from tidemill.defs.alerts import alerts_sensor
 from tidemill.defs.assets import build_assets
 from tidemill.defs.freshness import freshness_check
-from tidemill.defs.sensors import window_closed_sensor
 from tidemill.defs.simulated_events import build_simulated_events
 from tidemill.model_files import find_defs_file, read_spec
-from tidemill.settings import Settings
 
 
 class _Attributes(BaseModel):
@@ -66,16 +63,11 @@ class IncrementalModel(dg.Component):
         return cls(read_spec(file))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, checks and sensors of this model, and the asset of its simulated events."""
-        sensors = Settings().sensors_default_status
+        """The assets and checks of this model, and the asset of its simulated events."""
         return dg.Definitions(
             assets=[
                 *build_assets(self.spec),
                 *build_simulated_events(self.spec),
             ],
             asset_checks=[freshness_check(self.spec)],
-            sensors=[
-                window_closed_sensor(self.spec, sensors),
-                alerts_sensor(self.spec.name, sensors),
-            ],
         )

@@ -1,8 +1,8 @@
 """Read-only contexts of the models, kept open between ticks of the sensors."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from tidemill.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
-    from tidemill.settings import Settings
 
 
 @dataclass
@@ -20,7 +19,6 @@ class _Connection:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     stack: ExitStack = field(default_factory=ExitStack)
-    spec: ModelSpec | None = None
     ctx: "ModelContext | None" = None
 
     def close(self) -> None:
@@ -28,35 +26,32 @@ class _Connection:
         self.stack.close()
 
 
-_CONNECTIONS: dict[str, _Connection] = {}
-_MAX_TIMEOUT_SECONDS = 10.0
-"""The longest timeout of Kafka calls: Dagster ends a hanging tick after 60 s without a reason."""
+@dataclass
+class ConnectionCache:
+    """Contexts that `open_model` has opened, one per model; ticks may run in several threads."""
 
+    open_model: "Callable[[ModelSpec], AbstractContextManager[ModelContext]]"
+    _connections: dict[str, _Connection] = field(default_factory=dict, init=False)
 
-def _with_short_timeout(settings: "Settings") -> "Settings":
-    kafka = settings.kafka
-    timeout = min(kafka.timeout, _MAX_TIMEOUT_SECONDS)
-    return settings.model_copy(update={"kafka": kafka.model_copy(update={"timeout": timeout})})
+    @contextmanager
+    def open(self, spec: ModelSpec) -> "Iterator[ModelContext]":
+        """The context of this spec: the one of the last call, unless the spec has changed.
 
+        After a named error in the block it is closed, and the next call opens another one.
+        """
+        connection = self._connections.setdefault(spec.name, _Connection())
+        with connection.lock:
+            if connection.ctx is None or connection.ctx.spec != spec:
+                connection.close()
+                connection.ctx = connection.stack.enter_context(self.open_model(spec))
+            try:
+                yield connection.ctx
+            except TidemillError:
+                connection.close()
+                raise
 
-@contextmanager
-def open_readonly(spec: ModelSpec) -> Iterator["ModelContext"]:
-    """A read-only context of the model: no lock is taken and no broker is started.
-
-    Its connections are kept for the next call; after a named error they are opened again. Raises
-    `LogUnavailable` if the embedded broker is not running.
-    """
-    connection = _CONNECTIONS.setdefault(spec.name, _Connection())
-    with connection.lock:
-        if connection.ctx is None or connection.spec != spec:
-            from tidemill import bootstrap
-            from tidemill.settings import Settings
-
-            connection.close()
-            opened = bootstrap.open_model(spec, _with_short_timeout(Settings()), start=False)
-            connection.ctx, connection.spec = connection.stack.enter_context(opened), spec
-        try:
-            yield connection.ctx
-        except TidemillError:
-            connection.close()
-            raise
+    def close(self) -> None:
+        """Close every context."""
+        for connection in self._connections.values():
+            with connection.lock:
+                connection.close()

@@ -9,7 +9,7 @@ from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.retry_policy import FailureState
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.checks import Check
-from tidemill.defs.connection_cache import open_readonly
+from tidemill.defs.resources import TidemillResource
 
 if TYPE_CHECKING:
     from tidemill.cycle.planning.backlog import Freshness
@@ -44,11 +44,11 @@ def freshness_check(spec: ModelSpec) -> dg.AssetChecksDefinition:
         name=FRESHNESS.name,
         description=FRESHNESS.description,
     )
-    def check_freshness() -> dg.AssetCheckResult:
+    def check_freshness(tidemill: dg.ResourceParam[TidemillResource]) -> dg.AssetCheckResult:
         from tidemill.cycle.planning.backlog import compute_backlog, freshness
 
         try:
-            with open_readonly(spec) as ctx:
+            with tidemill.open_cached(spec) as ctx:
                 evaluation = freshness_evaluation(
                     spec.name, freshness(ctx, compute_backlog(ctx)), None
                 )

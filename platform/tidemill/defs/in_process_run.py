@@ -2,9 +2,9 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,12 +18,8 @@ from tidemill.defs.dagster_compat import (
     pooled_connections,
 )
 from tidemill.defs.partitions import partitions_of, windows_between
-from tidemill.defs.resources import Steps, TidemillResource
-from tidemill.defs.run_tracking import RunTracker
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.windowed_assets import WINDOW_ASSETS
-
-if TYPE_CHECKING:
-    from tidemill.cycle.context import ModelContext
 
 MODEL_TAG = "tidemill/model"
 """The tag of in-process runs: the model. While this process holds the model's lock, any other
@@ -60,10 +56,10 @@ def backfill(
     first: str,
     last: str,
     *,
+    tidemill: TidemillResource,
     selection: Sequence[str] = WINDOW_ASSETS,
     deploy: Literal["each", "last"] | None = None,
     progress: Progress | None = None,
-    tidemill: TidemillResource | None = None,
 ) -> Outcome:
     """Materialize the selected assets of the windows `first` to `last`, both inclusive, in one run.
 
@@ -74,10 +70,9 @@ def backfill(
     in the outcome.
     """
     windows_between(spec.calendar, partitions_of(spec.calendar), first, last)
-    tidemill = tidemill or TidemillResource()
     with tidemill.open(spec) as ctx, pooled_connections(instance):
         _fail_orphaned_runs(instance, spec.name)
-        runner = _InProcessRunner(instance, spec, _OpenedTidemill(ctx, tidemill), progress)
+        runner = _InProcessRunner(instance, spec, tidemill, progress)
         if ctx.repository.initial_model() is None or ctx.chain().head is None:
             outcome = runner.run(["initial_model"], {})
             if not outcome.success:
@@ -87,29 +82,10 @@ def backfill(
 
 
 @dataclass(frozen=True)
-class _OpenedTidemill:
-    """Replaces `TidemillResource` for a model that is open: one broker and one lock per command."""
-
-    ctx: "ModelContext"
-    tidemill: TidemillResource
-
-    def open(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
-        return nullcontext(self.ctx)
-
-    def run_tracker(
-        self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance
-    ) -> RunTracker:
-        return self.tidemill.run_tracker(ctx, run, instance)
-
-    def steps(self) -> Steps:
-        return self.tidemill.steps()
-
-
-@dataclass(frozen=True)
 class _InProcessRunner:
     instance: dg.DagsterInstance
     spec: ModelSpec
-    tidemill: _OpenedTidemill
+    tidemill: TidemillResource
     progress: Progress | None
 
     def run(self, assets: Sequence[str], tags: Mapping[str, str]) -> Outcome:

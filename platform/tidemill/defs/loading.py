@@ -8,17 +8,20 @@ import dagster as dg
 
 import tidemill.models
 from tidemill.core.spec import ModelSpec
+from tidemill.defs.alerts import alerts_sensor
 from tidemill.defs.component import IncrementalModel
 from tidemill.defs.dagster_compat import suppress_dagster_warnings, without_component_tree
 from tidemill.defs.external_assets import external_assets
+from tidemill.defs.sensors import window_closed_sensor
 from tidemill.model_files import find_models
 
 PACKAGED_MODELS = Path(tidemill.models.__path__[0]).resolve()
 
 
 @suppress_dagster_warnings  # about preview features that Dagster itself uses
-def load_models(*folders: Path) -> dg.Definitions:
-    """The definitions of every model in the folders, packaged or not, and their external assets.
+def load_models(*folders: Path, sensor_status: str = "stopped") -> dg.Definitions:
+    """The definitions of every model in the folders, packaged or not, with their external assets
+    and their sensors, whose default status is `running` or `stopped`.
 
     Raises `SpecInvalid` if a folder does not exist; an invalid `defs.yaml` fails the load.
     """
@@ -33,7 +36,16 @@ def load_models(*folders: Path) -> dg.Definitions:
     specs = [_load_spec(trees[file.parent.parent], file.parent) for file in files.values()]
     first, *others = [tree.build_defs() for tree in trees.values()]
     loaded = [first, *map(without_component_tree, others)]
-    return dg.Definitions.merge(*loaded, dg.Definitions(assets=external_assets(specs)))
+    sensors = [
+        sensor
+        for spec in specs
+        for sensor in (
+            window_closed_sensor(spec, sensor_status),
+            alerts_sensor(spec.name, sensor_status),
+        )
+    ]
+    shared = dg.Definitions(assets=external_assets(specs), sensors=sensors)
+    return dg.Definitions.merge(*loaded, shared)
 
 
 def _load_spec(tree: dg.ComponentTree, folder: Path) -> ModelSpec:

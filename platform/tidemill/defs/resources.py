@@ -1,88 +1,116 @@
-"""The resource of the assets: the context of a model, and the steps of an update."""
+"""The resource of assets, checks and sensors: what they open with the settings of their process."""
 
-import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import dagster as dg
-
 from tidemill.core.spec import ModelSpec
-from tidemill.core.windows import Window
-from tidemill.defs.run_tracking import RunTracker, TrackedRun
+from tidemill.defs.connection_cache import ConnectionCache
+from tidemill.settings import Settings
 
-if TYPE_CHECKING:  # these import polars and LightGBM, which only a run needs
-    from tidemill.core.deployment import Deployment
-    from tidemill.core.records import Candidate, InitialModel, Manifest, PruneMarker
-    from tidemill.core.report_records import Report
+if TYPE_CHECKING:  # these import polars and Kafka's client, which definitions must not
+    from tidemill.adapters.kafka import Cluster
     from tidemill.cycle.context import ModelContext
+    from tidemill.ports import Tracker
+
+OpenModel = Callable[..., AbstractContextManager["ModelContext"]]
+"""Opens the context of a spec with settings; its keywords are `exclusive` and `start`."""
+
+_MAX_TIMEOUT_SECONDS = 10.0
+"""The longest timeout of a sensor's calls: Dagster ends a hanging tick after 60 s, silently."""
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps of one update, as implemented in `tidemill.cycle`."""
+def _open_model(
+    spec: ModelSpec, settings: Settings, *, exclusive: bool = False, start: bool = True
+) -> AbstractContextManager["ModelContext"]:
+    from tidemill import bootstrap
 
-    initial: "Callable[[ModelContext], InitialModel]"
-    extract: "Callable[[ModelContext, Window], Manifest]"
-    update: "Callable[[ModelContext, Window], Candidate]"
-    evaluate: "Callable[[ModelContext, Window], Report]"
-    deploy: "Callable[[ModelContext, Window, bool], Deployment]"
-    prune: "Callable[[ModelContext, Window], PruneMarker | None]"
+    return bootstrap.open_model(spec, settings, exclusive=exclusive, start=start)
 
 
-class TidemillResource(dg.ConfigurableResource[None]):
-    """Opens models with the settings of this process (`TIDEMILL_…`)."""
+def _make_tracker(settings: Settings) -> "Tracker | None":
+    from tidemill import bootstrap
 
-    def open(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
-        """The model's context with the real adapters, under the model's exclusive lock.
+    return bootstrap.make_tracker(settings)
 
-        Raises `AlreadyRunning`, `LogUnavailable`, and what settings and adapters raise.
+
+@dataclass
+class TidemillResource:
+    """Opens models, Kafka, the tracker and alerts with the settings of one process.
+
+    One object serves the whole process, since it keeps the connections of the sensors. By default
+    `open_model` and `make_tracker` are those of `tidemill.bootstrap`, over the real adapters.
+    """
+
+    settings: Settings
+    open_model: OpenModel = _open_model
+    make_tracker: "Callable[[Settings], Tracker | None]" = _make_tracker
+    _opened: "dict[str, ModelContext]" = field(default_factory=dict, init=False)
+    _connections: ConnectionCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._connections = ConnectionCache(self._open_for_sensor)
+
+    @contextmanager
+    def open(self, spec: ModelSpec) -> "Iterator[ModelContext]":
+        """The model's context under the model's exclusive lock.
+
+        A nested call for the same spec yields the same context, so a command can hold the model
+        while Dagster runs its assets. Raises `AlreadyRunning`, `LogUnavailable`, and what the
+        adapters raise.
         """
-        from tidemill import bootstrap
-        from tidemill.settings import Settings
-
-        return bootstrap.open_model(spec, Settings(), exclusive=True)
+        opened = self._opened.get(spec.name)
+        if opened is not None and opened.spec == spec:
+            yield opened
+            return
+        with self.open_model(spec, self.settings, exclusive=True) as ctx:
+            self._opened[spec.name] = ctx
+            try:
+                yield ctx
+            finally:
+                del self._opened[spec.name]
 
     def open_readonly(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
         """The same for reading, without the lock; no broker is started."""
+        return self.open_model(spec, self.settings, start=False)
+
+    def open_cached(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+        """As `open_readonly`, with short timeouts, and connections that are kept for the next call.
+
+        After a named error they are opened again. Raises `LogUnavailable` if the embedded broker is
+        not running.
+        """
+        return self._connections.open(spec)
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._connections.close()
+
+    def is_locked(self, model: str) -> bool:
+        """Whether a process works on the model now."""
         from tidemill import bootstrap
-        from tidemill.settings import Settings
 
-        return bootstrap.open_model(spec, Settings(), start=False)
+        return bootstrap.is_locked(model, self.settings)
 
-    def run_tracker(
-        self, ctx: "ModelContext", run: dg.DagsterRun, instance: dg.DagsterInstance
-    ) -> RunTracker:
-        """The tracker of this Dagster run, with the settings of this process."""
+    def kafka_cluster(self) -> "AbstractContextManager[Cluster]":
+        """The Kafka cluster; the embedded broker is started if necessary, and then stopped."""
         from tidemill import bootstrap
-        from tidemill.settings import Settings
 
-        settings = Settings()
-        tracked_run = TrackedRun(run, instance, settings.dagster.ui_url)
-        return RunTracker(ctx, tracked_run, partial(bootstrap.make_tracker, settings))
+        return bootstrap.kafka_cluster(self.settings)
 
-    def preload(self) -> None:
-        """Import what a window needs, before it is needed."""
+    def tracker(self) -> "Tracker | None":
+        """The tracker; None if tracking is turned off."""
+        return self.make_tracker(self.settings)
+
+    def alert_sender(self) -> Callable[[Mapping[str, object]], None] | None:
+        """A function that sends an alert; None if alerts are not configured."""
         from tidemill import bootstrap
-        from tidemill.core.lightgbm_import import import_lightgbm
-        from tidemill.settings import Settings
 
-        self.steps()
-        import_lightgbm()
-        if bootstrap.make_tracker(Settings()) is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # dagster-mlflow warns that it is beta
-                import dagster_mlflow  # noqa: F401
+        return bootstrap.make_alert_sender(self.settings)
 
-    def steps(self) -> Steps:
-        """The real steps, imported on demand because they load polars and LightGBM."""
-        from tidemill.cycle.operations.prune import prune
-        from tidemill.cycle.steps.deploy import deploy
-        from tidemill.cycle.steps.evaluate import evaluate
-        from tidemill.cycle.steps.extract import extract
-        from tidemill.cycle.steps.initial import initial
-        from tidemill.cycle.steps.update import update
-
-        return Steps(initial, extract, update, evaluate, deploy, prune)
+    def _open_for_sensor(self, spec: ModelSpec) -> "AbstractContextManager[ModelContext]":
+        kafka = self.settings.kafka
+        timeout = min(kafka.timeout, _MAX_TIMEOUT_SECONDS)
+        update = {"kafka": kafka.model_copy(update={"timeout": timeout})}
+        return self.open_model(spec, self.settings.model_copy(update=update), start=False)

@@ -1,9 +1,10 @@
 """Records one Dagster run in the tracker; a failure of the tracker never fails the run."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
@@ -12,7 +13,6 @@ from tidemill.core.errors import TidemillError, TrackerUnavailable
 from tidemill.core.windows import Window
 
 if TYPE_CHECKING:
-    from tidemill.adapters.mlflow.tracker import MlflowTracker
     from tidemill.cycle.context import ModelContext
     from tidemill.cycle.tracking import Recorder
     from tidemill.ports import Tracker
@@ -48,7 +48,6 @@ class RunTracker:
     error: TidemillError | None = None
     disabled: bool = False
     _recorder: "Recorder | None" = None
-    _stack: ExitStack = field(default_factory=ExitStack)
 
     def record_window(self, window: Window) -> str | None:
         """Record a reported window; returns the URL of its run, None if it was not recorded."""
@@ -69,7 +68,6 @@ class RunTracker:
         if self._recorder is not None and self._recorder.parent_run_id is not None:
             parent = self._recorder.parent_run_id
             self._try(lambda recorder: recorder.tracker.end_run(parent, success))
-        self._stack.close()
 
     def _try(self, action: "Callable[[Recorder], T]") -> T | None:
         if self.error is not None or self.disabled:
@@ -92,14 +90,10 @@ class RunTracker:
         self.disabled = tracker is None
         if tracker is None:
             return None
-        from tidemill.adapters.mlflow.tracker import MlflowTracker
         from tidemill.cycle.tracking import Recorder
 
-        parent = None
-        if isinstance(tracker, MlflowTracker):
-            with tracker.translate_errors("start the run of this Dagster run"):
-                parent_run = _parent_run(tracker, self.ctx.model, self.tracked_run)
-                parent = self._stack.enter_context(parent_run)
+        start = partial(_start_parent_run, self.tracked_run, self.ctx.model)
+        parent = tracker.start_parent_run(self.ctx.model, start)
         self._recorder = Recorder(self.ctx, tracker, parent, self.tracked_run.tags)
         return self._recorder
 
@@ -111,8 +105,7 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
-@contextmanager
-def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -> Iterator[str]:
+def _start_parent_run(tracked_run: TrackedRun, model: str, tracking_uri: str) -> str:
     """The id of MLflow's run of a Dagster run, as dagster-mlflow creates or finds it.
 
     dagster-mlflow uses MLflow's global state, which is left without an active run, so that another
@@ -120,14 +113,13 @@ def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -
     """
     import mlflow
 
-    tracker.experiment_id(model)  # else MLflow creates it with artifacts in the working directory
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dagster-mlflow warns at import that it is beta
         from dagster_mlflow import mlflow_tracking
 
         config = {
             "experiment_name": model,
-            "mlflow_tracking_uri": tracker.uri,
+            "mlflow_tracking_uri": tracking_uri,
             "extra_tags": {"tidemill.model": model},
         }
         try:
@@ -142,4 +134,4 @@ def _parent_run(tracker: "MlflowTracker", model: str, tracked_run: TrackedRun) -
         finally:
             with suppress(Exception):  # it is no longer active even if MLflow cannot be reached
                 mlflow.end_run("RUNNING")
-    yield str(active.info.run_id)
+    return str(active.info.run_id)

@@ -11,13 +11,13 @@ import dagster as dg
 from tidemill.core.errors import TidemillError, WindowOpen
 from tidemill.core.retry_policy import next_state
 from tidemill.core.spec import ModelSpec
-from tidemill.defs.connection_cache import open_readonly
 from tidemill.defs.dagster_compat import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
 from tidemill.defs.external_assets import watermark_observation
 from tidemill.defs.freshness import freshness_evaluation
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.run_failures import window_failure
 from tidemill.defs.sensor_cursors import WindowCursor, decode_window_cursor, encode_cursor
 from tidemill.defs.windowed_assets import WINDOW_ASSETS
@@ -57,13 +57,15 @@ def window_closed_sensor(spec: ModelSpec, status: str) -> dg.SensorDefinition:
         minimum_interval_seconds=MIN_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus(status.upper()),
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    def sensor(
+        context: dg.SensorEvaluationContext, tidemill: dg.ResourceParam[TidemillResource]
+    ) -> dg.SensorResult:
         cursor = decode_window_cursor(context.cursor)
         try:
-            result, cursor = _evaluate_tick(context.instance, spec, cursor)
+            result, cursor = _evaluate_tick(context.instance, tidemill, spec, cursor)
             if not result.run_requests and not result.asset_events:
                 time.sleep(RECHECK_SECONDS)
-                result, _ = _evaluate_tick(context.instance, spec, cursor)
+                result, _ = _evaluate_tick(context.instance, tidemill, spec, cursor)
             return result
         except TidemillError as error:
             return dg.SensorResult(skip_reason=f"{type(error).__name__}: {error}")
@@ -72,10 +74,13 @@ def window_closed_sensor(spec: ModelSpec, status: str) -> dg.SensorDefinition:
 
 
 def _evaluate_tick(
-    instance: dg.DagsterInstance, spec: ModelSpec, cursor: WindowCursor
+    instance: dg.DagsterInstance,
+    tidemill: TidemillResource,
+    spec: ModelSpec,
+    cursor: WindowCursor,
 ) -> tuple[dg.SensorResult, WindowCursor]:
-    with open_readonly(spec) as ctx:
-        tick = _Tick(instance, ctx, cursor)
+    with tidemill.open_cached(spec) as ctx:
+        tick = _Tick(instance, tidemill, ctx, cursor)
         return tick.result(), tick.cursor
 
 
@@ -84,6 +89,7 @@ class _Tick:
     """One evaluation of a model, its last run and its log."""
 
     instance: dg.DagsterInstance
+    tidemill: TidemillResource
     ctx: "ModelContext"
     cursor: WindowCursor
 
@@ -93,7 +99,7 @@ class _Tick:
         last_run = self._last_run()
         if last_run is not None and last_run.status in _UNFINISHED_STATUSES:
             return self._skip(f"Run {last_run.run_id} is in progress.")
-        if self._is_locked():
+        if self.tidemill.is_locked(self.ctx.model):
             return self._skip(f"Another process is working on model {self.ctx.model}.")
         try:
             backlog = compute_backlog(self.ctx, self.cursor.done)
@@ -119,12 +125,6 @@ class _Tick:
     def _last_run(self) -> dg.DagsterRun | None:
         tags = {SENSOR_TAG: self.ctx.model}
         return next(iter(self.instance.get_runs(dg.RunsFilter(tags=tags), limit=1)), None)
-
-    def _is_locked(self) -> bool:
-        from tidemill import bootstrap
-        from tidemill.settings import Settings
-
-        return bootstrap.is_locked(self.ctx.model, Settings())
 
     def _record_outcome(self, run: dg.DagsterRun, backlog: "Backlog") -> None:
         """Record how the last run ended."""

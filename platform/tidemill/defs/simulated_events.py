@@ -11,6 +11,7 @@ from tidemill.core.windows import Window
 from tidemill.defs.dagster_compat import suppress_dagster_warnings
 from tidemill.defs.external_assets import OWNERS
 from tidemill.defs.partitions import partitions_of, requested_windows
+from tidemill.defs.resources import TidemillResource
 from tidemill.defs.windowed_assets import failure
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ def build_simulated_events(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         pool=f"tidemill_{spec.name}_simulated_events",
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
-    def simulated_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def simulated_events(
+        context: dg.AssetExecutionContext, tidemill: dg.ResourceParam[TidemillResource]
+    ) -> dg.MaterializeResult[None]:
         try:
             window = requested_windows(spec.calendar, partitions, context)[-1]
-            result = _produce(spec, window)
+            result = _produce(tidemill, spec, window)
         except TidemillError as error:
             raise failure(error) from error
         return dg.MaterializeResult(
@@ -58,17 +61,15 @@ def build_simulated_events(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     return [simulated_events]
 
 
-def _produce(spec: ModelSpec, window: Window) -> "ProduceResult":
-    from tidemill import bootstrap
-    from tidemill.settings import Settings
+def _produce(tidemill: TidemillResource, spec: ModelSpec, window: Window) -> "ProduceResult":
     from tidemill.simulation.time_scale import TimeScale, produce_until
 
-    settings, time_scale = Settings(), TimeScale.for_spec(spec)
-    with bootstrap.kafka_cluster(settings) as cluster:
+    time_scale = TimeScale.for_spec(spec)
+    with tidemill.kafka_cluster() as cluster:
         return produce_until(
             cluster,
             spec.topic,
             time_scale,
             time_scale.flights_time(window.end),
-            settings.home / "locks",
+            tidemill.settings.home / "locks",
         )

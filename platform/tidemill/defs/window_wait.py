@@ -1,12 +1,15 @@
 """Lets a run that is requested early wait, imports done, until the log has closed its window."""
 
-import time
+import importlib
+import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from tidemill.core.errors import SpecInvalid, TidemillError, WindowOpen
 from tidemill.core.windows import Window
+from tidemill.polling import wait_until
 
 if TYPE_CHECKING:
     from tidemill.cycle.context import ModelContext
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
 WAIT_TAG = "tidemill/wait_seconds"
 """The run tag for the longest wait, in seconds."""
 _POLL_INTERVAL_SECONDS = 0.5
+_MODULES_OF_A_WINDOW = (
+    "tidemill.cycle.steps.extract",
+    "tidemill.cycle.steps.update",
+    "tidemill.cycle.steps.evaluate",
+    "tidemill.cycle.steps.deploy",
+    "tidemill.cycle.operations.prune",
+)
 
 
 def seconds_to_wait(run: dg.DagsterRun) -> float:
@@ -31,6 +41,19 @@ def seconds_to_wait(run: dg.DagsterRun) -> float:
     return seconds
 
 
+def preload(*, tracks: bool) -> None:
+    """Import what a window needs, before it is needed; `tracks`: so will the tracker be."""
+    from tidemill.core.lightgbm_import import import_lightgbm
+
+    for name in _MODULES_OF_A_WINDOW:
+        importlib.import_module(name)
+    import_lightgbm()
+    if tracks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dagster-mlflow warns that it is beta
+            importlib.import_module("dagster_mlflow")
+
+
 def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: float) -> None:
     """Wait until the log has closed the window, and plan it; returns at the timeout at the latest.
 
@@ -38,14 +61,13 @@ def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: floa
     meanwhile. But the run occupies the model's pool, so it never waits for what another run must do
     first; any other obstacle is left for the window's step to report.
     """
-    deadline = time.monotonic() + timeout_seconds
-    try:
-        if not _is_next(ctx, window):
-            return
-        while not _is_planned(ctx, window) and time.monotonic() < deadline:
-            time.sleep(_POLL_INTERVAL_SECONDS)
-    except TidemillError:
-        return
+    with suppress(TidemillError):
+        if _is_next(ctx, window):
+            wait_until(
+                lambda: _is_planned(ctx, window),
+                timeout_seconds=timeout_seconds,
+                interval_seconds=_POLL_INTERVAL_SECONDS,
+            )
 
 
 def _is_next(ctx: "ModelContext", window: Window) -> bool:

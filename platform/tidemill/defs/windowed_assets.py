@@ -19,7 +19,6 @@ from tidemill.defs.checks import (
     permutation_test_check,
 )
 from tidemill.defs.external_assets import watermark_observation
-from tidemill.defs.resources import Steps
 from tidemill.defs.run_tracking import RunTracker
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class RunContext:
     """
 
     ctx: "ModelContext"
-    steps: Steps
     run_tracker: RunTracker
     selected: frozenset[str]
     deploy_each: bool
@@ -139,8 +137,10 @@ def _deploy_deferred(
     Returns an observation, since its materialization was already reported. If this fails too, the
     run's failure names both errors.
     """
+    from tidemill.cycle.steps.deploy import deploy
+
     try:
-        result_metadata = metadata.deployment_metadata(run.steps.deploy(run.ctx, window, True))
+        result_metadata = metadata.deployment_metadata(deploy(run.ctx, window, final=True))
         run.run_tracker.record_deployments()
     except Exception as error:
         run_failure.description = (
@@ -156,25 +156,34 @@ def _deploy_deferred(
 
 
 def _kafka_batch(run: RunContext, window: Window, final: bool) -> StepResult:
-    manifest = run.steps.extract(run.ctx, window)
+    from tidemill.cycle.steps.extract import extract
+
+    manifest = extract(run.ctx, window)
     plan = run.ctx.repository.plan(window.key)
     checks = batch_checks(run.ctx.spec, window.key, manifest)
     return StepResult(metadata.batch_metadata(manifest, plan), checks)
 
 
 def _candidate_model(run: RunContext, window: Window, final: bool) -> StepResult:
-    return StepResult(metadata.candidate_metadata(run.steps.update(run.ctx, window)))
+    from tidemill.cycle.steps.update import update
+
+    return StepResult(metadata.candidate_metadata(update(run.ctx, window)))
 
 
 def _evaluation_report(run: RunContext, window: Window, final: bool) -> StepResult:
-    report = run.steps.evaluate(run.ctx, window)
+    from tidemill.cycle.steps.evaluate import evaluate
+
+    report = evaluate(run.ctx, window)
     run_url = run.run_tracker.record_window(window)
     result_metadata = metadata.report_metadata(report) | metadata.tracking_metadata(run_url)
     return StepResult(result_metadata, [permutation_test_check(run.ctx.model, window.key, report)])
 
 
 def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
-    deployment = run.steps.deploy(run.ctx, window, final)
+    from tidemill.cycle.operations.prune import prune
+    from tidemill.cycle.steps.deploy import deploy
+
+    deployment = deploy(run.ctx, window, final)
     if deployment.status != "deployed" and deployment.digest not in run.validated:
         # A bundle that was deployed just now is already validated.
         run.ctx.validator.validate(run.ctx.repository.bundle(deployment.digest))
@@ -183,7 +192,7 @@ def _deployed_model(run: RunContext, window: Window, final: bool) -> StepResult:
     checks = [evaluation(run.ctx.model, GOLDEN_ROWS, window.key, True, digest)]
     run.run_tracker.record_deployments()
     if final:
-        run.steps.prune(run.ctx, window)
+        prune(run.ctx, window)
         run.run_tracker.flush()
         if not run.run_tracker.disabled:
             checks.append(mlflow_record_check(run.ctx.model, window.key, run.run_tracker.error))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import msgspec
 
 from tidemill.cycle.context import ModelContext
 from tidemill.demo.traffic import LedgerAppend, RequestResult
+from tidemill.polling import wait_until
 from tidemill.processes import spawn_child, stop
 from tidemill.settings import Settings
 
@@ -35,12 +35,14 @@ class ServerProcess:
 
     def wait_for_version(self, version: int) -> bool:
         """Wait until this version or a later one is in service; False if it never is."""
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if self._served_version() >= version:
-                return True
-            time.sleep(_POLL_INTERVAL_SECONDS)
-        return False
+        return (
+            wait_until(
+                lambda: self.process.poll() is not None or self._served_version() >= version,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                interval_seconds=_POLL_INTERVAL_SECONDS,
+            )
+            and self.process.poll() is None
+        )
 
     def _served_version(self) -> int:
         """The version in service; -1 if there is none."""

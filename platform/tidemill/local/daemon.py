@@ -5,7 +5,6 @@ The lock `start.lock` serializes starting and stopping; `users.lock` is shared b
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tidemill import locks, processes
+from tidemill.polling import wait_until
 from tidemill.textfile import atomic_write_text
 
 _POLL_INTERVAL_SECONDS = 0.05
@@ -113,14 +113,13 @@ class LocalDaemon:
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until the daemon responds; False if it ends instead. Raises `start_error`."""
-        deadline = time.monotonic() + self.startup_timeout_seconds
-        while time.monotonic() < deadline:
-            if self.state() is None:
-                return False
-            if self.is_ready(port):
-                return True
-            time.sleep(_POLL_INTERVAL_SECONDS)
-        raise self.start_error(f"It did not respond within {self.startup_timeout_seconds:g} s.")
+        if not wait_until(
+            lambda: self.state() is None or self.is_ready(port),
+            timeout_seconds=self.startup_timeout_seconds,
+            interval_seconds=_POLL_INTERVAL_SECONDS,
+        ):
+            raise self.start_error(f"It did not respond within {self.startup_timeout_seconds:g} s.")
+        return self.state() is not None
 
     def _own_state(self) -> DaemonState | None:
         """The state file's content, if its process is alive and is the one that was started."""

@@ -4,8 +4,7 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 
 from tidemill.core.errors import PrerequisiteMissing, ServiceFailed
+from tidemill.polling import wait_until
 from tidemill.processes import stop_all
 from tidemill.services import supervisor_config
 from tidemill.services.services import PLATFORM_ENV, Service, code_socket, resolve_command
@@ -99,15 +99,12 @@ class Supervisor:
             text=True,
             check=False,
         )
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while not self.is_running():
-            if completed.returncode or time.monotonic() > deadline:
-                output = (completed.stdout + completed.stderr).strip()[-2000:]
-                raise ServiceFailed(
-                    f"The process manager did not start. {output}",
-                    f"See its log: {self.log_file(_NAME)}.",
-                )
-            time.sleep(_POLL_INTERVAL_SECONDS)
+        if completed.returncode or not _wait_until(self.is_running):
+            output = (completed.stdout + completed.stderr).strip()[-2000:]
+            raise ServiceFailed(
+                f"The process manager did not start. {output}",
+                f"See its log: {self.log_file(_NAME)}.",
+            )
         pid = int(self._pid_file.read_text())
         self._session_file.write_text(json.dumps([pid, psutil.Process(pid).create_time()]))
 
@@ -144,11 +141,9 @@ class Supervisor:
             for name in names:
                 with suppress(Fault):
                     self._rpc("stopProcess", name, False)
-            deadline = time.monotonic() + _TIMEOUT_SECONDS
-            while time.monotonic() < deadline and any(
-                state.pid for name, state in self.states().items() if name in names
-            ):
-                time.sleep(_POLL_INTERVAL_SECONDS)
+            _wait_until(
+                lambda: not any(state.pid for name, state in self.states().items() if name in names)
+            )
             self._rpc("shutdown")
         if (supervisord := self._process()) is not None:
             with suppress(psutil.Error):
@@ -211,3 +206,9 @@ class Supervisor:
         transport._get_connection = lambda: connection
         with ServerProxy("http://127.0.0.1", transport, allow_none=True) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
+
+
+def _wait_until(predicate: Callable[[], bool]) -> bool:
+    return wait_until(
+        predicate, timeout_seconds=_TIMEOUT_SECONDS, interval_seconds=_POLL_INTERVAL_SECONDS
+    )

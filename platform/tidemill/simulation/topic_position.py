@@ -1,9 +1,10 @@
 """The position of a topic in its stream, determined only from the topic's last records."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -12,6 +13,7 @@ from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.adapters.kafka.client import translate_error
 from tidemill.core import canonical
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed
+from tidemill.polling import retry
 
 SEQ_HEADER, ORIGIN_HEADER = "seq", "origin"
 """The headers of every record: the event's `seq` as digits, and a `StreamOrigin` as JSON."""
@@ -30,6 +32,7 @@ _NO_LEADER_CODES = {
 }
 _POLL_INTERVAL_SECONDS = 0.05
 _OTHER_TOPIC_REMEDY = "Name another topic with --topic; nothing was produced."
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,36 +136,42 @@ def _open_consumer(cluster: Cluster, topic: str) -> Iterator[Consumer]:
 
 def _check_partitions(consumer: Consumer, cluster: Cluster, topic: str, expected: int) -> None:
     """Wait until a new topic is visible; reject one with another number of partitions."""
-    deadline = time.monotonic() + cluster.timeout
-    while True:
+
+    def check() -> None:
         metadata = consumer.list_topics(topic, timeout=cluster.timeout).topics[topic]
-        if metadata.error is None and len(metadata.partitions) == expected:
-            return
-        if metadata.error is None and metadata.partitions:
+        if metadata.error is not None or not metadata.partitions:
+            raise KafkaException(metadata.error or KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        if len(metadata.partitions) != expected:
             raise OperationNotAllowed(
                 f"The topic {topic} has {len(metadata.partitions)} partitions, but its stream has "
                 f"{expected}.",
                 _OTHER_TOPIC_REMEDY,
             )
-        if time.monotonic() > deadline:
-            raise KafkaException(metadata.error)
-        time.sleep(_POLL_INTERVAL_SECONDS)
+
+    _retry_without_leader(check, cluster)
 
 
 def _watermarks(consumer: Consumer, cluster: Cluster, partition: TopicPartition) -> tuple[int, int]:
     """First and end offset, including open transactions; retried while there is no leader."""
-    deadline = time.monotonic() + cluster.timeout
-    while True:
-        try:
-            low, high = consumer.get_watermark_offsets(
-                partition, timeout=cluster.timeout, cached=False
-            )
-        except KafkaException as error:
-            if error.args[0].code() not in _NO_LEADER_CODES or time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_INTERVAL_SECONDS)
-        else:
-            return int(low), int(high)
+    low, high = _retry_without_leader(
+        lambda: consumer.get_watermark_offsets(partition, timeout=cluster.timeout, cached=False),
+        cluster,
+    )
+    return int(low), int(high)
+
+
+def _retry_without_leader(function: Callable[[], T], cluster: Cluster) -> T:
+    """The result of the function, which is called again while a partition has no leader."""
+
+    def can_retry(error: Exception) -> bool:
+        return isinstance(error, KafkaException) and error.args[0].code() in _NO_LEADER_CODES
+
+    return retry(
+        function,
+        can_retry,
+        timeout_seconds=cluster.timeout,
+        interval_seconds=_POLL_INTERVAL_SECONDS,
+    )
 
 
 def _read_records(

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from tidemill.adapters.kafka.client import Cluster, translate_error
 from tidemill.core.errors import TopicMissing
 from tidemill.core.event_log import OffsetRange, Topic
+from tidemill.polling import retry
 
 _MAX_TIMESTAMP_MS = 2**63 - 1
 _TRANSIENT = frozenset(
@@ -41,6 +42,8 @@ _RETRYABLE = _TRANSIENT | {
 }
 _PROBES_PER_BROKER = 4
 """Requests per broker, so that each broker is likely to have received one."""
+_RETRY_INTERVAL_SECONDS = 0.05
+_VISIBILITY_INTERVAL_SECONDS = 0.02
 T = TypeVar("T")
 
 
@@ -96,22 +99,23 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
 
     Any broker may answer a request, so with several brokers it is sent several times.
     """
-    deadline, successes = time.monotonic() + cluster.timeout, 0
     brokers = _retrying(
         client,
         cluster,
         "counting the brokers",
         lambda s: len(client.list_topics(timeout=s).brokers),
     )
-    while successes < (1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
-        try:
+
+    def probe() -> None:
+        for _ in range(1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
             identity(client, cluster, name)
-            successes += 1
-        except TopicMissing:
-            successes = 0
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+
+    retry(
+        probe,
+        lambda error: isinstance(error, TopicMissing),
+        timeout_seconds=cluster.timeout,
+        interval_seconds=_VISIBILITY_INTERVAL_SECONDS,
+    )
 
 
 def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, str]:
@@ -225,18 +229,24 @@ def _retrying(
     `request` is passed the seconds that the attempt may take.
     """
     deadline = time.monotonic() + cluster.timeout
-    while True:
-        try:
-            return request(max(0.1, min(attempt_timeout, deadline - time.monotonic())))
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code == KafkaError.TOPIC_ALREADY_EXISTS:
-                raise _TopicExistsError from error
-            if code not in retryable or time.monotonic() >= deadline:
-                raise translate_error(error, cluster, action) from error
-            if code == KafkaError._TIMED_OUT:
-                _refresh_metadata(client)
-            time.sleep(0.05)
+
+    def can_retry(error: Exception) -> bool:
+        code = error.args[0].code() if isinstance(error, KafkaException) else None
+        if code == KafkaError._TIMED_OUT:
+            _refresh_metadata(client)
+        return code in retryable
+
+    try:
+        return retry(
+            lambda: request(max(0.1, min(attempt_timeout, deadline - time.monotonic()))),
+            can_retry,
+            timeout_seconds=cluster.timeout,
+            interval_seconds=_RETRY_INTERVAL_SECONDS,
+        )
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            raise _TopicExistsError from error
+        raise translate_error(error, cluster, action) from error
 
 
 def _refresh_metadata(client: AdminClient) -> None:

