@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from support.error_classes import leaf_errors
+from support.kafka.ledgers import delete_ledger_topic
 from support.models.harness import ModelHarness
 from support.models.store_snapshot import define_two_windows, take_snapshot
 from support.processes.commands import clean_env
@@ -47,11 +47,6 @@ def run_script(script: str, harness: ModelHarness, backup: Path) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
-
-
-def delete_ledger_topic(harness: ModelHarness) -> None:
-    admin = AdminClient({"bootstrap.servers": harness.bootstrap_servers})
-    admin.delete_topics([harness.ledger])[harness.ledger].result(30)
 
 
 def test_every_error_is_documented_once_and_no_other() -> None:

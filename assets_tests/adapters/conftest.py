@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from support.kafka.streams import MINUTE
+from adapters.streams import MINUTE
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.simulation.produce import ProduceResult, produce
 

@@ -3,13 +3,13 @@
 import json
 import logging
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from support.servers.http import running_http_server, send_response
 from tidemill.adapters.alert import send
 from tidemill.core.errors import AlertFailed
 
@@ -24,29 +24,16 @@ def webhook() -> Iterator[tuple[str, list[object]]]:
     """
     received: list[object] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.headers["Content-Type"] == "application/json"
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/moved":
-                self.send_response(307)
-                self.send_header("Location", "/")
-                self.end_headers()
-                return
-            received.append(body)
-            self.send_response(503 if self.path == "/503" else 204)
-            self.end_headers()
+    def respond(request: BaseHTTPRequestHandler, body: bytes) -> None:
+        assert request.headers["Content-Type"] == "application/json"
+        if request.path == "/moved":
+            send_response(request, 307, Location="/")
+            return
+        received.append(json.loads(body))
+        send_response(request, 503 if request.path == "/503" else 204)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running_http_server(respond) as url:
+        yield url, received
 
 
 def test_a_webhook_receives_the_alert_as_json(webhook: tuple[str, list[object]]) -> None:

@@ -1,16 +1,15 @@
 """Failures of S3-compatible storage: each is reported with its remedy, in bounded time."""
 
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from support.dagster.webserver import free_port
+from support.servers.http import free_port, running_http_server, send_response
 from support.servers.s3 import KEY, SECRET, S3Server, write_credentials
 from support.servers.tcp_fault_proxy import TcpProxy, running_tcp_proxy
 from tidemill.adapters.s3 import S3Store
@@ -155,29 +154,13 @@ def test_a_read_through_a_breaking_connection_is_complete(
         assert store.get("m/a") == data
 
 
-class LastWriterWins(BaseHTTPRequestHandler):
-    """Storage without conditional puts, which ignores the header."""
-
-    def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+def accept_put(request: BaseHTTPRequestHandler, _: bytes) -> None:
+    """Respond as storage without conditional puts, which ignores the header."""
+    send_response(request, 200, ETag='"1"')
 
 
 def test_storage_without_conditional_puts_is_refused(tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), LastWriterWins) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        endpoint = f"http://127.0.0.1:{server.server_port}"
+    with running_http_server(accept_put) as endpoint:
         store = S3Store("bucket", "", 5, endpoint, credentials=write_credentials(tmp_path / "keys"))
-        try:
-            with pytest.raises(StoreUnavailable, match="ignores `If-None-Match"):
-                store.recover("m")
-        finally:
-            server.shutdown()
-            thread.join()
+        with pytest.raises(StoreUnavailable, match="ignores `If-None-Match"):
+            store.recover("m")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.kafka.streams import (
+from adapters.streams import (
     MINUTE,
     PARTITIONS,
     make_stream,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.kafka.streams import make_stream, read_records
+from adapters.streams import make_stream, read_records
 from tidemill.core.errors import OperationNotAllowed
 from tidemill.simulation.produce import ProduceResult
 from tidemill.simulation.topic_position import StreamOrigin

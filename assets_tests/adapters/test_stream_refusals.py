@@ -9,16 +9,16 @@ from typing import Any
 
 import polars as pl
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ResourceType
 
-from support.kafka.streams import (
+from adapters.streams import (
     PARTITIONS,
     make_stream,
     read_records,
     read_sequences,
     sequences_by_partition,
 )
+from support.kafka.clients import administer, delete_records, make_producer
 from tidemill.adapters.kafka import Cluster, create_topic
 from tidemill.core.errors import AlreadyRunning, LogUnavailable, OffsetsExpired, OperationNotAllowed
 from tidemill.simulation.produce import ProduceResult, produce
@@ -42,7 +42,7 @@ def test_a_topic_with_other_records_is_refused_and_unchanged(
     record: dict[str, Any],
 ) -> None:
     topic = new_topic(PARTITIONS)
-    producer = Producer({"bootstrap.servers": kafka})
+    producer = make_producer(kafka)
     producer.produce(topic, partition=1, **record)
     assert producer.flush(30) == 0
     with pytest.raises(OperationNotAllowed, match="not from this stream"):
@@ -63,7 +63,7 @@ def test_a_topic_that_ends_with_a_transactions_marker_is_refused(
     kafka: str, new_topic: Callable[..., str], produce_events: Callable[..., ProduceResult]
 ) -> None:
     topic = new_topic(PARTITIONS)
-    producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
+    producer = make_producer(kafka, transactional_id=topic)
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"{}", partition=0)
@@ -84,10 +84,7 @@ def test_a_topic_whose_last_records_are_deleted_is_refused(
 ) -> None:
     topic = new_topic()
     produce_events(make_stream(20), topic)
-    client = AdminClient({"bootstrap.servers": kafka})
-    deleted = client.delete_records([TopicPartition(topic, 2, -1)])
-    for future in deleted.values():
-        future.result(30)
+    delete_records(kafka, topic, {2: -1})
     with pytest.raises(OffsetsExpired, match="partition 2"):
         produce_events(make_stream(20), topic)
 
@@ -98,9 +95,8 @@ def test_a_missing_topic_is_created_with_unlimited_retention(
     topic = new_topic()
     produce_events(make_stream(10), topic)
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    client = AdminClient({"bootstrap.servers": kafka})
-    future = client.describe_configs([resource])[resource]
-    config = {name: entry.value for name, entry in future.result(30).items()}
+    (described,) = administer(kafka, lambda admin: admin.describe_configs([resource]))
+    config = {name: entry.value for name, entry in described.items()}
     assert (config["retention.ms"], config["cleanup.policy"]) == ("-1", "delete")
     assert len(read_records(kafka, topic)) == PARTITIONS
 

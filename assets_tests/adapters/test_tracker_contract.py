@@ -1,17 +1,13 @@
 """The contract of `Tracker`: in memory, on a local database, and on a real tracking server."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
-from support.dagster.webserver import free_port
+from support.processes.commands import background, output, wait_until
+from support.servers.http import free_port, responds
 from tidemill.adapters.memory import MemoryTracker
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.core.errors import TrackerUnavailable
@@ -48,33 +44,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
     folder, port = tmp_path_factory.mktemp("server"), free_port()
+    env, address = {"TIDEMILL_HOME": str(folder)}, f"http://127.0.0.1:{port}"
     command = [
-        str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1",
-        "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    with (folder / "server.log").open("wb") as log_file:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log_file, stderr=log_file, start_new_session=True
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while not _is_ready(address):
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)
+        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    with background(env, *command):
+        wait_until(lambda: responds(f"{address}/health"), 120, on_timeout=lambda: output(env))
         yield MlflowTracker(address, None, address, 20)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return requests.get(f"{address}/health", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 @pytest.fixture(params=["memory", "database", pytest.param("server", marks=pytest.mark.faults)])

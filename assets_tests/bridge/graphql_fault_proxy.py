@@ -3,14 +3,15 @@
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import psutil
 import requests
+
+from support.servers.http import running_http_server, send_response
 
 
 @dataclass
@@ -43,8 +44,9 @@ def _dag_id(variables: dict[str, object]) -> str:
     return str(next(tag["value"] for tag in tags if tag["key"] == "airflow/dag_id"))
 
 
-def _kill_client(port: int) -> None:
-    """Send SIGKILL to the process that uses this port of the loopback interface."""
+def _kill_client(request: BaseHTTPRequestHandler) -> None:
+    """Send SIGKILL to the process that sent this request, and close the connection."""
+    port = request.client_address[1]
     for connection in psutil.net_connections("tcp"):
         if (
             connection.laddr
@@ -52,6 +54,7 @@ def _kill_client(port: int) -> None:
             and connection.pid not in (None, os.getpid())
         ):
             os.kill(connection.pid, signal.SIGKILL)
+    request.close_connection = True
 
 
 @contextmanager
@@ -59,57 +62,33 @@ def graphql_proxy(upstream_url: str) -> Iterator[GraphqlFaultProxy]:
     """A proxy in front of this Dagster."""
     proxy = GraphqlFaultProxy(upstream_url)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            text = self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.loads(text)
-            is_launch, is_poll = (
-                "TidemillLaunch" in body["query"],
-                "TidemillStatus" in body["query"],
-            )
-            dag = _dag_id(body["variables"]) if is_launch else ""
-            if is_launch and proxy.take_fault(dag, "before"):
-                return self._kill_client_and_close()
-            if is_poll:
-                dag = proxy.dag_by_run_id.get(body["variables"]["id"], "")
-                proxy.poll_counts[dag] = proxy.poll_counts.get(dag, 0) + 1
-                if proxy.poll_counts[dag] == 2 and proxy.take_fault(dag, "polling"):
-                    return self._kill_client_and_close()
-            try:
-                response = requests.post(f"{proxy.upstream_url}/graphql", data=text, timeout=60,
-                                     headers={"Content-Type": "application/json"})  # fmt: skip
-            except requests.RequestException:
-                self.close_connection = True
-                return None
-            if is_launch:
-                launch_result = (response.json()["data"] or {}).get("launchPipelineExecution", {})
-                proxy.dag_by_run_id[launch_result.get("run", {}).get("runId", "")] = dag
-                if proxy.take_fault(dag, "after"):
-                    return self._kill_client_and_close()
-                if proxy.take_fault(dag, "lost"):
-                    self.close_connection = True
-                    return None
-            self.send_response(response.status_code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(response.content)))
-            self.end_headers()
-            self.wfile.write(response.content)
+    def respond(request: BaseHTTPRequestHandler, text: bytes) -> None:
+        body = json.loads(text)
+        is_launch, is_poll = "TidemillLaunch" in body["query"], "TidemillStatus" in body["query"]
+        dag = _dag_id(body["variables"]) if is_launch else ""
+        if is_launch and proxy.take_fault(dag, "before"):
+            return _kill_client(request)
+        if is_poll:
+            dag = proxy.dag_by_run_id.get(body["variables"]["id"], "")
+            proxy.poll_counts[dag] = proxy.poll_counts.get(dag, 0) + 1
+            if proxy.poll_counts[dag] == 2 and proxy.take_fault(dag, "polling"):
+                return _kill_client(request)
+        headers = {"Content-Type": "application/json"}
+        url = f"{proxy.upstream_url}/graphql"
+        try:
+            response = requests.post(url, data=text, timeout=60, headers=headers)
+        except requests.RequestException:
+            request.close_connection = True
             return None
+        if is_launch:
+            launch_result = (response.json()["data"] or {}).get("launchPipelineExecution", {})
+            proxy.dag_by_run_id[launch_result.get("run", {}).get("runId", "")] = dag
+            if proxy.take_fault(dag, "after"):
+                return _kill_client(request)
+            if proxy.take_fault(dag, "lost"):
+                request.close_connection = True
+                return None
+        return send_response(request, response.status_code, response.content, **headers)
 
-        def _kill_client_and_close(self) -> None:
-            _kill_client(self.client_address[1])
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serving = threading.Thread(target=server.serve_forever)
-    serving.start()
-    proxy.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with running_http_server(respond) as proxy.address:
         yield proxy
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()

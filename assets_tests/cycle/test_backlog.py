@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cycle.memory_model import make_memory_context
 from support.models.harness import MINUTE, START, ModelHarness, run_window, run_windows
-from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.core.errors import WindowOpen
 from tidemill.core.spec import ModelSpec

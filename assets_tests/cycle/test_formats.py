@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from cycle.memory_model import make_memory_model, produce, stored_files
 from support.models.harness import run_window
-from support.models.in_memory import make_memory_model, produce, stored_files
 from tidemill.core import canonical
 from tidemill.core.errors import FormatUnsupported
 from tidemill.core.event_log import LedgerRecord

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from cycle.memory_model import make_memory_context
 from support.models.harness import SPEC, START, events, window
-from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.core.records import Candidate
 from tidemill.core.spec import ModelSpec

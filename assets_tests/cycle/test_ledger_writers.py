@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from support.models.in_memory import make_memory_context
+from cycle.memory_model import make_memory_context
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import OperationNotAllowed

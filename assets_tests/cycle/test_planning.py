@@ -17,9 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from cycle.memory_model import make_memory_context
 from cycle.planning_reference import Counts, Cut, Partition, Record, Reference
 from support.models.harness import MINUTE, START, window
-from support.models.in_memory import make_memory_context
 from tidemill.adapters.memory import MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.core.errors import OffsetsExpired, OperationNotAllowed, WindowOpen

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.models.in_memory import make_memory_context
+from cycle.memory_model import make_memory_context
 from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.core import canonical
 from tidemill.core.errors import LedgerBroken, LedgerLost, LogUnavailable

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from support.kafka.streams import read_records, read_sequences
+from support.kafka.clients import read_records
 from tidemill.core.spec import ModelSpec
 from tidemill.defs.resources import TidemillResource
 from tidemill.defs.simulated_events import build_simulated_events
@@ -66,13 +66,14 @@ def test_windows_follow_each_other_and_a_repeat_produces_nothing(
         return int(materialization.metadata["produced"].value)
 
     history = produced(first.key)
-    timestamps = [m.timestamp()[1] for ms in read_records(kafka, topic).values() for m in ms]
+    timestamps = [m.timestamp()[1] for ms in read_records(kafka, topic, 4).values() for m in ms]
     assert len(timestamps) == history > 25_000  # January and the 1st of February
     assert min(timestamps) >= first.start - 31 * 300_000 - 3_000  # reported up to ten minutes late
     assert first.end - 60_000 < max(timestamps) < first.end
     assert produced(first.key) == 0
     assert 300 < produced(second.key) < 1200  # a day
-    for seqs in read_sequences(kafka, topic).values():
+    for messages in read_records(kafka, topic, 4).values():
+        seqs = [int(dict(message.headers())["seq"]) for message in messages]
         assert seqs == sorted(set(seqs))
 
 

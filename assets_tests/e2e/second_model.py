@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 import yaml
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from support.kafka.clients import create_topic, make_producer
 from tidemill.simulation.flights import landed_flights
 
 
@@ -93,14 +92,8 @@ class User:
 
     def produce(self, topic: str, events: list[tuple[int, str, dict[str, Any]]]) -> None:
         """Create a topic of three partitions and produce (time, key, event) to it."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        topic_config = {"retention.ms": "-1"}
-        for future in admin.create_topics([NewTopic(topic, 3, 1, config=topic_config)]).values():
-            future.result(30)
-        # Without idempotence a resent batch may follow a later one.
-        producer = Producer(
-            {"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True}
-        )
+        create_topic(self.bootstrap_servers, topic, 3)
+        producer = make_producer(self.bootstrap_servers)
         for timestamp, key, event in events:
             producer.produce(topic, json.dumps(event).encode(), key.encode(), timestamp=timestamp)
             producer.poll(0)

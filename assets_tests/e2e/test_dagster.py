@@ -14,7 +14,7 @@ from support.dagster.event_log import (
     run_status_counts,
     step_failure_message,
 )
-from support.dagster.webserver import ROOT, free_port, running_dagster, wait_for_webserver
+from support.dagster.webserver import ROOT, running_dagster, wait_for_webserver
 from support.models.harness import ModelHarness
 from support.models.oracle import assert_consistent
 from support.models.store_snapshot import take_snapshot
@@ -26,6 +26,7 @@ from support.processes.commands import (
     run_command,
     wait_until,
 )
+from support.servers.http import free_port
 from tidemill.core.report_markdown import render_markdown
 from tidemill.cycle.steps.initial import initial
 

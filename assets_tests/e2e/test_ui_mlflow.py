@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import requests
 
-from support.dagster.webserver import ROOT, free_port, wait_for_webserver
+from support.dagster.webserver import ROOT, wait_for_webserver
 from support.models.harness import ModelHarness
 from support.processes.commands import background, interrupt, output, processes_under, wait_until
+from support.servers.http import free_port, responds
 
 pytestmark = pytest.mark.faults
 
@@ -18,15 +18,9 @@ def test_mlflow_runs_beside_dagster_and_ctrl_c_leaves_no_process(
     harness = replace(harness, tracking_uri=None)
     port, mlflow_port = free_port(), free_port()
     command = ("tidemill", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port))
-
-    def is_healthy() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{mlflow_port}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
+    health = f"http://127.0.0.1:{mlflow_port}/health"
     with background(harness.env, *command, cwd=ROOT) as process:
         wait_for_webserver(harness.env, port, "output")
-        wait_until(is_healthy, 120, on_timeout=lambda: output(harness.env))
+        wait_until(lambda: responds(health), 120, on_timeout=lambda: output(harness.env))
         assert interrupt(process) == 130, output(harness.env)
     wait_until(lambda: processes_under(harness.home) == [], 1)

@@ -11,8 +11,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from support.dagster.webserver import free_port
 from support.processes.commands import wait_until
+from support.servers.http import free_port
 from support.servers.tcp_fault_proxy import TcpProxy, running_tcp_proxy
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.kafka.topics import recreate_topic
+from faults.topics import recreate_topic
 from support.models import oracle
 from support.models.harness import SPEC, ModelHarness, run_window, run_windows
 from support.models.store_snapshot import take_snapshot

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import ElectionType, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from faults.kafka_nodes import Node, all_in_sync, kafka_cluster, leader_by_partition
+from support.kafka.clients import admin_client
 from support.models import oracle
 from support.models.harness import SPEC, ModelHarness, model_name_for, run_window
 from support.models.store_snapshot import StoreSnapshot, take_snapshot
@@ -208,7 +208,7 @@ def test_a_broker_stopped_for_a_minute_is_reported_in_time_and_resumes_unharmed(
 
 def elect_preferred_leaders(first: Node, topic: str) -> None:
     """Make the preferred replica of each partition its leader again."""
-    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{first.direct_port}"})
+    admin = admin_client(f"127.0.0.1:{first.direct_port}")
     partitions = [TopicPartition(topic, p) for p in leader_by_partition(first, topic)]
     admin.elect_leaders(ElectionType.PREFERRED, partitions).result(30)
 

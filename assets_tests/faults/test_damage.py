@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.kafka.topics import delete_before
+from faults.topics import delete_before
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from support.models.store_snapshot import define_two_windows, file_stamps, take_snapshot

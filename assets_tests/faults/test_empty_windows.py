@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from support.kafka.topics import begin_transaction, spread_events, timestamp_at
+from faults.topics import begin_transaction, spread_events, timestamp_at
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core.decoding import Decoder

@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from support.kafka.topics import event, spread_events, timestamp_at
+from faults.topics import event, spread_events, timestamp_at
 from support.models import oracle
 from support.models.harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.adapters.memory import MemoryLedger

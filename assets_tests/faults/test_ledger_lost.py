@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.kafka.ledgers import (
-    delete_ledger_topic,
-    delete_records_before,
-    ledger_records,
-    set_topic_config,
-    settings_with_ledger,
-)
+from faults.ledgers import delete_records_before, ledger_records, settings_with_ledger
+from support.kafka.clients import set_topic_config
+from support.kafka.ledgers import delete_ledger_topic
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from support.models.store_snapshot import file_stamps, take_snapshot
@@ -120,7 +116,7 @@ def test_a_misconfigured_ledger_topic_stops_writers_until_it_is_corrected(
         initial(ctx)
         for step in (extract, update, evaluate):
             step(ctx, harness.window(0))
-    set_topic_config(harness, setting, value)
+    set_topic_config(harness.bootstrap_servers, harness.ledger, setting, value)
     before = file_stamps(harness)
     for write in (lambda ctx: deploy(ctx, harness.window(0), True), restore):
         with (
@@ -129,7 +125,7 @@ def test_a_misconfigured_ledger_topic_stops_writers_until_it_is_corrected(
         ):
             write(ctx)
     assert file_stamps(harness) == before
-    set_topic_config(harness, setting, correct)
+    set_topic_config(harness.bootstrap_servers, harness.ledger, setting, correct)
     with harness.open_model() as ctx:
         assert deploy(ctx, harness.window(0), True).status == "deployed"
     oracle.assert_consistent(harness)

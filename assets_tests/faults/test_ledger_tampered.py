@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.kafka.ledgers import ledger_records, open_new_ledger
+from faults.ledgers import ledger_records, open_new_ledger
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core import canonical

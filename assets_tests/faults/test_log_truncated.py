@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from faults.kafka_nodes import kafka_cluster
-from support.kafka.topics import end_offsets
+from faults.topics import end_offsets
 from support.models import oracle
 from support.models.harness import ModelHarness, model_name_for, run_window, run_windows
 from support.models.store_snapshot import file_stamps

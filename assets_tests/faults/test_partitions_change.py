@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from support.kafka.topics import add_partitions, end_offsets, event, spread_events, timestamp_at
+from faults.topics import add_partitions, end_offsets, event, spread_events, timestamp_at
 from support.models import oracle
 from support.models.harness import MINUTE, ModelHarness, run_window, run_windows
 from tidemill.core.errors import WindowOpen

@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from faults.small_disk import SmallDisk
 from support.dagster.event_log import ASSETS, materialization_counts
-from support.dagster.webserver import free_port
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from support.models.store_snapshot import take_snapshot
+from support.servers.http import free_port
 from support.servers.postgres import PostgresServer, running_postgres, world_accessible_folder
 from support.servers.tcp_fault_proxy import running_tcp_proxy
 from tidemill import failpoints

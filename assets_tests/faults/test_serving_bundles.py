@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from faults.deployments import LedgerAppender, deploy_windows
 from support.models import oracle
 from support.models.harness import ModelHarness
 from support.processes.commands import wait_until
 from support.serving.bundle_mutations import (
-    LedgerAppender,
-    deploy_windows,
     substitute,
     with_cyclic_trees,
     with_excessive_golden_rows,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from faults.deployments import deploy_windows
 from support.models import oracle
 from support.models.harness import ModelHarness, model_name_for, run_window
 from support.processes.commands import wait_until
-from support.serving.bundle_mutations import deploy_windows
 from support.serving.load_generator import load_generator_for
 from support.serving.prediction_server import ROW, PredictionServer, is_ready, running_server
 from tidemill.local import broker

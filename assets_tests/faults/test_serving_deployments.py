@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from faults.deployments import deploy_windows, record_window, require_tracker, run_and_record_window
 from support.kafka.ledgers import delete_ledger_topic
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window
@@ -16,12 +17,6 @@ from support.processes.workers import (
     failpoints_in,
     wait_for_failpoint,
     worker,
-)
-from support.serving.bundle_mutations import (
-    deploy_windows,
-    record_window,
-    require_tracker,
-    run_and_record_window,
 )
 from support.serving.load_generator import load_generator_for
 from support.serving.prediction_server import PredictionServer, running_server

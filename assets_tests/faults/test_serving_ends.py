@@ -9,15 +9,11 @@ from contextlib import closing
 import psutil
 import pytest
 
+from faults.deployments import LedgerAppender, deploy_windows
 from support.models import oracle
 from support.models.harness import ModelHarness, model_name_for
 from support.processes.commands import wait_until
-from support.serving.bundle_mutations import (
-    LedgerAppender,
-    deploy_windows,
-    put_bundle,
-    with_excessive_golden_rows,
-)
+from support.serving.bundle_mutations import put_bundle, with_excessive_golden_rows
 from support.serving.load_generator import encode_request, load_generator_for
 from support.serving.prediction_server import (
     ROW,

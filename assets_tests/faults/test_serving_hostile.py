@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from faults.deployments import deploy_windows
 from support.models import oracle
 from support.models.harness import ModelHarness, model_name_for
 from support.processes.commands import wait_until
 from support.serving.attacks import GIGABYTE, MILLION, attacking_clients
-from support.serving.bundle_mutations import deploy_windows
 from support.serving.load_generator import encode_head, encode_request
 from support.serving.prediction_server import ROW, PredictionServer, running_server
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+from faults.deployments import LedgerAppender, deploy_windows
 from support.models import oracle
 from support.models.harness import ModelHarness
-from support.serving.bundle_mutations import LedgerAppender, deploy_windows
 from support.serving.load_generator import load_generator_for
 from support.serving.prediction_server import PredictionServer, bundle_digests, running_server
 from tidemill.cycle.ledger import read_chain

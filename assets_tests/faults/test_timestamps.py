@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from support.kafka.ledgers import set_topic_config
-from support.kafka.topics import Records, event, spread_events
+from faults.topics import Records, event, spread_events
+from support.kafka.clients import set_topic_config
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window
 from tidemill.core.errors import WindowOpen
@@ -52,7 +52,9 @@ def test_a_topic_switched_to_log_append_time_is_counted_and_warned_about(
             ],
         )
         harness.produce(partition, [UNTIMED, *hourly_events(start, 30, 2)])
-    set_topic_config(harness, "message.timestamp.type", "LogAppendTime", harness.model)
+    set_topic_config(
+        harness.bootstrap_servers, harness.model, "message.timestamp.type", "LogAppendTime"
+    )
     for partition in range(2):
         harness.produce(partition, hourly_events(start, 20, -9))
     with harness.open_model() as ctx:

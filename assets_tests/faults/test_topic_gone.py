@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.kafka.topics import delete_before, end_offsets, recreate_topic
+from faults.topics import delete_before, end_offsets, recreate_topic
 from support.models import oracle
 from support.models.harness import ModelHarness, run_window, run_windows
 from tidemill.core.errors import (

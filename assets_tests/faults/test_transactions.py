@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from support.kafka.topics import begin_transaction, end_offsets, event, spread_events, timestamp_at
+from faults.topics import begin_transaction, end_offsets, event, spread_events, timestamp_at
 from support.models import oracle
 from support.models.harness import START, ModelHarness, events, run_window, run_windows
 from tidemill.core.errors import WindowOpen

@@ -9,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from support.kafka.ledgers import (
+from faults.ledgers import (
     ENTRIES_PER_WRITER,
     AmbiguousLedger,
     BarrierLedger,

@@ -33,7 +33,13 @@ from dropped_keyword import DropKeyword
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 PACKAGE = ROOT / "platform/tidemill"
-GATE_TESTS = ["core/test_comparison.py", "core/test_gate.py", "core/test_loss_differences.py"]
+GATE_TESTS = [
+    "core/test_comparison.py",
+    "core/test_gate.py",
+    "core/test_gate_recovery.py",
+    "core/test_gate_reference.py",
+    "core/test_loss_differences.py",
+]
 STATE_TESTS = ["serving/test_model_slot.py", "serving/test_ledger_follower.py"]
 TESTS = {
     "core/windows": ["core/test_windows.py"],
@@ -176,7 +182,8 @@ def preload() -> None:
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "assets_tests")]
     own_paths = (str(ROOT / "platform"), str(ROOT / "assets_tests"))
     before = set(sys.modules)
-    from support.models import harness, in_memory  # noqa: F401
+    from cycle import memory_model  # noqa: F401
+    from support.models import harness  # noqa: F401
 
     # A child must import the project's own modules again, one of them from the mutated source.
     for name in set(sys.modules) - before:

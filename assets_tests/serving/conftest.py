@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from serving.ledger_fixture import LedgerFixture
 from support.models.harness import ModelHarness, model_name_for, run_windows
-from support.serving.prediction_server import (
-    LedgerFixture,
-    PredictionServer,
-    bundle_digests,
-    running_server,
-)
+from support.serving.prediction_server import PredictionServer, bundle_digests, running_server
 from tidemill.cycle.context import ModelContext
 
 

@@ -7,17 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from serving.ledger_fixture import LedgerFixture
 from support.models.harness import ModelHarness
 from support.processes.commands import run_command, wait_until
+from support.serving.load_generator import LoadGenerator
 from support.serving.prediction_server import (
     ROW,
-    LedgerFixture,
-    LoadClients,
     PredictionServer,
     refuses_connections,
     running_server,
@@ -161,19 +162,21 @@ def test_a_server_without_kafka_serves_its_local_copy_and_follows_the_ledger_lat
 def test_two_workers_agree_and_a_killed_one_is_restarted(ledger_fixture: LedgerFixture) -> None:
     ledger_fixture.deploy(ledger_fixture.first_digest)
     with running_server(ledger_fixture.harness, "--workers", "2", name="two") as server:
-        clients, swaps = LoadClients(server, [ROW]), "tidemill_swaps_total"
-        with clients.running(8):
-            wait_until(lambda: clients.responses)
+        responses: list[dict[str, Any]] = []
+        clients = LoadGenerator(server, [ROW], lambda _, response: responses.append(response))
+        swaps = "tidemill_swaps_total"
+        with clients.running(8, interval=0):
+            wait_until(lambda: responses)
             entry = ledger_fixture.deploy(ledger_fixture.second_digest)
             wait_until(lambda: server.metric(swaps, model=ledger_fixture.harness.model) == 2)
-            swapped = len(clients.responses)
-            wait_until(lambda: len(clients.responses) > swapped + 100)
+            swapped = len(responses)
+            wait_until(lambda: len(responses) > swapped + 100)
         assert clients.failures == []
         # At most 8 requests were in flight.
-        late = [response for _, _, response in clients.responses[swapped + 16 :]]
+        late = responses[swapped + 16 :]
         assert {response["version"] for response in late} == {entry.seq}
         assert len({json.dumps(response) for response in late}) == 1
-        count = len(clients.responses)
+        count = len(responses)
         labels = {"model": ledger_fixture.harness.model, "route": "predict", "status": "200"}
         assert server.metric("tidemill_requests_total", **labels) >= count - 8
         family = psutil.Process(server.process.pid).children()

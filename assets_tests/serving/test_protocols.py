@@ -8,8 +8,9 @@ import pytest
 from open_inference.openapi.client import OpenInferenceClient
 from open_inference.openapi.types import InferenceRequest, RequestInput, TensorData
 
+from serving.ledger_fixture import predict_offline
 from support.models.harness import events
-from support.serving.prediction_server import ROW, PredictionServer, predict_offline
+from support.serving.prediction_server import ROW, PredictionServer
 from tidemill.cycle.context import ModelContext
 
 ROWS: list[dict[str, Any]] = [

@@ -1,24 +1,14 @@
 """Swaps under load: no request fails, and each prediction is that of the model it names."""
 
-import json
 import time
 from statistics import median
+from typing import Any
 
-from support.models.harness import events
-from support.serving.prediction_server import (
-    ROW,
-    LedgerFixture,
-    LoadClients,
-    predict_offline,
-    running_server,
-)
+from serving.ledger_fixture import LedgerFixture, predict_offline
+from support.serving.load_generator import LoadGenerator, request_rows
+from support.serving.prediction_server import ROW, running_server
 
 SWAPS = 12
-
-
-def request_rows() -> list[dict[str, object]]:
-    decoded = [json.loads(value) for _, value in events(5, 40)]
-    return [{k: v for k, v in row.items() if k != "bought"} for row in decoded]
 
 
 def test_swaps_under_load_fail_no_request_and_mix_no_models(
@@ -26,13 +16,14 @@ def test_swaps_under_load_fail_no_request_and_mix_no_models(
 ) -> None:
     ledger_fixture.deploy(ledger_fixture.first_digest)
     appended_at: dict[int, float] = {}
+    responses: list[tuple[int, dict[str, Any]]] = []
     with running_server(ledger_fixture.harness) as server:
-        clients = LoadClients(server, request_rows())
+        clients = LoadGenerator(server, request_rows(5), lambda *each: responses.append(each))
         with clients.running(4, interval=0.002):
             for number in range(1, SWAPS + 1):
                 digest = ledger_fixture.second_digest if number % 2 else ledger_fixture.first_digest
                 entry = ledger_fixture.deploy(digest)
-                appended_at[entry.seq] = time.time()
+                appended_at[entry.seq] = time.monotonic()
                 server.wait_for_status(version=entry.seq, digest=digest)
         assert clients.failures == []
         swaps = server.metric("tidemill_swaps_total", model=ledger_fixture.harness.model)
@@ -42,19 +33,11 @@ def test_swaps_under_load_fail_no_request_and_mix_no_models(
     }
     entries = [valid_entry.entry for valid_entry in ledger_fixture.ctx.chain().entries]
     digests = {entry.seq: entry.digest for entry in entries}
-    for index, _, response in clients.responses:
+    for index, response in responses:
         assert response["predictions"] == [expected[response["digest"]][index]]
         assert digests[response["version"]] == response["digest"]
-    first_response_at = {
-        version: min(
-            received_at
-            for _, received_at, response in clients.responses
-            if response["version"] == version
-        )
-        for version in appended_at
-    }
     assert swaps == SWAPS
-    delays = [first_response_at[version] - appended_at[version] for version in appended_at]
+    delays = [clients.first_answers[version][1] - appended_at[version] for version in appended_at]
     assert median(delays) < 1
 
 

@@ -4,14 +4,15 @@ It needs the standard library only, for the tests that run without Dagster.
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
+
+from support.servers.http import running_http_server, send_response
 
 
 @dataclass
@@ -141,34 +142,18 @@ def running_fake_dagster() -> Iterator[FakeDagster]:
     """A fake Dagster that listens on a free port of the loopback interface."""
     fake = FakeDagster()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            name = body["query"].split("Tidemill", 1)[1].split("(")[0].split()[0]
-            fake.headers = dict(self.headers)
-            data = fake.respond(name, body["variables"])
-            if data is None:
-                self.close_connection = True
-                return
-            payload = json.dumps({"data": data}).encode()
-            self.send_response(fake.status_code)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+    def respond(request: BaseHTTPRequestHandler, text: bytes) -> None:
+        body = json.loads(text)
+        name = body["query"].split("Tidemill", 1)[1].split("(")[0].split()[0]
+        fake.headers = dict(request.headers)
+        data = fake.respond(name, body["variables"])
+        if data is None:
+            request.close_connection = True
+            return
+        send_response(request, fake.status_code, json.dumps({"data": data}).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    serving.start()
-    fake.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with running_http_server(respond) as fake.address:
         yield fake
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
 
 
 def connection_json(address: str, **extra: Any) -> str:

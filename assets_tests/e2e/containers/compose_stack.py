@@ -14,9 +14,9 @@ import psutil
 import requests
 
 from e2e.containers.engine import ROOT, DockerEngine
-from support.dagster.webserver import free_port
 from support.models.oracle import log_reader_jars
 from support.processes.commands import wait_until
+from support.servers.http import free_port
 from support.servers.platform import DAGS, MODEL, PlatformClient
 from tidemill.services.live_flights import TOPIC
 

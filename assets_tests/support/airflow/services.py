@@ -9,8 +9,8 @@ from typing import Any
 import requests
 
 from support.airflow.driver import BIN, Airflow, call_api
-from support.dagster.webserver import free_port
 from support.processes.commands import background, output, wait_until
+from support.servers.http import free_port
 
 _SERVICES = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -141,19 +141,13 @@ def running_airflow(airflow: Airflow, **settings: str) -> Iterator[RunningAirflo
         **settings,
     }
     server = ("airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    with ExitStack() as stack:
-        stack.enter_context(_service(env, *server, name="api"))
+    with ExitStack() as stack:  # its end kills them with their children: SIGTERM would orphan those
+        stack.enter_context(background(env, *server, name="api"))
         for name, command in _SERVICES.items():
-            stack.enter_context(_service(env, "airflow", *command, name=name))
+            stack.enter_context(background(env, "airflow", *command, name=name))
         running = RunningAirflow(airflow, address, env)
         wait_until(lambda: _is_healthy(running), 180, on_timeout=lambda: output(env, "api")[-3000:])
         yield running
-
-
-@contextmanager
-def _service(env: dict[str, str], *command: str, name: str) -> Iterator[None]:
-    with background(env, *command, name=name):
-        yield  # killed with its children at the end: on SIGTERM Airflow orphans them
 
 
 def _is_healthy(running: RunningAirflow) -> bool:

@@ -1,6 +1,5 @@
 """Dagster's webserver and daemon on a harness's instance, and a GraphQL client."""
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import requests
 from dagster import DagsterInstance
 
 from support.processes.commands import background, output, wait_until
+from support.servers.http import free_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -112,17 +112,11 @@ def running_dagster(env: Mapping[str, str], *, daemon: bool = True) -> Iterator[
     with DagsterInstance.from_config(str(folder)):
         pass  # else both processes create its databases concurrently, and one fails
     workspace, port = str(ROOT / "workspace.yaml"), free_port()
+    address = ("-h", "127.0.0.1", "-p", str(port))
     with ExitStack() as stack:
-        webserver_command = (
-            "dagster-webserver",
-            "-w",
-            workspace,
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
+        stack.enter_context(
+            _service(env, "dagster-webserver", "-w", workspace, *address, name="webserver")
         )
-        stack.enter_context(_service(env, *webserver_command, name="webserver"))
         if daemon:
             stack.enter_context(
                 _service(env, "dagster-daemon", "run", "-w", workspace, name="daemon")
@@ -150,9 +144,3 @@ def wait_for_webserver(env: Mapping[str, str], port: int, name: str) -> DagsterC
 
     wait_until(is_ready, 120, on_timeout=lambda: output(env, name))
     return client
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -4,16 +4,15 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from support.kafka import clients
 from tidemill import bootstrap
 from tidemill.core.deployment import Deployment
 from tidemill.core.errors import UnknownWindow
@@ -149,33 +148,17 @@ class ModelHarness:
         (folder / "defs.yaml").write_text(text)
 
     def create_topic(self, **config: str) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        topic_config = {"retention.ms": "-1", "max.message.bytes": "4000000", **config}
-        topic = NewTopic(self.model, self.partitions, self.replicas, config=topic_config)
-        for future in admin.create_topics([topic]).values():
-            future.result(30)
+        topic_config = {"max.message.bytes": "4000000", **config}
+        clients.create_topic(
+            self.bootstrap_servers, self.model, self.partitions, self.replicas, **topic_config
+        )
 
     def delete_topic(self) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        for future in admin.delete_topics([self.model]).values():
-            future.result(30)
+        clients.delete_topic(self.bootstrap_servers, self.model)
 
-    def produce(
-        self, partition: int, records: Sequence[tuple[int, bytes | None]], key: bytes | None = None
-    ) -> None:
+    def produce(self, partition: int, records: clients.Records, key: bytes | None = None) -> None:
         """Append (timestamp, value) records to one partition in this order, all with this key."""
-        producer = Producer(
-            {
-                "bootstrap.servers": self.bootstrap_servers,
-                "enable.idempotence": True,  # else a resent batch may follow a later one
-                "linger.ms": 0,
-                "message.max.bytes": 4_000_000,
-            }
-        )
-        for timestamp, value in records:
-            producer.produce(self.model, value, key, partition, timestamp=timestamp)
-            producer.poll(0)
-        assert producer.flush(30) == 0
+        clients.append_records(self.bootstrap_servers, self.model, partition, records, key)
 
     def produce_windows(self, first: int, last: int, rows: int = 200, seed: int = 0) -> None:
         """Produce the events of windows `first` to `last` inclusive, `rows` per window.

@@ -12,6 +12,7 @@ from tidemill.adapters.memory.store import MemoryStore
 from tidemill.cycle.audit.recompute import recompute
 from tidemill.cycle.audit.verification import VerificationReport
 from tidemill.cycle.audit.verify import verify
+from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
 from tidemill.local.broker.jars import classpath, java, lockfile_folder
 
@@ -21,12 +22,17 @@ _DUMPER = "org.apache.kafka.tools.DumpLogSegments"
 
 
 def assert_consistent(harness: ModelHarness) -> VerificationReport:
-    """Assert that `verify` has no finding, nor has recomputing everything; the report."""
+    """As `assert_verified`, for the model of a harness."""
     with harness.open_model() as ctx:
-        report = verify(ctx)
-        assert report.findings == []
-        recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
-        assert report.findings == []
+        return assert_verified(ctx)
+
+
+def assert_verified(ctx: ModelContext) -> VerificationReport:
+    """Assert that `verify` has no finding, nor has recomputing everything; the report."""
+    report = verify(ctx)
+    assert report.findings == []
+    recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
+    assert report.findings == []
     return report
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import requests
 
 from support.airflow.driver import call_api
-from support.dagster.webserver import DagsterClient, free_port
+from support.dagster.webserver import DagsterClient
 from support.processes.commands import run_command, wait_until
+from support.servers.http import free_port
 
 MODEL = "flights_live"
 DAGS = tuple(f"{MODEL}.{d}" for d in ("initial_model", "simulated_events", "incremental_update"))

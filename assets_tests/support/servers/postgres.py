@@ -13,8 +13,8 @@ import psutil
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from support.dagster.webserver import free_port
 from support.processes.commands import wait_until
+from support.servers.http import free_port
 from tidemill.core.errors import PrerequisiteMissing
 from tidemill.local.postgres import Postgres, server
 

@@ -2,19 +2,16 @@
 
 import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
-from support.dagster.webserver import free_port
 from support.models.harness import ModelHarness, S3Location
-from support.processes.commands import wait_until
+from support.processes.commands import background, output, wait_until
 from support.processes.required_tools import require_tools
+from support.servers.http import free_port, responds
 from tidemill.adapters.s3 import S3Store
 
 KEY, SECRET = "tidemill", "a secret of the tests"
@@ -76,35 +73,16 @@ def running_s3_server(home: Path) -> Iterator[S3Server]:
     folder, port = home / "buckets", free_port()
     folder.mkdir()
     options = ["--port", f"127.0.0.1:{port}", "--health", "/health", "--quiet"]
-    with (home / "versitygw.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, *options, "posix", str(folder)],
-            env={"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET},
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    env = {"TIDEMILL_HOME": str(home), "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
     endpoint = f"http://127.0.0.1:{port}"
-    try:
+    with background(env, program, *options, "posix", str(folder), name="versitygw") as process:
         wait_until(
-            lambda: _is_healthy(endpoint), 120, on_timeout=(home / "versitygw.log").read_text
+            lambda: responds(f"{endpoint}/health"), 120, on_timeout=lambda: output(env, "versitygw")
         )
         yield S3Server(endpoint, folder, write_credentials(home / "credentials"), process.pid)
-    finally:
-        process.kill()
-        process.wait(30)
 
 
 def write_credentials(file: Path, key: str = KEY, secret: str = SECRET) -> Path:
     """Write a credentials file in the format of the AWS tools."""
     file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     return file
-
-
-def _is_healthy(endpoint: str) -> bool:
-    try:
-        return requests.get(f"{endpoint}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from support.models.harness import ModelHarness, events
 from support.processes.commands import wait_until
-from support.serving.prediction_server import PredictionServer
+from support.serving.prediction_server import PredictionServer, predict_rows
 from tidemill.adapters.files import FileStore
 from tidemill.core.bundle import Model
 from tidemill.cycle.repository import ModelRepository
@@ -32,26 +32,30 @@ class OfflinePredictions(dict[str, list[Any]]):
     def __init__(self, harness: ModelHarness, rows: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         self._repository = ModelRepository(FileStore(harness.settings.store), harness.model)
-        self._raw = [json.dumps(row).encode() for row in rows]
+        self._rows = rows
 
     def __missing__(self, digest: str) -> list[Any]:
         model = Model.load(self._repository.bundle(digest), digest, None)
-        predictions: list[Any] = model.predict(model.decoder().rows(self._raw)).tolist()
-        return self.setdefault(digest, predictions)
+        return self.setdefault(digest, predict_rows(model, self._rows))
+
+    def check(self, row: int, response: Mapping[str, Any]) -> None:
+        """Assert that the response to this row has the prediction of the model that it names."""
+        assert response["predictions"] == [self[response["digest"]][row]], (row, response)
 
 
 @dataclass
 class LoadGenerator:
-    """Clients that send requests while `running` is active.
+    """Clients that send one row after the other while `running` is active.
 
-    `first_answers` maps each version to its digest and the time (`time.monotonic`) of its first
-    response. `failures` describes wrong responses: a status other than 200, a prediction different
-    from that of the named digest, an older version than the client had before.
+    `check` judges each response, given the index of its row, by assertions. `first_answers` maps
+    each version to its digest and the time (`time.monotonic`) of its first response. `failures`
+    describes wrong responses: a status other than 200, one that `check` rejects, an older version
+    than the client had before.
     """
 
     server: PredictionServer
     rows: Sequence[Mapping[str, Any]]
-    predictions: OfflinePredictions
+    check: Callable[[int, dict[str, Any]], object]
     answer_count: int = 0
     first_answers: dict[int, tuple[str, float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -109,20 +113,22 @@ class LoadGenerator:
         if status != 200:
             self.failures.append(f"{status} {body}")
             return previous_version
-        version, digest = body["version"], body["digest"]
-        if body["predictions"] != [self.predictions[digest][index]]:
-            self.failures.append(f"row {index}: {body}, not {self.predictions[digest][index]}")
+        version = body["version"]
+        try:
+            self.check(index, body)
+        except AssertionError as error:
+            self.failures.append(str(error))
         if version < previous_version:
             self.failures.append(f"version {version} after {previous_version}")
         if version not in self.first_answers:
-            self.first_answers[version] = digest, time.monotonic()
+            self.first_answers[version] = body["digest"], time.monotonic()
         return int(version)
 
 
 def load_generator_for(server: PredictionServer) -> LoadGenerator:
     """A load generator for the server's model and all its versions."""
     rows = request_rows()
-    return LoadGenerator(server, rows, OfflinePredictions(server.harness, rows))
+    return LoadGenerator(server, rows, OfflinePredictions(server.harness, rows).check)
 
 
 def encode_request(path: str, body: object) -> bytes:

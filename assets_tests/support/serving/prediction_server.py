@@ -4,23 +4,17 @@ import json
 import re
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import polars as pl
 import requests
 
-from support.kafka.ledgers import manual_entry
 from support.models.harness import ModelHarness
 from support.processes.commands import background, output, wait_until
 from tidemill.core.bundle import Model
-from tidemill.core.ledger import Entry
 from tidemill.cycle.context import ModelContext
-from tidemill.cycle.ledger import append_entry
 
 ROW = {"country": "de", "price": 12.5, "visits": 3}
 """A row for a harness's model."""
@@ -128,76 +122,7 @@ def bundle_digests(ctx: ModelContext) -> list[str]:
     return [name.removeprefix("models/").split(".")[0] for name in ctx.repository.names("models/")]
 
 
-def predict_offline(ctx: ModelContext, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a stored model predicts for all rows at once, as evaluation does."""
-    model: Model = ctx.load(digest)
+def predict_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     raw = [json.dumps(row).encode() for row in rows]
-    predictions: list[Any] = model.predict(_decode(model, raw)).tolist()
+    predictions: list[Any] = model.predict(model.decoder().rows(raw)).tolist()
     return predictions
-
-
-def _decode(model: Model, raw: Sequence[bytes]) -> pl.DataFrame:
-    return model.decoder().rows(raw)
-
-
-@dataclass(frozen=True)
-class LedgerFixture:
-    """A harness with bundles and an empty ledger, its context, and the digests of two bundles."""
-
-    harness: ModelHarness
-    ctx: ModelContext
-    first_digest: str
-    second_digest: str
-
-    def deploy(self, digest: str) -> Entry:
-        """Append an entry that deploys this model."""
-        entry = append_entry(
-            self.ctx, lambda chain: manual_entry(chain, digest, "operator", "a test")
-        )
-        assert entry is not None
-        return entry
-
-
-@dataclass
-class LoadClients:
-    """Threads that request one row after another and keep all responses."""
-
-    server: PredictionServer
-    rows: Sequence[Mapping[str, Any]]
-    responses: list[tuple[int, float, dict[str, Any]]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    @contextmanager
-    def running(self, count: int, interval: float = 0.0) -> Iterator["LoadClients"]:
-        """Run `count` clients until the end of the block."""
-        threads = [
-            threading.Thread(target=self._send_requests, args=(n, interval)) for n in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _send_requests(self, number: int, interval: float) -> None:
-        session = requests.Session()
-        url = f"{self.server.url}/models/{self.server.harness.model}/predict"
-        index = number
-        while not self._stop.is_set():
-            index = (index + 1) % len(self.rows)
-            try:
-                response = session.post(
-                    url, data=json.dumps({"rows": [self.rows[index]]}), timeout=30
-                )
-                if response.status_code == 200:
-                    self.responses.append((index, time.time(), response.json()))
-                else:
-                    self.failures.append(f"{response.status_code} {response.text}")
-            except requests.RequestException as error:
-                self.failures.append(repr(error))
-            time.sleep(interval)
-        session.close()

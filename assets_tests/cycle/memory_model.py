@@ -11,9 +11,6 @@ from tidemill.adapters.memory import MemoryLedger, MemoryLog
 from tidemill.adapters.memory.store import MemoryStore
 from tidemill.adapters.memory.validator import InProcessValidator
 from tidemill.core.spec import ModelSpec
-from tidemill.cycle.audit.recompute import recompute
-from tidemill.cycle.audit.verification import VerificationReport
-from tidemill.cycle.audit.verify import verify
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.repository import ModelRepository
 from tidemill.ports import Clock
@@ -74,15 +71,6 @@ def produce(
                 {**json.loads(value), **_extra_values(extra_fields, index)}
             ).encode()
             log.append(topic, index % partitions, message, timestamp)
-
-
-def assert_verified(ctx: ModelContext) -> VerificationReport:
-    """Assert that `verify` has no finding, nor has recomputing everything; the report."""
-    report = verify(ctx)
-    assert report.findings == []
-    recompute(ctx, ModelRepository(MemoryStore(), ctx.model), report, lambda _: None)
-    assert report.findings == []
-    return report
 
 
 def stored_files(ctx: ModelContext) -> dict[str, bytes]:

@@ -1,7 +1,9 @@
-"""A small simulated stream, and plain Kafka readers of its topic."""
+"""A small simulated stream, and the records of its topic."""
 
 import polars as pl
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Message
+
+from support.kafka import clients
 
 MINUTE = 60_000
 PARTITIONS = 4
@@ -22,36 +24,12 @@ def make_stream(size: int, text: str = "") -> pl.DataFrame:
 
 def read_records(bootstrap_servers: str, topic: str) -> dict[int, list[Message]]:
     """All records by partition, read with a plain Kafka consumer."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap_servers, "group.id": "test", "enable.partition.eof": True}
-    )
-    result: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
-    try:
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in result])
-        open_ends = set(result)
-        while open_ends:
-            for message in consumer.consume(10_000, 0.2):
-                error = message.error()
-                if error is None:
-                    result[message.partition()].append(message)
-                else:
-                    assert error.code() == KafkaError._PARTITION_EOF
-                    open_ends.discard(message.partition())
-    finally:
-        consumer.close()
-    return result
+    return clients.read_records(bootstrap_servers, topic, PARTITIONS)
 
 
 def record_count(bootstrap_servers: str, topic: str) -> int:
     """The number of records in all partitions."""
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test"})
-    try:
-        topic_partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        return sum(
-            consumer.get_watermark_offsets(place, cached=False)[1] for place in topic_partitions
-        )
-    finally:
-        consumer.close()
+    return sum(clients.end_offsets(bootstrap_servers, topic, PARTITIONS).values())
 
 
 def read_sequences(bootstrap_servers: str, topic: str) -> dict[int, list[int]]:
