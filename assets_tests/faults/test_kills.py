@@ -37,7 +37,7 @@ def failpoints_undisturbed(harness: ModelHarness) -> list[str]:
     return reached
 
 
-_OTHER_FILES = ("tracker.py", "restore.py", "prune.py", "adopt.py", "produce.py")
+_OTHER_FILES = ("tracker.py", "restore.py", "prune.py", "adopt.py", "sending.py")
 _ADOPTION_FAILPOINTS = {"adoption.before", "adoption.after"}
 """Files and a commit that a run of windows does not reach; other tests kill at their failpoints."""
 
