@@ -1,6 +1,7 @@
 """Delivery of alerts to a real HTTP server and a real command, and its failures."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -17,11 +18,17 @@ ALERT = {"alert": "rollback", "model": "tides", "what": "$(touch harm); `touch h
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[object]]]:
-    """A server's URL and what it received; it rejects requests to the path `/503`."""
+    """A server's URL and what it received.
+
+    It rejects requests to the path `/503`, and redirects those to `/moved` to `/`.
+    """
     received: list[object] = []
 
     def respond(request: BaseHTTPRequestHandler, body: bytes) -> None:
         assert request.headers["Content-Type"] == "application/json"
+        if request.path == "/moved":
+            send_response(request, 307, Location="/")
+            return
         received.append(json.loads(body))
         send_response(request, 503 if request.path == "/503" else 204)
 
@@ -33,6 +40,28 @@ def test_a_webhook_receives_the_alert_as_json(webhook: tuple[str, list[object]])
     url, received = webhook
     send(ALERT, webhook=url, command=None, timeout=10)
     assert received == [ALERT]
+
+
+def test_webhook_is_found_behind_a_redirect_and_a_proxy(
+    webhook: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, received = webhook
+    send(ALERT, webhook=f"{url}/moved", command=None, timeout=10)
+    assert received == [ALERT]
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", url)
+    monkeypatch.setenv("http_proxy", url)
+    send(ALERT, webhook="http://hooks.invalid/", command=None, timeout=10)
+    assert received == [ALERT, ALERT]
+
+
+def test_webhooks_secret_path_is_not_logged(
+    webhook: tuple[str, list[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    send(ALERT, webhook=f"{webhook[0]}/secret", command=None, timeout=10)
+    assert "secret" not in caplog.text
 
 
 def test_a_command_reads_the_alert_without_a_shell(tmp_path: Path) -> None:

@@ -27,12 +27,16 @@ def memory_ledger(ctx: ModelContext) -> MemoryLedger:
     return ctx.ledger
 
 
+def make_spec(name: str) -> ModelSpec:
+    windows = {"start": "2026-01-01"}
+    attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
+    return ModelSpec.create(name, attributes)
+
+
 @pytest.fixture
 def ctx() -> ModelContext:
     """A model with four entries, each copied."""
-    windows = {"start": "2026-01-01"}
-    attributes = {"topic": "events", "fields": {"x": "number"}, "label": "y", "windows": windows}
-    model = make_memory_context(ModelSpec.create("m", attributes), MemoryLog(), lambda: 0)
+    model = make_memory_context(make_spec("m"), MemoryLog(), lambda: 0)
     for digest in DIGESTS:
         append_entry(model, lambda chain, digest=digest: entry(chain, digest))
     return model
@@ -58,7 +62,7 @@ def test_a_complete_ledger_is_unchanged(ctx: ModelContext) -> None:
 
 
 def test_a_model_without_entries_has_nothing_to_restore(ctx: ModelContext) -> None:
-    other = replace(ctx, model="n", repository=replace(ctx.repository, model="n"))
+    other = replace(ctx, spec=make_spec("n"), repository=replace(ctx.repository, model="n"))
     assert restore(other).entries == 0
     assert len(ledger_values(ctx)) == 4
 
@@ -78,7 +82,7 @@ def test_a_lost_ledger_comes_back_byte_for_byte_and_writers_go_on(ctx: ModelCont
 
 
 def test_each_model_of_a_shared_topic_is_restored_separately(ctx: ModelContext) -> None:
-    other = replace(ctx, model="n", repository=replace(ctx.repository, model="n"))
+    other = replace(ctx, spec=make_spec("n"), repository=replace(ctx.repository, model="n"))
     append_entry(other, lambda chain: entry(chain, "z"))
     before = lose_topic(ctx)
     assert restore(other).appended == 1

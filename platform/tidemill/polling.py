@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+_INTERVAL_SECONDS = 0.05
 T = TypeVar("T")
 
 
 def wait_until(
-    predicate: Callable[[], bool], *, timeout_seconds: float, interval_seconds: float
+    predicate: Callable[[], bool],
+    timeout_seconds: float,
+    interval_seconds: float = _INTERVAL_SECONDS,
 ) -> bool:
     """Call the predicate until it is true; False if it is not at the timeout.
 
@@ -23,11 +26,7 @@ def wait_until(
 
 
 def retry(
-    function: Callable[[], T],
-    can_retry: Callable[[Exception], bool],
-    *,
-    timeout_seconds: float,
-    interval_seconds: float,
+    function: Callable[[], T], can_retry: Callable[[Exception], bool], timeout_seconds: float
 ) -> T:
     """The result of the function, which is called again if it raises, until the timeout.
 
@@ -41,4 +40,4 @@ def retry(
         except Exception as error:
             if time.monotonic() > deadline or not can_retry(error):
                 raise
-        time.sleep(interval_seconds)
+        time.sleep(_INTERVAL_SECONDS)

@@ -1,13 +1,18 @@
 """Delivers alerts to people: by an HTTP POST, by a command, or both."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-import requests
+import httpx
 
 from tidemill.core.errors import AlertFailed
+
+# At lower levels they log each URL, which may contain a secret.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def send(
@@ -41,12 +46,18 @@ def send(
 def _post(webhook: str, body: str, timeout: float) -> str | None:
     host = urlsplit(webhook).hostname
     try:
-        response = requests.post(
-            webhook, data=body, headers={"Content-Type": "application/json"}, timeout=timeout
+        response = httpx.post(
+            webhook,
+            content=body,
+            headers={"Content-Type": "application/json"},
+            timeout=timeout,
+            follow_redirects=True,
         )
-    except requests.RequestException as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return f"the webhook at {host} did not answer ({type(error).__name__})"
-    return None if response.ok else f"the webhook at {host} answered {response.status_code}"
+    if response.is_error:
+        return f"the webhook at {host} answered {response.status_code}"
+    return None
 
 
 def _run(command: Sequence[str], body: str, timeout: float) -> str | None:

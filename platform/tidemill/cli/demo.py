@@ -24,6 +24,7 @@ from tidemill.demo import processes
 from tidemill.demo.traffic import LatencySummary, TrafficSummary, summarize_traffic
 from tidemill.services.dagster_home import ensure_dagster_home
 from tidemill.settings import Settings
+from tidemill.textfile import atomic_write_text
 
 MODEL = "flights"
 LAST_DAY = "2013-12-31"
@@ -98,8 +99,7 @@ def _prepare_rows(settings: Settings, spec: ModelSpec, last: Window) -> list[byt
 
 def _write_summary(settings: Settings, result: DemoResult) -> Path:
     path = settings.home / "demo" / "summary.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(canonical.encode(result))
+    atomic_write_text(path, canonical.encode(result).decode())
     return path
 
 

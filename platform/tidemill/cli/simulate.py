@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from tidemill import bootstrap
+from tidemill.adapters.clock import now_ms
 from tidemill.cli.options import Json, console, print_json
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
@@ -127,7 +128,7 @@ def _produce(
             start_ms,
             end_ms,
             lock_folder=settings.home / "locks",
-            clock=lambda: time.time_ns() // 1_000_000,
+            clock=now_ms,
             sleep=time.sleep,
             speed=speed,
         )

@@ -6,6 +6,7 @@ LEDGER = "ledger/"
 PLANS = "plans/"
 QUARANTINE = "quarantine/"
 REPORTS = "reports/"
+SAMPLES = "samples/"
 
 FIRST_LINEAGE = "lineages/0.json"
 INITIAL_MODEL = "initial.json"

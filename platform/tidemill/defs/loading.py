@@ -37,12 +37,8 @@ def load_models(*folders: Path, sensor_status: str = "stopped") -> dg.Definition
     first, *others = [tree.build_defs() for tree in trees.values()]
     loaded = [first, *map(without_component_tree, others)]
     sensors = [
-        sensor
-        for spec in specs
-        for sensor in (
-            window_closed_sensor(spec, sensor_status),
-            alerts_sensor(spec.name, sensor_status),
-        )
+        *(window_closed_sensor(spec, sensor_status) for spec in specs),
+        *(alerts_sensor(spec.name, sensor_status) for spec in specs),
     ]
     shared = dg.Definitions(assets=external_assets(specs), sensors=sensors)
     return dg.Definitions.merge(*loaded, shared)

@@ -63,11 +63,7 @@ def wait_until_closed(ctx: "ModelContext", window: Window, timeout_seconds: floa
     """
     with suppress(TidemillError):
         if _is_next(ctx, window):
-            wait_until(
-                lambda: _is_planned(ctx, window),
-                timeout_seconds=timeout_seconds,
-                interval_seconds=_POLL_INTERVAL_SECONDS,
-            )
+            wait_until(lambda: _is_planned(ctx, window), timeout_seconds, _POLL_INTERVAL_SECONDS)
 
 
 def _is_next(ctx: "ModelContext", window: Window) -> bool:

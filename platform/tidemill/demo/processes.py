@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.request import Request, urlopen
 
+import httpx
 import msgspec
 
 from tidemill.cycle.context import ModelContext
@@ -18,7 +18,6 @@ from tidemill.settings import Settings
 
 _TIMEOUT_SECONDS = 60
 """Seconds for a process to end, and for a server to put a new version into service."""
-_POLL_INTERVAL_SECONDS = 0.05
 _NO_DRAIN_ENV = {"TIDEMILL_SERVE__DRAIN_SECONDS": "0"}
 """No load balancer has to notice that the server shuts down."""
 
@@ -35,24 +34,24 @@ class ServerProcess:
 
     def wait_for_version(self, version: int) -> bool:
         """Wait until this version or a later one is in service; False if it never is."""
-        return (
-            wait_until(
-                lambda: self.process.poll() is not None or self._served_version() >= version,
-                timeout_seconds=_TIMEOUT_SECONDS,
-                interval_seconds=_POLL_INTERVAL_SECONDS,
-            )
-            and self.process.poll() is None
-        )
-
-    def _served_version(self) -> int:
-        """The version in service; -1 if there is none."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        with httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
+            wait_until(
+                lambda: self._has_ended() or self._served_version(client) >= version,
+                _TIMEOUT_SECONDS,
+            )
+            return not self._has_ended() and self._served_version(client) >= version
+
+    def _has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def _served_version(self, client: httpx.Client) -> int:
+        """The version in service; -1 if there is none."""
         try:
-            request = Request(f"{self.url}/models/{self.model}", headers=headers)
-            with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                return int(msgspec.json.decode(response.read()).get("version", -1))
-        except OSError:
+            response = client.get(f"{self.url}/models/{self.model}").raise_for_status()
+        except httpx.HTTPError:
             return -1
+        return int(msgspec.json.decode(response.content).get("version", -1))
 
 
 @contextmanager

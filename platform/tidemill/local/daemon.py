@@ -16,8 +16,6 @@ from tidemill import locks, processes
 from tidemill.polling import wait_until
 from tidemill.textfile import atomic_write_text
 
-_POLL_INTERVAL_SECONDS = 0.05
-
 
 @dataclass(frozen=True)
 class DaemonState:
@@ -113,12 +111,9 @@ class LocalDaemon:
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until the daemon responds; False if it ends instead. Raises `start_error`."""
-        if not wait_until(
-            lambda: self.state() is None or self.is_ready(port),
-            timeout_seconds=self.startup_timeout_seconds,
-            interval_seconds=_POLL_INTERVAL_SECONDS,
-        ):
-            raise self.start_error(f"It did not respond within {self.startup_timeout_seconds:g} s.")
+        timeout = self.startup_timeout_seconds
+        if not wait_until(lambda: self.state() is None or self.is_ready(port), timeout):
+            raise self.start_error(f"It did not respond within {timeout:g} s.")
         return self.state() is not None
 
     def _own_state(self) -> DaemonState | None:

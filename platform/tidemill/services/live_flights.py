@@ -55,8 +55,7 @@ def _document(settings: Settings, now_ms: int) -> dict[str, Any]:
 
 def write_dags(folder: Path, spec: ModelSpec, end_ms: int) -> None:
     """Write Airflow's three DAGs of the live model; they end at `end_ms`, in ms since 1970."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{MODEL}.py").write_text(_dags_source(spec, end_ms))
+    atomic_write_text(folder / f"{MODEL}.py", _dags_source(spec, end_ms))
 
 
 def _dags_source(spec: ModelSpec, end_ms: int) -> str:

@@ -8,6 +8,7 @@ from tidemill.core.errors import ServiceFailed
 from tidemill.processes import run_logged
 from tidemill.services.services import resolve_command
 from tidemill.settings import Settings
+from tidemill.textfile import atomic_write_text
 
 
 def migrate(settings: Settings, env: Mapping[str, str], *, with_airflow: bool) -> None:
@@ -38,4 +39,4 @@ def _migrate(
         raise ServiceFailed(
             f"The database of {name} could not be created or migrated.", f"See its log: {log_file}."
         )
-    marker_file.write_text(installed_version)
+    atomic_write_text(marker_file, installed_version)

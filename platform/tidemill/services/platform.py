@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, suppress
 import psutil
 
 from tidemill import bootstrap, locks
+from tidemill.adapters.clock import now_ms
 from tidemill.core.errors import (
     OperationNotAllowed,
     PrerequisiteMissing,
@@ -86,7 +87,7 @@ def _start_supervisor(
 
     _stop_all(settings, supervisor)  # processes left over if supervisord was killed
     _check_ports(services)
-    spec = ensure_live_model(settings, settings.up_data / "models", time.time_ns() // 1_000_000)
+    spec = ensure_live_model(settings, settings.up_data / "models", now_ms())
     end_ms = TimeScale.for_spec(spec).ends_at
     _choose_databases(settings, with_postgres, on_notice)
     ensure_dagster_home(settings)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from tidemill.processes import stop_all
 from tidemill.services import supervisor_config
 from tidemill.services.services import PLATFORM_ENV, Service, code_socket, resolve_command
 from tidemill.settings import Settings
+from tidemill.textfile import atomic_write_text
 
 _NAME = "supervisor"
 """The name of supervisord's files; its log is beside those of the services."""
@@ -27,7 +28,6 @@ _MAX_SOCKET_PATH_BYTES = 100
 _TIMEOUT_SECONDS = 30.0
 _RPC_TIMEOUT_SECONDS = 10.0
 _LEFTOVER_TIMEOUT_SECONDS = 5.0
-_POLL_INTERVAL_SECONDS = 0.1
 _EXIT_LOG_PATTERN = re.compile(r"exited: ([\w-]+) \((.*)\)$")
 
 
@@ -88,8 +88,9 @@ class Supervisor:
         self.logs_folder.mkdir(parents=True, exist_ok=True)
         self.log_file(_NAME).unlink(missing_ok=True)
         config_file = self.folder / "supervisord.conf"
-        config_file.write_text(
-            supervisor_config.render(services, self.socket_file, self._pid_file, self.logs_folder)
+        atomic_write_text(
+            config_file,
+            supervisor_config.render(services, self.socket_file, self._pid_file, self.logs_folder),
         )
         completed = subprocess.run(
             resolve_command(("supervisord", "-c", str(config_file))),
@@ -99,14 +100,15 @@ class Supervisor:
             text=True,
             check=False,
         )
-        if completed.returncode or not _wait_until(self.is_running):
+        if completed.returncode or not wait_until(self.is_running, _TIMEOUT_SECONDS):
             output = (completed.stdout + completed.stderr).strip()[-2000:]
             raise ServiceFailed(
                 f"The process manager did not start. {output}",
                 f"See its log: {self.log_file(_NAME)}.",
             )
         pid = int(self._pid_file.read_text())
-        self._session_file.write_text(json.dumps([pid, psutil.Process(pid).create_time()]))
+        session = [pid, psutil.Process(pid).create_time()]
+        atomic_write_text(self._session_file, json.dumps(session))
 
     def start_service(self, name: str) -> None:
         """Start a service; a running service is left as it is."""
@@ -141,13 +143,15 @@ class Supervisor:
             for name in names:
                 with suppress(Fault):
                     self._rpc("stopProcess", name, False)
-            _wait_until(
-                lambda: not any(state.pid for name, state in self.states().items() if name in names)
-            )
+            wait_until(lambda: not self._pids(names), _TIMEOUT_SECONDS)
             self._rpc("shutdown")
         if (supervisord := self._process()) is not None:
             with suppress(psutil.Error):
                 supervisord.wait(_TIMEOUT_SECONDS)
+
+    def _pids(self, names: Sequence[str]) -> list[int]:
+        """The processes of these services."""
+        return [state.pid for name, state in self.states().items() if name in names and state.pid]
 
     def kill_leftovers(self) -> bool:
         """Stop the processes of earlier sessions, also if supervisord was killed.
@@ -206,9 +210,3 @@ class Supervisor:
         transport._get_connection = lambda: connection
         with ServerProxy("http://127.0.0.1", transport, allow_none=True) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
-
-
-def _wait_until(predicate: Callable[[], bool]) -> bool:
-    return wait_until(
-        predicate, timeout_seconds=_TIMEOUT_SECONDS, interval_seconds=_POLL_INTERVAL_SECONDS
-    )

@@ -18,8 +18,16 @@ MAX_REPORTING_DELAY_MS = 600_000
 _SCHEDULE = ("carrier", "origin", "dest", "hour", "minute", "weekday", "month", "distance")
 _PLANE = ("plane_year", "plane_seats", "plane_model")
 _WEATHER = (
-    "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib",
-)  # fmt: skip
+    "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
+    "wind_speed",
+    "wind_gust",
+    "precip",
+    "pressure",
+    "visib",
+)
 FIELDS = (*_SCHEDULE, "scheduled_minutes", *_PLANE, *_WEATHER)
 """An event's fields besides `id` and `late`; none is known only after departure."""
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from tidemill.adapters.clock import now_ms
 from tidemill.adapters.kafka import Cluster
 from tidemill.core.spec import ModelSpec
 from tidemill.core.windows import to_ms
@@ -74,7 +75,7 @@ def produce_until(
         _FLIGHTS_START,
         end,
         lock_folder=lock_folder,
-        clock=lambda: time.time_ns() // 1_000_000,
+        clock=now_ms,
         sleep=time.sleep,
         speed=time_scale.speed,
         topic_start_ms=time_scale.starts_at,

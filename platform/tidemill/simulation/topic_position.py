@@ -166,12 +166,7 @@ def _retry_without_leader(function: Callable[[], T], cluster: Cluster) -> T:
     def can_retry(error: Exception) -> bool:
         return isinstance(error, KafkaException) and error.args[0].code() in _NO_LEADER_CODES
 
-    return retry(
-        function,
-        can_retry,
-        timeout_seconds=cluster.timeout,
-        interval_seconds=_POLL_INTERVAL_SECONDS,
-    )
+    return retry(function, can_retry, cluster.timeout)
 
 
 def _read_records(

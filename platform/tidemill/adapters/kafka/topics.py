@@ -1,8 +1,6 @@
 """Topics: querying the brokers for their current state, and creating new ones."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -16,34 +14,15 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from tidemill.adapters.kafka.client import Cluster, translate_error
+from tidemill.adapters.kafka.client import Cluster
+from tidemill.adapters.kafka.retries import RETRYABLE, TRANSIENT, TopicExistsError, retrying
 from tidemill.core.errors import TopicMissing
 from tidemill.core.event_log import OffsetRange, Topic
 from tidemill.polling import retry
 
 _MAX_TIMESTAMP_MS = 2**63 - 1
-_TRANSIENT = frozenset(
-    {KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_CONTROLLER}
-)
-_ATTEMPT_TIMEOUT_SECONDS = 5.0
-"""Seconds after which a request is retried: the broker it was sent to may be gone."""
-_RETRYABLE = _TRANSIENT | {
-    KafkaError._TIMED_OUT,
-    KafkaError._NOENT,  # librdkafka's "No leaders found"
-    KafkaError.BROKER_NOT_AVAILABLE,
-    KafkaError.NETWORK_EXCEPTION,
-    # Another broker became the leader, or the same one again.
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.KAFKA_STORAGE_ERROR,
-}
 _PROBES_PER_BROKER = 4
 """Requests per broker, so that each broker is likely to have received one."""
-_RETRY_INTERVAL_SECONDS = 0.05
-_VISIBILITY_INTERVAL_SECONDS = 0.02
 T = TypeVar("T")
 
 
@@ -87,8 +66,8 @@ def create_topic(
 
     try:
         # Not retried on a timeout: it would be unknown which attempt created the topic.
-        _retrying(client, cluster, f"creating topic {name}", request, _TRANSIENT, cluster.timeout)
-    except _TopicExistsError:
+        retrying(client, cluster, f"creating topic {name}", request, TRANSIENT, cluster.timeout)
+    except TopicExistsError:
         return False
     _wait_until_visible(client, cluster, name)
     return True
@@ -99,7 +78,7 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
 
     Any broker may answer a request, so with several brokers it is sent several times.
     """
-    brokers = _retrying(
+    brokers = retrying(
         client,
         cluster,
         "counting the brokers",
@@ -110,17 +89,12 @@ def _wait_until_visible(client: AdminClient, cluster: Cluster, name: str) -> Non
         for _ in range(1 if brokers == 1 else _PROBES_PER_BROKER * brokers):
             identity(client, cluster, name)
 
-    retry(
-        probe,
-        lambda error: isinstance(error, TopicMissing),
-        timeout_seconds=cluster.timeout,
-        interval_seconds=_VISIBILITY_INTERVAL_SECONDS,
-    )
+    retry(probe, lambda error: isinstance(error, TopicMissing), cluster.timeout)
 
 
 def topic_config(client: AdminClient, cluster: Cluster, name: str) -> dict[str, str]:
     """A topic's settings, defaults included. Raises `TopicMissing`, `LogUnavailable`."""
-    return _retrying(
+    return retrying(
         client,
         cluster,
         f"reading the settings of topic {name}",
@@ -137,7 +111,7 @@ def _request_config(client: AdminClient, name: str, seconds: float) -> Callable[
 
 def identity(client: AdminClient, cluster: Cluster, name: str) -> tuple[str, list[int]]:
     """A topic's id and its partitions. Raises `TopicMissing`, `LogUnavailable`."""
-    return _retrying(
+    return retrying(
         client, cluster, f"describing topic {name}", lambda s: _request_identity(client, name, s)()
     )
 
@@ -166,7 +140,7 @@ def describe(client: AdminClient, cluster: Cluster, name: str) -> Topic:
         compacted = "compact" in wait_for_config()["cleanup.policy"]
         return Topic(name, str(cluster_future.result().cluster_id), topic_id, compacted)
 
-    return _retrying(client, cluster, f"describing topic {name}", request)
+    return retrying(client, cluster, f"describing topic {name}", request)
 
 
 def offset_ranges(client: AdminClient, cluster: Cluster, name: str) -> dict[int, OffsetRange]:
@@ -208,48 +182,5 @@ def _offsets(
         return results
 
     # A broker may report a topic as unknown because it has not learned of it yet.
-    retryable = _RETRYABLE | {KafkaError.UNKNOWN_TOPIC_OR_PART}
-    return _retrying(client, cluster, f"querying the offsets of topic {name}", request, retryable)
-
-
-class _TopicExistsError(Exception):
-    """There is a topic of this name."""
-
-
-def _retrying(
-    client: AdminClient,
-    cluster: Cluster,
-    action: str,
-    request: Callable[[float], T],
-    retryable: frozenset[int] = _RETRYABLE,
-    attempt_timeout: float = _ATTEMPT_TIMEOUT_SECONDS,
-) -> T:
-    """The result of `request`, which is retried within the time budget on a retryable error.
-
-    `request` is passed the seconds that the attempt may take.
-    """
-    deadline = time.monotonic() + cluster.timeout
-
-    def can_retry(error: Exception) -> bool:
-        code = error.args[0].code() if isinstance(error, KafkaException) else None
-        if code == KafkaError._TIMED_OUT:
-            _refresh_metadata(client)
-        return code in retryable
-
-    try:
-        return retry(
-            lambda: request(max(0.1, min(attempt_timeout, deadline - time.monotonic()))),
-            can_retry,
-            timeout_seconds=cluster.timeout,
-            interval_seconds=_RETRY_INTERVAL_SECONDS,
-        )
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-            raise _TopicExistsError from error
-        raise translate_error(error, cluster, action) from error
-
-
-def _refresh_metadata(client: AdminClient) -> None:
-    """Refresh the client's list of brokers; else it would wait for one that is gone."""
-    with suppress(KafkaException):
-        client.list_topics(timeout=1)
+    retryable = RETRYABLE | {KafkaError.UNKNOWN_TOPIC_OR_PART}
+    return retrying(client, cluster, f"querying the offsets of topic {name}", request, retryable)

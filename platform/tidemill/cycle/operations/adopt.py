@@ -3,10 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tidemill.core import canonical
-from tidemill.core.errors import (
-    OperationNotAllowed,
-    PredecessorMissing,
-)
+from tidemill.core.errors import OperationNotAllowed, PredecessorMissing
 from tidemill.core.ledger import Chain, Entry
 from tidemill.core.plans import Plan
 from tidemill.core.records import Adoption, Lineage
@@ -72,9 +69,8 @@ def adopt(ctx: ModelContext, window: Window, actor: str, reason: str) -> Adoptio
     if change.topic_changed:
         ctx.repository.clear_observations()
     number = max((n for n, _ in ctx.repository.adoptions()), default=0) + 1
-    return _commit(
-        ctx, first, number, _proposed(ctx, first, previous, change, actor, reason), change
-    )
+    proposed = _proposed(ctx, first, previous, change, actor, reason)
+    return _commit(ctx, first, number, proposed, change)
 
 
 def _previous_plan(ctx: ModelContext, first: Window) -> Plan:

@@ -113,7 +113,7 @@ def _assert_never_planned(ctx: ModelContext, window: Window | None) -> None:
         raise PlanLost(
             f"The plan of window {key} of model {ctx.model} is missing in the store, although "
             "later work exists.",
-            f"Restore {ctx.model}/plans/{key}.json from a backup.",
+            f"Restore {ctx.model}/{plan_name(key)} from a backup.",
         )
 
 

@@ -14,7 +14,7 @@ from tidemill.core.plans import INITIAL_KEY, Plan
 from tidemill.core.records import FileRef, Manifest, SkipDecision
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.model_store import file_ref, none_if_damaged
-from tidemill.cycle.names import plan_name
+from tidemill.cycle.names import BATCHES, plan_name
 from tidemill.cycle.steps.quarantine import reject_invalid_batch, rejected_table
 from tidemill.cycle.steps.read import DecodedRecords, read_records
 
@@ -88,7 +88,7 @@ def _build_manifest(
         for stem, table in tables:
             if table.height:
                 data = to_parquet(table)
-                files[stem] = file_ref(f"batches/{plan.window}/{stem}", "parquet", data), data
+                files[stem] = file_ref(f"{BATCHES}{plan.window}/{stem}", "parquet", data), data
     rows = decoded.rows.height
     rejected = len(decoded.rejected)
     manifest = Manifest(

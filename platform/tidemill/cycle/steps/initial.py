@@ -10,7 +10,7 @@ from tidemill.cycle.context import ModelContext
 from tidemill.cycle.ledger import append_entry, read_chain
 from tidemill.cycle.lineage import raise_lineage_changed
 from tidemill.cycle.model_store import file_ref, none_if_damaged
-from tidemill.cycle.names import manifest_name
+from tidemill.cycle.names import SAMPLES, manifest_name
 from tidemill.cycle.planning.plan import plan_initial
 from tidemill.cycle.steps.batch import extract_plan, get_or_create_batch
 from tidemill.cycle.steps.read import decode
@@ -90,7 +90,7 @@ def _learn(ctx: ModelContext, manifest: Manifest) -> InitialModel:
     identified = replay.with_epoch(rows, manifest.epoch)
     sample = replay.sample([identified], spec.rows, spec.half_life, ctx.model)
     data = to_parquet(sample)
-    snapshot = file_ref(f"samples/{INITIAL_KEY}", "parquet", data)
+    snapshot = file_ref(f"{SAMPLES}{INITIAL_KEY}", "parquet", data)
     ctx.repository.put_file(snapshot, data)
     failpoint("fit.before")
     bundle = learner.fit(

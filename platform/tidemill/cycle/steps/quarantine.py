@@ -12,6 +12,7 @@ from tidemill.core.parquet import to_parquet
 from tidemill.core.plans import Plan
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.model_store import file_ref
+from tidemill.cycle.names import QUARANTINE
 
 SCHEMA_MIN_ROWS = 20
 """With fewer rows, an absent field is not evidence that it was removed."""
@@ -106,7 +107,7 @@ def _quarantine(ctx: ModelContext, plan: Plan, rejected: Sequence[Rejected]) -> 
         raw = pl.DataFrame(records, schema=schema, orient="row")
         table = raw.select(*_COLUMNS).sort("_partition", "_offset")
     data = to_parquet(table)
-    ref = file_ref(f"quarantine/{plan.window}", "parquet", data)
+    ref = file_ref(f"{QUARANTINE}{plan.window}", "parquet", data)
     ctx.repository.put_file(ref, data)
     return f"{ctx.model}/{ref.name}"
 

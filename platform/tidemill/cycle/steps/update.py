@@ -16,7 +16,7 @@ from tidemill.core.windows import Window
 from tidemill.cycle.context import ModelContext
 from tidemill.cycle.lineage import checked_lineage
 from tidemill.cycle.model_store import file_ref, none_if_damaged
-from tidemill.cycle.names import manifest_name
+from tidemill.cycle.names import SAMPLES, manifest_name
 from tidemill.failpoints import failpoint
 
 
@@ -158,7 +158,7 @@ def _retrain_samples(
 def _commit_snapshot(ctx: ModelContext, candidate: Candidate, rows: pl.DataFrame) -> Sample:
     """Commit the replay sample that later windows continue from."""
     data = to_parquet(rows)
-    stem = f"samples/{candidate.lineage[:16]}/{candidate.window}"
+    stem = f"{SAMPLES}{candidate.lineage[:16]}/{candidate.window}"
     sample = Sample(file_ref(stem, "parquet", data))
     ctx.repository.put_file(sample.snapshot, data)
     return sample

@@ -17,7 +17,6 @@ from tidemill.processes import spawn_daemon
 from tidemill.textfile import atomic_write_text
 
 PORT_BIND_TIMEOUT_SECONDS = 5
-_PORT_BIND_INTERVAL_SECONDS = 0.05
 _MAX_LOG_BYTES = 10_000_000
 
 _JVM = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -58,8 +57,8 @@ def launch(folder: Path) -> tuple[psutil.Process, int]:
     temp_folder = folder / "tmp"
     temp_folder.mkdir(exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text(
-        _PROPERTIES.format(broker=port, controller=controller, data=folder / "data")
+    atomic_write_text(
+        properties, _PROPERTIES.format(broker=port, controller=controller, data=folder / "data")
     )
     options = (
         *_JVM,
@@ -118,8 +117,7 @@ def _bind_socket(port: int) -> socket.socket:
         retry(
             lambda: sock.bind(("127.0.0.1", port)),
             lambda error: isinstance(error, OSError),
-            timeout_seconds=PORT_BIND_TIMEOUT_SECONDS,
-            interval_seconds=_PORT_BIND_INTERVAL_SECONDS,
+            PORT_BIND_TIMEOUT_SECONDS,
         )
     except OSError:
         sock.bind(("127.0.0.1", 0))

@@ -45,7 +45,7 @@ class Postgres:
 
     def enable(self, port: int) -> None:
         """Enable the server, on this port."""
-        (self.folder / "port").write_text(str(port))
+        atomic_write_text(self.folder / "port", str(port))
 
     def disable(self) -> None:
         """Disable the server; its data is kept."""
