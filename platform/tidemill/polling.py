@@ -1,8 +1,9 @@
 """Waits and retries until a timeout."""
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 _INTERVAL_SECONDS = 0.05
 T = TypeVar("T")
@@ -17,12 +18,13 @@ def wait_until(
 
     It is called at least once, and for the last time after the timeout. Its exceptions are raised.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while not predicate():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(interval_seconds)
-    return True
+    attempts = Retrying(
+        stop=stop_after_delay(timeout_seconds),
+        wait=wait_fixed(interval_seconds),
+        retry=retry_if_result(lambda result: not result),
+        retry_error_callback=lambda _: False,
+    )
+    return attempts(predicate)
 
 
 def retry(
@@ -33,11 +35,10 @@ def retry(
     `can_retry` is called with the error, and may prepare the next call. An error that cannot be
     retried, or that comes after the timeout, is raised.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            return function()
-        except Exception as error:
-            if time.monotonic() > deadline or not can_retry(error):
-                raise
-        time.sleep(_INTERVAL_SECONDS)
+    attempts = Retrying(
+        stop=stop_after_delay(timeout_seconds),
+        wait=wait_fixed(_INTERVAL_SECONDS),
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and can_retry(error)),
+        reraise=True,
+    )
+    return attempts(function)
