@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowTracker]:
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
     with background(env, *command):
-        wait_until(lambda: responds(f"{address}/health"), 120, on_timeout=lambda: output(env))
+        wait_until(lambda: responds(f"{address}/health"), 300, on_timeout=lambda: output(env))
         yield MlflowTracker(address, None, address, 20)
 
 

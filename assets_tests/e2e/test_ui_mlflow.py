@@ -21,6 +21,6 @@ def test_mlflow_runs_beside_dagster_and_ctrl_c_leaves_no_process(
     health = f"http://127.0.0.1:{mlflow_port}/health"
     with background(harness.env, *command, cwd=ROOT) as process:
         wait_for_webserver(harness.env, port, "output")
-        wait_until(lambda: responds(health), 120, on_timeout=lambda: output(harness.env))
+        wait_until(lambda: responds(health), 300, on_timeout=lambda: output(harness.env))
         assert interrupt(process) == 130, output(harness.env)
     wait_until(lambda: processes_under(harness.home) == [], 1)

@@ -64,7 +64,7 @@ def test_a_topic_switched_to_log_append_time_is_counted_and_warned_about(
             run_window(ctx, number)
         manifests = [extract(ctx, harness.window(number)) for number in range(3)]
         reports = [ctx.repository.report(each.window) for each in manifests]
-        checks = [batch_checks(harness.model, ctx.spec, each.window, each) for each in manifests]
+        checks = [batch_checks(ctx.spec, each.window, each) for each in manifests]
     expected = [
         TimestampCounts(100),
         TimestampCounts(196, not_available=2),
