@@ -53,8 +53,13 @@ class MaterializeAssetsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "dagster_conn_id", "assets", "partition", "partition_range", "run_config", "tags",
-    )  # fmt: skip
+        "dagster_conn_id",
+        "assets",
+        "partition",
+        "partition_range",
+        "run_config",
+        "tags",
+    )
     template_fields_renderers = {"run_config": "json", "tags": "json"}  # noqa: RUF012 - Airflow's
     operator_extra_links = (DagsterRunLink(),)
     ui_color = "#dedcff"
