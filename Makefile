@@ -60,6 +60,8 @@ test: lint  ## run lint and the tests
 test-fast: setup-airflow  ## run the tests that start no server
 	$(RUN)/pytest $(PARALLEL) -m "not faults and not servers" $(addprefix assets_tests/,core cycle serving bridge)
 
+# Fault tests wait for timeouts and restarts more than they compute, so a third process uses what two leave idle.
+test-faults: PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
 test-faults: setup-airflow  ## run the slower fault tests
 	$(RUN)/pytest $(PARALLEL) -m faults --timeout 1200
 
