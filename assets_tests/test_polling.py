@@ -45,6 +45,17 @@ def test_retry_returns_the_first_result() -> None:
     assert len(calls) == 3
 
 
+def test_each_retry_is_prepared_with_the_error_and_the_last_error_is_not() -> None:
+    errors: list[Exception] = []
+    function, _ = failing(2, error := ConnectionError())
+    assert retry(function, lambda _: True, 60, errors.append) == "result"
+    assert errors == [error, error]
+    function, _ = failing(1, error)
+    with pytest.raises(ConnectionError):
+        retry(function, lambda _: True, 0, errors.append)
+    assert errors == [error, error]
+
+
 def test_retry_raises_the_last_error_at_the_timeout() -> None:
     function, calls = failing(10, ConnectionError("no broker"))
     with pytest.raises(ConnectionError, match="no broker"):

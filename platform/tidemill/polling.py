@@ -3,7 +3,14 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_delay,
+    wait_fixed,
+)
 
 _INTERVAL_SECONDS = 0.05
 T = TypeVar("T")
@@ -28,17 +35,30 @@ def wait_until(
 
 
 def retry(
-    function: Callable[[], T], can_retry: Callable[[Exception], bool], timeout_seconds: float
+    function: Callable[[], T],
+    can_retry: Callable[[Exception], bool],
+    timeout_seconds: float,
+    before_retry: Callable[[Exception], None] = lambda error: None,
 ) -> T:
     """The result of the function, which is called again if it raises, until the timeout.
 
-    `can_retry` is called with the error, and may prepare the next call. An error that cannot be
-    retried, or that comes after the timeout, is raised.
+    `before_retry` is called with the error before each further call. An error that cannot be
+    retried, or that comes after the timeout, is raised at once.
     """
+
+    def is_retryable(error: BaseException) -> bool:
+        return isinstance(error, Exception) and can_retry(error)
+
+    def prepare(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Exception):
+            before_retry(error)
+
     attempts = Retrying(
         stop=stop_after_delay(timeout_seconds),
         wait=wait_fixed(_INTERVAL_SECONDS),
-        retry=retry_if_exception(lambda error: isinstance(error, Exception) and can_retry(error)),
+        retry=retry_if_exception(is_retryable),
+        before_sleep=prepare,
         reraise=True,
     )
     return attempts(function)

@@ -51,17 +51,18 @@ def retrying(
     deadline = time.monotonic() + cluster.timeout
 
     def can_retry(error: Exception) -> bool:
-        if not isinstance(error, KafkaException) or error.args[0].code() not in retryable:
-            return False
+        return isinstance(error, KafkaException) and error.args[0].code() in retryable
+
+    def before_retry(error: Exception) -> None:
         if error.args[0].code() == KafkaError._TIMED_OUT:
             _refresh_metadata(client)
-        return True
 
     try:
         return retry(
             lambda: request(max(0.1, min(attempt_timeout, deadline - time.monotonic()))),
             can_retry,
             cluster.timeout,
+            before_retry,
         )
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
