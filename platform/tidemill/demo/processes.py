@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import httpx
 import msgspec
 
 from tidemill.cycle.context import ModelContext
@@ -15,6 +15,9 @@ from tidemill.demo.traffic import LedgerAppend, RequestResult
 from tidemill.polling import wait_until
 from tidemill.processes import spawn_child, stop
 from tidemill.settings import Settings
+
+if TYPE_CHECKING:  # of an extra: the commands are imported without it
+    import httpx
 
 _TIMEOUT_SECONDS = 60
 """Seconds for a process to end, and for a server to put a new version into service."""
@@ -34,6 +37,8 @@ class ServerProcess:
 
     def wait_for_version(self, version: int) -> bool:
         """Wait until this version or a later one is in service; False if it never is."""
+        import httpx
+
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         with httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
             wait_until(
@@ -45,8 +50,10 @@ class ServerProcess:
     def _has_ended(self) -> bool:
         return self.process.poll() is not None
 
-    def _served_version(self, client: httpx.Client) -> int:
+    def _served_version(self, client: "httpx.Client") -> int:
         """The version in service; -1 if there is none."""
+        import httpx
+
         try:
             response = client.get(f"{self.url}/models/{self.model}").raise_for_status()
         except httpx.HTTPError:
