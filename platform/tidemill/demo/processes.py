@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,9 +14,6 @@ from tidemill.demo.traffic import LedgerAppend, RequestResult
 from tidemill.polling import wait_until
 from tidemill.processes import spawn_child, stop
 from tidemill.settings import Settings
-
-if TYPE_CHECKING:  # of an extra: the commands are imported without it
-    import httpx
 
 _TIMEOUT_SECONDS = 60
 """Seconds for a process to end, and for a server to put a new version into service."""
@@ -37,28 +33,20 @@ class ServerProcess:
 
     def wait_for_version(self, version: int) -> bool:
         """Wait until this version or a later one is in service; False if it never is."""
-        import httpx
+        import httpx  # of an extra: the commands are imported without it
 
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         with httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
-            wait_until(
-                lambda: self._has_ended() or self._served_version(client) >= version,
-                _TIMEOUT_SECONDS,
-            )
-            return not self._has_ended() and self._served_version(client) >= version
 
-    def _has_ended(self) -> bool:
-        return self.process.poll() is not None
+            def is_served() -> bool:
+                try:
+                    response = client.get(f"{self.url}/models/{self.model}").raise_for_status()
+                except httpx.HTTPError:
+                    return False
+                return int(msgspec.json.decode(response.content).get("version", -1)) >= version
 
-    def _served_version(self, client: "httpx.Client") -> int:
-        """The version in service; -1 if there is none."""
-        import httpx
-
-        try:
-            response = client.get(f"{self.url}/models/{self.model}").raise_for_status()
-        except httpx.HTTPError:
-            return -1
-        return int(msgspec.json.decode(response.content).get("version", -1))
+            wait_until(lambda: self.process.poll() is not None or is_served(), _TIMEOUT_SECONDS)
+            return is_served()
 
 
 @contextmanager
