@@ -6,7 +6,7 @@ The lock `start.lock` serializes starting and stopping; `users.lock` is shared b
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -104,10 +104,8 @@ class LocalDaemon:
                 if is_unused and locks.is_free(users_lock):
                     self._stop()
 
-    @contextmanager
-    def _start_lock(self) -> Iterator[None]:
-        with locks.exclusive(self.folder / "start.lock"):
-            yield
+    def _start_lock(self) -> AbstractContextManager[None]:
+        return locks.exclusive(self.folder / "start.lock")
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until the daemon responds; False if it ends instead. Raises `start_error`."""
