@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from support.dagster.event_log import ASSETS, CHECKS
 from tidemill.core.errors import (
     AlreadyRunning,
     FeatureSkew,
@@ -18,14 +19,6 @@ from tidemill.core.errors import (
 from tidemill.core.windows import Window
 from tidemill.defs.in_process_run import Materialized, backfill
 
-ASSETS = ("kafka_batch", "candidate_model", "evaluation_report", "deployed_model")
-CHECKS = {
-    "reject_share": "kafka_batch",
-    "few_rows": "kafka_batch",
-    "timestamps": "kafka_batch",
-    "permutation_test": "evaluation_report",
-    "golden_rows": "deployed_model",
-}
 DAYS = [f"2024-01-0{day}" for day in range(1, 6)]
 
 
